@@ -1,0 +1,141 @@
+"""Owns the fixtures: one real store, one scripted upstream and the gateways that stand between them.
+
+Processes are dear on a small machine, so gateways with the same settings are started once per session and
+every test looks at fresh task ids. A test that needs its own process or store takes `launch` or `new_store`.
+All async fixtures live on the session's event loop, so their test files carry
+`pytestmark = pytest.mark.asyncio(loop_scope="session")`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from tests.support.gateway import Gateway
+from tests.support.model import EmbeddedModel
+from tests.support.scripted import Upstream
+from tests.support.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    Launch = Callable[..., Awaitable[Gateway]]
+    NewStore = Callable[[], Awaitable[Store]]
+
+
+async def started_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A running store; without one tests are skipped at home and fail in CI."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    try:
+        await store.start()
+    except (AssertionError, OSError) as error:
+        await store.close()
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no store can be started here: {error}")
+    return store
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Store]:
+    """The session's store."""
+    store = await started_store(tmp_path_factory)
+    yield store
+    await store.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def new_store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NewStore]:
+    """Starts stores that belong to one test."""
+    stores: list[Store] = []
+
+    async def start() -> Store:
+        stores.append(await started_store(tmp_path_factory))
+        return stores[-1]
+
+    yield start
+    for store in stores:
+        await store.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def scripted() -> AsyncIterator[Upstream]:
+    """The session's scripted upstream; tests take `upstream`."""
+    upstream = Upstream()
+    await upstream.start()
+    yield upstream
+    await upstream.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def upstream(scripted: Upstream) -> AsyncIterator[Upstream]:
+    """The scripted upstream with nothing queued and nothing recorded."""
+    yield scripted
+    await scripted.forget()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def gateways(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Launch]:
+    """Starts each gateway once per session and per settings; its upstream is the scripted one."""
+    running: dict[frozenset[tuple[str, str]], Gateway] = {}
+
+    async def get(**settings: str) -> Gateway:
+        key = frozenset(settings.items())
+        if key not in running:
+            upstream = {"UPSTREAM_BASE": f"http://127.0.0.1:{scripted.port}"}
+            log = tmp_path_factory.mktemp("gateway") / "gateway.log"
+            running[key] = await Gateway(log, **(upstream | settings)).start()
+        return running[key]
+
+    yield get
+    for gateway in running.values():
+        await gateway.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def launch(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Launch]:
+    """Starts gateways that belong to one test; each has to end cleanly."""
+    running: list[Gateway] = []
+
+    async def start(**settings: str) -> Gateway:
+        base = {"UPSTREAM_BASE": f"http://127.0.0.1:{upstream.port}"}
+        log = tmp_path_factory.mktemp("gateway") / "gateway.log"
+        gateway = Gateway(log, **(base | settings))
+        running.append(gateway)
+        return await gateway.start()
+
+    yield start
+    for gateway in running:
+        await gateway.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tracked(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIterator[Gateway]:
+    """A gateway with the session's store, default settings otherwise."""
+    gateway = await gateways(REDIS_URL=store.url)
+    before = len(gateway.log)
+    yield gateway
+    gateway.check_log(before)
+
+
+@pytest_asyncio.fixture(loop_scope="session", params=["store", "in-process"])
+async def gateway(
+    request: pytest.FixtureRequest, gateways: Launch, store: Store, upstream: Upstream
+) -> AsyncIterator[Gateway]:
+    """A gateway once with a real store and once without any: what holds for both takes this one."""
+    gateway = await (gateways(REDIS_URL=store.url) if request.param == "store" else gateways())
+    before = len(gateway.log)
+    yield gateway
+    gateway.check_log(before)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def model(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedModel]:
+    """The real model behind `embedded/ollama`, loaded once per session."""
+    model = EmbeddedModel(tmp_path_factory.mktemp("model") / "ollama.log")
+    await model.start()
+    yield model
+    await model.stop()

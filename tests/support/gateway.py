@@ -1,0 +1,128 @@
+"""Owns the gateway as the tests run it: `python -m gateway`, a real process on a free port.
+
+It is configured by the environment alone, its log is kept in a file, and it has to end with 0 on SIGTERM. The
+fixtures call it; nothing here imports the package under test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+
+from tests.support.ports import free_port
+from tests.support.process import ROOT, environment, spawn, terminate
+from tests.support.waiting import until
+from tests.support.wire import Client
+
+if TYPE_CHECKING:
+    from tests.support.wire import Field, Response
+
+COMMAND = [sys.executable, "-m", "gateway"]
+
+
+class Gateway:
+    """One gateway process."""
+
+    def __init__(self, log: Path, **settings: str) -> None:
+        self.port = free_port()
+        self.log_path = log
+        self.settings = {"GATEWAY_HOST": "127.0.0.1", "GATEWAY_PORT": str(self.port), **settings}
+        self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=20)
+        self.process: subprocess.Popen[bytes]
+
+    @property
+    def base_url(self) -> str:
+        """What an OpenAI client is given."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def log(self) -> str:
+        """All it has written so far."""
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def resident_bytes(self) -> int:
+        """The memory the process holds now."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+        return int(line.split()[1]) * 1024
+
+    async def start(self) -> Self:
+        """Start the process and wait until it answers; fail at once when it died."""
+        self.process = spawn(COMMAND, self.log_path, self.settings)
+        await until(self._is_alive, 20, "the gateway answers /livez")
+        return self
+
+    async def _is_alive(self) -> bool:
+        assert self.process.poll() is None, f"the gateway died at start:\n{self.log}"
+        with contextlib.suppress(httpx.TransportError):
+            return (await self.http.get("/livez")).status_code == 200
+        return False
+
+    async def stop(self) -> None:
+        """End it with SIGTERM: it exits with 0 and leaves no traceback."""
+        await self.http.aclose()
+        code = await terminate(self.process, 20)
+        assert code == 0, f"exit code {code}:\n{self.log[-4000:]}"
+        self.check_log()
+
+    def check_log(self, since: int = 0) -> None:
+        """Nothing unforeseen happened: no traceback in the log."""
+        log = self.log[since:]
+        assert "Traceback" not in log, log[-6000:]
+        assert "never retrieved" not in log, log[-6000:]
+
+    async def connect(self, receive_buffer: int | None = None) -> Client:
+        """A raw connection to it."""
+        return await Client.connect(self.port, receive_buffer)
+
+    async def ask(self, method: str, target: bytes | str, *fields: Field, **more: Any) -> Response:
+        """One request on a connection of its own, and its whole answer."""
+        client = await self.connect()
+        try:
+            return await client.ask(method, target, *fields, **more)
+        finally:
+            await client.close()
+
+    async def status(self, task_id: str) -> dict[str, Any]:
+        """The status document of a task, by the status route."""
+        answer = await self.http.get(f"/tasks/status/{task_id}")
+        assert answer.status_code == 200, (answer.status_code, answer.text)
+        document: dict[str, Any] = answer.json()
+        return document
+
+    async def ended(self, task_id: str, seconds: float = 2.0) -> dict[str, Any]:
+        """The document of a task as soon as its state is final."""
+
+        async def final() -> dict[str, Any] | None:
+            document = await self.status(task_id)
+            return document if document["state"] in ("SUCCESS", "FAILED") else None
+
+        found: dict[str, Any] = await until(final, seconds, f"task {task_id} ends")
+        return found
+
+
+async def refused_start(**settings: str) -> tuple[int, str]:
+    """Start the gateway with settings that must stop it; its exit code and all it wrote."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        cwd=ROOT,
+        env=environment(settings),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), 20)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise AssertionError("the gateway started with wrong settings") from None
+    assert process.returncode is not None
+    return process.returncode, output.decode(errors="replace")

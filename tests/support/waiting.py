@@ -1,0 +1,52 @@
+"""Owns every wait of the tests: a condition is polled until it holds or a limit is over.
+
+No test file sleeps by itself; it names what it waits for and for how long at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+STEP_SECONDS = 0.01
+
+
+async def until(predicate: Callable[[], Any], seconds: float = 5.0, what: str = "") -> Any:
+    """The first true value of `predicate` (plain or async); AssertionError after `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        value = predicate()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds} s: {what or predicate}")
+        await asyncio.sleep(STEP_SECONDS)
+
+
+async def until_steady(measure: Callable[[], int], steady_seconds: float, seconds: float = 30.0) -> int:
+    """The value of `measure` once it has not changed for `steady_seconds`."""
+    end = time.monotonic() + seconds
+    value, since = measure(), time.monotonic()
+    while time.monotonic() - since < steady_seconds:
+        if time.monotonic() > end:
+            raise AssertionError(f"still changing after {seconds} s: {value}")
+        await asyncio.sleep(STEP_SECONDS)
+        if (new := measure()) != value:
+            value, since = new, time.monotonic()
+    return value
+
+
+async def within(seconds: float, awaitable: Awaitable[T], what: str = "") -> T:
+    """The result of `awaitable`; AssertionError when it takes longer than `seconds`."""
+    try:
+        return await asyncio.wait_for(awaitable, seconds)
+    except TimeoutError:
+        raise AssertionError(f"not within {seconds} s: {what or awaitable}") from None
