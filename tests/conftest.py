@@ -9,6 +9,7 @@ All async fixtures live on the session's event loop, so their test files carry
 from __future__ import annotations
 
 import os
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -130,6 +131,12 @@ async def gateway(
     before = len(gateway.log)
     yield gateway
     gateway.check_log(before)
+
+
+@pytest.fixture
+def fresh_id() -> str:
+    """A task id that nobody has used."""
+    return f"test-{uuid.uuid4()}"
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
