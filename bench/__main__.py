@@ -72,7 +72,7 @@ def main() -> int:
     print(f"raw figures: {options.json}")
     if (others := busiest_others(results)) > _QUIET_CORES:
         print(
-            f"the machine was busy: other processes took {others:.1f} cores; the figures are that much noisier"
+            f"the machine was busy: other processes took {others:.1f} cores; the figures are noisier for it"
         )
     return 1 if _has_errors(results) else 0
 
