@@ -1,0 +1,1 @@
+"""The image and the compose files as they are, run by a real Docker engine."""

@@ -1,0 +1,107 @@
+"""Promises of compose.yaml and compose.gpu.yaml that need no container: what Compose makes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+
+from tests.container.stack import run
+
+pytestmark = pytest.mark.container
+# Contract section 7, but for what the image itself fixes: GATEWAY_HOST, GATEWAY_PORT and UPSTREAM_BASE.
+SETTINGS = [
+    "REDIS_PORT",
+    "REDIS_USER",
+    "REDIS_PASSWORD",
+    "REDIS_DB",
+    "TTL_RUNNING",
+    "TTL_DONE",
+    "HEARTBEAT_SEC",
+    "ALGORITHM_ID",
+    "GATEWAY_WORKERS",
+    "REDIS_URL",
+    "REDIS_PASSWORD_FILE",
+    "GATEWAY_API_KEYS",
+    "GATEWAY_API_KEYS_FILE",
+    "CORS_ALLOW_ORIGINS",
+    "ALLOWED_HOSTS",
+    "MAX_BODY_BYTES",
+    "UPSTREAM_IDLE_TIMEOUT_SEC",
+    "DRAIN_SEC",
+    "OLLAMA_PULL_MODELS",
+    "LOG_LEVEL",
+    "LOG_FORMAT",
+]
+HARDENING = {
+    "read_only": True,
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges:true"],
+    "restart": "unless-stopped",
+    "tmpfs": ["/tmp"],
+}
+
+
+def config(*files: str, **environment: str) -> dict[str, Any]:
+    """What Compose makes of these files with just these variables set."""
+    chosen = [word for file in files or ("compose.yaml",) for word in ("-f", file)]
+    command = ("docker", "compose", "--env-file", os.devnull, *chosen, "config", "--format", "json")
+    return dict(json.loads(run(*command, environment=environment)))
+
+
+@pytest.fixture(autouse=True)
+def _engine(engine: None) -> None:
+    """Compose is there."""
+
+
+def test_gpus_are_asked_for_by_their_own_file_alone() -> None:
+    """compose.yaml is safe on a machine without a GPU; compose.gpu.yaml adds all NVIDIA ones, and no more."""
+    plain = config()
+    with_gpus = config("compose.yaml", "compose.gpu.yaml")
+    [device] = with_gpus["services"]["gateway"].pop("deploy")["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"], device["count"]) == ("nvidia", ["gpu"], -1)
+    assert with_gpus == plain
+
+
+def test_an_unset_setting_stays_unset() -> None:
+    """Compose invents no value: of all settings only REDIS_HOST has one, the name of the service."""
+    environment = config()["services"]["gateway"]["environment"]
+    assert {name: value for name, value in environment.items() if value is not None} == {
+        "REDIS_HOST": "redis"
+    }
+
+
+@pytest.mark.parametrize("name", ["REDIS_HOST", *SETTINGS])
+def test_a_setting_of_the_shell_reaches_the_gateway(name: str) -> None:
+    """Each setting of the contract is handed through under its own name."""
+    assert config(**{name: "chosen"})["services"]["gateway"]["environment"][name] == "chosen"
+
+
+@pytest.mark.parametrize("service", ["gateway", "redis"])
+def test_both_services_are_hardened(service: str) -> None:
+    """Read-only root, no capabilities, no new privileges, a tmpfs for /tmp, a healthcheck of its own."""
+    seen = config()["services"][service]
+    assert {name: seen[name] for name in HARDENING} == HARDENING
+    assert seen["healthcheck"]["test"]
+
+
+def test_the_port_is_published_on_loopback_unless_told_otherwise() -> None:
+    """127.0.0.1:11535 by default; GATEWAY_BIND opens it; Redis is never published."""
+    [port] = config()["services"]["gateway"]["ports"]
+    [opened] = config(GATEWAY_BIND="0.0.0.0")["services"]["gateway"]["ports"]
+    assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "11535", 11535)
+    assert opened["host_ip"] == "0.0.0.0"
+    assert "ports" not in config()["services"]["redis"]
+
+
+def test_redis_is_reached_over_an_internal_network_only() -> None:
+    """Redis has no password by default, so its one network leads nowhere but to the gateway."""
+    seen = config()
+    assert list(seen["services"]["redis"]["networks"]) == ["store"]
+    assert seen["networks"]["store"]["internal"] is True
+    assert [name for name, service in seen["services"].items() if "store" in service["networks"]] == [
+        "gateway",
+        "redis",
+    ]
