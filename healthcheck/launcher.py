@@ -1,0 +1,193 @@
+"""The first process: runs supervisord in itself and makes its exit code honest.
+
+Owns the environment that supervisord.conf expands, the output of all programs (on this process's stdout, each
+line with its program's name in front) and the exit code: 1 when the listener left its mark, else 0. Alone,
+supervisord exits with 0 in both cases. It must not start, watch or stop a program: that is for supervisord.
+The image runs it as PID 1, `make run` in the foreground.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import resource
+import select
+import selectors
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from supervisor import supervisord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONFIGURATION = Path(__file__).resolve().parents[1] / "supervisord.conf"
+SOURCES = ("supervisord", "ollama", "gateway", "listener")
+OLLAMA_PORT = 11434
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+STOP_MARGIN_SECONDS = 5  # the gateway writes its last states after the drain
+OPEN_FILES = 65536  # each relayed request takes two
+LONGEST_LINE_BYTES = 1024 * 1024  # what is longer goes on in a line of its own
+READ_BYTES = 64 * 1024
+
+
+def main() -> int:
+    """Run both programs until a signal or the listener ends them."""
+    for ending in (signal.SIGTERM, signal.SIGINT):  # supervisord takes over as soon as it runs
+        signal.signal(ending, lambda *_: sys.exit(0))
+    raise_open_files()
+    with tempfile.TemporaryDirectory(prefix="ollama-gateway-") as directory:
+        mark = Path(directory) / "failed"
+        output = Output(sys.stdout.fileno())
+        os.environ.update(addresses(os.environ))
+        os.environ.setdefault("HOME", directory)  # supervisord sets none, and Ollama does not start without
+        os.environ.update(
+            LAUNCHER_PYTHON=sys.executable,
+            LAUNCHER_DIRECTORY=directory,
+            LAUNCHER_MARK=str(mark),
+            LAUNCHER_GATEWAY_STOP_SECONDS=str(gateway_stop_seconds(os.environ)),
+            **output.variables,
+        )
+        try:
+            supervisord.main(["--configuration", str(CONFIGURATION)])
+        finally:
+            output.close()
+        return 1 if mark.exists() else 0
+
+
+def addresses(environment: Mapping[str, str]) -> dict[str, str]:
+    """OLLAMA_HOST and UPSTREAM_BASE, such that the gateway finds Ollama and nobody outside does.
+
+    Of OLLAMA_HOST only the port counts; without it the port of an UPSTREAM_BASE on this machine does.
+    UPSTREAM_BASE stays as it is where it is set, else it follows the port.
+    """
+    port = port_of(environment, "OLLAMA_HOST") or OLLAMA_PORT
+    base = environment.get("UPSTREAM_BASE", "")
+    if base and not environment.get("OLLAMA_HOST") and urlsplit(base).hostname in LOOPBACK:
+        port = port_of(environment, "UPSTREAM_BASE") or OLLAMA_PORT
+    return {"OLLAMA_HOST": f"127.0.0.1:{port}", "UPSTREAM_BASE": base or f"http://127.0.0.1:{port}"}
+
+
+def port_of(environment: Mapping[str, str], name: str) -> int | None:
+    """The port in host, host:port, :port or a URL; the process ends when there is a wrong one."""
+    value = environment.get(name, "")
+    try:
+        return urlsplit(value if "://" in value else f"//{value}").port
+    except ValueError as error:
+        sys.exit(f"launcher: {name}={value}: {error}; give host:port")
+
+
+def gateway_stop_seconds(environment: Mapping[str, str]) -> int:
+    """How long the gateway may take to stop. A wrong DRAIN_SEC is the gateway's to name."""
+    try:
+        drain = max(0, math.ceil(float(environment.get("DRAIN_SEC") or 30)))
+    except (ValueError, OverflowError):
+        drain = 30
+    return drain + STOP_MARGIN_SECONDS
+
+
+def raise_open_files() -> None:
+    """Raise the soft limit as far as the hard one allows; supervisord's `minfds` would rather not start."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class Lines:
+    """One program's output: it comes in pieces and goes out in whole lines, the name in front."""
+
+    def __init__(self, name: str) -> None:
+        self.prefix = f"{name} | ".encode()
+        self.begun = bytearray()  # a line whose end has not come yet
+
+    def feed(self, piece: bytes) -> bytes:
+        """Take a piece; return the lines that are complete now."""
+        head, newline, tail = piece.rpartition(b"\n")
+        if not newline:
+            self.begun += tail
+            return self.end() if len(self.begun) >= LONGEST_LINE_BYTES else b""
+        lines = (bytes(self.begun) + head).split(b"\n")
+        self.begun = bytearray(tail)
+        return b"".join(self.prefix + line + b"\n" for line in lines)
+
+    def end(self) -> bytes:
+        """The line that has begun, ended here."""
+        line, self.begun = bytes(self.begun), bytearray()
+        return self.prefix + line + b"\n" if line else b""
+
+
+class Output:
+    """A pipe for each source and the one thread that reads them all and writes to `target`.
+
+    supervisord opens the pipes by the paths in `variables`. They are read until `close`, so no writer waits
+    longer than `target` makes it wait; a target that is gone loses the output and stops nobody.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.variables: dict[str, str] = {}
+        self.selector = selectors.DefaultSelector()
+        for name in SOURCES:
+            self.variables[f"LAUNCHER_OUTPUT_{name.upper()}"] = f"/dev/fd/{self.add(Lines(name))}"
+        self.wake = self.add(None)
+        self.thread = threading.Thread(target=self.run, name="output", daemon=True)
+        self.thread.start()
+
+    def add(self, lines: Lines | None) -> int:
+        """Make a pipe whose data goes to `lines` (None: its end stops the thread); return its writing end."""
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        self.selector.register(reader, selectors.EVENT_READ, lines)
+        return writer
+
+    def run(self) -> None:
+        """Pass everything on until `close`; then what is left in the pipes, and lines that had only begun."""
+        while True:
+            keys = [key for key, _ in self.selector.select()]
+            for key in keys:
+                if key.data:
+                    self.pass_on(key.fd, key.data)
+            if any(key.data is None for key in keys):
+                break
+        for key in self.selector.get_map().values():
+            if key.data:
+                while self.pass_on(key.fd, key.data):
+                    pass
+                self.write(key.data.end())
+
+    def pass_on(self, reader: int, lines: Lines) -> bool:
+        """Read once and write what became complete; False when there is nothing to read."""
+        try:
+            piece = os.read(reader, READ_BYTES)
+        except BlockingIOError:
+            return False
+        self.write(lines.feed(piece))
+        return bool(piece)
+
+    def write(self, data: bytes) -> None:
+        """Write all of it; a target that nobody reads any more takes nothing."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self.target, view) :]
+            except BlockingIOError:
+                select.select([], [self.target], [])
+            except OSError:  # closed by its reader: the programs go on without being heard
+                return
+
+    def close(self) -> None:
+        """Let the thread finish; every writer has ended by now."""
+        os.close(self.wake)
+        self.thread.join(timeout=5)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
