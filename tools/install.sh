@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Owns the virtual environment: makes it if there is none and installs what the arguments name into it, each
+# package with its hash checked. What goes wrong is said in one line where one line can say it. The Makefile calls
+# it:  tools/install.sh PYTHON VENV [pip's options] -r requirements/….txt …
+set -euo pipefail
+
+python=$1
+venv=$2
+shift 2
+
+fail() { echo "install: $*" >&2; exit 1; }
+
+make_venv() {
+  command -v "$python" >/dev/null || fail "no $python here; install Python 3.11 or newer, or name one: make PYTHON=…"
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "$("$python" --version) is too old; Python 3.11 or newer is needed: make PYTHON=python3.12 …"
+  "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    fail "$python lacks the module venv; on Debian and Ubuntu: apt install python3-venv"
+  "$python" -m venv "$venv" || fail "could not make $venv with $python"
+}
+
+[ -x "$venv/bin/python" ] || make_venv
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+echo "install: $*"
+if ! "$venv/bin/python" -m pip install --disable-pip-version-check --retries 2 --require-hashes "$@" >"$log" 2>&1; then
+  grep -qE 'Retrying|NewConnectionError|ConnectTimeout|Name or service|name resolution|ProxyError' "$log" &&
+    fail "no package could be fetched: is there a network, and a proxy if one is needed (HTTPS_PROXY)?"
+  tail -20 "$log" >&2
+  fail "pip could not install the packages; see above"
+fi
