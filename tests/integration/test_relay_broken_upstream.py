@@ -125,7 +125,7 @@ TRUNCATED: dict[str, Script] = {
 async def test_a_broken_answer_is_broken_off_for_the_client_too(
     gateway: Gateway, upstream: Upstream, script: Script
 ) -> None:
-    """A message that broke at the upstream never looks whole to the client; the task is upstream_truncated."""
+    """A message broken at the upstream never looks whole to the client; the task is upstream_truncated."""
     upstream.then(script)
     answer = await within(5, gateway.ask("POST", CHAT, body=BODY), "the message is broken off")
     assert answer.status == 200

@@ -1,0 +1,171 @@
+"""Owns the promises about what must not get through: other paths, disguised paths, wrong settings.
+
+Contract sections 1, 2.1, 3.8 and 7.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.gateway import refused_start
+from tests.support.waiting import within
+from tests.support.wire import request
+
+if TYPE_CHECKING:
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Upstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+OUTSIDE = [
+    b"/api/tags", b"/api/generate", b"/api/delete", b"/api", b"/v1", b"/V1/models", b"/v2/models",
+    b"//v1/models", b"/x/v1/models", b"/%76%31/models", b"/v1%2fmodels", b"/v1%2Fmodels", b"/%2fv1/models",
+    b"/v1x/models", b"/tasks", b"/tasks/", b"/favicon.ico", b"/v1%252fmodels", b"/%61pi/tags",
+    b"http://127.0.0.1/api/tags", b"http://v1/api/tags",
+]  # fmt: skip
+
+DISGUISED = [
+    b"/v1/../api/delete", b"/v1/./models", b"/v1/..", b"/v1/.", b"/v1/models/..", b"/v1/x/../../api/tags",
+    b"/v1/%2e%2e/api/delete", b"/v1/%2E%2E/api/delete", b"/v1/.%2e/api/delete", b"/v1/%2e/models",
+    b"/v1/..%2fapi%2fdelete", b"/v1/%2e%2e%2fapi%2fdelete", b"/v1/x%2f..%2f..%2fapi/tags",
+    b"/v1/%252e%252e/api/delete", b"/v1/%25252e%25252e/api", b"/v1/..%252fapi", b"/v1/x%5c..%5c..%5capi",
+    b"/v1/..%5capi", b"/v1/a%5Cb", b"/v1/a%255Cb", b"/v1/x%00", b"/v1/x%2500y", b"/v1/x%0d%0aHost:%20y",
+    b"/v1/x%0a", b"/v1/x%250D", b"http://127.0.0.1/v1/../api/tags",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", OUTSIDE, ids=lambda target: target.decode())
+async def test_a_path_outside_v1_is_404(tracked: Gateway, upstream: Upstream, target: bytes) -> None:
+    """What does not begin with /v1/ on the wire is 404 and never reaches the upstream."""
+    for method in ("GET", "POST"):
+        answer = await tracked.ask(method, target, **({"body": b"{}"} if method == "POST" else {}))
+        assert answer.status == 404, (method, answer.data)
+    assert upstream.exchanges == []
+
+
+@pytest.mark.parametrize("target", DISGUISED, ids=lambda target: target.decode())
+async def test_a_disguised_path_is_400(tracked: Gateway, upstream: Upstream, target: bytes) -> None:
+    """Dot segments, backslashes and control bytes under any number of escapes are 400, in OpenAI's shape."""
+    answer = await tracked.ask("POST", target, body=b"{}")
+    assert answer.status == 400
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("gateway_error", "invalid_path")
+    assert upstream.exchanges == []
+
+
+@pytest.mark.parametrize(
+    "target", [b"/v1/a\\b", b"/v1\\..\\api", b"/v1/caf\xc3\xa9/..", b"*", b"v1/models", b""]
+)
+async def test_a_malformed_target_is_refused(tracked: Gateway, upstream: Upstream, target: bytes) -> None:
+    """A target with raw backslashes, or that is none, is a 4xx and reaches nothing."""
+    client = await tracked.connect()
+    await client.send(request("GET", target, (b"Connection", b"close")))
+    answer = await within(5, client.answer(), "an answer")
+    assert 400 <= answer.status < 500
+    assert upstream.exchanges == []
+    await client.close()
+
+
+MALFORMED = [
+    b"hello\r\n\r\n",
+    b"GET\r\n\r\n",
+    b"GET /v1/models HTTP/9.9\r\nHost: x\r\n\r\n",
+    b"GET /v1/models HTTP/1.1\r\nHost: x\r\nBad Field: 1\r\n\r\n",
+    b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n",
+    b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("raw", MALFORMED, ids=range(len(MALFORMED)))
+async def test_what_is_no_request_is_a_plain_400(tracked: Gateway, upstream: Upstream, raw: bytes) -> None:
+    """Bytes that are no HTTP request are answered 400, the connection is closed, and nothing is relayed."""
+    client = await tracked.connect()
+    await client.send(raw)
+    answer = await within(5, client.answer(), "an answer")
+    assert answer.status == 400
+    assert await within(5, client.at_end(), "the connection is closed")
+    assert upstream.exchanges == []
+    await client.close()
+
+
+async def test_a_bad_chunk_ends_the_upload(tracked: Gateway, upstream: Upstream) -> None:
+    """A request whose chunks are malformed never looks whole to the upstream."""
+    client = await tracked.connect()
+    await client.send(request("POST", "/v1/x", (b"Transfer-Encoding", b"chunked")) + b"3\r\nabc\r\n")
+    got = await upstream.exchange()
+    await client.send(b"zz\r\n")
+    await within(2, got.closed.wait(), "the upstream is closed")
+    assert not got.body.complete
+    await client.close()
+
+
+WRONG_SETTINGS = [
+    ("GATEWAY_PORT", "banana"),
+    ("GATEWAY_PORT", "70000"),
+    ("GATEWAY_WORKERS", "0"),
+    ("REDIS_PORT", "-1"),
+    ("REDIS_DB", "x"),
+    ("REDIS_URL", "mysql://127.0.0.1"),
+    ("TTL_RUNNING", "0"),
+    ("TTL_DONE", "never"),
+    ("HEARTBEAT_SEC", "0"),
+    ("HEARTBEAT_SEC", "-5"),
+    ("UPSTREAM_BASE", "127.0.0.1:11434"),
+    ("UPSTREAM_BASE", "ftp://127.0.0.1"),
+    ("MAX_BODY_BYTES", "1GB"),
+    ("UPSTREAM_IDLE_TIMEOUT_SEC", "-1"),
+    ("DRAIN_SEC", "soon"),
+    ("LOG_LEVEL", "loud"),
+    ("LOG_FORMAT", "xml"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_SETTINGS)
+async def test_a_wrong_setting_stops_the_start(name: str, value: str) -> None:
+    """One line names the variable and its value, the exit code is not 0, and there is no traceback."""
+    code, output = await refused_start(**{name: value})
+    assert code != 0
+    assert [line for line in output.splitlines() if name in line and value in line], output
+    assert "Traceback" not in output
+
+
+async def test_all_wrong_settings_are_named_at_once() -> None:
+    """Several wrong values are each named in one start, in lines of their own."""
+    wrong = {"GATEWAY_PORT": "banana", "TTL_DONE": "never", "LOG_LEVEL": "loud", "HEARTBEAT_SEC": "0"}
+    code, output = await refused_start(**wrong)
+    assert code != 0
+    for name, value in wrong.items():
+        assert len([line for line in output.splitlines() if name in line and value in line]) == 1, output
+
+
+async def test_a_running_ttl_below_five_heartbeats_is_refused() -> None:
+    """TTL_RUNNING has to outlive five heartbeats."""
+    code, output = await refused_start(TTL_RUNNING="49", HEARTBEAT_SEC="10")
+    assert code != 0
+    assert "TTL_RUNNING" in output
+
+
+async def test_a_password_in_a_wrong_value_is_masked() -> None:
+    """A wrong REDIS_URL is named without the password it holds."""
+    code, output = await refused_start(REDIS_URL="redis://user:hunter2@127.0.0.1:banana/0")
+    assert code != 0
+    assert "REDIS_URL" in output
+    assert "hunter2" not in output
+
+
+async def test_a_password_file_that_is_missing_is_refused() -> None:
+    """REDIS_PASSWORD_FILE has to be readable."""
+    code, output = await refused_start(REDIS_HOST="127.0.0.1", REDIS_PASSWORD_FILE="/nowhere/at/all")
+    assert code != 0
+    assert "REDIS_PASSWORD_FILE" in output
+
+
+async def test_a_port_in_use_is_one_clear_line(tracked: Gateway) -> None:
+    """A second gateway on the same port ends at once, names the port, and shows no traceback."""
+    code, output = await refused_start(GATEWAY_HOST="127.0.0.1", GATEWAY_PORT=str(tracked.port))
+    assert code != 0
+    assert str(tracked.port) in output
+    assert "Traceback" not in output

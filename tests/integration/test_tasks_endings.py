@@ -1,0 +1,193 @@
+"""Owns the promise that SUCCESS means it: which endings are a success, which a failure, and why.
+
+Contract section 4.4, as a table of path, events and outcome, and acceptance 6.
+"""
+
+from __future__ import annotations
+
+import gzip
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.outcome import DONE, failed, outcome
+from tests.support.scripted import CHUNKED, EVENTS, JSON, answering, head, sending, streaming
+from tests.support.wire import LAST_CHUNK, chunk
+
+if TYPE_CHECKING:
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Upstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+BODY = b'{"model":"m","stream":true}'
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+RESPONSES, MESSAGES, OTHER = "/v1/responses", "/v1/messages", "/v1/audio/transcriptions"
+
+DELTA = b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\n'
+FINISH = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+DONE_EVENT = b"data: [DONE]\n\n"
+CREATED = b'event: response.created\ndata: {"type":"response.created"}\n\n'
+COMPLETED = b'event: response.completed\ndata: {"type":"response.completed","response":{}}\n\n'
+INCOMPLETE = b'event: response.incomplete\ndata: {"type":"response.incomplete","response":{}}\n\n'
+RESPONSE_FAILED = b'event: response.failed\ndata: {"type":"response.failed","response":{}}\n\n'
+RESPONSE_ERROR = b'event: error\ndata: {"type":"error","message":"no"}\n\n'
+MESSAGE_START = b'event: message_start\ndata: {"type":"message_start"}\n\n'
+MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+MESSAGE_ERROR = b'event: error\ndata: {"type":"error","error":{"type":"api_error"}}\n\n'
+ERROR = b'data: {"error":{"message":"died","type":"api_error"}}\n\n'
+QUOTED = b'data: {"choices":[{"delta":{"content":"data: [DONE]\\n\\n"}}]}\n\n'
+QUOTED_STOP = b'event: content_block_delta\ndata: {"delta":{"text":"event: message_stop"}}\n\n'
+CUT = failed("stream_incomplete")
+BROKEN = failed("stream_error")
+
+ENDINGS = {
+    "chat done": (CHAT, [DELTA, FINISH, DONE_EVENT], DONE),
+    "chat done in one piece": (CHAT, [DELTA + FINISH + DONE_EVENT], DONE),
+    "chat done with CRLF": (CHAT, [DELTA, b"data: [DONE]\r\n\r\n"], DONE),
+    "chat done without a blank": (CHAT, [DELTA, b"data:[DONE]\n\n"], DONE),
+    "chat done without a line end": (CHAT, [DELTA, b"data: [DONE]"], DONE),
+    "chat done and a comment": (CHAT, [DELTA, DONE_EVENT, b": bye\n\n"], DONE),
+    "chat with a query": (CHAT + "?a=1", [DELTA, DONE_EVENT], DONE),
+    "chat cut": (CHAT, [DELTA, FINISH], CUT),
+    "chat empty": (CHAT, [], CUT),
+    "chat quotes the end": (CHAT, [DELTA, QUOTED], CUT),
+    "chat error": (CHAT, [DELTA, ERROR], BROKEN),
+    "chat ends like messages": (CHAT, [DELTA, MESSAGE_STOP], CUT),
+    "completions done": (COMPLETIONS, [DELTA, DONE_EVENT], DONE),
+    "completions cut": (COMPLETIONS, [DELTA], CUT),
+    "completions error": (COMPLETIONS, [DELTA, ERROR], BROKEN),
+    "responses completed": (RESPONSES, [CREATED, COMPLETED], DONE),
+    "responses incomplete": (RESPONSES, [CREATED, INCOMPLETE], DONE),
+    "responses failed": (RESPONSES, [CREATED, RESPONSE_FAILED], BROKEN),
+    "responses error": (RESPONSES, [CREATED, RESPONSE_ERROR], BROKEN),
+    "responses cut": (RESPONSES, [CREATED], CUT),
+    "responses end like chat": (RESPONSES, [CREATED, DONE_EVENT], CUT),
+    "responses by data alone": (RESPONSES, [b'data: {"type":"response.completed","response":{}}\n\n'], DONE),
+    "messages stop": (MESSAGES, [MESSAGE_START, MESSAGE_STOP], DONE),
+    "messages error": (MESSAGES, [MESSAGE_START, MESSAGE_ERROR], BROKEN),
+    "messages cut": (MESSAGES, [MESSAGE_START], CUT),
+    "messages quote the end": (MESSAGES, [MESSAGE_START, QUOTED_STOP], CUT),
+    "other path": (OTHER, [DELTA], DONE),
+    "other path, empty": (OTHER, [], DONE),
+}
+
+
+@pytest.mark.parametrize(("path", "events", "expected"), ENDINGS.values(), ids=ENDINGS.keys())
+async def test_how_a_stream_ends_decides(
+    gateway: Gateway,
+    upstream: Upstream,
+    path: str,
+    events: list[bytes],
+    expected: tuple[str, str, str | None],
+) -> None:
+    """A path's own end event is SUCCESS, an error event stream_error, an end without either incomplete."""
+    upstream.then(streaming(*events))
+    answer = await gateway.ask("POST", path, body=BODY)
+    assert (answer.data, answer.body.complete) == (b"".join(events), True)
+    assert outcome(await gateway.status(answer.head.task_id)) == expected
+
+
+@pytest.mark.parametrize("at", range(1, len(DONE_EVENT)))
+async def test_an_end_event_in_two_pieces_is_seen(tracked: Gateway, upstream: Upstream, at: int) -> None:
+    """Cut at any byte, `data: [DONE]` is still the end."""
+    upstream.then(streaming(DELTA, DONE_EVENT[:at], DONE_EVENT[at:]))
+    answer = await tracked.ask("POST", CHAT, body=BODY)
+    assert outcome(await tracked.status(answer.head.task_id)) == DONE
+
+
+@pytest.mark.parametrize(
+    ("path", "event"), [(RESPONSES, COMPLETED), (MESSAGES, MESSAGE_STOP), (CHAT, DONE_EVENT)]
+)
+async def test_an_end_event_byte_by_byte_is_seen(
+    tracked: Gateway, upstream: Upstream, path: str, event: bytes
+) -> None:
+    """Sent as single bytes an end event is still the end."""
+    upstream.then(streaming(*[bytes([byte]) for byte in DELTA + event]))
+    answer = await tracked.ask("POST", path, body=BODY)
+    assert outcome(await tracked.status(answer.head.task_id)) == DONE
+
+
+@pytest.mark.parametrize("then", ["drop", "reset"])
+@pytest.mark.parametrize(
+    ("path", "end"), [(CHAT, DONE_EVENT), (RESPONSES, COMPLETED), (MESSAGES, MESSAGE_STOP)]
+)
+async def test_a_break_after_the_end_event_no_longer_counts(
+    gateway: Gateway, upstream: Upstream, path: str, end: bytes, then: str
+) -> None:
+    """The end event was seen, then the upstream breaks off: SUCCESS, and still no forged terminator."""
+    upstream.then(streaming(DELTA, end, then=then))
+    answer = await gateway.ask("POST", path, body=BODY)
+    assert answer.body.complete is False
+    assert outcome(await gateway.ended(answer.head.task_id)) == DONE
+
+
+async def test_a_stream_that_ends_with_the_connection(gateway: Gateway, upstream: Upstream) -> None:
+    """A stream without framing counts by its end event, too."""
+    upstream.then(sending(head(200, EVENTS), DELTA, DONE_EVENT, then="drop"))
+    done = await gateway.ask("POST", CHAT, body=BODY)
+    upstream.then(sending(head(200, EVENTS), DELTA, then="drop"))
+    cut = await gateway.ask("POST", CHAT, body=BODY)
+    assert outcome(await gateway.ended(done.head.task_id)) == DONE
+    assert outcome(await gateway.ended(cut.head.task_id)) == CUT
+
+
+async def test_an_encoded_stream_counts_by_its_clean_end(gateway: Gateway, upstream: Upstream) -> None:
+    """A stream with a Content-Encoding cannot be looked into: a clean end is SUCCESS, a break is not."""
+    fields = EVENTS, (b"Content-Encoding", b"gzip")
+    body = gzip.compress(DELTA)
+    upstream.then(streaming(body, fields=fields), streaming(body, fields=fields, then="drop"))
+    whole = await gateway.ask("POST", CHAT, body=BODY)
+    broken = await gateway.ask("POST", CHAT, body=BODY)
+    assert whole.data == body
+    assert outcome(await gateway.ended(whole.head.task_id)) == DONE
+    assert outcome(await gateway.ended(broken.head.task_id)) == failed("upstream_truncated")
+
+
+@pytest.mark.parametrize(
+    "kind", [b"text/event-stream; charset=utf-8", b"Text/Event-Stream", b"text/event-stream;x=y"]
+)
+async def test_an_event_stream_is_known_by_its_type(
+    tracked: Gateway, upstream: Upstream, kind: bytes
+) -> None:
+    """Parameters and case of the content type make no difference."""
+    upstream.then(streaming(DELTA, fields=((b"Content-Type", kind),)))
+    answer = await tracked.ask("POST", CHAT, body=BODY)
+    document = await tracked.status(answer.head.task_id)
+    assert (outcome(document), document["extensions"]["stream"]) == (CUT, True)
+
+
+async def test_whether_it_streams_is_known_from_the_response(tracked: Gateway, upstream: Upstream) -> None:
+    """A body that asks for a stream and gets plain JSON is no stream, and its clean end is a success."""
+    upstream.then(sending(head(200, JSON, CHUNKED), chunk(b"{}"), LAST_CHUNK))
+    answer = await tracked.ask("POST", CHAT, body=BODY)
+    document = await tracked.status(answer.head.task_id)
+    assert (outcome(document), document["extensions"]["stream"]) == (DONE, False)
+
+
+@pytest.mark.parametrize("status", [300, 304, 400, 401, 404, 413, 429, 500, 503])
+async def test_a_status_that_is_no_2xx_is_a_failure(
+    tracked: Gateway, upstream: Upstream, status: int
+) -> None:
+    """An upstream status outside 2xx is FAILED upstream_status, with the status in the document."""
+    upstream.then(answering(status, JSON, body=b"" if status == 304 else b'{"error":"no"}'))
+    answer = await tracked.ask("POST", CHAT, body=BODY)
+    document = await tracked.status(answer.head.task_id)
+    assert outcome(document) == failed("upstream_status")
+    assert document["extensions"]["status_code"] == status
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+async def test_a_whole_2xx_is_a_success(tracked: Gateway, upstream: Upstream, status: int) -> None:
+    """Any 2xx whose message is complete is SUCCESS."""
+    upstream.then(sending(head(status)) if status == 204 else answering(status, body=b"{}"))
+    answer = await tracked.ask("POST", CHAT, body=BODY)
+    document = await tracked.status(answer.head.task_id)
+    assert (outcome(document), document["extensions"]["status_code"]) == (DONE, status)
+
+
+async def test_an_error_in_an_event_stream_with_an_error_status(tracked: Gateway, upstream: Upstream) -> None:
+    """A 4xx event stream is upstream_status, whatever it says."""
+    upstream.then(sending(head(429, EVENTS, CHUNKED), chunk(ERROR), LAST_CHUNK))
+    answer = await tracked.ask("POST", CHAT, body=BODY)
+    assert outcome(await tracked.status(answer.head.task_id)) == failed("upstream_status")

@@ -1,0 +1,96 @@
+"""Owns the promises about task ids: given, made up, echoed, refused.
+
+Contract section 4.1.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.scripted import answering, sending
+
+if TYPE_CHECKING:
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Upstream
+    from tests.support.wire import Response
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CHAT = "/v1/chat/completions"
+
+GOOD_IDS = [
+    "a",
+    "Z9",
+    "0",
+    "job.1",
+    "a:b@c_d-e",
+    "x" * 128,
+    "550e8400-e29b-41d4-a716-446655440000",
+    "A" + "._:@-" * 25,
+]
+
+BAD_IDS = [
+    b"-a", b".a", b"_a", b":a", b"@a", b"a b", b"a/b", b"a\\b", b"../x", b"a?b", b"a#b", b"a%20b", b"a,b",
+    b"a;b", b"a=b", b"a&b", b"a+b", b"a*b", b"a!b", b"a'b", b'a"b', b"a(b)", b"a[b]", b"{a}",
+    b"a|b", b"a~b", b"a$b", b"a<b>", b"caf\xc3\xa9", b"\xff", b"a\tb", b"x" * 129, b"x" * 5000,
+]  # fmt: skip
+
+
+async def test_without_an_id_each_request_gets_a_uuid4(gateway: Gateway) -> None:
+    """No X-Task-Id, or an empty one: a fresh UUID4 that the status route knows."""
+    ids = [(await gateway.ask("GET", CHAT, *fields)).head.task_id for fields in ([], [(b"X-Task-Id", b"")])]
+    assert len(set(ids)) == 2
+    for task_id in ids:
+        assert uuid.UUID(task_id).version == 4
+        assert str(uuid.UUID(task_id)) == task_id
+        assert (await gateway.status(task_id))["task_id"] == task_id
+
+
+@pytest.mark.parametrize("task_id", GOOD_IDS, ids=range(len(GOOD_IDS)))
+async def test_a_given_id_is_echoed_and_known(gateway: Gateway, task_id: str) -> None:
+    """A valid id is on the response and its task can be asked for."""
+    answer = await gateway.ask("GET", CHAT, (b"x-task-id", task_id.encode()))
+    assert (answer.status, answer.head.task_id) == (200, task_id)
+    status = await gateway.ask("GET", f"/tasks/status/{task_id}")
+    assert (status.status, status.json()["task_id"]) == (200, task_id)
+
+
+def assert_refused(answer: Response, upstream: Upstream) -> None:
+    """400 invalid_task_id in OpenAI's shape, and nothing at the upstream."""
+    assert answer.status == 400
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("gateway_error", "invalid_task_id")
+    assert upstream.exchanges == []
+
+
+@pytest.mark.parametrize("task_id", BAD_IDS, ids=range(len(BAD_IDS)))
+async def test_a_malformed_id_is_refused(tracked: Gateway, upstream: Upstream, task_id: bytes) -> None:
+    """Anything but a valid id is 400 before the upstream is touched."""
+    assert_refused(await tracked.ask("POST", CHAT, (b"X-Task-Id", task_id), body=b"{}"), upstream)
+
+
+@pytest.mark.parametrize("second", [b"two", b"one", b""])
+async def test_two_ids_are_refused(tracked: Gateway, upstream: Upstream, second: bytes) -> None:
+    """Two X-Task-Id fields are 400, even when they agree."""
+    fields = (b"X-Task-Id", b"one"), (b"x-task-id", second)
+    assert_refused(await tracked.ask("POST", CHAT, *fields, body=b"{}"), upstream)
+
+
+async def test_a_refused_request_leaves_its_connection_usable(tracked: Gateway, upstream: Upstream) -> None:
+    """After a refused id, body and all, the same connection serves the next request."""
+    client = await tracked.connect()
+    refused = await client.ask("POST", CHAT, (b"X-Task-Id", b"a b"), body=b"x" * 1000)
+    assert refused.status == 400
+    assert (await client.ask("POST", CHAT, body=b"{}")).status == 200
+    await client.close()
+
+
+async def test_the_id_is_on_error_answers_too(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
+    """The upstream's 500 and our 502 both name the task."""
+    upstream.then(answering(500, body=b"no"), sending(then="drop"))
+    for status, number in ((500, "1"), (502, "2")):
+        answer = await gateway.ask("POST", CHAT, (b"X-Task-Id", (fresh_id + number).encode()), body=b"{}")
+        assert (answer.status, answer.head.task_id) == (status, fresh_id + number)
