@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.model, pytest.mark.timeout(180)]
 
 HELLO: list[Any] = [{"role": "user", "content": "Say hello."}]
+STORY: list[Any] = [{"role": "user", "content": "Tell me a long story about a river."}]
+NONSENSE: Any = "none"
 TOOLS: list[Any] = [
     {
         "type": "function",
@@ -68,7 +70,9 @@ async def client(live: Gateway, fresh_id: str) -> AsyncIterator[openai.AsyncOpen
 
 async def test_chat(live: Gateway, client: openai.AsyncOpenAI, model: EmbeddedModel, fresh_id: str) -> None:
     """A chat completion has text, and its task is SUCCESS."""
-    answer = await client.chat.completions.create(model=model.name, messages=HELLO, max_tokens=16)
+    answer = await client.chat.completions.create(
+        model=model.name, messages=HELLO, max_tokens=16, temperature=0
+    )
     assert answer.choices[0].message.content
     document = await live.status(fresh_id)
     assert (outcome(document), document["extensions"]["stream"]) == (DONE, False)
@@ -79,9 +83,9 @@ async def test_chat_streams(
 ) -> None:
     """A streamed chat is RUNNING streaming while it speaks and SUCCESS after it, on the last piece."""
     seen = set()
-    pieces = []
+    pieces: list[Any] = []
     stream = await client.chat.completions.create(
-        model=model.name, messages=HELLO, max_tokens=24, stream=True
+        model=model.name, messages=STORY, max_tokens=24, temperature=0, stream=True
     )
     async for piece in stream:
         if not pieces:
@@ -101,7 +105,7 @@ async def test_leaving_a_stream_stops_the_model(
 ) -> None:
     """A client that closes its stream early leaves a cancelled task."""
     stream = await client.chat.completions.create(
-        model=model.name, messages=HELLO, max_tokens=400, stream=True
+        model=model.name, messages=STORY, max_tokens=400, temperature=0, stream=True
     )
     async for _ in stream:
         break
@@ -114,7 +118,7 @@ async def test_a_request_with_tools(
 ) -> None:
     """A request that offers tools is answered, with text or a call."""
     answer = await client.chat.completions.create(
-        model=model.name, messages=HELLO, max_tokens=16, tools=TOOLS, tool_choice="auto"
+        model=model.name, messages=HELLO, max_tokens=16, temperature=0, tools=TOOLS, tool_choice="auto"
     )
     message = answer.choices[0].message
     assert message.content is not None or message.tool_calls
@@ -125,7 +129,9 @@ async def test_completions(
     live: Gateway, client: openai.AsyncOpenAI, model: EmbeddedModel, fresh_id: str
 ) -> None:
     """A plain completion has text."""
-    answer = await client.completions.create(model=model.name, prompt="One, two,", max_tokens=8)
+    answer = await client.completions.create(
+        model=model.name, prompt="One, two,", max_tokens=8, temperature=0
+    )
     assert answer.choices[0].text
     assert outcome(await live.status(fresh_id)) == DONE
 
@@ -134,7 +140,9 @@ async def test_completions_stream(
     live: Gateway, client: openai.AsyncOpenAI, model: EmbeddedModel, fresh_id: str
 ) -> None:
     """A streamed completion has several pieces and ends as a success."""
-    stream = await client.completions.create(model=model.name, prompt="One, two,", max_tokens=8, stream=True)
+    stream = await client.completions.create(
+        model=model.name, prompt="One, two,", max_tokens=8, temperature=0, stream=True
+    )
     assert len([piece async for piece in stream]) > 2
     assert outcome(await live.status(fresh_id)) == DONE
 
@@ -143,7 +151,9 @@ async def test_responses(
     live: Gateway, client: openai.AsyncOpenAI, model: EmbeddedModel, fresh_id: str
 ) -> None:
     """A response of the Responses API has output text."""
-    answer = await client.responses.create(model=model.name, input="Say hello.", max_output_tokens=16)
+    answer = await client.responses.create(
+        model=model.name, input="Say hello.", max_output_tokens=16, temperature=0
+    )
     assert answer.output_text
     assert outcome(await live.status(fresh_id)) == DONE
 
@@ -152,7 +162,9 @@ async def test_responses_stream(
     live: Gateway, client: openai.AsyncOpenAI, model: EmbeddedModel, fresh_id: str
 ) -> None:
     """A streamed response ends with its own end event and is a success."""
-    stream = await client.responses.create(model=model.name, input="Hello", max_output_tokens=16, stream=True)
+    stream = await client.responses.create(
+        model=model.name, input="Hello", max_output_tokens=16, temperature=0, stream=True
+    )
     kinds = [event.type async for event in stream]
     assert "response.output_text.delta" in kinds
     assert kinds[-1] in ("response.completed", "response.incomplete")
@@ -170,7 +182,7 @@ async def test_an_upstream_error_is_the_clients_error(
 ) -> None:
     """What the server refuses is raised by the client as its own kind of error, with the server's words."""
     with pytest.raises(openai.APIStatusError) as caught:
-        await client.chat.completions.create(model=model.name, messages="none")  # type: ignore[call-overload]
+        await client.chat.completions.create(model=model.name, messages=NONSENSE)
     assert 400 <= caught.value.status_code < 600
     assert outcome(await live.status(fresh_id)) == failed("upstream_status")
 

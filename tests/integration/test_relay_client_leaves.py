@@ -113,9 +113,9 @@ async def test_leaving_while_the_upstream_does_not_read(
     gone = asyncio.Event()
 
     async def script(exchange: Exchange) -> None:
-        exchange.connection.writer.transport.pause_reading()
+        exchange.stop_reading()
         await within(5, gone.wait(), "the client left")
-        exchange.connection.writer.transport.resume_reading()
+        exchange.go_on_reading()
         await exchange.read()
 
     upstream.then(script)

@@ -220,7 +220,7 @@ async def test_an_upstream_that_does_not_read_stops_the_upload(gateway: Gateway,
     begun = asyncio.Event()
 
     async def script(exchange: Exchange) -> None:
-        exchange.connection.writer.transport.pause_reading()
+        exchange.stop_reading()
         begun.set()
         await exchange.closed.wait()
 

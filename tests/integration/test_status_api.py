@@ -192,7 +192,8 @@ async def test_tasks_made_at_once_are_all_listed(fresh: Gateway) -> None:
     assert sorted(ids(page)) == [f"task-{number:03}" for number in range(40)]
     order = [(item["extensions"]["created_ms"], item["task_id"]) for item in page["items"]]
     assert [created for created, _ in order] == sorted((created for created, _ in order), reverse=True)
-    by_pages, cursor = [], None
+    by_pages: list[str] = []
+    cursor = None
     while cursor is not None or not by_pages:
         part = await listed(fresh, limit=9, **({"cursor": cursor} if cursor else {}))
         by_pages += ids(part)

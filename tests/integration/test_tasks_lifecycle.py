@@ -374,7 +374,7 @@ async def test_prompts_and_credentials_are_kept_nowhere(
     dump = ""
     for key in await store.keys():
         if await store.client.type(key) == "string":
-            dump += key + (await store.client.get(key) or "")
+            dump += key + str(await store.client.get(key))
     assert fresh_id in dump
     assert [secret for secret in SECRETS if secret in dump] == []
     assert [secret for secret in SECRETS if secret in gateway.log] == []

@@ -37,6 +37,12 @@ class Connection(asyncio.StreamReaderProtocol):
         self.reader: asyncio.StreamReader
         self.task: asyncio.Task[None]
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The gateway has connected."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        super().connection_made(transport)
+
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.task = asyncio.get_running_loop().create_task(self.upstream.serve(self))
@@ -90,6 +96,14 @@ class Exchange:
         """Read the request and answer it with a Content-Length."""
         await self.read()
         await self.send(head(status, *fields, (b"Content-Length", b"%d" % len(body))) + body)
+
+    def stop_reading(self) -> None:
+        """Leave what comes in the kernel's buffers, until `go_on_reading`."""
+        self.connection.transport.pause_reading()
+
+    def go_on_reading(self) -> None:
+        """Take what comes again."""
+        self.connection.transport.resume_reading()
 
     def drop(self) -> None:
         """Close with FIN."""

@@ -62,8 +62,8 @@ class Store:
 
     async def raw(self, task_id: str) -> str | None:
         """The stored string of a task, exactly as it is."""
-        value: str | None = await self.client.get(DOCUMENTS + task_id)
-        return value
+        value = await self.client.get(DOCUMENTS + task_id)
+        return value if value is None else str(value)
 
     async def document(self, task_id: str) -> dict[str, Any]:
         """The stored document of a task; it has to be there."""
