@@ -37,7 +37,7 @@ def build(name: str, tag: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(engine: None) -> Iterator[Stack]:
+def running(engine: None) -> Iterator[Stack]:
     """The stack, built from the real files on the stand-ins and healthy; gone at the end, volumes too."""
     build("ollama", OLLAMA_IMAGE)
     build("redis", REDIS_IMAGE)
@@ -55,6 +55,14 @@ def stack(engine: None) -> Iterator[Stack]:
 
 
 @pytest.fixture
+def stack(running: Stack) -> Stack:
+    """The stack, healthy; what a failed test left broken is brought up again."""
+    if not running.all_healthy():
+        running.up("--force-recreate")
+    return running
+
+
+@pytest.fixture
 async def client(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the published port."""
     async with stack.client() as client:
@@ -62,7 +70,7 @@ async def client(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture(scope="session")
-def model(stack: Stack) -> str:
+def model(running: Stack) -> str:
     """The name of the model that the image serves."""
-    found = httpx.get(f"http://127.0.0.1:{stack.port}/v1/models", timeout=30, trust_env=False).json()
+    found = httpx.get(f"http://127.0.0.1:{running.port}/v1/models", timeout=30, trust_env=False).json()
     return str(found["data"][0]["id"])

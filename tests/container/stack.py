@@ -115,6 +115,9 @@ class Stack:
         [seen] = json.loads(run("docker", "inspect", name))
         return dict(seen)
 
+    def all_healthy(self) -> bool:
+        return self.compose("ps", "--format", "{{.Health}}").split() == ["healthy", "healthy"]
+
     def health(self) -> str:
         """The gateway container's health; AssertionError when it has ended: waiting is then in vain."""
         state = self.container()["State"]
@@ -125,7 +128,7 @@ class Stack:
         await until(every(0.5, lambda: self.health() == wanted), seconds, f"health {wanted}")
 
     def logs(self) -> str:
-        return self.compose("logs", "--no-color", "--no-log-prefix", "gateway")
+        return run("docker", "logs", self.container()["Id"])
 
     def sh(self, script: str, service: str = "gateway", check: bool = True) -> str:
         """The output (both streams) of a shell script inside a service's container, as its own user."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
+import re
 from typing import Any
 
 import pytest
 
-from tests.container.stack import run
+from healthcheck.launcher import gateway_stop_seconds
+from tests.container.stack import ROOT, run
 
 pytestmark = pytest.mark.container
 # Contract section 7, but for what the image itself fixes: GATEWAY_HOST, GATEWAY_PORT and UPSTREAM_BASE.
@@ -105,3 +108,21 @@ def test_redis_is_reached_over_an_internal_network_only() -> None:
         "gateway",
         "redis",
     ]
+
+
+def test_the_stop_limits_nest() -> None:
+    """DRAIN_SEC < the gateway's stop wait; all stop waits together < compose's grace period."""
+    programs = configparser.RawConfigParser(strict=False)
+    programs.read(ROOT / "supervisord.conf")
+    gateway_seconds = gateway_stop_seconds({})
+    others_seconds = [
+        programs.getint(section, "stopwaitsecs")
+        for section in programs
+        if section.endswith((":ollama", ":listener"))
+    ]
+    grace = re.fullmatch(r"(?:(\d+)m)?(\d+)s", config()["services"]["gateway"]["stop_grace_period"])
+    assert grace
+    assert len(others_seconds) == 2
+    assert (
+        30 < gateway_seconds < gateway_seconds + sum(others_seconds) < int(grace[1] or 0) * 60 + int(grace[2])
+    )
