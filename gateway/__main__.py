@@ -1,0 +1,97 @@
+"""`python -m gateway`: checks the settings, binds the port and serves until SIGTERM or SIGINT.
+
+The only module that knows uvicorn. Exit codes: 0 after a normal stop, 1 where the port cannot be had, 2 for wrong
+settings.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from gateway import __version__, logs
+from gateway.app import create_app
+from gateway.server import GatewayHttpProtocol
+from gateway.settings import InvalidSettings, Settings, load
+
+log = logging.getLogger("gateway")
+
+
+def main() -> int:
+    """Serves; gives the exit code."""
+    try:
+        settings = load()
+    except InvalidSettings as error:
+        print(*(f"gateway: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
+        return 2
+    logs.set_up(settings.log_level, settings.log_format)
+    config = _config(settings)
+    try:
+        listener = _bind(settings)
+    except OSError as error:
+        log.error("cannot listen on %s:%d: %s", settings.gateway_host, settings.gateway_port, error.strerror)
+        return 1
+    log.info("version %s listens on http://%s:%d", __version__, settings.gateway_host, settings.gateway_port)
+    if settings.gateway_workers > 1:
+        return _serve_with_workers(config, listener)
+    return _serve(config, listener)
+
+
+def app() -> object:
+    """The application, built in each worker from the same environment."""
+    settings = load()
+    logs.set_up(settings.log_level, settings.log_format)
+    return create_app(settings)
+
+
+def _config(settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        "gateway.__main__:app",
+        factory=True,
+        workers=settings.gateway_workers,
+        http=GatewayHttpProtocol,
+        loop="uvloop",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=int(settings.drain_seconds),
+        backlog=2048,
+    )
+
+
+def _bind(settings: Settings) -> socket.socket:
+    family, kind, proto, _, address = socket.getaddrinfo(
+        settings.gateway_host, settings.gateway_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, proto)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    listener.set_inheritable(True)
+    return listener
+
+
+def _serve(config: uvicorn.Config, listener: socket.socket) -> int:
+    server = uvicorn.Server(config)
+    # uvicorn raises the signal that stopped it once more; by then all is done, and the exit code is to be 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(server.serve(sockets=[listener]))
+    return 0
+
+
+def _serve_with_workers(config: uvicorn.Config, listener: socket.socket) -> int:
+    supervisor = Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listener])
+    supervisor.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

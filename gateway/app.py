@@ -1,0 +1,148 @@
+"""Composition root: builds the parts from the settings, and sends each request to the relay or to a route.
+
+The only module that knows all others. Called by __main__ through `create_app`; tests may do the same.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from email.utils import formatdate
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway import __version__
+from gateway.errors import GatewayError, NotFound
+from gateway.memory import MemoryStore
+from gateway.proxy import Proxy, send_error
+from gateway.routes import health, tasks
+from gateway.settings import Settings
+from gateway.store import RedisStore, Store
+from gateway.target import Target, parse
+from gateway.tracker import Tracker, new_boot
+from gateway.upstream import Upstream
+
+log = logging.getLogger("gateway")
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """The gateway as an ASGI application."""
+    upstream = Upstream(
+        settings.upstream_host,
+        settings.upstream_port,
+        idle_timeout_seconds=settings.upstream_idle_timeout_seconds,
+    )
+    boot = new_boot()
+    tracker = Tracker(
+        _store(settings, boot),
+        algorithm_id=settings.algorithm_id,
+        instance=settings.instance,
+        boot=boot,
+        ttl_running_seconds=settings.ttl_running_seconds,
+        ttl_done_seconds=settings.ttl_done_seconds,
+        heartbeat_seconds=settings.heartbeat_seconds,
+    )
+    date = _DateClock()
+    proxy = Proxy(upstream, tracker, max_body_bytes=settings.max_body_bytes, date=date)
+    routes = _routes(upstream, tracker, has_store=settings.redis_url is not None)
+    return _Gateway(proxy, routes, date)
+
+
+def _store(settings: Settings, boot: str) -> Store:
+    if settings.redis_url is None:
+        log.info("no store is configured: statuses live in this process and are lost at exit")
+        return MemoryStore()
+    longest = max(settings.ttl_running_seconds, settings.ttl_done_seconds)
+    return RedisStore(settings.redis_url, boot=boot, longest_ttl_seconds=longest)
+
+
+def _routes(upstream: Upstream, tracker: Tracker, *, has_store: bool) -> FastAPI:
+    """The gateway's own routes; its lifespan is the writer's."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        writer = asyncio.create_task(tracker.run(), name="status writer")
+        yield
+        writer.cancel()
+        with suppress(asyncio.CancelledError):
+            await writer
+        await tracker.close()
+        upstream.close()
+
+    routes = FastAPI(
+        title="Ollama Gateway",
+        version=__version__,
+        summary="The status of relayed requests. Ollama's own API is relayed under /v1/ and not described here.",
+        lifespan=lifespan,
+        docs_url=None,  # both pages load their assets from elsewhere
+        redoc_url=None,
+    )
+    routes.state.tracker = tracker
+    routes.state.readiness = health.ReadinessProbe(upstream, tracker, has_store=has_store)
+    routes.include_router(tasks.router)
+    routes.include_router(health.router)
+    return routes
+
+
+class _Gateway:
+    """Sends targets under `/v1/` to the relay, all others to the routes."""
+
+    def __init__(self, proxy: Proxy, routes: FastAPI, date: Callable[[], bytes]) -> None:
+        self._proxy = proxy
+        self._routes = routes
+        self._date = date
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._routes(scope, receive, send)
+            return
+        try:
+            target = parse(_raw_target(scope))
+            if not target.is_relayed and _looks_relayed(scope["path"], target):
+                raise NotFound("relayed paths begin with the bytes '/v1/'")
+        except GatewayError as error:
+            await send_error(send, error, date=self._date())
+            return
+        if target.is_relayed:
+            await self._proxy(scope, receive, send, target)
+        else:
+            await self._routes(scope, receive, self._dated(send))
+
+    def _dated(self, send: Send) -> Send:
+        async def send_dated(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"date", self._date())]
+            await send(message)
+
+        return send_dated
+
+
+def _raw_target(scope: Scope) -> bytes:
+    """The request target as it came, where the server tells; else what ASGI has of it."""
+    extension = scope.get("extensions", {}).get("gateway")
+    if extension is not None:
+        target: bytes = extension["target"]
+        return target
+    query = scope["query_string"]
+    raw_path: bytes = scope["raw_path"]
+    return raw_path + b"?" + query if query else raw_path
+
+
+def _looks_relayed(decoded_path: str, target: Target) -> bool:
+    return decoded_path.startswith("/v1/") or target.path == b"/v1"
+
+
+class _DateClock:
+    """The current IMF-fixdate (RFC 9110 section 5.6.7), formatted once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = b""
+
+    def __call__(self) -> bytes:
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._text = second, formatdate(second, usegmt=True).encode()
+        return self._text

@@ -1,0 +1,89 @@
+"""The gateway's own errors: which HTTP status, which stable code, and the body OpenAI clients understand.
+
+Pure: no I/O, no clock, no logging. Raised by target, proxy and upstream; turned into an answer by proxy alone.
+Errors that Ollama itself answers never come through here, they are relayed as they are.
+"""
+
+import json
+
+
+class GatewayError(Exception):
+    """A request the gateway itself has to refuse or cannot bring to an end.
+
+    `status` is the HTTP status, `code` the stable machine-readable name, the message is for people.
+    """
+
+    status = 500
+    code = "gateway_error"
+    retry_after_seconds: int | None = None
+
+    def body(self) -> bytes:
+        """The answer's body: OpenAI's error shape, UTF-8 JSON."""
+        error = {"message": str(self), "type": "gateway_error", "param": None, "code": self.code}
+        return json.dumps({"error": error}, separators=(",", ":")).encode()
+
+
+class InvalidPath(GatewayError):
+    """The target could mean a path outside `/v1/` once somebody decodes it."""
+
+    status, code = 400, "invalid_path"
+
+
+class InvalidTaskId(GatewayError):
+    """`X-Task-Id` was sent twice or does not match the id pattern."""
+
+    status, code = 400, "invalid_task_id"
+
+
+class TaskIdInUse(GatewayError):
+    """A request with the same `X-Task-Id` is still in flight."""
+
+    status, code = 409, "task_id_in_use"
+
+
+class NotFound(GatewayError):
+    """The path is none of the gateway's."""
+
+    status, code = 404, "not_found"
+
+
+class MethodNotAllowed(GatewayError):
+    """TRACE: an answer would echo the request's credentials."""
+
+    status, code = 405, "method_not_allowed"
+
+
+class BodyTooLarge(GatewayError):
+    """The request body is longer than MAX_BODY_BYTES."""
+
+    status, code = 413, "body_too_large"
+
+
+class ShuttingDown(GatewayError):
+    """The gateway was told to stop before the answer began."""
+
+    status, code = 503, "shutting_down"
+    retry_after_seconds = 5
+
+
+class UpstreamFailure(GatewayError):
+    """Something went wrong between the gateway and Ollama."""
+
+    status, code = 502, "upstream_error"
+
+
+class UpstreamUnavailable(UpstreamFailure):
+    """No connection: Ollama is not running or still starting."""
+
+    status, code = 503, "upstream_unavailable"
+    retry_after_seconds = 2
+
+
+class UpstreamBroken(UpstreamFailure):
+    """Ollama reset, closed or garbled the connection before the message was complete."""
+
+
+class UpstreamTimeout(UpstreamFailure):
+    """Ollama stayed silent for longer than UPSTREAM_IDLE_TIMEOUT_SEC."""
+
+    status, code = 504, "upstream_timeout"

@@ -1,0 +1,82 @@
+"""Which header fields pass the gateway, in both directions, and the request head as it goes upstream.
+
+Pure. Fields keep their order and their duplicates. Nothing is added to a request; to a response come the task
+id, a Date where Ollama sent none, and `X-Accel-Buffering: no` on event streams. Called by proxy.
+"""
+
+from collections.abc import Iterable
+
+Fields = list[tuple[bytes, bytes]]
+
+TASK_ID = b"x-task-id"
+
+# RFC 9110 section 7.6.1, plus Keep-Alive, which that section describes but older peers still send.
+_HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
+# Never passed on: answered here (Expect, CORS), rewritten (Host), or ours (X-Task-Id).
+_NOT_FOR_UPSTREAM = _HOP_BY_HOP | {b"host", b"expect", b"origin", TASK_ID}
+_NOT_FOR_UPSTREAM_PREFIXES = (b"proxy-", b"access-control-request-")
+# A sender cannot make a message lose its framing or its host by nominating them in Connection.
+_NOT_NOMINABLE = frozenset({b"content-length", b"host"})
+
+
+def nominated(fields: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """Lower-case names that the message's Connection fields declare hop-by-hop (RFC 9110 section 7.6.1)."""
+    tokens = {
+        token.strip().lower()
+        for name, value in fields
+        if name == b"connection"
+        for token in value.split(b",")
+    }
+    return frozenset(tokens - _NOT_NOMINABLE)
+
+
+def request_head(method: bytes, target: bytes, host: bytes, fields: Fields) -> bytes:
+    """The request head for the upstream, up to and including its empty line.
+
+    `fields` have lower-case names. The framing is the client's: its Content-Length passes as it is, a chunked body
+    is announced as chunked again; never both.
+    """
+    dropped = nominated(fields) | _NOT_FOR_UPSTREAM
+    is_chunked = any(name == b"transfer-encoding" for name, _ in fields)
+    if is_chunked:
+        dropped |= {b"content-length"}
+    lines = [method, b" ", target, b" HTTP/1.1\r\nhost: ", host, b"\r\n"]
+    for name, value in fields:
+        if name not in dropped and not name.startswith(_NOT_FOR_UPSTREAM_PREFIXES):
+            lines += (name, b": ", value, b"\r\n")
+    lines.append(b"transfer-encoding: chunked\r\n\r\n" if is_chunked else b"\r\n")
+    return b"".join(lines)
+
+
+def response_fields(status: int, fields: Fields, *, task_id: str, date: bytes) -> Fields:
+    """The fields of an upstream response (lower-case names) as the client gets them.
+
+    `date` is an IMF-fixdate, used where the upstream sent none.
+    """
+    dropped = nominated(fields) | _HOP_BY_HOP | {TASK_ID}
+    names = {name for name, _ in fields}
+    if b"transfer-encoding" in names or status in (204, 304):
+        dropped |= {b"content-length"}
+    added: Fields = [(TASK_ID, task_id.encode())]
+    if is_event_stream(fields):
+        dropped |= {b"x-accel-buffering"}
+        added.append((b"x-accel-buffering", b"no"))
+    if b"date" not in names:
+        added.append((b"date", date))
+    return [f for f in fields if f[0] not in dropped and not f[0].startswith(b"proxy-")] + added
+
+
+def first(fields: Fields, name: bytes) -> bytes | None:
+    """The value of the first field called `name` (lower case), or None."""
+    return next((value for key, value in fields if key == name), None)
+
+
+def is_event_stream(fields: Fields) -> bool:
+    """Whether a response is a server-sent event stream, by its Content-Type."""
+    media_type = (first(fields, b"content-type") or b"").partition(b";")[0]
+    return media_type.strip().lower() == b"text/event-stream"
+
+
+def is_encoded(fields: Fields) -> bool:
+    """Whether the body carries a Content-Encoding, so that it cannot be looked into."""
+    return (first(fields, b"content-encoding") or b"identity").strip().lower() != b"identity"

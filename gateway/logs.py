@@ -1,0 +1,51 @@
+"""How the gateway's own log lines look: to stdout, as text or one JSON object a line. Called by __main__ alone.
+
+A line never holds a body, a credential or a query; requests are logged when they fail, with their task id.
+"""
+
+import json
+import logging
+import sys
+import time
+
+_UVICORN_NOISE = (
+    # How a message is broken off: see proxy._Exchange._end_early, which has logged why.
+    "ASGI callable returned without completing response.",
+    # One line per port scan; the client got its 400.
+    "Invalid HTTP request received.",
+    "Unsupported upgrade request.",
+)
+
+
+class _TextFormatter(logging.Formatter):
+    converter = time.gmtime
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+
+
+class _JsonFormatter(_TextFormatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": f"{self.formatTime(record, self.datefmt)}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    return record.msg not in _UVICORN_NOISE
+
+
+def set_up(level: str, form: str) -> None:
+    """Sends everything from `level` up to stdout, as `text` or `json`."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    handler.addFilter(_is_worth_a_line)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # uvicorn tells of each start and stop in four lines of its own; the gateway says it in one.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -1,0 +1,111 @@
+"""The in-process table: the store of a gateway that has none configured. Lost at exit, one worker, bounded.
+
+Follows the rules of transition.lua and index.lua; tests run both through the same cases. Called by tracker alone.
+"""
+
+import time
+from bisect import bisect_left, insort
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gateway.store import Page, Record, Written, decode_cursor, encode_cursor, member
+from gateway.task import FINAL_RANK, State, complete_document
+
+MAX_TASKS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    record: Record
+    attempt: int
+    expires_at: float
+
+    @property
+    def place(self) -> str:
+        return member(self.record.created_ms, self.record.task_id)
+
+    @property
+    def document(self) -> str:
+        return complete_document(self.record.head, self.attempt)
+
+
+class MemoryStore:
+    """Statuses in this process; when `max_tasks` is reached, the oldest ended ones go first. `clock` gives Unix s."""
+
+    def __init__(self, *, max_tasks: int = MAX_TASKS, clock: Callable[[], float] = time.time) -> None:
+        self._max_tasks = max_tasks
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._places: dict[State | None, list[str]] = {None: [], **{state: [] for state in State}}
+
+    async def put(self, records: Sequence[Record]) -> list[Written]:
+        """Writes each record by the rules of transition.lua."""
+        written = [self._put(record) for record in records]
+        while len(self._entries) > self._max_tasks:
+            self._remove(self._oldest())
+        return written
+
+    def _put(self, record: Record) -> Written:
+        stored = self._live(record.task_id)
+        attempt = record.attempt
+        if stored is not None:
+            is_ours = stored.record.created_ms == record.created_ms
+            has_ended = stored.record.rank == FINAL_RANK
+            if attempt == 0 and not is_ours and not has_ended:
+                return Written(False, stored.attempt)
+            if attempt == 0:
+                attempt = stored.attempt if is_ours else stored.attempt + 1
+            if attempt < stored.attempt:
+                return Written(False, stored.attempt)
+            if attempt == stored.attempt and (has_ended or record.rank < stored.record.rank):
+                return Written(False, stored.attempt)
+            self._remove(stored)
+        return self._add(record, max(attempt, 1))
+
+    def _add(self, record: Record, attempt: int) -> Written:
+        entry = _Entry(record, attempt, self._clock() + record.ttl_seconds)
+        self._entries[record.task_id] = entry
+        for places in (self._places[None], self._places[record.state]):
+            insort(places, entry.place)
+        return Written(True, attempt)
+
+    def _remove(self, entry: _Entry) -> None:
+        del self._entries[entry.record.task_id]
+        for places in (self._places[None], self._places[entry.record.state]):
+            del places[bisect_left(places, entry.place)]
+
+    def _oldest(self) -> _Entry:
+        """The oldest ended task, or the oldest of all where none has ended."""
+        oldest = [places[0] for state in (State.SUCCESS, State.FAILED) if (places := self._places[state])]
+        return self._entries[min(oldest, default=self._places[None][0])[14:]]
+
+    def _live(self, task_id: str) -> _Entry | None:
+        entry = self._entries.get(task_id)
+        if entry is not None and entry.expires_at <= self._clock():
+            self._remove(entry)
+            return None
+        return entry
+
+    async def read(self, task_id: str) -> str | None:
+        """The document of `task_id`, or None."""
+        entry = self._live(task_id)
+        return None if entry is None else entry.document
+
+    async def page(self, limit: int, state: State | None, cursor: str | None) -> Page:
+        """Up to `limit` documents, newest first, from behind `cursor` on. Raises InvalidCursor."""
+        places = self._places[state]
+        end = bisect_left(places, decode_cursor(cursor)) if cursor else len(places)
+        found: list[_Entry] = []
+        while end > 0 and len(found) <= limit:
+            end -= 1
+            entry = self._live(places[end][14:])
+            if entry is not None:
+                found.append(entry)
+        documents = [entry.document for entry in found[:limit]]
+        return Page(documents, encode_cursor(found[limit - 1].place) if len(found) > limit else None)
+
+    async def ping(self) -> None:
+        """Always there."""
+
+    async def close(self) -> None:
+        """Nothing to give back."""

@@ -1,0 +1,1 @@
+"""The gateway's own HTTP routes: thin, each asks one object and shapes its answer."""

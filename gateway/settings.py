@@ -1,0 +1,249 @@
+"""The gateway's settings: the only reader of the environment.
+
+Every variable is one row of SETTINGS; docs/settings.md lists the same rows and a test holds the two together.
+All that is wrong is named at once. An empty variable counts as unset, as compose files produce it.
+Called by __main__ (which prints what is wrong) and app.
+"""
+
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+MASK = "***"
+
+
+class InvalidSettings(ValueError):
+    """One line per wrong variable: its name, its value (masked where secret) and what is allowed."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class _Refused(ValueError):
+    """A value that its parser does not take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One environment variable. `parse` raises ValueError for what is not `allowed`."""
+
+    name: str
+    default: str
+    allowed: str
+    meaning: str
+    parse: Callable[[str], Any] = str
+    is_secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment asks for, checked. Durations in seconds, sizes in bytes, 0 = off where said so."""
+
+    upstream_host: str
+    upstream_port: int
+    redis_url: str | None
+    ttl_running_seconds: int
+    ttl_done_seconds: int
+    heartbeat_seconds: float
+    algorithm_id: str
+    gateway_host: str
+    gateway_port: int
+    gateway_workers: int
+    max_body_bytes: int
+    upstream_idle_timeout_seconds: float
+    drain_seconds: float
+    log_level: str
+    log_format: str
+    instance: str
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text) if re.fullmatch(r"\d{1,15}", text) else -1
+        if not least <= number <= most:
+            raise _Refused
+        return number
+
+    return parse
+
+
+def _seconds(least: float, most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        number = float(text) if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text) else -1.0
+        if not least <= number <= most:
+            raise _Refused
+        return number
+
+    return parse
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise _Refused
+        return text.lower()
+
+    return parse
+
+
+def _matching(pattern: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise _Refused
+        return text
+
+    return parse
+
+
+def _http_base(text: str) -> tuple[str, int]:
+    parts = urlsplit(text)
+    if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
+        raise _Refused
+    if parts.query or parts.fragment or parts.username is not None or parts.password is not None:
+        raise _Refused
+    return parts.hostname, 80 if parts.port is None else parts.port
+
+
+def _redis_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.port == 0:
+        raise _Refused
+    if not re.fullmatch(r"/?|/\d{1,4}", parts.path):
+        raise _Refused
+    return text
+
+
+def _readable_file(text: str) -> str:
+    try:
+        return Path(text).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise _Refused from error
+
+
+def _not_yet(text: str) -> str:
+    raise _Refused
+
+
+_NOT_YET = "nothing: this version does not have it, and would rather not start than pretend"
+_HOST = r"[A-Za-z0-9._:%\-\[\]]{1,255}"
+
+SETTINGS = (
+    Setting("UPSTREAM_BASE", "http://127.0.0.1:11434", "http://host[:port]", "Where Ollama listens.", _http_base),
+    Setting("REDIS_HOST", "", "a host name or address", "The store. Unset, and no `REDIS_URL`: statuses live in this "
+            "process only, and are lost at exit.", _matching(_HOST)),
+    Setting("REDIS_PORT", "6379", "1 to 65535", "The store's port.", _whole(1, 65535)),
+    Setting("REDIS_USER", "default", "1 to 128 characters, no white space", "The user to log in as, where there is a "
+            "password.", _matching(r"\S{1,128}")),
+    Setting("REDIS_PASSWORD", "", "text", "The store's password.", str, is_secret=True),
+    Setting("REDIS_PASSWORD_FILE", "", "the path of a readable UTF-8 file", "A file that holds the password, instead "
+            "of `REDIS_PASSWORD`.", _readable_file),
+    Setting("REDIS_DB", "0", "0 to 9999", "The store's database number.", _whole(0, 9999)),
+    Setting("REDIS_URL", "", "redis://[user:password@]host[:port][/db], or rediss:// for TLS", "The store as one "
+            "address; wins over the parts.", _redis_url, is_secret=True),
+    Setting("TTL_RUNNING", "3600", "1 to 31536000 seconds, at least five heartbeats", "How long the status of a "
+            "PENDING or RUNNING task outlives its last heartbeat.", _whole(1, 31_536_000)),
+    Setting("TTL_DONE", "86400", "1 to 31536000 seconds", "How long the status of an ended task is kept.",
+            _whole(1, 31_536_000)),
+    Setting("HEARTBEAT_SEC", "10", "0.1 to 3600 seconds", "How often a task in flight renews its status.",
+            _seconds(0.1, 3600)),
+    Setting("ALGORITHM_ID", "ollama-openai", "1 to 128 of A-Z a-z 0-9 . _ : @ / -", "`algorithm_id` of every status.",
+            _matching(r"[A-Za-z0-9._:@/\-]{1,128}")),
+    Setting("GATEWAY_HOST", "0.0.0.0", "a host name or address", "The address to listen on.",  # noqa: S104
+            _matching(_HOST)),
+    Setting("GATEWAY_PORT", "11535", "1 to 65535", "The port to listen on.", _whole(1, 65535)),
+    Setting("GATEWAY_WORKERS", "1", "1 to 64; more than 1 needs a store", "Processes that serve requests.",
+            _whole(1, 64)),
+    Setting("MAX_BODY_BYTES", "268435456", "1 to 1099511627776 bytes", "The longest request body that is taken.",
+            _whole(1, 2**40)),
+    Setting("UPSTREAM_IDLE_TIMEOUT_SEC", "0", "0 (off) to 86400 seconds", "How long Ollama may stay silent. Loading a "
+            "model takes minutes of silence.", _seconds(0, 86_400)),
+    Setting("DRAIN_SEC", "30", "0 to 3600 seconds", "How long requests get to finish after SIGTERM.",
+            _seconds(0, 3600)),
+    Setting("LOG_LEVEL", "info", "debug, info, warning or error", "The least serious messages to log.",
+            _one_of("debug", "info", "warning", "error")),
+    Setting("LOG_FORMAT", "text", "text or json", "One line of text, or one JSON object, per message.",
+            _one_of("text", "json")),
+    Setting("GATEWAY_API_KEYS", "", _NOT_YET, "Reserved: API keys.", _not_yet, is_secret=True),
+    Setting("GATEWAY_API_KEYS_FILE", "", _NOT_YET, "Reserved: API keys.", _not_yet),
+    Setting("CORS_ALLOW_ORIGINS", "", _NOT_YET, "Reserved: further origins for browsers.", _not_yet),
+    Setting("ALLOWED_HOSTS", "", _NOT_YET, "Reserved: host names browsers may use.", _not_yet),
+    Setting("OLLAMA_PULL_MODELS", "", _NOT_YET, "Reserved: models to pull at start.", _not_yet),
+)  # fmt: skip
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings that `environ` asks for. Raises InvalidSettings with all that is wrong."""
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for setting in SETTINGS:
+        text = environ.get(setting.name) or setting.default
+        try:
+            values[setting.name] = setting.parse(text) if text else None
+        except ValueError:
+            problems.append(_problem(setting, text))
+    problems += _problems_between(values)
+    if problems:
+        raise InvalidSettings(problems)
+    return _settings(values)
+
+
+def _problem(setting: Setting, text: str) -> str:
+    shown = MASK if setting.is_secret or "@" in text else repr(text)
+    return f"{setting.name}={shown} is not valid; allowed: {setting.allowed}"
+
+
+def _problems_between(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with values that are each right by themselves."""
+    ttl, beat, workers = (values.get(name) for name in ("TTL_RUNNING", "HEARTBEAT_SEC", "GATEWAY_WORKERS"))
+    problems = []
+    if ttl is not None and beat is not None and ttl < 5 * beat:
+        problems.append(
+            f"TTL_RUNNING={ttl} is not valid; allowed: at least five heartbeats, HEARTBEAT_SEC={beat:g}"
+        )
+    if workers is not None and workers > 1 and not (values.get("REDIS_HOST") or values.get("REDIS_URL")):
+        problems.append(
+            f"GATEWAY_WORKERS={workers} is not valid; allowed: 1 without a store (set REDIS_HOST)"
+        )
+    if values.get("REDIS_PASSWORD") and values.get("REDIS_PASSWORD_FILE"):
+        problems.append(f"REDIS_PASSWORD={MASK} is not valid; allowed: either it or REDIS_PASSWORD_FILE")
+    return problems
+
+
+def _settings(values: Mapping[str, Any]) -> Settings:
+    host, port = values["UPSTREAM_BASE"]
+    return Settings(
+        upstream_host=host,
+        upstream_port=port,
+        redis_url=_store_url(values),
+        ttl_running_seconds=values["TTL_RUNNING"],
+        ttl_done_seconds=values["TTL_DONE"],
+        heartbeat_seconds=values["HEARTBEAT_SEC"],
+        algorithm_id=values["ALGORITHM_ID"],
+        gateway_host=values["GATEWAY_HOST"],
+        gateway_port=values["GATEWAY_PORT"],
+        gateway_workers=values["GATEWAY_WORKERS"],
+        max_body_bytes=values["MAX_BODY_BYTES"],
+        upstream_idle_timeout_seconds=values["UPSTREAM_IDLE_TIMEOUT_SEC"],
+        drain_seconds=values["DRAIN_SEC"],
+        log_level=values["LOG_LEVEL"],
+        log_format=values["LOG_FORMAT"],
+        instance=socket.gethostname(),
+    )
+
+
+def _store_url(values: Mapping[str, Any]) -> str | None:
+    """The store as one URL, or None. Credentials are sent only where there is a password."""
+    if values["REDIS_URL"] or not values["REDIS_HOST"]:
+        url: str | None = values["REDIS_URL"]
+        return url
+    password = values["REDIS_PASSWORD"] or values["REDIS_PASSWORD_FILE"]
+    login = f"{quote(values['REDIS_USER'], safe='')}:{quote(password, safe='')}@" if password else ""
+    host = values["REDIS_HOST"]
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"redis://{login}{host}:{values['REDIS_PORT']}/{values['REDIS_DB']}"

@@ -1,0 +1,237 @@
+"""The store: where statuses outlive a request. Redis (or Valkey) through redis-py, the only module that knows it.
+
+Owns the keys, their TTLs and the two Lua scripts; decides nothing about a task. Every write is one atomic step on
+one key (transition.lua), every batch ends with one step on the index (index.lua); both may be repeated safely.
+Called by tracker alone: its one writer calls `put`, the status routes' reads come through it too.
+"""
+
+import asyncio
+import base64
+import binascii
+import json
+import re
+import time
+from collections.abc import Awaitable, Coroutine, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Protocol, TypeVar, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from gateway.task import ID_PATTERN, State
+
+DOCUMENT_PREFIX = "ts:ollama:"
+INDEX_PREFIX = "tsx:ollama:{index}:"
+
+_STATE_KEYS = {state: number for number, state in enumerate(State, start=2)}
+_INDEX_KEYS = [INDEX_PREFIX + name for name in ("all", *State, "entry", "expiry")]
+_MEMBER = re.compile(rf"\d{{13}}:{ID_PATTERN}")
+_COMMAND_TIMEOUT_SECONDS = 1.0
+_CONNECT_TIMEOUT_SECONDS = 1.0
+_INDEX_MARGIN_SECONDS = 3600
+
+T = TypeVar("T")
+
+
+class StoreError(Exception):
+    """The store could not be asked: away, too slow, or refusing."""
+
+
+class InvalidCursor(ValueError):
+    """A list cursor that no list of ours has given out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One status as it is written. `head` is the document without its attempt (see `Task.document_head`)."""
+
+    task_id: str
+    head: str
+    attempt: int  # 0: claim the id, the store tells the number
+    rank: int
+    state: State
+    created_ms: int
+    ttl_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a record: whether it stands in the store now, and the attempt that does."""
+
+    is_written: bool
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some documents, newest first, and the cursor of the next page (None at the end)."""
+
+    documents: list[str]
+    next_cursor: str | None
+
+
+class Store(Protocol):
+    """Where the tracker keeps statuses. Every method but `close` raises StoreError when the store is away."""
+
+    async def put(self, records: Sequence[Record]) -> list[Written]: ...
+    async def read(self, task_id: str) -> str | None: ...
+    async def page(self, limit: int, state: State | None, cursor: str | None) -> Page: ...
+    async def ping(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+def member(created_ms: int, task_id: str) -> str:
+    """A task's place in the list order: sorts by creation, then by id."""
+    return f"{created_ms:013d}:{task_id}"
+
+
+def encode_cursor(place: str) -> str:
+    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> str:
+    """The place that `encode_cursor` was given. Raises InvalidCursor."""
+    try:
+        place = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)).decode("ascii")
+    except (binascii.Error, UnicodeError) as error:
+        raise InvalidCursor(cursor) from error
+    if not _MEMBER.fullmatch(place):
+        raise InvalidCursor(cursor)
+    return place
+
+
+class RedisStore:
+    """Statuses in Redis or Valkey. `boot` names this process, so that the store can tell its claims from others'."""
+
+    def __init__(self, url: str, *, boot: str, longest_ttl_seconds: int) -> None:
+        self._boot = boot
+        self._index_ttl_seconds = longest_ttl_seconds + _INDEX_MARGIN_SECONDS
+        self._transition = files("gateway").joinpath("transition.lua").read_text()
+        self._index = files("gateway").joinpath("index.lua").read_text()
+        self._scripts: tuple[str, str] | None = None  # SHA-1 of both, once this server has them
+        self._redis = Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=_COMMAND_TIMEOUT_SECONDS,
+            socket_connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    async def put(self, records: Sequence[Record]) -> list[Written]:
+        """Writes each record in one atomic step and brings the index up to date, in one round trip.
+
+        Safe to repeat when it is not known whether it happened.
+        """
+        try:
+            return await self._put(records)
+        except NoScriptError:
+            self._scripts = None
+        except (RedisError, OSError) as error:
+            raise StoreError(_reason(error)) from error
+        return await _mapped(self._put(records))  # the server was restarted: once more, with the scripts
+
+    async def _put(self, records: Sequence[Record]) -> list[Written]:
+        transition, index = self._scripts or await self._load_scripts()
+        pipe = self._redis.pipeline(transaction=False)
+        for r in records:
+            pipe.execute_command(
+                "EVALSHA", transition, 1, DOCUMENT_PREFIX + r.task_id,
+                r.head, r.attempt, r.rank, r.ttl_seconds, self._boot, r.created_ms,
+            )  # fmt: skip
+        pipe.execute_command(
+            "EVALSHA", index, len(_INDEX_KEYS), *_INDEX_KEYS, *self._index_arguments(records)
+        )
+        replies = await pipe.execute()
+        return [Written(bool(is_written), attempt) for is_written, attempt in replies[:-1]]
+
+    def _index_arguments(self, records: Sequence[Record]) -> list[str | int]:
+        now = int(time.time())
+        arguments: list[str | int] = [now, self._index_ttl_seconds]
+        for r in records:
+            arguments += (r.task_id, r.created_ms, r.rank, _STATE_KEYS[r.state], now + r.ttl_seconds)
+        return arguments
+
+    async def _load_scripts(self) -> tuple[str, str]:
+        transition = cast("str", await self._redis.script_load(self._transition))
+        self._scripts = (transition, cast("str", await self._redis.script_load(self._index)))
+        return self._scripts
+
+    async def read(self, task_id: str) -> str | None:
+        """The document of `task_id`, or None."""
+        return await _uncancelled(
+            _mapped(cast("Awaitable[str | None]", self._redis.get(DOCUMENT_PREFIX + task_id)))
+        )
+
+    async def page(self, limit: int, state: State | None, cursor: str | None) -> Page:
+        """Up to `limit` documents, newest first, from behind `cursor` on. Raises InvalidCursor."""
+        start = "(" + decode_cursor(cursor) if cursor else "+"
+        return await _uncancelled(_mapped(self._page(limit, state, start)))
+
+    async def _page(self, limit: int, state: State | None, start: str) -> Page:
+        """Walks the index until `limit` documents are found that still are what the index says of them."""
+        key = INDEX_PREFIX + (state or "all")
+        found: list[tuple[str, str]] = []
+        while len(found) <= limit:
+            wanted = limit + 1 - len(found)
+            places = cast(
+                "list[str]",
+                await self._redis.execute_command(
+                    "ZRANGE", key, start, "-", "BYLEX", "REV", "LIMIT", 0, wanted
+                ),
+            )
+            found += await self._documents_at(key, places, state)
+            if len(places) < wanted:
+                break
+            start = "(" + places[-1]
+        documents = [document for _, document in found[:limit]]
+        return Page(documents, encode_cursor(found[limit - 1][0]) if len(found) > limit else None)
+
+    async def _documents_at(self, key: str, places: list[str], state: State | None) -> list[tuple[str, str]]:
+        """The documents that stand at `places`; places whose document is gone leave the index."""
+        if not places:
+            return []
+        pipe = self._redis.pipeline(transaction=False)
+        for place in places:
+            pipe.get(DOCUMENT_PREFIX + place[14:])
+        documents = dict(zip(places, await pipe.execute(), strict=True))
+        gone = [place for place, document in documents.items() if document is None]
+        if gone:
+            await self._redis.zrem(key, *gone)
+        return [(p, d) for p, d in documents.items() if d is not None and _stands_at(p, d, state)]
+
+    async def ping(self) -> None:
+        """Asks for a sign of life."""
+        await _uncancelled(_mapped(cast("Awaitable[Any]", self._redis.ping())))
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+
+def _stands_at(place: str, document: str, state: State | None) -> bool:
+    """Whether `document` is of the creation and state under which the index holds it.
+
+    The index lags a document by an instant, and a new attempt leaves the old place.
+    """
+    status = json.loads(document)
+    created_ms = status.get("extensions", {}).get("created_ms")
+    return created_ms == int(place[:13]) and (state is None or status.get("state") == state)
+
+
+async def _mapped(answer: Awaitable[T]) -> T:
+    """`answer`, the library's and the system's errors mapped to StoreError."""
+    try:
+        return await answer
+    except (RedisError, OSError) as error:
+        raise StoreError(_reason(error)) from error
+
+
+async def _uncancelled(answer: Coroutine[Any, Any, T]) -> T:
+    """Lets a command finish when its request is cancelled, so that its reply cannot reach the next caller."""
+    return await asyncio.shield(asyncio.ensure_future(answer))
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

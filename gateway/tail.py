@@ -1,0 +1,87 @@
+"""Watches an event stream for its own end, without touching a byte of it.
+
+Pure. Ollama ends a stream whose generation died like one that went well: HTTP 200, clean end of the body. The
+only sign is the missing end event, so SUCCESS needs that event seen (contract 4.4). Called by proxy, once per
+relayed piece; the cost for a piece without an end is two searches for a line break and two for a marker.
+"""
+
+from enum import Enum
+
+# As much of a line as any marker below needs, so a line that grows over many pieces costs no memory.
+_LINE_HEAD_BYTES = 64
+
+
+class Ending(Enum):
+    """How an event stream announced its own end."""
+
+    COMPLETE = "complete"
+    ERROR = "error"
+
+
+class EndWatch:
+    """Finds the end event of one stream in the pieces it is shown, however they are cut.
+
+    `events` maps the names of final events (HTML, "Server-sent events") to what they mean; `types` says whether
+    the JSON of a data line may name the event instead (`{"type":"…"`); `has_done` whether `data: [DONE]` ends it.
+    An event counts once its data line is whole: that is what clients act on.
+    """
+
+    __slots__ = ("_data", "_event", "_events", "_line", "_markers")
+
+    def __init__(self, events: dict[bytes, Ending], *, has_done: bool = False) -> None:
+        self._events = events
+        self._data = {b'{"type":"' + name + b'"': ending for name, ending in events.items()}
+        self._data[b'{"error":'] = Ending.ERROR
+        if has_done:
+            self._data[b"[DONE]"] = Ending.COMPLETE
+        self._markers = tuple({b"[DONE]", b"error"} if has_done else set(events))
+        self._line = b""  # the head of the line that the last piece left unfinished
+        self._event: Ending | None = None  # a final event was named, its data line is still to come
+
+    def feed(self, piece: bytes) -> Ending | None:
+        """The ending that a line completed by `piece` announces, if any."""
+        last_break = max(piece.rfind(b"\n"), piece.rfind(b"\r"))
+        if last_break < 0:
+            self._line = (self._line + piece)[:_LINE_HEAD_BYTES]
+            return None
+        text = self._line + piece[: last_break + 1] if self._line else piece
+        self._line = piece[last_break + 1 : last_break + 1 + _LINE_HEAD_BYTES]
+        if self._event is None and not any(marker in text for marker in self._markers):
+            return None
+        return next((e for e in map(self._take_line, text.splitlines()) if e is not None), None)
+
+    def at_end(self) -> Ending | None:
+        """The ending announced by a last line without a line break, once the body is complete."""
+        return self._ending_of_data(self._line) if self._line.startswith(b"data:") else None
+
+    def _take_line(self, line: bytes) -> Ending | None:
+        if line.startswith(b"event:"):
+            self._event = self._events.get(line[6:].strip())
+        elif line.startswith(b"data:"):
+            return self._event or self._ending_of_data(line)
+        return None
+
+    def _ending_of_data(self, line: bytes) -> Ending | None:
+        data = line[5:].lstrip(b" ")
+        return next((ending for head, ending in self._data.items() if data.startswith(head)), None)
+
+
+_RESPONSES = {
+    b"response.completed": Ending.COMPLETE,
+    b"response.incomplete": Ending.COMPLETE,
+    b"response.failed": Ending.ERROR,
+    b"error": Ending.ERROR,
+}
+_MESSAGES = {b"message_stop": Ending.COMPLETE, b"error": Ending.ERROR}
+
+
+def end_watch(path: bytes) -> EndWatch | None:
+    """The watch for a stream answered on `path` (as on the wire); None where a clean end is all there is."""
+    route = path.rstrip(b"/")
+    if route in (b"/v1/chat/completions", b"/v1/completions"):
+        return EndWatch({b"error": Ending.ERROR}, has_done=True)
+    if route == b"/v1/responses":
+        return EndWatch(_RESPONSES)
+    if route == b"/v1/messages":
+        return EndWatch(_MESSAGES)
+    return None

@@ -1,0 +1,227 @@
+"""A task: its states and stages, which may follow which, and the document others read.
+
+Pure: time comes in as an argument. Everything that decides what a status may become lives in this file and, for
+races between instances, in transition.lua. Made and advanced by tracker, told what happened by proxy.
+"""
+
+import json
+import re
+import uuid
+from dataclasses import dataclass, field
+from enum import StrEnum
+from urllib.parse import unquote
+
+VERSION = "1.0"
+EVENT_TYPE = "task.status.update"
+
+ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}"
+_ID = re.compile(ID_PATTERN)
+_CREDENTIAL_KEY = re.compile(r"(?i)key|token|secret|passw|auth|signature|^sig$|credential|session")
+REDACTED = "REDACTED"
+
+
+class State(StrEnum):
+    """What a poller acts on."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+
+
+class Stage(StrEnum):
+    """Where in its state a task is."""
+
+    QUEUED = "queued"
+    FORWARDING = "forwarding"  # handed over, nothing back yet
+    STREAMING = "streaming"  # the response head has come
+    DONE = "done"
+    ERROR = "error"
+    CANCELLED = "cancelled"  # the client left, or a cancel call
+    SHUTDOWN = "shutdown"  # the gateway was stopped
+    LOST = "lost"  # the gateway that ran it is gone
+
+    @property
+    def state(self) -> State:
+        return _STATE_OF[self]
+
+    @property
+    def rank(self) -> int:
+        """Position in a task's life; a status never goes to a lower rank, and never changes at FINAL_RANK."""
+        return _RANK_OF[self]
+
+
+class Reason(StrEnum):
+    """Why a task is FAILED."""
+
+    UPSTREAM_STATUS = "upstream_status"
+    UPSTREAM_UNAVAILABLE = "upstream_unavailable"
+    UPSTREAM_ERROR = "upstream_error"  # broke before its head
+    UPSTREAM_TRUNCATED = "upstream_truncated"  # broke after its head
+    STREAM_INCOMPLETE = "stream_incomplete"  # a clean end without the stream's own end event
+    STREAM_ERROR = "stream_error"  # the stream ended with an error event
+    CLIENT_DISCONNECT = "client_disconnect"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+    SHUTDOWN = "shutdown"
+    LOST = "lost"
+    GATEWAY_ERROR = "gateway_error"
+
+
+_STATE_OF = {
+    Stage.QUEUED: State.PENDING,
+    Stage.FORWARDING: State.RUNNING,
+    Stage.STREAMING: State.RUNNING,
+    Stage.DONE: State.SUCCESS,
+    Stage.ERROR: State.FAILED,
+    Stage.CANCELLED: State.FAILED,
+    Stage.SHUTDOWN: State.FAILED,
+    Stage.LOST: State.FAILED,
+}
+_RANK_IN_STATE = {Stage.QUEUED: 0, Stage.FORWARDING: 1, Stage.STREAMING: 2}
+FINAL_RANK = 3
+_RANK_OF = {stage: _RANK_IN_STATE.get(stage, FINAL_RANK) for stage in Stage}
+
+_STAGE_OF_REASON = {
+    Reason.CLIENT_DISCONNECT: Stage.CANCELLED,
+    Reason.CANCELLED: Stage.CANCELLED,
+    Reason.SHUTDOWN: Stage.SHUTDOWN,
+    Reason.LOST: Stage.LOST,
+}
+
+
+def failed_stage(reason: Reason) -> Stage:
+    """The stage that a failure for `reason` ends in."""
+    return _STAGE_OF_REASON.get(reason, Stage.ERROR)
+
+
+def can_follow(now: Stage, then: Stage) -> bool:
+    """Whether a task at `now` may become `then`: always forward, never from a final stage."""
+    return now.rank < FINAL_RANK and then.rank > now.rank
+
+
+def is_valid_id(text: str) -> bool:
+    """Whether a client may call its task `text` (contract 4.1)."""
+    return _ID.fullmatch(text) is not None
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def redact_query(query: str) -> str:
+    """`query` as on the wire, the values of keys that look like credentials replaced."""
+    if "=" not in query:
+        return query
+    return "&".join(map(_redact_pair, query.split("&")))
+
+
+def _redact_pair(pair: str) -> str:
+    key, mark, value = pair.partition("=")
+    return f"{key}={REDACTED}" if mark and value and _CREDENTIAL_KEY.search(unquote(key)) else pair
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One relayed request, as this gateway knows it. Times are Unix milliseconds, sizes are body bytes.
+
+    `attempt` 0 means that the store has not said yet which attempt this is (the id came from the client).
+    """
+
+    task_id: str
+    method: str
+    path: str
+    query: str
+    created_ms: int
+    attempt: int = 1
+    stage: Stage = Stage.QUEUED
+    message: str = "waiting to be forwarded"
+    event_id: str = field(default_factory=new_id)
+    is_stream: bool = False
+    status_code: int | None = None
+    reason: Reason | None = None
+    started_ms: int | None = None
+    first_byte_ms: int | None = None
+    finished_ms: int | None = None
+    request_bytes: int = 0
+    response_bytes: int = 0
+
+    @property
+    def state(self) -> State:
+        return _STATE_OF[self.stage]
+
+    @property
+    def is_final(self) -> bool:
+        return self.finished_ms is not None
+
+    def forward(self, now_ms: int) -> bool:
+        """Handed over to the upstream. False where the task is past that."""
+        if not self._advance(Stage.FORWARDING, "forwarded, waiting for the first byte"):
+            return False
+        self.started_ms = now_ms
+        return True
+
+    def answer(self, status_code: int, is_stream: bool, now_ms: int) -> bool:
+        """The response head has come. False where the task is past that."""
+        if not self._advance(Stage.STREAMING, f"the upstream answers with HTTP {status_code}"):
+            return False
+        self.status_code, self.is_stream, self.first_byte_ms = status_code, is_stream, now_ms
+        return True
+
+    def finish(self, reason: Reason | None, message: str, now_ms: int) -> bool:
+        """The one end: SUCCESS without a reason, FAILED with one. False where the task has ended already."""
+        if not self._advance(Stage.DONE if reason is None else failed_stage(reason), message):
+            return False
+        self.reason, self.finished_ms = reason, now_ms
+        return True
+
+    def _advance(self, stage: Stage, message: str) -> bool:
+        if not can_follow(self.stage, stage):
+            return False
+        self.stage, self.message, self.event_id = stage, message, new_id()
+        return True
+
+    def document_head(self, *, algorithm_id: str, instance: str, boot: str, now: float) -> str:
+        """The status document (contract 4.3) up to its last value, the attempt, which the store may decide.
+
+        `now` is Unix seconds. Complete it with `complete_document`.
+        """
+        extensions = {
+            "method": self.method,
+            "path": self.path,
+            "query": self.query,
+            "stream": self.is_stream,
+            "status_code": self.status_code,
+            "reason": self.reason,
+            "created_ms": self.created_ms,
+            "started_ms": self.started_ms,
+            "first_byte_ms": self.first_byte_ms,
+            "finished_ms": self.finished_ms,
+            "request_bytes": self.request_bytes,
+            "response_bytes": self.response_bytes,
+            "instance": instance,
+            "boot": boot,
+            "attempt": 0,
+        }
+        document = {
+            "version": VERSION,
+            "event_type": EVENT_TYPE,
+            "event_id": self.event_id,
+            "algorithm_id": algorithm_id,
+            "task_id": self.task_id,
+            "state": self.state,
+            "stage": self.stage,
+            "message": self.message,
+            "timestamp": round(now, 3),
+            "extensions": extensions,
+        }
+        return _encode(document)[: -len(_ATTEMPT_TAIL)]
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_ATTEMPT_TAIL = "0}}"
+
+
+def complete_document(head: str, attempt: int) -> str:
+    """The whole JSON document from what `Task.document_head` gave and the attempt's number."""
+    return f"{head}{attempt}}}}}"

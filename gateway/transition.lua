@@ -1,0 +1,49 @@
+-- One atomic step of one task's status. Called by store.py, once per status that the tracker writes.
+--
+-- KEYS[1]  ts:ollama:<task id>   the status document, a JSON string with a TTL
+-- ARGV[1]  the new document up to its last value, the attempt
+-- ARGV[2]  the attempt it belongs to; 0 claims the id: the attempt after the one that has ended
+-- ARGV[3]  the rank of its stage: 0 queued, 1 forwarding, 2 streaming, 3 final
+-- ARGV[4]  TTL in seconds
+-- ARGV[5]  "boot" of the writing process, ARGV[6] created_ms: together they name the request that writes
+--
+-- Returns {1, attempt} where it was written, {0, attempt of the document that stays} where not:
+-- a final status never changes, a rank never falls, an attempt never comes back after a later one, and an id
+-- that is in flight cannot be claimed by another request.
+
+local ranks = { queued = 0, forwarding = 1, streaming = 2 }
+local attempt, rank = tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local function write(number)
+  redis.call('SET', KEYS[1], ARGV[1] .. number .. '}}', 'EX', ARGV[4])
+  return { 1, number }
+end
+
+-- What is missing, or no document of anybody's, does not stand in the way.
+local stored = redis.pcall('GET', KEYS[1])
+local is_document, document = pcall(cjson.decode, stored)
+if not is_document or type(document) ~= 'table' or type(document.extensions) ~= 'table' then
+  return write(math.max(attempt, 1))
+end
+
+local extensions = document.extensions
+local stored_attempt = tonumber(extensions.attempt) or 1
+local stored_rank = ranks[document.stage] or 3
+local is_ours = extensions.boot == ARGV[5] and tonumber(extensions.created_ms) == tonumber(ARGV[6])
+
+if attempt == 0 then
+  if is_ours then
+    attempt = stored_attempt
+  elseif stored_rank == 3 then
+    return write(stored_attempt + 1)
+  else
+    return { 0, stored_attempt }
+  end
+end
+if attempt < stored_attempt then
+  return { 0, stored_attempt }
+end
+if attempt == stored_attempt and (stored_rank == 3 or rank < stored_rank) then
+  return { 0, stored_attempt }
+end
+return write(attempt)
