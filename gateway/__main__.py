@@ -88,8 +88,7 @@ def _serve(config: uvicorn.Config, listener: socket.socket) -> int:
 
 
 def _serve_with_workers(config: uvicorn.Config, listener: socket.socket) -> int:
-    supervisor = Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listener])
-    supervisor.run()
+    Multiprocess(config, sockets=[listener]).run()
     return 0
 
 

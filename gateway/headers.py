@@ -21,12 +21,7 @@ _NOT_NOMINABLE = frozenset({b"content-length", b"host"})
 
 def nominated(fields: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """Lower-case names that the message's Connection fields declare hop-by-hop (RFC 9110 section 7.6.1)."""
-    tokens = {
-        token.strip().lower()
-        for name, value in fields
-        if name == b"connection"
-        for token in value.split(b",")
-    }
+    tokens = {token.strip().lower() for name, value in fields if name == b"connection" for token in value.split(b",")}
     return frozenset(tokens - _NOT_NOMINABLE)
 
 

@@ -43,9 +43,7 @@ class _ClientLeft(Exception):
 class Proxy:
     """Relays requests through `upstream` as tasks of `tracker`. `date` gives the current IMF-fixdate."""
 
-    def __init__(
-        self, upstream: Upstream, tracker: Tracker, *, max_body_bytes: int, date: Callable[[], bytes]
-    ) -> None:
+    def __init__(self, upstream: Upstream, tracker: Tracker, *, max_body_bytes: int, date: Callable[[], bytes]) -> None:
         self._upstream = upstream
         self._tracker = tracker
         self._max_body_bytes = max_body_bytes
@@ -86,9 +84,7 @@ class _Exchange:
         "_upstream", "_watch",
     )  # fmt: skip
 
-    def __init__(
-        self, proxy: Proxy, task: Task, target: Target, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    def __init__(self, proxy: Proxy, task: Task, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         # gateway
         self._upstream = proxy._upstream
         self._tracker = proxy._tracker
@@ -131,7 +127,7 @@ class _Exchange:
             if connection is not None:
                 self._upstream.release(connection)
 
-    # -- the way in -------------------------------------------------------------------------------------------
+    # -- the way in --
 
     async def _hand_over(self) -> None:
         """Sends the request's head and first piece; from then on `_watch_client` reads the client."""
@@ -191,7 +187,7 @@ class _Exchange:
         chunk = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
         return chunk + b"0\r\n\r\n" if is_last else chunk
 
-    # -- the way out ------------------------------------------------------------------------------------------
+    # -- the way out --
 
     async def _relay_answer(self) -> None:
         """Passes head and body on, as they come; an answer that is whole already waits for the store just once."""
@@ -246,7 +242,7 @@ class _Exchange:
             self._conclude(ending)
             await self._tracker.settle(self._task, is_final=True)
 
-    # -- the end ----------------------------------------------------------------------------------------------
+    # -- the end --
 
     def _conclude(self, ending: Ending | None) -> None:
         """The task's end where the message came whole, or its end event did."""

@@ -15,7 +15,7 @@ _read_buffer = memoryview(bytearray(_READ_BYTES))
 class GatewayHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     """One client connection. `scope["extensions"]["gateway"]["target"]` is the request target as it came."""
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         return _read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:

@@ -126,7 +126,7 @@ def _readable_file(text: str) -> str:
         raise _Refused from error
 
 
-def _not_yet(text: str) -> str:
+def _not_yet(_: str) -> str:
     raise _Refused
 
 
@@ -203,13 +203,9 @@ def _problems_between(values: Mapping[str, Any]) -> list[str]:
     ttl, beat, workers = (values.get(name) for name in ("TTL_RUNNING", "HEARTBEAT_SEC", "GATEWAY_WORKERS"))
     problems = []
     if ttl is not None and beat is not None and ttl < 5 * beat:
-        problems.append(
-            f"TTL_RUNNING={ttl} is not valid; allowed: at least five heartbeats, HEARTBEAT_SEC={beat:g}"
-        )
+        problems.append(f"TTL_RUNNING={ttl} is not valid; allowed: at least five heartbeats, HEARTBEAT_SEC={beat:g}")
     if workers is not None and workers > 1 and not (values.get("REDIS_HOST") or values.get("REDIS_URL")):
-        problems.append(
-            f"GATEWAY_WORKERS={workers} is not valid; allowed: 1 without a store (set REDIS_HOST)"
-        )
+        problems.append(f"GATEWAY_WORKERS={workers} is not valid; allowed: 1 without a store (set REDIS_HOST)")
     if values.get("REDIS_PASSWORD") and values.get("REDIS_PASSWORD_FILE"):
         problems.append(f"REDIS_PASSWORD={MASK} is not valid; allowed: either it or REDIS_PASSWORD_FILE")
     return problems

@@ -141,9 +141,7 @@ class RedisStore:
                 "EVALSHA", transition, 1, DOCUMENT_PREFIX + r.task_id,
                 r.head, r.attempt, r.rank, r.ttl_seconds, self._boot, r.created_ms,
             )  # fmt: skip
-        pipe.execute_command(
-            "EVALSHA", index, len(_INDEX_KEYS), *_INDEX_KEYS, *self._index_arguments(records)
-        )
+        pipe.execute_command("EVALSHA", index, len(_INDEX_KEYS), *_INDEX_KEYS, *self._index_arguments(records))
         replies = await pipe.execute()
         return [Written(bool(is_written), attempt) for is_written, attempt in replies[:-1]]
 
@@ -155,15 +153,13 @@ class RedisStore:
         return arguments
 
     async def _load_scripts(self) -> tuple[str, str]:
-        transition = cast("str", await self._redis.script_load(self._transition))
-        self._scripts = (transition, cast("str", await self._redis.script_load(self._index)))
+        transition = await self._redis.script_load(self._transition)
+        self._scripts = (transition, await self._redis.script_load(self._index))
         return self._scripts
 
     async def read(self, task_id: str) -> str | None:
         """The document of `task_id`, or None."""
-        return await _uncancelled(
-            _mapped(cast("Awaitable[str | None]", self._redis.get(DOCUMENT_PREFIX + task_id)))
-        )
+        return await _uncancelled(_mapped(cast("Awaitable[str | None]", self._redis.get(DOCUMENT_PREFIX + task_id))))
 
     async def page(self, limit: int, state: State | None, cursor: str | None) -> Page:
         """Up to `limit` documents, newest first, from behind `cursor` on. Raises InvalidCursor."""
@@ -178,9 +174,7 @@ class RedisStore:
             wanted = limit + 1 - len(found)
             places = cast(
                 "list[str]",
-                await self._redis.execute_command(
-                    "ZRANGE", key, start, "-", "BYLEX", "REV", "LIMIT", 0, wanted
-                ),
+                await self._redis.zrange(key, start, "-", desc=True, bylex=True, offset=0, num=wanted),
             )
             found += await self._documents_at(key, places, state)
             if len(places) < wanted:

@@ -46,9 +46,7 @@ def parse(raw: bytes) -> Target:
     """
     path, mark, query = _without_authority(raw).partition(b"?")
     if has_way_out(path):
-        raise InvalidPath(
-            "the path must not contain '.' or '..' segments, a backslash, NUL, CR or LF, encoded or not"
-        )
+        raise InvalidPath("the path must not contain '.' or '..' segments, a backslash, NUL, CR or LF, encoded or not")
     return Target(path, query if mark else None)
 
 

@@ -39,9 +39,7 @@ class _Tracked(Task):
 
     __slots__ = ("beat_at", "boxed_rank", "saved_rank", "wait_left", "waiter", "waiter_rank")
 
-    def __init__(
-        self, task_id: str, method: str, path: str, query: str, created_ms: int, attempt: int
-    ) -> None:
+    def __init__(self, task_id: str, method: str, path: str, query: str, created_ms: int, attempt: int) -> None:
         super().__init__(task_id, method, path, query, created_ms, attempt)
         self.beat_at = 0.0  # when the next heartbeat is due, loop time
         self.saved_rank = -1  # the rank of the newest status that the store has
@@ -90,16 +88,14 @@ class Tracker:
         condition = "up" if self.is_store_up else "down"
         return f"<Tracker {len(self._in_flight)} in flight, {len(self._outbox)} unsaved, store {condition}>"
 
-    # -- what a request tells ---------------------------------------------------------------------------------
+    # -- what a request tells --
 
     async def begin(self, task_id: str | None, method: str, path: str, query: str) -> Task:
         """A new task, PENDING. An id from the client is claimed first: raises TaskIdInUse while it is in flight."""
         if task_id is not None and task_id in self._in_flight:
             raise TaskIdInUse(f"a request with the task id {task_id!r} is still in flight")
         is_claim = task_id is not None
-        task = _Tracked(
-            task_id or new_id(), method, path, query, self._now_ms(), attempt=0 if is_claim else 1
-        )
+        task = _Tracked(task_id or new_id(), method, path, query, self._now_ms(), attempt=0 if is_claim else 1)
         task.beat_at = asyncio.get_running_loop().time() + self._heartbeat_seconds
         self._in_flight[task.task_id] = task
         self._post(task, is_urgent=is_claim)
@@ -114,9 +110,7 @@ class Tracker:
             self.finish(task, Reason.SHUTDOWN, "the gateway was stopped")
             raise
         if task.saved_rank < 0 and task.task_id not in self._in_flight:
-            raise TaskIdInUse(
-                f"a request with the task id {task.task_id!r} is still in flight at another gateway"
-            )
+            raise TaskIdInUse(f"a request with the task id {task.task_id!r} is still in flight at another gateway")
 
     def forward(self, task: Task) -> None:
         """The request was handed to the upstream."""
@@ -165,7 +159,7 @@ class Tracker:
         if task.waiter is not None and not task.waiter.done():
             task.waiter.set_result(None)
 
-    # -- the outbox and its writer ----------------------------------------------------------------------------
+    # -- the outbox and its writer --
 
     def _post(self, task: Task, *, is_urgent: bool = False) -> None:
         """Puts a changed task into the outbox; it is written after the linger, at once if it is urgent."""
@@ -253,9 +247,7 @@ class Tracker:
     def _record(self, task: _Tracked) -> Record:
         ttl_seconds = self._ttl_done_seconds if task.is_final else self._ttl_running_seconds
         head = self._head(task)
-        return Record(
-            task.task_id, head, task.attempt, task.stage.rank, task.state, task.created_ms, ttl_seconds
-        )
+        return Record(task.task_id, head, task.attempt, task.stage.rank, task.state, task.created_ms, ttl_seconds)
 
     def _head(self, task: Task) -> str:
         return task.document_head(
@@ -285,7 +277,7 @@ class Tracker:
             log.error("%d statuses were lost: the store is away at exit", len(self._outbox))
         await self._store.close()
 
-    # -- what pollers ask -------------------------------------------------------------------------------------
+    # -- what pollers ask --
 
     async def read(self, task_id: str) -> str | None:
         """The status document of a task, or None where there is none. Raises StoreUnavailable."""

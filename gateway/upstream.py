@@ -61,12 +61,10 @@ class Connection(asyncio.BufferedProtocol):
         self.is_complete = False
 
     def __repr__(self) -> str:
-        phase = (
-            "complete" if self.is_complete else f"HTTP {self.status}" if self.status else "before the head"
-        )
+        phase = "complete" if self.is_complete else f"HTTP {self.status}" if self.status else "before the head"
         return f"<Connection {phase}, {self._waiting_bytes} bytes waiting>"
 
-    # -- what a request does ----------------------------------------------------------------------------------
+    # -- what a request does --
 
     @property
     def is_open(self) -> bool:
@@ -154,12 +152,12 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._wake()  # the waiter looks again and starts a new timer
 
-    # -- what the transport tells -----------------------------------------------------------------------------
+    # -- what the transport tells --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         return _read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -210,7 +208,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    # -- what the parser tells --------------------------------------------------------------------------------
+    # -- what the parser tells --
 
     def on_message_begin(self) -> None:
         if self.is_complete or not self._method:
@@ -249,9 +247,7 @@ class Connection(asyncio.BufferedProtocol):
 
 def _is_framed(status: int, fields: Fields) -> bool:
     """Whether the message says itself where it ends (RFC 9112 section 6.3)."""
-    return status in (204, 304) or any(
-        name in (b"content-length", b"transfer-encoding") for name, _ in fields
-    )
+    return status in (204, 304) or any(name in (b"content-length", b"transfer-encoding") for name, _ in fields)
 
 
 class Upstream:
@@ -287,9 +283,7 @@ class Upstream:
                     lambda: Connection(self._idle_timeout_seconds), self._host, self._port
                 )
         except (OSError, TimeoutError) as error:
-            raise UpstreamUnavailable(
-                "Ollama does not accept connections; it may still be starting"
-            ) from error
+            raise UpstreamUnavailable("Ollama does not accept connections; it may still be starting") from error
         return connection
 
     def release(self, connection: Connection) -> None:
@@ -305,9 +299,7 @@ class Upstream:
         connection = await self.connect("GET")
         try:
             async with asyncio.timeout(timeout_seconds):
-                connection.send(
-                    b"GET %s HTTP/1.1\r\nhost: %s\r\n\r\n" % (path.encode(), self.host_field), is_last=True
-                )
+                connection.send(b"GET %s HTTP/1.1\r\nhost: %s\r\n\r\n" % (path.encode(), self.host_field), is_last=True)
                 status, _ = await connection.read_head()
                 while await connection.read_piece():
                     pass

@@ -54,9 +54,7 @@ class ReadinessProbe:
 
     async def _ask_upstream(self) -> bool:
         try:
-            return (
-                await self._upstream.get_status("/v1/models", timeout_seconds=_PROBE_TIMEOUT_SECONDS) == 200
-            )
+            return await self._upstream.get_status("/v1/models", timeout_seconds=_PROBE_TIMEOUT_SECONDS) == 200
         except UpstreamFailure:
             return False
 

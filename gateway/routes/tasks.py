@@ -9,7 +9,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.store import InvalidCursor
-from gateway.task import EVENT_TYPE, ID_PATTERN, VERSION, Reason, Stage, State, is_valid_id
+from gateway.task import ID_PATTERN, Reason, Stage, State, is_valid_id
 from gateway.tracker import StoreUnavailable, Tracker
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
@@ -40,8 +40,8 @@ class Extensions(BaseModel):
 class TaskDocument(BaseModel):
     """The status of one request."""
 
-    version: Literal["1.0"] = VERSION
-    event_type: Literal["task.status.update"] = EVENT_TYPE
+    version: Literal["1.0"]
+    event_type: Literal["task.status.update"]
     event_id: str = Field(description="new with every change; a heartbeat keeps it")
     algorithm_id: str
     task_id: str = Field(pattern=f"^{ID_PATTERN}$")
@@ -105,9 +105,7 @@ async def task_list(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     state: State | None = None,
-    cursor: Annotated[
-        str | None, Query(max_length=512, description="`next_cursor` of the page before")
-    ] = None,
+    cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before")] = None,
 ) -> Response:
     """Tasks by creation, newest first."""
     try:
@@ -117,7 +115,5 @@ async def task_list(
     except InvalidCursor as error:
         raise HTTPException(422, "cursor is not valid; allowed: next_cursor of an earlier page") from error
     next_cursor = "null" if page.next_cursor is None else f'"{page.next_cursor}"'
-    body = (
-        f'{{"items":[{",".join(page.documents)}],"count":{len(page.documents)},"next_cursor":{next_cursor}}}'
-    )
+    body = f'{{"items":[{",".join(page.documents)}],"count":{len(page.documents)},"next_cursor":{next_cursor}}}'
     return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
