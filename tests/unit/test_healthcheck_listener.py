@@ -1,0 +1,106 @@
+"""When the listener says that a program cannot stay up, and how it talks to supervisord."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from healthcheck.listener import DEATHS, WINDOW_SECONDS, Verdict, next_event
+
+ROOT = Path(__file__).parents[2]
+
+
+def event(name: str, program: str, pid: int) -> str:
+    """An event as supervisord 4 writes it."""
+    payload = f"processname:{program} groupname:{program} from_state:RUNNING expected:0 pid:{pid}"
+    head = "ver:3.0 server:supervisor serial:1 pool:listener poolserial:1"
+    return f"{head} eventname:PROCESS_STATE_{name} len:{len(payload)}\n{payload}"
+
+
+def test_fatal_is_the_end_at_once() -> None:
+    """A program that supervisord gave up starting cannot stay up."""
+    assert Verdict().cannot_stay_up("FATAL", "ollama", 0.0)
+
+
+def test_some_deaths_are_forgiven() -> None:
+    """Fewer deaths than the limit, or deaths spread over a longer time, end nothing."""
+    verdict = Verdict()
+    assert not any(verdict.cannot_stay_up("EXITED", "gateway", float(n)) for n in range(DEATHS - 1))
+    slow = [n * (WINDOW_SECONDS / (DEATHS - 1) + 1) for n in range(20)]
+    assert not any(verdict.cannot_stay_up("EXITED", "ollama", now) for now in slow)
+
+
+def test_the_limit_of_deaths_in_the_window_is_the_end() -> None:
+    """The fifth death within a minute is one too many, also after a long good time."""
+    verdict = Verdict()
+    times = [0.0, *(10_000.0 + n * WINDOW_SECONDS / (DEATHS - 1) for n in range(DEATHS))]
+    verdicts = [verdict.cannot_stay_up("EXITED", "ollama", now) for now in times]
+    assert verdicts == [False] * DEATHS + [True]
+
+
+def test_a_wanted_stop_is_no_death() -> None:
+    """Programs that supervisord stopped itself are never counted."""
+    verdict = Verdict()
+    assert not any(verdict.cannot_stay_up("STOPPED", "ollama", float(n)) for n in range(3 * DEATHS))
+
+
+def test_an_event_is_read_by_its_length() -> None:
+    """The payload ends where its header says, for the next header follows without a line end."""
+    source = io.StringIO(event("EXITED", "ollama", 7) + event("FATAL", "gateway", 8))
+    answers = io.StringIO()
+    first, second, end = (next_event(source, answers) for _ in range(3))
+    assert first is not None
+    assert (first[0], first[1]["processname"], first[1]["pid"]) == ("EXITED", "ollama", "7")
+    assert second is not None
+    assert second[0] == "FATAL"
+    assert end is None
+    assert answers.getvalue() == "READY\n" * 3
+
+
+def test_the_listener_marks_and_ends_its_parent(tmp_path: Path) -> None:
+    """At the verdict the mark is there before the parent gets SIGTERM, and the event is answered."""
+    mark = tmp_path / "failed"
+    script = "import signal, subprocess, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM});"
+    script += "done = subprocess.run(sys.argv[1:], stdin=sys.stdin);"
+    script += "print(signal.SIGTERM in signal.sigpending(), flush=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, sys.executable, str(ROOT / "healthcheck" / "listener.py")],
+        input=event("FATAL", "ollama", 0),
+        env=os.environ | {"LAUNCHER_MARK": str(mark)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.stdout == "READY\nRESULT 2\nOKREADY\nTrue\n"
+    assert done.stderr == "ollama cannot stay up (FATAL): ending\n"
+    assert mark.read_text() == done.stderr
+
+
+@pytest.mark.parametrize("name", ["EXITED", "STOPPED"])
+def test_what_a_dead_program_left_is_killed(name: str) -> None:
+    """Children in the group of a program that ended are killed: they hold GPU memory."""
+    with subprocess.Popen(
+        ["sh", "-c", "sleep 1000 & echo $!; wait"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as leader:
+        assert leader.stdout is not None
+        child = int(leader.stdout.readline())
+        leader.kill()
+        leader.wait()
+        assert Path(f"/proc/{child}").exists()
+        listener = subprocess.run(
+            [sys.executable, str(ROOT / "healthcheck" / "listener.py")],
+            input=event(name, "ollama", leader.pid),
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        assert listener.returncode == 0, listener.stderr
+        assert leader.stdout.read() == "", "the pipe ends only when the last process that holds it is dead"
