@@ -1,0 +1,95 @@
+"""What `make run` does once the packages are installed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.support.ports import free_port
+from tests.support.process import ROOT, environment, kill, spawn
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RUN = [sys.executable, str(ROOT / "tools" / "run.py")]
+
+
+async def refused(**settings: str) -> str:
+    """Start it where it cannot start; its one line."""
+    process = await asyncio.create_subprocess_exec(
+        *RUN, env=environment(settings), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 1
+    [line] = output.decode().splitlines()
+    return line
+
+
+async def asked(command: str) -> tuple[int, str]:
+    """Send what a printed curl line sends; status and body."""
+    words = shlex.split(command)
+    assert words[0] == "curl"
+    fields = [words[n + 1].split(": ", 1) for n, word in enumerate(words) if word == "-H"]
+    body = words[words.index("-d") + 1] if "-d" in words else None
+    url = next(word for word in words if word.startswith("http://"))
+    async with httpx.AsyncClient(trust_env=False, timeout=50) as http:
+        method = "GET" if body is None else "POST"
+        answer = await http.request(method, url, headers=dict(fields), content=body)
+    return answer.status_code, answer.text
+
+
+@pytest.mark.model
+@pytest.mark.timeout(120)
+async def test_the_printed_lines_work_as_they_stand(tmp_path: Path) -> None:
+    """When all is ready the lines to try are printed; they stream from a real model and tell the task's state."""
+    settings = {
+        "OLLAMA_HOST": f"127.0.0.1:{free_port()}",
+        "GATEWAY_HOST": "127.0.0.1",
+        "GATEWAY_PORT": str(free_port()),
+        "TMPDIR": str(tmp_path),
+    }
+    log = tmp_path / "log"
+    process = spawn(RUN, log, settings)
+    try:
+        ready = "Ctrl-C stops all of it."
+        await until(lambda: ready in log.read_text() or process.poll() is not None, 60, "ready")
+        chat, status = re.findall(r"^  (curl .*)$", log.read_text(), re.MULTILINE)
+        code, text = await asked(chat)
+        assert code == 200
+        assert text.rstrip().endswith("data: [DONE]")
+        code, text = await asked(status)
+        assert (code, json.loads(text)["state"]) == (200, "SUCCESS")
+        process.send_signal(signal.SIGINT)
+        await until(lambda: process.poll() is not None, 45, "it stops")
+        assert process.returncode == 0
+        assert "Traceback" not in log.read_text()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            await until(lambda: process.poll() is not None, 45, "it stops")
+            await kill(process)
+
+
+@pytest.mark.parametrize("variable", ["OLLAMA_HOST", "GATEWAY_PORT"])
+async def test_a_taken_port_is_one_line(variable: str) -> None:
+    """A port in use stops the start with one line that names the port and the variable to change."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        free = {"OLLAMA_HOST": f"127.0.0.1:{free_port()}", "GATEWAY_PORT": str(free_port())}
+        value = f"127.0.0.1:{port}" if variable == "OLLAMA_HOST" else str(port)
+        line = await refused(**(free | {variable: value, "PATH": os.defpath}))
+    assert str(port) in line
+    assert f"make run {variable}=" in line
