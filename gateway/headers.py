@@ -43,14 +43,14 @@ def request_head(method: bytes, target: bytes, host: bytes, fields: Fields) -> b
     return b"".join(lines)
 
 
-def response_fields(status: int, fields: Fields, *, task_id: str, date: bytes) -> Fields:
+def response_fields(fields: Fields, *, task_id: str, date: bytes) -> Fields:
     """The fields of an upstream response (lower-case names) as the client gets them.
 
     `date` is an IMF-fixdate, used where the upstream sent none.
     """
     dropped = nominated(fields) | _HOP_BY_HOP | {TASK_ID}
     names = {name for name, _ in fields}
-    if b"transfer-encoding" in names or status in (204, 304):
+    if b"transfer-encoding" in names:
         dropped |= {b"content-length"}
     added: Fields = [(TASK_ID, task_id.encode())]
     if is_event_stream(fields):

@@ -199,8 +199,12 @@ class _Exchange:
         self._tracker.answer(self._task, status, is_stream=is_stream)
         whole = await self._take_whole(connection) if connection.is_complete else None
         if whole is None:
-            await self._tracker.settle(self._task, is_final=False)
-        client_fields = headers.response_fields(status, fields, task_id=self._task.task_id, date=self._date())
+            await self._tracker.settle(self._task)
+        client_fields = headers.response_fields(fields, task_id=self._task.task_id, date=self._date())
+        if status == HTTPStatus.NOT_MODIFIED:
+            # uvicorn holds a Content-Length against the body, though a 304 tells of a body it does not carry
+            # (RFC 9110 section 8.6); of a HEAD it knows.
+            self._scope["method"] = "HEAD"
         self._is_started = True
         await self._send({"type": "http.response.start", "status": status, "headers": client_fields})
         if whole is None:
@@ -240,7 +244,7 @@ class _Exchange:
         ending = self._end_watch.feed(piece) if self._end_watch is not None else None
         if (ending is not None or is_last) and not self._task.is_final:
             self._conclude(ending)
-            await self._tracker.settle(self._task, is_final=True)
+            await self._tracker.settle(self._task)
 
     # -- the end --
 
@@ -272,7 +276,7 @@ class _Exchange:
         log.info("task %s failed: %s", self._task.task_id, reason)
         if isinstance(error, GatewayError) and not self._is_started:
             if not isinstance(error, ShuttingDown):
-                await self._tracker.settle(self._task, is_final=True)
+                await self._tracker.settle(self._task)
             self._is_started = True
             await send_error(self._send, error, date=self._date(), task_id=self._task.task_id)
         # Otherwise returning without the message's end makes the server close the connection: broken off.

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from gateway.errors import TaskIdInUse
 from gateway.store import Page, Record, Store, StoreError, Written
-from gateway.task import FINAL_RANK, Reason, State, Task, complete_document, new_id
+from gateway.task import Reason, State, Task, complete_document, new_id
 
 log = logging.getLogger("gateway.tracker")
 
@@ -24,7 +24,6 @@ log = logging.getLogger("gateway.tracker")
 MAX_WAIT_SECONDS = 0.25
 MAX_WAITS_SECONDS = 0.3
 
-_RUNNING_RANK = 1
 _BATCH_TASKS = 256
 _OUTBOX_TASKS = 10_000
 # A status nobody waits for stays this long, so that a fast request costs one write.
@@ -128,10 +127,10 @@ class Tracker:
             self._in_flight.pop(task.task_id, None)
             self._post(task)
 
-    async def settle(self, task: Task, *, is_final: bool) -> None:
-        """Waits until the store has the task as RUNNING, or as ended; a bounded time, none if the store is away."""
+    async def settle(self, task: Task) -> None:
+        """Waits until the store has the task's present stage; a bounded time, none while the store is away."""
         assert isinstance(task, _Tracked)
-        rank = FINAL_RANK if is_final else _RUNNING_RANK
+        rank = task.stage.rank
         if task.saved_rank < rank:
             self._post(task, is_urgent=True)
             await self._wait_for(task, rank)

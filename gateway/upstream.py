@@ -79,7 +79,7 @@ class Connection(asyncio.BufferedProtocol):
         """Writes a part of the request; `is_last` says that nothing follows."""
         self._is_request_sent = is_last
         self._silent_since = self._loop.time()
-        if data and self._transport is not None:
+        if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     async def drain(self) -> None:

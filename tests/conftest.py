@@ -117,9 +117,9 @@ async def launch(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -
 async def tracked(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIterator[Gateway]:
     """A gateway with the session's store, default settings otherwise."""
     gateway = await gateways(REDIS_URL=store.url)
-    before = len(gateway.log)
     yield gateway
-    gateway.check_log(before)
+    await gateway.close_clients()
+    gateway.check_log()
 
 
 @pytest_asyncio.fixture(loop_scope="session", params=["store", "in-process"])
@@ -128,9 +128,9 @@ async def gateway(
 ) -> AsyncIterator[Gateway]:
     """A gateway once with a real store and once without any: what holds for both takes this one."""
     gateway = await (gateways(REDIS_URL=store.url) if request.param == "store" else gateways())
-    before = len(gateway.log)
     yield gateway
-    gateway.check_log(before)
+    await gateway.close_clients()
+    gateway.check_log()
 
 
 @pytest.fixture

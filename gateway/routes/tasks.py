@@ -104,12 +104,12 @@ async def task_status(task_id: str, request: Request) -> Response:
 async def task_list(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    state: State | None = None,
+    state: State | Literal[""] | None = None,
     cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before")] = None,
 ) -> Response:
     """Tasks by creation, newest first."""
     try:
-        page = await _tracker(request).page(limit, state, cursor)
+        page = await _tracker(request).page(limit, state or None, cursor or None)
     except StoreUnavailable as error:
         raise _store_is_away(error) from error
     except InvalidCursor as error:

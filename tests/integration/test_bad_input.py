@@ -14,6 +14,7 @@ from tests.support.waiting import within
 from tests.support.wire import request
 
 if TYPE_CHECKING:
+    from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
@@ -55,9 +56,7 @@ async def test_a_disguised_path_is_400(tracked: Gateway, upstream: Upstream, tar
     assert upstream.exchanges == []
 
 
-@pytest.mark.parametrize(
-    "target", [b"/v1/a\\b", b"/v1\\..\\api", b"/v1/caf\xc3\xa9/..", b"*", b"v1/models", b""]
-)
+@pytest.mark.parametrize("target", [b"/v1/a\\b", b"/v1\\..\\api", b"/v1/caf\xc3\xa9/..", b"*", b"v1/models", b""])
 async def test_a_malformed_target_is_refused(tracked: Gateway, upstream: Upstream, target: bytes) -> None:
     """A target with raw backslashes, or that is none, is a 4xx and reaches nothing."""
     client = await tracked.connect()
@@ -102,13 +101,25 @@ async def test_a_bad_chunk_ends_the_upload(tracked: Gateway, upstream: Upstream)
     await client.close()
 
 
+async def test_a_body_over_the_limit_is_413(gateways: Launch, upstream: Upstream) -> None:
+    """A body over MAX_BODY_BYTES is 413 body_too_large, at once by its length or when its chunks exceed it."""
+    gateway = await gateways(MAX_BODY_BYTES="1000")
+    announced = await gateway.ask("POST", "/v1/x", body=b"x" * 1001)
+    assert (announced.status, announced.json()["error"]["code"]) == (413, "body_too_large")
+    assert upstream.exchanges == []
+    chunked = await gateway.ask("POST", "/v1/x", chunks=[b"x" * 600, b"x" * 401])
+    assert (chunked.status, chunked.json()["error"]["code"]) == (413, "body_too_large")
+    assert not any(exchange.body.complete for exchange in upstream.exchanges)
+    assert (await gateway.ask("POST", "/v1/x", body=b"x" * 1000)).status == 200
+    await gateway.close_clients()
+
+
 WRONG_SETTINGS = [
     ("GATEWAY_PORT", "banana"),
     ("GATEWAY_PORT", "70000"),
     ("GATEWAY_WORKERS", "0"),
     ("REDIS_PORT", "-1"),
     ("REDIS_DB", "x"),
-    ("REDIS_URL", "mysql://127.0.0.1"),
     ("TTL_RUNNING", "0"),
     ("TTL_DONE", "never"),
     ("HEARTBEAT_SEC", "0"),
@@ -148,9 +159,10 @@ async def test_a_running_ttl_below_five_heartbeats_is_refused() -> None:
     assert "TTL_RUNNING" in output
 
 
-async def test_a_password_in_a_wrong_value_is_masked() -> None:
+@pytest.mark.parametrize("value", ["redis://u:hunter2@127.0.0.1:banana/0", "mysql://u:hunter2@x", "hunter2"])
+async def test_a_password_in_a_wrong_value_is_masked(value: str) -> None:
     """A wrong REDIS_URL is named without the password it holds."""
-    code, output = await refused_start(REDIS_URL="redis://user:hunter2@127.0.0.1:banana/0")
+    code, output = await refused_start(REDIS_URL=value)
     assert code != 0
     assert "REDIS_URL" in output
     assert "hunter2" not in output

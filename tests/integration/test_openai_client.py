@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.outcome import CLIENT_LEFT, DONE, failed, outcome
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,9 +51,9 @@ TOOLS: list[Any] = [
 async def live(gateways: Launch, store: Store, model: EmbeddedModel) -> AsyncIterator[Gateway]:
     """A gateway in front of the real model."""
     gateway = await gateways(REDIS_URL=store.url, UPSTREAM_BASE=model.base)
-    before = len(gateway.log)
     yield gateway
-    gateway.check_log(before)
+    await gateway.close_clients()
+    gateway.check_log()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -70,32 +71,31 @@ async def client(live: Gateway, fresh_id: str) -> AsyncIterator[openai.AsyncOpen
 
 async def test_chat(live: Gateway, client: openai.AsyncOpenAI, model: EmbeddedModel, fresh_id: str) -> None:
     """A chat completion has text, and its task is SUCCESS."""
-    answer = await client.chat.completions.create(
-        model=model.name, messages=HELLO, max_tokens=16, temperature=0
-    )
+    answer = await client.chat.completions.create(model=model.name, messages=HELLO, max_tokens=16, temperature=0)
     assert answer.choices[0].message.content
     document = await live.status(fresh_id)
     assert (outcome(document), document["extensions"]["stream"]) == (DONE, False)
 
 
-async def test_chat_streams(
-    live: Gateway, client: openai.AsyncOpenAI, model: EmbeddedModel, fresh_id: str
-) -> None:
+async def test_chat_streams(live: Gateway, client: openai.AsyncOpenAI, model: EmbeddedModel, fresh_id: str) -> None:
     """A streamed chat is RUNNING streaming while it speaks and SUCCESS after it, on the last piece."""
-    seen = set()
     pieces: list[Any] = []
+
+    async def is_streaming() -> bool:
+        document = await live.status(fresh_id)
+        return (document["state"], document["stage"]) == ("RUNNING", "streaming")
+
     stream = await client.chat.completions.create(
-        model=model.name, messages=STORY, max_tokens=24, temperature=0, stream=True
+        model=model.name, messages=STORY, max_tokens=100, temperature=0, stream=True
     )
     async for piece in stream:
         if not pieces:
-            document = await live.status(fresh_id)
-            seen.add((document["state"], document["stage"]))
+            assert (await live.status(fresh_id))["state"] == "RUNNING"
+            await until(is_streaming, 1, "RUNNING streaming")
         pieces.append(piece)
     text = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
     assert text
     assert len(pieces) > 3
-    assert seen == {("RUNNING", "streaming")}
     document = await live.status(fresh_id)
     assert (outcome(document), document["extensions"]["stream"]) == (DONE, True)
 
@@ -125,13 +125,9 @@ async def test_a_request_with_tools(
     assert outcome(await live.status(fresh_id)) == DONE
 
 
-async def test_completions(
-    live: Gateway, client: openai.AsyncOpenAI, model: EmbeddedModel, fresh_id: str
-) -> None:
+async def test_completions(live: Gateway, client: openai.AsyncOpenAI, model: EmbeddedModel, fresh_id: str) -> None:
     """A plain completion has text."""
-    answer = await client.completions.create(
-        model=model.name, prompt="One, two,", max_tokens=8, temperature=0
-    )
+    answer = await client.completions.create(model=model.name, prompt="One, two,", max_tokens=8, temperature=0)
     assert answer.choices[0].text
     assert outcome(await live.status(fresh_id)) == DONE
 
@@ -147,20 +143,14 @@ async def test_completions_stream(
     assert outcome(await live.status(fresh_id)) == DONE
 
 
-async def test_responses(
-    live: Gateway, client: openai.AsyncOpenAI, model: EmbeddedModel, fresh_id: str
-) -> None:
+async def test_responses(live: Gateway, client: openai.AsyncOpenAI, model: EmbeddedModel, fresh_id: str) -> None:
     """A response of the Responses API has output text."""
-    answer = await client.responses.create(
-        model=model.name, input="Say hello.", max_output_tokens=16, temperature=0
-    )
+    answer = await client.responses.create(model=model.name, input="Say hello.", max_output_tokens=16, temperature=0)
     assert answer.output_text
     assert outcome(await live.status(fresh_id)) == DONE
 
 
-async def test_responses_stream(
-    live: Gateway, client: openai.AsyncOpenAI, model: EmbeddedModel, fresh_id: str
-) -> None:
+async def test_responses_stream(live: Gateway, client: openai.AsyncOpenAI, model: EmbeddedModel, fresh_id: str) -> None:
     """A streamed response ends with its own end event and is a success."""
     stream = await client.responses.create(
         model=model.name, input="Hello", max_output_tokens=16, temperature=0, stream=True

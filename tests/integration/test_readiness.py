@@ -36,9 +36,7 @@ async def test_alive_but_not_ready_without_an_upstream(launch: Launch) -> None:
 
 
 @pytest.mark.parametrize("script", [answering(500), answering(404), sending(then="drop")])
-async def test_not_ready_while_the_upstream_is_unwell(
-    launch: Launch, upstream: Upstream, script: object
-) -> None:
+async def test_not_ready_while_the_upstream_is_unwell(launch: Launch, upstream: Upstream, script: object) -> None:
     """An upstream that answers /v1/models with an error, or not at all, is not ready."""
     upstream.models = script  # type: ignore[assignment]
     gateway = await launch()

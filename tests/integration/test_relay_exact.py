@@ -234,9 +234,7 @@ async def test_an_upstream_task_id_is_replaced(gateway: Gateway, upstream: Upstr
 
 async def test_event_streams_are_marked_unbuffered(gateway: Gateway, upstream: Upstream) -> None:
     """text/event-stream carries X-Accel-Buffering: no, other types do not."""
-    upstream.then(
-        streaming(b"data: [DONE]\n\n", fields=((b"Content-Type", b"text/event-stream; charset=utf-8"),))
-    )
+    upstream.then(streaming(b"data: [DONE]\n\n", fields=((b"Content-Type", b"text/event-stream; charset=utf-8"),)))
     stream = await gateway.ask("POST", CHAT, body=BODY)
     plain = await gateway.ask("POST", CHAT, body=BODY)
     assert stream.head.all("x-accel-buffering") == [b"no"]
@@ -277,18 +275,14 @@ async def test_the_status_is_the_upstreams(tracked: Gateway, upstream: Upstream,
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_encoded_bodies_are_left_alone(
-    gateway: Gateway, upstream: Upstream, coding: str, framing: str
-) -> None:
+async def test_encoded_bodies_are_left_alone(gateway: Gateway, upstream: Upstream, coding: str, framing: str) -> None:
     """A content-encoded body arrives as the bytes it was, with its field and framing."""
     body = gzip.compress(b'{"object":"list"}' * 500) if coding == "gzip" else random.Random(7).randbytes(5000)
     encoding: Field = (b"Content-Encoding", coding.encode())
     if framing == "length":
         upstream.then(answering(200, JSON, encoding, body=body))
     else:
-        upstream.then(
-            sending(head(200, JSON, encoding, CHUNKED), chunk(body[:99]), chunk(body[99:]), LAST_CHUNK)
-        )
+        upstream.then(sending(head(200, JSON, encoding, CHUNKED), chunk(body[:99]), chunk(body[99:]), LAST_CHUNK))
     answer = await gateway.ask("GET", CHAT, (b"Accept-Encoding", b"gzip, br, zstd"))
     assert answer.head.all("content-encoding") == [coding.encode()]
     assert answer.body.framing == framing
@@ -329,9 +323,7 @@ async def test_head_204_and_304_carry_no_body(
     await client.close()
 
 
-@pytest.mark.parametrize(
-    "interim", [b"HTTP/1.1 100 Continue\r\n\r\n", head(103, (b"Link", b"</a>; rel=preload")) * 2]
-)
+@pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n", head(103, (b"Link", b"</a>; rel=preload")) * 2])
 async def test_interim_answers_of_the_upstream_are_skipped(
     gateway: Gateway, upstream: Upstream, interim: bytes
 ) -> None:
@@ -374,9 +366,7 @@ async def test_fifty_megabytes_up_keep_their_hash(gateway: Gateway, upstream: Up
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
-async def test_fifty_megabytes_down_keep_their_hash(
-    gateway: Gateway, upstream: Upstream, framing: str
-) -> None:
+async def test_fifty_megabytes_down_keep_their_hash(gateway: Gateway, upstream: Upstream, framing: str) -> None:
     """A 50 MB answer arrives with the same SHA-256."""
     body = random.Random(2).randbytes(SIZE)
     pieces = [body[at : at + 100_003] for at in range(0, SIZE, 100_003)]

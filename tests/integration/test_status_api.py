@@ -15,7 +15,7 @@ import pytest_asyncio
 from tests.support.outcome import DONE, outcome
 from tests.support.schema import faults
 from tests.support.scripted import Gated, answering
-from tests.support.waiting import until
+from tests.support.waiting import next_millisecond, until
 from tests.support.wire import request
 
 if TYPE_CHECKING:
@@ -31,18 +31,17 @@ CHAT = "/v1/chat/completions"
 
 
 @pytest_asyncio.fixture(loop_scope="session", params=["store", "in-process"])
-async def fresh(
-    request: pytest.FixtureRequest, launch: Launch, new_store: NewStore
-) -> AsyncIterator[Gateway]:
+async def fresh(request: pytest.FixtureRequest, launch: Launch, new_store: NewStore) -> AsyncIterator[Gateway]:
     """A gateway without any task yet, once over a store of its own and once without a store."""
     settings = {"REDIS_URL": (await new_store()).url} if request.param == "store" else {}
     yield await launch(**settings)
 
 
 async def make(gateway: Gateway, *task_ids: str) -> None:
-    """One finished task per id, in this order."""
+    """One finished task per id, each created in a later millisecond than the one before."""
     client = await gateway.connect()
     for task_id in task_ids:
+        await next_millisecond()
         answer = await client.ask("POST", CHAT, (b"X-Task-Id", task_id.encode()), body=b"{}")
         assert answer.body.complete
     await client.close()
@@ -142,6 +141,7 @@ async def test_the_state_filters(fresh: Gateway, upstream: Upstream) -> None:
     await make(fresh, "bad-1", "good-2", "bad-2")
     stream = Gated()
     upstream.then(stream)
+    await next_millisecond()
     client = await fresh.connect()
     await client.send(request("POST", CHAT, (b"X-Task-Id", b"now"), body=b"{}"))
     stream.head()
@@ -274,9 +274,7 @@ async def test_the_status_routes_are_no_tasks(fresh: Gateway) -> None:
     assert ids(await listed(fresh)) == []
 
 
-async def test_the_store_may_go_and_come_back(
-    launch: Launch, new_store: NewStore, upstream: Upstream
-) -> None:
+async def test_the_store_may_go_and_come_back(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
     """Without its store the gateway relays on and says no false 404; statuses appear when it is back."""
     store = await new_store()
     gateway = await launch(REDIS_URL=store.url)
@@ -295,8 +293,9 @@ async def test_the_store_may_go_and_come_back(
         return await store.raw("after") is not None
 
     await until(is_stored, 15, "statuses reach the store again")
-    assert outcome(await store.document("after")) == DONE
-    assert outcome(await gateway.status("after")) == DONE
+    for task_id in ("after", "while-0", "while-4"):
+        assert outcome(await gateway.status(task_id)) == DONE
+        assert outcome(await store.document(task_id)) == DONE
 
 
 async def test_a_store_that_comes_late_is_used(launch: Launch, new_store: NewStore) -> None:

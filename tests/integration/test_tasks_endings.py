@@ -96,12 +96,8 @@ async def test_an_end_event_in_two_pieces_is_seen(tracked: Gateway, upstream: Up
     assert outcome(await tracked.status(answer.head.task_id)) == DONE
 
 
-@pytest.mark.parametrize(
-    ("path", "event"), [(RESPONSES, COMPLETED), (MESSAGES, MESSAGE_STOP), (CHAT, DONE_EVENT)]
-)
-async def test_an_end_event_byte_by_byte_is_seen(
-    tracked: Gateway, upstream: Upstream, path: str, event: bytes
-) -> None:
+@pytest.mark.parametrize(("path", "event"), [(RESPONSES, COMPLETED), (MESSAGES, MESSAGE_STOP), (CHAT, DONE_EVENT)])
+async def test_an_end_event_byte_by_byte_is_seen(tracked: Gateway, upstream: Upstream, path: str, event: bytes) -> None:
     """Sent as single bytes an end event is still the end."""
     upstream.then(streaming(*[bytes([byte]) for byte in DELTA + event]))
     answer = await tracked.ask("POST", path, body=BODY)
@@ -109,9 +105,7 @@ async def test_an_end_event_byte_by_byte_is_seen(
 
 
 @pytest.mark.parametrize("then", ["drop", "reset"])
-@pytest.mark.parametrize(
-    ("path", "end"), [(CHAT, DONE_EVENT), (RESPONSES, COMPLETED), (MESSAGES, MESSAGE_STOP)]
-)
+@pytest.mark.parametrize(("path", "end"), [(CHAT, DONE_EVENT), (RESPONSES, COMPLETED), (MESSAGES, MESSAGE_STOP)])
 async def test_a_break_after_the_end_event_no_longer_counts(
     gateway: Gateway, upstream: Upstream, path: str, end: bytes, then: str
 ) -> None:
@@ -144,12 +138,8 @@ async def test_an_encoded_stream_counts_by_its_clean_end(gateway: Gateway, upstr
     assert outcome(await gateway.ended(broken.head.task_id)) == failed("upstream_truncated")
 
 
-@pytest.mark.parametrize(
-    "kind", [b"text/event-stream; charset=utf-8", b"Text/Event-Stream", b"text/event-stream;x=y"]
-)
-async def test_an_event_stream_is_known_by_its_type(
-    tracked: Gateway, upstream: Upstream, kind: bytes
-) -> None:
+@pytest.mark.parametrize("kind", [b"text/event-stream; charset=utf-8", b"Text/Event-Stream", b"text/event-stream;x=y"])
+async def test_an_event_stream_is_known_by_its_type(tracked: Gateway, upstream: Upstream, kind: bytes) -> None:
     """Parameters and case of the content type make no difference."""
     upstream.then(streaming(DELTA, fields=((b"Content-Type", kind),)))
     answer = await tracked.ask("POST", CHAT, body=BODY)
@@ -166,9 +156,7 @@ async def test_whether_it_streams_is_known_from_the_response(tracked: Gateway, u
 
 
 @pytest.mark.parametrize("status", [300, 304, 400, 401, 404, 413, 429, 500, 503])
-async def test_a_status_that_is_no_2xx_is_a_failure(
-    tracked: Gateway, upstream: Upstream, status: int
-) -> None:
+async def test_a_status_that_is_no_2xx_is_a_failure(tracked: Gateway, upstream: Upstream, status: int) -> None:
     """An upstream status outside 2xx is FAILED upstream_status, with the status in the document."""
     upstream.then(answering(status, JSON, body=b"" if status == 304 else b'{"error":"no"}'))
     answer = await tracked.ask("POST", CHAT, body=BODY)

@@ -134,17 +134,18 @@ async def test_the_states_of_a_stream(gateway: Gateway, upstream: Upstream, fres
     stream = Gated()
     client = await begin(gateway, fresh_id, stream, upstream)
 
-    async def is_forwarding() -> dict[str, Any] | None:
+    async def at_stage(stage: str) -> dict[str, Any] | None:
         answer = await gateway.http.get(f"/tasks/status/{fresh_id}")
         document: dict[str, Any] = answer.json()
-        return document if document.get("stage") == "forwarding" else None
+        return document if document.get("stage") == stage else None
 
-    forwarding = await until(is_forwarding, 2)
+    forwarding = await until(lambda: at_stage("forwarding"), 2)
     stream.head()
     await client.head()
     stream.piece(b"data: {}\n\n")
     await client.piece()
-    running = await gateway.status(fresh_id)
+    assert (await gateway.status(fresh_id))["state"] == "RUNNING"
+    running = await until(lambda: at_stage("streaming"), 1)
     stream.piece(b"data: [DONE]\n\n")
     await client.up_to(b"[DONE]\n\n")
     final = await gateway.status(fresh_id)
@@ -249,9 +250,9 @@ async def test_running_and_done_have_their_ttls(tracked: Gateway, upstream: Upst
 async def beating(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIterator[Gateway]:
     """A gateway with a heartbeat each second and short lives for its documents."""
     gateway = await gateways(REDIS_URL=store.url, HEARTBEAT_SEC="1", TTL_RUNNING="60", TTL_DONE="600")
-    before = len(gateway.log)
     yield gateway
-    gateway.check_log(before)
+    await gateway.close_clients()
+    gateway.check_log()
 
 
 async def test_the_ttls_are_settings(beating: Gateway, upstream: Upstream, store: Store) -> None:
@@ -307,9 +308,7 @@ async def test_the_heartbeat_restores_a_lost_key(
     await client.close()
 
 
-async def test_the_heartbeat_renews_the_ttl(
-    beating: Gateway, upstream: Upstream, store: Store, fresh_id: str
-) -> None:
+async def test_the_heartbeat_renews_the_ttl(beating: Gateway, upstream: Upstream, store: Store, fresh_id: str) -> None:
     """Each beat gives a running task its whole TTL again."""
     stream = Gated()
     client = await begin(beating, fresh_id, stream, upstream)
@@ -343,6 +342,22 @@ async def test_an_ended_task_has_no_heartbeat(
     await client.close()
 
 
+async def test_an_id_in_flight_cannot_be_used_again(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
+    """The same id while its task runs is 409 task_id_in_use, without an upstream call, and the first goes on."""
+    stream = Gated()
+    client = await begin(gateway, fresh_id, stream, upstream)
+    second = await gateway.ask("POST", CHAT, named(fresh_id), body=BODY)
+    assert (second.status, second.json()["error"]["code"]) == (409, "task_id_in_use")
+    assert len(upstream.exchanges) == 1
+    stream.head()
+    stream.piece(b"data: [DONE]\n\n")
+    stream.end()
+    assert (await client.answer()).body.complete
+    document = await gateway.status(fresh_id)
+    assert (outcome(document), document["extensions"]["attempt"]) == (DONE, 1)
+    await client.close()
+
+
 async def test_a_second_attempt_counts(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
     """The same id after a terminal state is a new attempt with times of its own."""
     upstream.then(answering(500, body=b"no"))
@@ -368,9 +383,7 @@ async def test_prompts_and_credentials_are_kept_nowhere(
     fields = (b"Authorization", b"Bearer zebra-bearer"), (b"Cookie", b"s=zebra-cookie")
     target = CHAT + "?api_key=zebra-query"
     for suffix in ("a", "b"):
-        await gateway.ask(
-            "POST", target, *fields, named(fresh_id + suffix), body=b'{"prompt":"zebra-prompt"}'
-        )
+        await gateway.ask("POST", target, *fields, named(fresh_id + suffix), body=b'{"prompt":"zebra-prompt"}')
     dump = ""
     for key in await store.keys():
         if await store.client.type(key) == "string":
@@ -384,9 +397,7 @@ async def test_query_credentials_are_redacted_in_the_document_only(
     gateway: Gateway, upstream: Upstream, fresh_id: str
 ) -> None:
     """Values of credential-like query keys are replaced in the document; the upstream gets them all."""
-    query = (
-        "model=x&api_key=s3cret-1&key=s3cret-2&a=%2F&token=s3cret-3&access_token=s3cret-4&Api-Key=s3cret-5"
-    )
+    query = "model=x&api_key=s3cret-1&key=s3cret-2&a=%2F&token=s3cret-3&access_token=s3cret-4&Api-Key=s3cret-5"
     await gateway.ask("GET", f"{CHAT}?{query}", named(fresh_id))
     kept = (await gateway.status(fresh_id))["extensions"]["query"]
     assert upstream.exchanges[0].head.target == f"{CHAT}?{query}".encode()
@@ -409,9 +420,7 @@ async def test_every_key_is_ours_and_has_a_ttl(tracked: Gateway, store: Store) -
             assert document["task_id"] == key.removeprefix("ts:ollama:")
 
 
-async def test_a_silent_request_is_running_not_pending(
-    gateway: Gateway, upstream: Upstream, fresh_id: str
-) -> None:
+async def test_a_silent_request_is_running_not_pending(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
     """A request the upstream has but does not answer is RUNNING forwarding and has its start."""
 
     async def script(exchange: Exchange) -> None:

@@ -35,6 +35,8 @@ class Gateway:
         self.settings = {"GATEWAY_HOST": "127.0.0.1", "GATEWAY_PORT": str(self.port), **settings}
         self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=20)
         self.process: subprocess.Popen[bytes]
+        self.clients: list[Client] = []
+        self.log_seen = 0
 
     @property
     def base_url(self) -> str:
@@ -68,19 +70,27 @@ class Gateway:
     async def stop(self) -> None:
         """End it with SIGTERM: it exits with 0 and leaves no traceback."""
         await self.http.aclose()
+        await self.close_clients()
         code = await terminate(self.process, 20)
         assert code == 0, f"exit code {code}:\n{self.log[-4000:]}"
         self.check_log()
 
-    def check_log(self, since: int = 0) -> None:
-        """Nothing unforeseen happened: no traceback in the log."""
-        log = self.log[since:]
+    async def close_clients(self) -> None:
+        """Close the raw connections that tests left open."""
+        while self.clients:
+            await self.clients.pop().close()
+
+    def check_log(self) -> None:
+        """Nothing unforeseen happened since the last look: no traceback in the log."""
+        log = self.log[self.log_seen :]
+        self.log_seen += len(log)
         assert "Traceback" not in log, log[-6000:]
         assert "never retrieved" not in log, log[-6000:]
 
     async def connect(self, receive_buffer: int | None = None) -> Client:
         """A raw connection to it."""
-        return await Client.connect(self.port, receive_buffer)
+        self.clients.append(await Client.connect(self.port, receive_buffer))
+        return self.clients[-1]
 
     async def ask(self, method: str, target: bytes | str, *fields: Field, **more: Any) -> Response:
         """One request on a connection of its own, and its whole answer."""

@@ -72,9 +72,7 @@ def _faults_of_limits(value: Any, schema: dict[str, Any], at: str) -> list[str]:
     return [f"{at}: {value!r} is outside {schema}"] if any(wrong) else []
 
 
-def _faults_of_object(
-    value: dict[str, Any], schema: dict[str, Any], spec: dict[str, Any], at: str
-) -> list[str]:
+def _faults_of_object(value: dict[str, Any], schema: dict[str, Any], spec: dict[str, Any], at: str) -> list[str]:
     properties = schema.get("properties", {})
     found = [f"{at}: {name} is missing" for name in schema.get("required", []) if name not in value]
     others = schema.get("additionalProperties", True)

@@ -44,6 +44,13 @@ async def until_steady(measure: Callable[[], int], steady_seconds: float, second
     return value
 
 
+async def next_millisecond() -> None:
+    """Wait until the wall clock shows another millisecond, so that what follows is younger than what was."""
+    now = time.time_ns() // 1_000_000
+    while time.time_ns() // 1_000_000 == now:
+        await asyncio.sleep(0.0005)
+
+
 async def within(seconds: float, awaitable: Awaitable[T], what: str = "") -> T:
     """The result of `awaitable`; AssertionError when it takes longer than `seconds`."""
     try:
