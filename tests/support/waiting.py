@@ -46,9 +46,8 @@ async def until_steady(measure: Callable[[], int], steady_seconds: float, second
 
 async def next_millisecond() -> None:
     """Wait until the wall clock shows another millisecond, so that what follows is younger than what was."""
-    now = time.time_ns() // 1_000_000
-    while time.time_ns() // 1_000_000 == now:
-        await asyncio.sleep(0.0005)
+    left_ns = 1_000_000 - time.time_ns() % 1_000_000
+    await asyncio.sleep((left_ns + 100_000) / 1e9)
 
 
 async def within(seconds: float, awaitable: Awaitable[T], what: str = "") -> T:
