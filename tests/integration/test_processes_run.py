@@ -54,6 +54,7 @@ async def asked(command: str) -> tuple[int, str]:
 async def test_the_printed_lines_work_as_they_stand(tmp_path: Path) -> None:
     """When all is ready the lines to try are printed; they stream from a real model and tell the task's state."""
     settings = {
+        "PATH": os.pathsep.join([str(ROOT / "embedded"), os.environ["PATH"]]),
         "OLLAMA_HOST": f"127.0.0.1:{free_port()}",
         "GATEWAY_HOST": "127.0.0.1",
         "GATEWAY_PORT": str(free_port()),
