@@ -16,7 +16,6 @@ import pytest
 import pytest_asyncio
 
 from tests.support.outcome import CLIENT_LEFT, DONE, failed, outcome
-from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -81,17 +80,13 @@ async def test_chat_streams(live: Gateway, client: openai.AsyncOpenAI, model: Em
     """A streamed chat is RUNNING streaming while it speaks and SUCCESS after it, on the last piece."""
     pieces: list[Any] = []
 
-    async def is_streaming() -> bool:
-        document = await live.status(fresh_id)
-        return (document["state"], document["stage"]) == ("RUNNING", "streaming")
-
     stream = await client.chat.completions.create(
         model=model.name, messages=STORY, max_tokens=100, temperature=0, stream=True
     )
     async for piece in stream:
         if not pieces:
-            assert (await live.status(fresh_id))["state"] == "RUNNING"
-            await until(is_streaming, 1, "RUNNING streaming")
+            running = await live.status(fresh_id)
+            assert (running["state"], running["stage"]) == ("RUNNING", "streaming")
         pieces.append(piece)
     text = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
     assert text
