@@ -56,9 +56,7 @@ def main() -> None:
     os.environ["PATH"] = os.pathsep.join(paths)
     os.environ.update(addresses(os.environ))
     host, port = gateway_address()
-    refuse_taken_port(
-        "127.0.0.1", int(os.environ["OLLAMA_HOST"].rpartition(":")[2]), "Ollama's", "OLLAMA_HOST"
-    )
+    refuse_taken_port("127.0.0.1", int(os.environ["OLLAMA_HOST"].rpartition(":")[2]), "Ollama's", "OLLAMA_HOST")
     refuse_taken_port(host, port, "the gateway's", "GATEWAY_PORT")
     launcher = os.getpid()
     if os.fork() == 0:
@@ -91,9 +89,7 @@ def refuse_taken_port(host: str, port: int, whose: str, variable: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             example = f"127.0.0.1:{port + 1}" if variable == "OLLAMA_HOST" else port + 1
-            sys.exit(
-                f"run: {whose} port {port}: {error.strerror}; free it, or: make run {variable}={example}"
-            )
+            sys.exit(f"run: {whose} port {port}: {error.strerror}; free it, or: make run {variable}={example}")
 
 
 def announce(url: str, launcher: int) -> None:
