@@ -55,11 +55,12 @@ def running(engine: None) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def stack(running: Stack) -> Stack:
-    """The stack, healthy; what a failed test left broken is brought up again."""
+def stack(running: Stack) -> Iterator[Stack]:
+    """The stack, healthy; what a failed test left broken is brought up again. A failed test shows the logs."""
     if not running.all_healthy():
         running.up("--force-recreate")
-    return running
+    yield running
+    print(running.compose("logs", "--no-color", "--tail", "40"))
 
 
 @pytest.fixture

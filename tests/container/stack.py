@@ -51,9 +51,7 @@ class Process:
     status: dict[str, str]
 
 
-def run(
-    *command: str, seconds: float = 60, check: bool = True, environment: dict[str, str] | None = None
-) -> str:
+def run(*command: str, seconds: float = 60, check: bool = True, environment: dict[str, str] | None = None) -> str:
     """A command's output, with nothing of this machine's settings; AssertionError when it fails."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ}
     done = subprocess.run(

@@ -49,9 +49,7 @@ def test_gpus_are_asked_for_by_their_own_file_alone() -> None:
 def test_an_unset_setting_stays_unset() -> None:
     """Compose invents no value: of all settings only REDIS_HOST has one, the name of the service."""
     environment = config()["services"]["gateway"]["environment"]
-    assert {name: value for name, value in environment.items() if value is not None} == {
-        "REDIS_HOST": "redis"
-    }
+    assert {name: value for name, value in environment.items() if value is not None} == {"REDIS_HOST": "redis"}
 
 
 @pytest.mark.parametrize("name", [row.name for row in SETTINGS if row.name not in FIXED_BY_THE_IMAGE])
@@ -94,13 +92,9 @@ def test_the_stop_limits_nest() -> None:
     programs.read(ROOT / "supervisord.conf")
     gateway_seconds = gateway_stop_seconds({})
     others_seconds = [
-        programs.getint(section, "stopwaitsecs")
-        for section in programs
-        if section.endswith((":ollama", ":listener"))
+        programs.getint(section, "stopwaitsecs") for section in programs if section.endswith((":ollama", ":listener"))
     ]
     grace = re.fullmatch(r"(?:(\d+)m)?(\d+)s", config()["services"]["gateway"]["stop_grace_period"])
     assert grace
     assert len(others_seconds) == 2
-    assert (
-        30 < gateway_seconds < gateway_seconds + sum(others_seconds) < int(grace[1] or 0) * 60 + int(grace[2])
-    )
+    assert 30 < gateway_seconds < gateway_seconds + sum(others_seconds) < int(grace[1] or 0) * 60 + int(grace[2])

@@ -98,9 +98,7 @@ def test_an_ollama_that_cannot_start_ends_the_container(start: Start, tmp_path: 
     assert "no such luck" in run("docker", "logs", container)
 
 
-async def test_the_gateway_does_not_wait_for_redis(
-    stack: Stack, client: httpx.AsyncClient, model: str
-) -> None:
+async def test_the_gateway_does_not_wait_for_redis(stack: Stack, client: httpx.AsyncClient, model: str) -> None:
     """Without Redis the gateway becomes healthy and answers; once Redis comes, it is told what happened."""
     stack.compose("rm", "--stop", "--force", "gateway", "redis")
     stack.up("--no-deps", "gateway")
@@ -108,7 +106,7 @@ async def test_the_gateway_does_not_wait_for_redis(
     headers = {"X-Task-Id": "before-redis"}
     answer = await client.post("/v1/chat/completions", json=question, headers=headers)
     assert answer.status_code == 200
-    stack.up()
+    stack.up("redis")
     await until(every(0.3, lambda: stack.redis("GET", "ts:ollama:before-redis")), 30, "the task in Redis")
     assert '"SUCCESS"' in stack.redis("GET", "ts:ollama:before-redis")
 

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from tests.container.stack import Stack
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(600)]
-INSTALLED = (
-    "import importlib.metadata as m; print(*{d.name.lower().replace('_', '-') for d in m.distributions()})"
-)
+INSTALLED = "import importlib.metadata as m; print(*{d.name.lower().replace('_', '-') for d in m.distributions()})"
 
 
 def test_the_image_is_set_up_for_loopback_and_a_plain_user(stack: Stack) -> None:
@@ -70,9 +68,7 @@ def test_nothing_of_the_build_stays(stack: Stack) -> None:
     tools = "pip pip3 gcc cc g++ make ld curl wget"
     assert stack.sh(f"for tool in {tools}; do command -v $tool; done; true") == ""
     assert "No module named pip" in stack.sh("python -m pip", check=False)
-    locked = set(
-        re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements/gateway.txt").read_text(), re.MULTILINE)
-    )
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements/gateway.txt").read_text(), re.MULTILINE))
     installed = set(stack.sh(f'python -c "{INSTALLED}"').split())
     assert installed
     assert installed <= locked

@@ -35,9 +35,7 @@ async def test_a_chat_through_the_published_port(client: httpx.AsyncClient, mode
     assert answer.headers["x-task-id"]
 
 
-async def test_the_state_is_in_redis_with_its_lifetime(
-    stack: Stack, client: httpx.AsyncClient, model: str
-) -> None:
+async def test_the_state_is_in_redis_with_its_lifetime(stack: Stack, client: httpx.AsyncClient, model: str) -> None:
     """While a stream runs its document says RUNNING and lives an hour; after it SUCCESS and a day."""
     wanted = chat(model, max_tokens=200, stream=True)
     headers = {"X-Task-Id": "container-stream"}
