@@ -71,9 +71,7 @@ def main() -> int:
     options.json.write_text(json.dumps(document, indent=1) + "\n")
     print(f"raw figures: {options.json}")
     if (others := busiest_others(results)) > _QUIET_CORES:
-        print(
-            f"the machine was busy: other processes took {others:.1f} cores; the figures are noisier for it"
-        )
+        print(f"the machine was busy: other processes took {others:.1f} cores; the figures are noisier for it")
     return 1 if _has_errors(results) else 0
 
 

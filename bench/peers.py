@@ -166,9 +166,7 @@ def _nginx(folder: Path, upstream: Process) -> Iterator[Process]:
 
 
 @contextmanager
-def _gateway(
-    folder: Path, upstream: Process, store: Process | None, extra_env: Mapping[str, str]
-) -> Iterator[Process]:
+def _gateway(folder: Path, upstream: Process, store: Process | None, extra_env: Mapping[str, str]) -> Iterator[Process]:
     port = _free_port()
     env = {
         "UPSTREAM_BASE": f"http://127.0.0.1:{upstream.port}",

@@ -40,8 +40,7 @@ def figures(measured: Measured) -> Figures:
         "proxy_core": usage.proxy / usage.at_seconds,
         "upstream_core": usage.upstream / usage.at_seconds,
         "load_core": usage.load / usage.at_seconds,
-        "others_core": (usage.machine - usage.proxy - usage.store - usage.upstream - usage.load)
-        / usage.at_seconds,
+        "others_core": (usage.machine - usage.proxy - usage.store - usage.upstream - usage.load) / usage.at_seconds,
         "errors": len(measured.errors),
     }
 
@@ -53,8 +52,7 @@ def table(scenario: Scenario, by_variant: dict[str, list[Figures]]) -> str:
     cells = [titles, *([column.text for column in row] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(titles))]
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in cells
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return f"### {scenario.title}\n\n" + "\n".join(lines) + "\n"
@@ -70,6 +68,7 @@ def environment() -> dict[str, str]:
     """The machine, the date and the versions: what a figure means nothing without."""
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "gateway": _commit(),
         "cpu": f"{os.cpu_count()} x {_cpu_model()}",
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -121,6 +120,13 @@ def _difference(rounds: list[Figures], base: list[Figures], key: str) -> str:
 
 def _percentile(ordered: list[float], share: float) -> float:
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
+
+
+def _commit() -> str:
+    try:
+        return _first_line(["git", "describe", "--always", "--dirty"])
+    except (OSError, subprocess.CalledProcessError):
+        return "not from a git checkout"
 
 
 def _cpu_model() -> str:
