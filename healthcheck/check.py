@@ -57,13 +57,18 @@ class Gateway(Probe):
     """Healthy when it calls itself ready."""
 
     def ask(self) -> tuple[bool, str]:
-        host = os.environ.get("GATEWAY_HOST") or ANY_ADDRESS
-        host = {ANY_ADDRESS: "127.0.0.1", "::": "::1"}.get(host, host)
-        port = os.environ.get("GATEWAY_PORT") or "11535"
-        status, body = get(f"http://{f'[{host}]' if ':' in host else host}:{port}/readyz")
+        status, body = get(f"{gateway_base()}/readyz")
         said = json.loads(body)
         is_ready = status == 200 and said["status"] == "ready"
         return is_ready, f"{said['status']}, upstream {said['upstream']}, store {said['store']}"
+
+
+def gateway_base() -> str:
+    """Where the gateway is reached from this machine, without a slash at the end."""
+    host = os.environ.get("GATEWAY_HOST") or ANY_ADDRESS
+    host = {ANY_ADDRESS: "127.0.0.1", "::": "::1"}.get(host, host)
+    port = os.environ.get("GATEWAY_PORT") or "11535"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def get(url: str) -> tuple[int, bytes]:

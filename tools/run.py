@@ -8,6 +8,7 @@ PATH when nothing else there is called ollama.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -22,9 +23,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from healthcheck.check import ANY_ADDRESS, gateway_base  # noqa: E402
 from healthcheck.launcher import addresses  # noqa: E402
 
-ANY_ADDRESS = "0.0.0.0"  # noqa: S104 (the gateway's default)
 ASK_EVERY_SECONDS = 0.3
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -55,30 +56,19 @@ def main() -> None:
         paths.append(str(ROOT / "embedded"))
     os.environ["PATH"] = os.pathsep.join(paths)
     os.environ.update(addresses(os.environ))
-    host, port = gateway_address()
+    host, port = os.environ.get("GATEWAY_HOST") or ANY_ADDRESS, os.environ.get("GATEWAY_PORT") or "11535"
     refuse_taken_port("127.0.0.1", int(os.environ["OLLAMA_HOST"].rpartition(":")[2]), "Ollama's", "OLLAMA_HOST")
-    refuse_taken_port(host, port, "the gateway's", "GATEWAY_PORT")
+    if port.isdecimal() and int(port) < 65536:  # a wrong one is the gateway's to name
+        refuse_taken_port(host, int(port), "the gateway's", "GATEWAY_PORT")
     launcher = os.getpid()
     if os.fork() == 0:
         if os.fork() == 0:  # a grandchild, so that it is not the launcher's to reap
             with contextlib.suppress(ProcessLookupError):  # the launcher ended first
-                announce(f"http://{reachable(host)}:{port}", launcher)
+                announce(gateway_base(), launcher)
         os._exit(0)
     os.wait()
     launcher_file = str(ROOT / "healthcheck" / "launcher.py")
     os.execv(sys.executable, [sys.executable, launcher_file])  # noqa: S606 (no shell is the point)
-
-
-def reachable(host: str) -> str:
-    """The host of a URL that reaches what listens on `host` from this machine."""
-    host = {ANY_ADDRESS: "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{host}]" if ":" in host else host
-
-
-def gateway_address() -> tuple[str, int]:
-    """Where the gateway will listen. A wrong value is the gateway's to name."""
-    port = os.environ.get("GATEWAY_PORT", "")
-    return os.environ.get("GATEWAY_HOST") or ANY_ADDRESS, int(port) if port.isdecimal() else 11535
 
 
 def refuse_taken_port(host: str, port: int, whose: str, variable: str) -> None:
@@ -89,7 +79,9 @@ def refuse_taken_port(host: str, port: int, whose: str, variable: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             example = f"127.0.0.1:{port + 1}" if variable == "OLLAMA_HOST" else port + 1
-            sys.exit(f"run: {whose} port {port}: {error.strerror}; free it, or: make run {variable}={example}")
+            sys.exit(
+                f"run: {whose} address {host}:{port}: {error.strerror}; free it, or: make run {variable}={example}"
+            )
 
 
 def announce(url: str, launcher: int) -> None:
@@ -122,7 +114,7 @@ def get(url: str) -> Any:
     try:
         with DIRECT.open(url, timeout=5) as answer:
             return json.load(answer)
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return None
 
 
