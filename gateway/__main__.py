@@ -53,7 +53,7 @@ def _config(settings: Settings) -> uvicorn.Config:
         "gateway.__main__:app",
         factory=True,
         workers=settings.gateway_workers,
-        http=GatewayHttpProtocol,
+        http=GatewayHttpProtocol,  # type: ignore[arg-type]  # a BufferedProtocol, which uvicorn only makes and closes
         loop="uvloop",
         ws="none",
         log_config=None,

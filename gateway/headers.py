@@ -21,8 +21,10 @@ _NOT_NOMINABLE = frozenset({b"content-length", b"host"})
 
 def nominated(fields: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """Lower-case names that the message's Connection fields declare hop-by-hop (RFC 9110 section 7.6.1)."""
-    tokens = {token.strip().lower() for name, value in fields if name == b"connection" for token in value.split(b",")}
-    return frozenset(tokens - _NOT_NOMINABLE)
+    lists = [value for name, value in fields if name == b"connection"]
+    if not lists:
+        return frozenset()
+    return frozenset(token.strip().lower() for value in lists for token in value.split(b",")) - _NOT_NOMINABLE
 
 
 def request_head(method: bytes, target: bytes, host: bytes, fields: Fields) -> bytes:
@@ -63,7 +65,10 @@ def response_fields(fields: Fields, *, task_id: str, date: bytes) -> Fields:
 
 def first(fields: Fields, name: bytes) -> bytes | None:
     """The value of the first field called `name` (lower case), or None."""
-    return next((value for key, value in fields if key == name), None)
+    for key, value in fields:
+        if key == name:
+            return value
+    return None
 
 
 def is_event_stream(fields: Fields) -> bool:

@@ -1,26 +1,89 @@
-"""uvicorn's HTTP/1.1 protocol, with what ASGI does not show: the target on the wire, and bounded reads.
+"""uvicorn's HTTP/1.1 protocol with what ASGI does not show or do: the target on the wire, bounded reads, one write.
 
-A subclass through uvicorn's public `http` setting; nothing of the relay belongs here. Used by __main__ alone.
+Passed to uvicorn through its public `http` setting; nothing of the relay belongs here. Used by __main__ alone.
 """
 
 import asyncio
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 # One read holds at most this much, so that a stalled upload stays within 256 KiB (contract 3.3).
 _READ_BYTES = 65_536
+# One buffer for all connections: the parser has copied what it needs before the next read begins.
 _read_buffer = memoryview(bytearray(_READ_BYTES))
 
 
-class GatewayHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
-    """One client connection. `scope["extensions"]["gateway"]["target"]` is the request target as it came."""
+class GatewayHttpProtocol(asyncio.BufferedProtocol):
+    """One client connection: reads into a small buffer and leaves the rest to uvicorn.
+
+    uvloop gives the buffer of its own choice, 250 KiB, to every class that is an `asyncio.Protocol`; hence the
+    delegation. `shutdown` is what uvicorn's server calls on each connection at its end.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self._http = _HttpProtocol(**settings)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._http.connection_made(cast("asyncio.Transport", _OneWrite(cast("asyncio.Transport", transport))))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._http.connection_lost(exc)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         return _read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(_read_buffer[:nbytes]))
+        self._http.data_received(cast("bytes", _read_buffer[:nbytes]))
+
+    def eof_received(self) -> None:
+        self._http.eof_received()
+
+    def pause_writing(self) -> None:
+        self._http.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._http.resume_writing()
+
+
+class _HttpProtocol(HttpToolsProtocol):
+    """Tells the application the request target as it came: `scope["extensions"]["gateway"]["target"]`."""
 
     def on_headers_complete(self) -> None:
         self.scope["extensions"] = {"gateway": {"target": self.url}}
         super().on_headers_complete()
+
+
+class _OneWrite:
+    """A transport that sends what is written in one turn of the event loop in one system call.
+
+    uvicorn writes a head and its body one by one; each write of its own would cost more than building both.
+    """
+
+    __slots__ = ("_call_soon", "_transport", "_waiting")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._call_soon = asyncio.get_running_loop().call_soon
+        self._waiting: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._waiting:
+            self._call_soon(self._flush)
+        self._waiting.append(data)
+
+    def _flush(self) -> None:
+        data = b"".join(self._waiting)
+        self._waiting.clear()
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Protocol, TypeVar, cast
 
-from redis.asyncio import Redis
+from hiredis import pack_command
+from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
@@ -119,6 +120,12 @@ class RedisStore:
             socket_connect_timeout=_CONNECT_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
+        self._line: Connection = ConnectionPool.from_url(
+            url,
+            decode_responses=True,
+            socket_connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        ).make_connection()  # type: ignore[no-untyped-call]
 
     async def put(self, records: Sequence[Record]) -> list[Written]:
         """Writes each record in one atomic step and brings the index up to date, in one round trip.
@@ -131,19 +138,37 @@ class RedisStore:
             self._scripts = None
         except (RedisError, OSError) as error:
             raise StoreError(_reason(error)) from error
-        return await _mapped(self._put(records))  # the server was restarted: once more, with the scripts
+        return await _mapped(self._put(records))  # the server has forgotten the scripts: once more, with them
 
     async def _put(self, records: Sequence[Record]) -> list[Written]:
         transition, index = self._scripts or await self._load_scripts()
-        pipe = self._redis.pipeline(transaction=False)
-        for r in records:
-            pipe.execute_command(
-                "EVALSHA", transition, 1, DOCUMENT_PREFIX + r.task_id,
-                r.head, r.attempt, r.rank, r.ttl_seconds, self._boot, r.created_ms,
-            )  # fmt: skip
-        pipe.execute_command("EVALSHA", index, len(_INDEX_KEYS), *_INDEX_KEYS, *self._index_arguments(records))
-        replies = await pipe.execute()
+        commands: list[tuple[str | int, ...]] = [
+            ("EVALSHA", transition, 1, DOCUMENT_PREFIX + r.task_id, *self._transition_arguments(r)) for r in records
+        ]
+        commands.append(("EVALSHA", index, len(_INDEX_KEYS), *_INDEX_KEYS, *self._index_arguments(records)))
+        replies = await self._write(commands)
         return [Written(bool(is_written), attempt) for is_written, attempt in replies[:-1]]
+
+    def _transition_arguments(self, r: Record) -> tuple[str | int, ...]:
+        return r.head, r.attempt, r.rank, r.ttl_seconds, self._boot, r.created_ms
+
+    async def _write(self, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
+        """The replies to `commands`, sent at once on the writer's own connection.
+
+        One deadline for all of them; a third of what redis-py's pipeline costs for a batch of one. The
+        connection never outlives a failure, so no reply can reach a later command.
+        """
+        try:
+            async with asyncio.timeout(_COMMAND_TIMEOUT_SECONDS):
+                if not self._line.is_connected:
+                    await self._line.connect()  # type: ignore[no-untyped-call]
+                await self._line.send_packed_command(
+                    b"".join(pack_command(cast("tuple[Any]", command)) for command in commands), check_health=False
+                )
+                return [await self._line.read_response() for _ in commands]
+        except BaseException:
+            await self._line.disconnect(nowait=True)
+            raise
 
     def _index_arguments(self, records: Sequence[Record]) -> list[str | int]:
         now = int(time.time())
@@ -153,8 +178,8 @@ class RedisStore:
         return arguments
 
     async def _load_scripts(self) -> tuple[str, str]:
-        transition = await self._redis.script_load(self._transition)
-        self._scripts = (transition, await self._redis.script_load(self._index))
+        transition, index = await self._write([("SCRIPT", "LOAD", text) for text in (self._transition, self._index)])
+        self._scripts = (transition, index)
         return self._scripts
 
     async def read(self, task_id: str) -> str | None:
@@ -201,6 +226,7 @@ class RedisStore:
         await _uncancelled(_mapped(cast("Awaitable[Any]", self._redis.ping())))
 
     async def close(self) -> None:
+        await self._line.disconnect()
         await self._redis.aclose()
 
 

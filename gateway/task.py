@@ -7,7 +7,7 @@ races between instances, in transition.lua. Made and advanced by tracker, told w
 import json
 import re
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote
 
@@ -136,7 +136,7 @@ class Task:
     attempt: int = 1
     stage: Stage = Stage.QUEUED
     message: str = "waiting to be forwarded"
-    event_id: str = field(default_factory=new_id)
+    event_id: str = ""  # of the present state and stage; made when a document first needs it
     is_stream: bool = False
     status_code: int | None = None
     reason: Reason | None = None
@@ -178,7 +178,7 @@ class Task:
     def _advance(self, stage: Stage, message: str) -> bool:
         if not can_follow(self.stage, stage):
             return False
-        self.stage, self.message, self.event_id = stage, message, new_id()
+        self.stage, self.message, self.event_id = stage, message, ""
         return True
 
     def document_head(self, *, algorithm_id: str, instance: str, boot: str, now: float) -> str:
@@ -186,6 +186,7 @@ class Task:
 
         `now` is Unix seconds. Complete it with `complete_document`.
         """
+        self.event_id = self.event_id or new_id()
         extensions = {
             "method": self.method,
             "path": self.path,

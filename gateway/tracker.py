@@ -176,6 +176,11 @@ class Tracker:
         self._linger = None
         self._due.set()
 
+    def _stop_linger(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+
     async def run(self) -> None:
         """The one writer: batch after batch, for as long as the gateway runs."""
         beats = asyncio.get_running_loop().create_task(self._beat_forever())
@@ -184,7 +189,8 @@ class Tracker:
             while True:
                 await self._due.wait()
                 self._due.clear()
-                if not await self._write_batch():
+                self._stop_linger()
+                if self._outbox and not await self._write_batch():
                     await asyncio.sleep(_PROBE_SECONDS)
                     self._due.set()
         finally:
