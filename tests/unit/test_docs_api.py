@@ -1,0 +1,101 @@
+"""Owns the promise that the pages tell the truth about routes, states, reasons and error codes."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import httpx
+
+from gateway import errors
+from gateway.app import create_app
+from gateway.settings import load
+from gateway.task import Reason, Stage, Task, complete_document, failed_stage
+from tests.support.process import ROOT
+
+README = (ROOT / "README.md").read_text()
+BEHAVIOUR = (ROOT / "docs" / "behaviour.md").read_text()
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """The cells of each row of the table with this heading, backticks taken off."""
+    _, found, rest = page.partition(heading + "\n")
+    assert found, heading
+    rows = rest.split("\n\n")[0].splitlines()[1:]
+    return [[cell.strip().strip("`") for cell in row.strip("|").split(" | ")] for row in rows]
+
+
+async def openapi() -> dict[str, Any]:
+    """What /openapi.json answers."""
+    transport = httpx.ASGITransport(create_app(load({})))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+        answer = await http.get("/openapi.json")
+    schema: dict[str, Any] = answer.json()
+    return schema
+
+
+async def test_the_readmes_routes_are_the_gateways() -> None:
+    """The README's table has the routes of /openapi.json, that one itself and the relay, and no other."""
+    routes = {row[0] for row in table(README, "| Route | Does |")}
+    paths = (await openapi())["paths"]
+    described = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert routes == described | {"GET /openapi.json", "any method, `/v1/…"}
+
+
+async def test_the_readmes_list_parameters_are_the_gateways() -> None:
+    """The README names each parameter of the list, and the real limits."""
+    (does,) = [row[1] for row in table(README, "| Route | Does |") if row[0] == "GET /tasks/status"]
+    parameters = {p["name"]: p["schema"] for p in (await openapi())["paths"]["/tasks/status"]["get"]["parameters"]}
+    assert set(re.findall(r"`(\w+)`", does)) - {"next_cursor"} == set(parameters)
+    limit = parameters["limit"]
+    assert f"({limit['minimum']} to {limit['maximum']}, default {limit['default']})" in does
+
+
+def test_the_readmes_stages_are_the_gateways() -> None:
+    """The README's table has every stage once, with its state."""
+    rows = [(state, stage) for state, stage, _ in table(README, "| State | Stage | Means |")]
+    assert rows == [(stage.state, stage) for stage in Stage]
+
+
+def test_the_readmes_reasons_are_the_gateways() -> None:
+    """The README's table has every reason once, with the stage that it ends in."""
+    rows = [(reason, stage) for reason, stage, _ in table(README, "| Reason | Stage | The task failed because |")]
+    assert sorted(rows) == sorted((reason, failed_stage(reason)) for reason in Reason)
+
+
+def test_reserved_reasons_are_used_nowhere() -> None:
+    """What the README calls reserved is set by no code, and all else is."""
+    rows = table(README, "| Reason | Stage | The task failed because |")
+    reserved = {reason for reason, _, meaning in rows if meaning.startswith("reserved")}
+    files = [path for path in (ROOT / "gateway").rglob("*.py") if path.name != "task.py"]
+    code = "".join(path.read_text() for path in files)
+    assert {reason for reason in Reason if f"Reason.{reason.name}" not in code} == reserved
+
+
+def test_the_readmes_document_has_the_gateways_fields() -> None:
+    """The README's sample has the fields of a document, in their order, and values of their types."""
+    sample = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0])
+    task = Task("sky-2", "POST", "/v1/chat/completions", "", created_ms=1)
+    task.forward(2)
+    task.answer(200, True, 3)
+    task.finish(None, "complete", 4)
+    head = task.document_head(algorithm_id="ollama-openai", instance="x", boot="y", now=1.5)
+    real = json.loads(complete_document(head, 1))
+    assert shape(sample) == shape(real)
+    same = ("version", "event_type", "algorithm_id", "task_id", "state", "stage", "message")
+    assert [sample[name] for name in same] == [real[name] for name in same]
+
+
+def shape(document: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Names in their order, with the types of their values."""
+    return [(name, shape(value) if isinstance(value, dict) else type(value)) for name, value in document.items()]
+
+
+def test_the_error_codes_are_the_gateways() -> None:
+    """behaviour.md has every code of ours once, with its HTTP status."""
+    kinds = [errors.GatewayError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    rows = [(code, int(status)) for code, status, _ in table(BEHAVIOUR, "| Code | Status | When |")]
+    assert sorted(rows) == sorted({(kind.code, kind.status) for kind in kinds})
