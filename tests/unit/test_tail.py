@@ -154,10 +154,10 @@ def test_done_without_a_line_break_counts_at_the_end() -> None:
 
 
 @pytest.mark.xfail(reason="EndWatch.at_end takes the beginning of an event's JSON for the whole event")
-@pytest.mark.parametrize("text", [b'data: {"type":"response.completed","respo', b"event: response.completed\ndata: {"])
-def test_half_an_event_at_the_end_is_no_end(text: bytes) -> None:
+def test_half_an_event_at_the_end_is_no_end() -> None:
     """A final event whose JSON the end of the body cut off has reached no client."""
-    assert ending(RESPONSES, [b"event: response.created\ndata: {}\n\n", text]) is None
+    half = b'data: {"type":"response.completed","respo'
+    assert ending(RESPONSES, [b"event: response.created\ndata: {}\n\n", half]) is None
 
 
 NOT_DONE = [

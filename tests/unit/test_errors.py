@@ -1,0 +1,71 @@
+"""The gateway's own errors (contract 3.8): stable codes, statuses, and a body that OpenAI clients understand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import errors
+from gateway.errors import GatewayError
+
+# What the contract promises: code and status. Names of classes are nobody's business.
+PROMISED = {
+    "upstream_unavailable": 503,
+    "upstream_error": 502,
+    "upstream_timeout": 504,
+    "invalid_task_id": 400,
+    "task_id_in_use": 409,
+    "invalid_path": 400,
+    "not_found": 404,
+    "body_too_large": 413,
+    "shutting_down": 503,
+}
+UNPROMISED = {"gateway_error", "method_not_allowed"}
+
+
+def family(kind: type[GatewayError]) -> list[type[GatewayError]]:
+    """`kind` and all that is derived from it."""
+    return [kind, *(found for derived in kind.__subclasses__() for found in family(derived))]
+
+
+KINDS = family(GatewayError)
+
+
+def test_every_promised_code_has_its_status() -> None:
+    """Each code of the contract is there with the contract's status, and no code means two statuses."""
+    found = {(kind.code, kind.status) for kind in KINDS}
+    assert len({code for code, _ in found}) == len(found)
+    assert {(code, status) for code, status in found if code not in UNPROMISED} == set(PROMISED.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_body_is_openais_shape(kind: type[GatewayError]) -> None:
+    """`error` with message, type, param and code, as compact UTF-8 JSON."""
+    body = kind("what went wrong").body()
+    assert json.loads(body) == {
+        "error": {"message": "what went wrong", "type": "gateway_error", "param": None, "code": kind.code}
+    }
+    assert b": " not in body
+
+
+@given(st.text())
+def test_any_message_makes_a_body(message: str) -> None:
+    """Quotes, line breaks and non-ASCII in a message never break the JSON."""
+    assert json.loads(GatewayError(message).body())["error"]["message"] == message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_passes_by_itself_says_when_to_come_back(kind: type[GatewayError]) -> None:
+    """Every 503 carries Retry-After seconds, and nothing else does."""
+    assert (kind.retry_after_seconds is not None) == (kind.status == 503)
+    assert kind.retry_after_seconds is None or kind.retry_after_seconds > 0
+
+
+def test_upstream_failures_are_one_family() -> None:
+    """Whoever catches an upstream's failure catches all of its kinds, and none of a client's."""
+    kinds = {kind for kind in KINDS if kind.code.startswith("upstream_")}
+    assert kinds == set(family(errors.UpstreamFailure))
+    assert all(kind.status >= 500 for kind in kinds)
