@@ -4,6 +4,7 @@ The only module that knows all others. Called by __main__ through `create_app`; 
 """
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway import __version__
 from gateway.errors import GatewayError, NotFound
 from gateway.memory import MemoryStore
-from gateway.proxy import Proxy, send_error
+from gateway.proxy import ClientLink, Proxy, send_error
 from gateway.routes import health, tasks
 from gateway.settings import Settings
 from gateway.store import RedisStore, Store
@@ -64,6 +65,7 @@ def _routes(upstream: Upstream, tracker: Tracker, *, has_store: bool) -> FastAPI
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         writer = asyncio.create_task(tracker.run(), name="status writer")
+        _spare_the_collector()
         yield
         writer.cancel()
         with suppress(asyncio.CancelledError):
@@ -86,6 +88,13 @@ def _routes(upstream: Upstream, tracker: Tracker, *, has_store: bool) -> FastAPI
     return routes
 
 
+def _spare_the_collector() -> None:
+    """What is there by now stays for good, and a request leaves no cycles: looking for them took a sixth of its CPU."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 class _Gateway:
     """Sends targets under `/v1/` to the relay, all others to the routes."""
 
@@ -99,7 +108,8 @@ class _Gateway:
             await self._routes(scope, receive, send)
             return
         try:
-            target = parse(_raw_target(scope))
+            link: ClientLink = scope["extensions"]["gateway"]
+            target = parse(link.target)
             if not target.is_relayed and _looks_relayed(scope["path"], target):
                 raise NotFound("relayed paths begin with the bytes '/v1/'")
         except GatewayError as error:
@@ -117,17 +127,6 @@ class _Gateway:
             await send(message)
 
         return send_dated
-
-
-def _raw_target(scope: Scope) -> bytes:
-    """The request target as it came, where the server tells; else what ASGI has of it."""
-    extension = scope.get("extensions", {}).get("gateway")
-    if extension is not None:
-        target: bytes = extension["target"]
-        return target
-    query = scope["query_string"]
-    raw_path: bytes = scope["raw_path"]
-    return raw_path + b"?" + query if query else raw_path
 
 
 def _looks_relayed(decoded_path: str, target: Target) -> bool:

@@ -14,27 +14,37 @@ TASK_ID = b"x-task-id"
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
 # Never passed on: answered here (Expect, CORS), rewritten (Host), or ours (X-Task-Id).
 _NOT_FOR_UPSTREAM = _HOP_BY_HOP | {b"host", b"expect", b"origin", TASK_ID}
+_NOT_FOR_CLIENT = _HOP_BY_HOP | {TASK_ID}
 _NOT_FOR_UPSTREAM_PREFIXES = (b"proxy-", b"access-control-request-")
+_DECIDING = frozenset({TASK_ID, b"content-length", b"transfer-encoding", b"connection"})
 # A sender cannot make a message lose its framing or its host by nominating them in Connection.
 _NOT_NOMINABLE = frozenset({b"content-length", b"host"})
 
 
-def nominated(fields: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    """Lower-case names that the message's Connection fields declare hop-by-hop (RFC 9110 section 7.6.1)."""
-    lists = [value for name, value in fields if name == b"connection"]
-    if not lists:
-        return frozenset()
-    return frozenset(token.strip().lower() for value in lists for token in value.split(b",")) - _NOT_NOMINABLE
+def deciding(fields: Fields) -> dict[bytes, list[bytes]]:
+    """The values of those request fields (lower-case names) that decide something, by name."""
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        if name in _DECIDING:
+            found.setdefault(name, []).append(value)
+    return found
 
 
-def request_head(method: bytes, target: bytes, host: bytes, fields: Fields) -> bytes:
+def nominated(connection: Iterable[bytes]) -> frozenset[bytes]:
+    """Lower-case names that a message's Connection values declare hop-by-hop (RFC 9110 section 7.6.1)."""
+    tokens = (token.strip().lower() for value in connection for token in value.split(b","))
+    return frozenset(tokens) - _NOT_NOMINABLE
+
+
+def request_head(
+    method: bytes, target: bytes, host: bytes, fields: Fields, *, connection: Iterable[bytes], is_chunked: bool
+) -> bytes:
     """The request head for the upstream, up to and including its empty line.
 
-    `fields` have lower-case names. The framing is the client's: its Content-Length passes as it is, a chunked body
-    is announced as chunked again; never both.
+    `fields` have lower-case names, `connection` are the Connection values among them. The framing is the client's:
+    its Content-Length passes as it is, a chunked body is announced as chunked again; never both.
     """
-    dropped = nominated(fields) | _NOT_FOR_UPSTREAM
-    is_chunked = any(name == b"transfer-encoding" for name, _ in fields)
+    dropped = _NOT_FOR_UPSTREAM | nominated(connection) if connection else _NOT_FOR_UPSTREAM
     if is_chunked:
         dropped |= {b"content-length"}
     lines = [method, b" ", target, b" HTTP/1.1\r\nhost: ", host, b"\r\n"]
@@ -45,22 +55,26 @@ def request_head(method: bytes, target: bytes, host: bytes, fields: Fields) -> b
     return b"".join(lines)
 
 
-def response_fields(fields: Fields, *, task_id: str, date: bytes) -> Fields:
+def response_fields(fields: Fields, *, task_id: str, date: bytes, is_stream: bool) -> Fields:
     """The fields of an upstream response (lower-case names) as the client gets them.
 
     `date` is an IMF-fixdate, used where the upstream sent none.
     """
-    dropped = nominated(fields) | _HOP_BY_HOP | {TASK_ID}
     names = {name for name, _ in fields}
+    dropped = _NOT_FOR_CLIENT
+    if b"connection" in names:
+        dropped |= nominated(value for name, value in fields if name == b"connection")
     if b"transfer-encoding" in names:
         dropped |= {b"content-length"}
-    added: Fields = [(TASK_ID, task_id.encode())]
-    if is_event_stream(fields):
+    if is_stream:
         dropped |= {b"x-accel-buffering"}
-        added.append((b"x-accel-buffering", b"no"))
+    passed = [field for field in fields if field[0] not in dropped and not field[0].startswith(b"proxy-")]
+    passed.append((TASK_ID, task_id.encode()))
+    if is_stream:
+        passed.append((b"x-accel-buffering", b"no"))
     if b"date" not in names:
-        added.append((b"date", date))
-    return [f for f in fields if f[0] not in dropped and not f[0].startswith(b"proxy-")] + added
+        passed.append((b"date", date))
+    return passed
 
 
 def first(fields: Fields, name: bytes) -> bytes | None:

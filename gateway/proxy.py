@@ -27,8 +27,8 @@ from gateway.errors import (
 )
 from gateway.tail import Ending, EndWatch, end_watch
 from gateway.target import Target
-from gateway.task import ID_PATTERN, Reason, Task, is_valid_id, redact_query
-from gateway.tracker import Tracker
+from gateway.task import ID_PATTERN, Reason, is_valid_id, redact_query
+from gateway.tracker import TrackedTask, Tracker
 from gateway.upstream import Connection, Upstream
 
 log = logging.getLogger("gateway.proxy")
@@ -40,66 +40,93 @@ class _ClientLeft(Exception):
     """The client closed its connection before its answer was complete."""
 
 
+class ClientLink:
+    """What the server tells of a request beyond ASGI: `scope["extensions"]["gateway"]`.
+
+    `target` is the request target on the wire; `on_lost` is called when the connection is lost before the answer
+    is complete. Without a task that waits for the client to leave, a request costs a fifth less.
+    """
+
+    __slots__ = ("on_lost", "target")
+
+    def __init__(self, target: bytes) -> None:
+        self.target = target
+        self.on_lost: Callable[[], None] | None = None
+
+    def lose(self) -> None:
+        if self.on_lost is not None:
+            self.on_lost()
+
+
 class Proxy:
     """Relays requests through `upstream` as tasks of `tracker`. `date` gives the current IMF-fixdate."""
 
     def __init__(self, upstream: Upstream, tracker: Tracker, *, max_body_bytes: int, date: Callable[[], bytes]) -> None:
-        self._upstream = upstream
-        self._tracker = tracker
-        self._max_body_bytes = max_body_bytes
-        self._date = date
+        self.upstream = upstream
+        self.tracker = tracker
+        self.max_body_bytes = max_body_bytes
+        self.date = date
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, target: Target) -> None:
+        deciding = headers.deciding(scope["headers"])
         try:
-            task = await self._admit(scope, target)
+            task = await self._admit(scope, target, deciding)
         except GatewayError as error:
-            await send_error(send, error, date=self._date())
+            await send_error(send, error, date=self.date())
             return
-        await _Exchange(self, task, target, scope, receive, send).run()
+        await _Exchange(self, task, target, deciding, scope, receive, send).run()
 
-    async def _admit(self, scope: Scope, target: Target) -> Task:
+    async def _admit(self, scope: Scope, target: Target, deciding: dict[bytes, list[bytes]]) -> TrackedTask:
         """Refuses what must not reach the upstream; else the task of this request, PENDING."""
         if scope["method"] == "TRACE":
             raise MethodNotAllowed("TRACE is not allowed")
-        length = headers.first(scope["headers"], b"content-length")
-        if length is not None and int(length) > self._max_body_bytes:
-            raise self._body_too_large()
-        return await self._tracker.begin(
-            _task_id(scope["headers"]),
+        if any(int(length) > self.max_body_bytes for length in deciding.get(b"content-length", ())):
+            raise self.body_too_large()
+        return await self.tracker.begin(
+            _task_id(deciding.get(headers.TASK_ID, [])),
             scope["method"],
             target.path.decode("latin-1"),
-            redact_query((target.query or b"").decode("latin-1")),
+            redact_query(target.query.decode("latin-1")) if target.query else "",
         )
 
-    def _body_too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"the request body is longer than {self._max_body_bytes} bytes")
+    def body_too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the request body is longer than {self.max_body_bytes} bytes")
 
 
 class _Exchange:
     """One request and its answer."""
 
     __slots__ = (
-        "_client_left", "_connection", "_date", "_end_watch", "_is_chunked", "_is_started", "_max_body_bytes",
-        "_receive", "_refusal", "_repeatable", "_scope", "_send", "_target", "_task", "_too_large", "_tracker",
-        "_upstream", "_watch",
+        "_client_left", "_connection", "_deciding", "_end_watch", "_is_chunked", "_is_started", "_link", "_proxy",
+        "_receive", "_refusal", "_repeatable", "_scope", "_send", "_target", "_task", "_tracker", "_upload",
+        "_upstream",
     )  # fmt: skip
 
-    def __init__(self, proxy: Proxy, task: Task, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        task: TrackedTask,
+        target: Target,
+        deciding: dict[bytes, list[bytes]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         # gateway
-        self._upstream = proxy._upstream
-        self._tracker = proxy._tracker
-        self._max_body_bytes = proxy._max_body_bytes
-        self._too_large = proxy._body_too_large
-        self._date = proxy._date
+        self._proxy = proxy
+        self._upstream = proxy.upstream
+        self._tracker = proxy.tracker
         # request
         self._task = task
         self._target = target
+        self._deciding = deciding
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._is_chunked = headers.first(scope["headers"], b"transfer-encoding") is not None
+        self._link: ClientLink = scope["extensions"]["gateway"]
+        self._is_chunked = b"transfer-encoding" in deciding
         self._connection: Connection | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._upload: asyncio.Task[None] | None = None
         self._repeatable: bytes | None = None  # the whole request, where it may be sent twice
         self._refusal: GatewayError | None = None
         self._client_left = False
@@ -109,6 +136,7 @@ class _Exchange:
 
     async def run(self) -> None:
         """The whole exchange. Never raises: what goes wrong ends the task and, at worst, the client's connection."""
+        self._link.on_lost = self._lose_client
         try:
             await self._hand_over()
             await self._relay_answer()
@@ -130,44 +158,42 @@ class _Exchange:
     # -- the way in --
 
     async def _hand_over(self) -> None:
-        """Sends the request's head and first piece; from then on `_watch_client` reads the client."""
+        """Sends the request's head and first piece; what follows goes up while the answer may already come down."""
         piece, more = await self._next_piece()
-        head = headers.request_head(
-            self._scope["method"].encode("ascii"),
+        method: str = self._scope["method"]
+        request = headers.request_head(
+            method.encode("ascii"),
             self._target.wire,
             self._upstream.host_field,
             self._scope["headers"],
-        )
-        is_last = not more
-        first_bytes = head + self._framed(piece, is_last)
-        connection = self._connection = await self._upstream.connect(self._scope["method"])
-        connection.send(first_bytes, is_last=is_last)
+            connection=self._deciding.get(b"connection", ()),
+            is_chunked=self._is_chunked,
+        ) + self._framed(piece, is_last=not more)
+        connection = self._connection = await self._upstream.connect(method)
+        connection.send(request, is_last=not more)
         self._tracker.forward(self._task)
-        if is_last and connection.is_reused and self._scope["method"] in _IDEMPOTENT:
-            self._repeatable = first_bytes
-        self._watch = asyncio.get_running_loop().create_task(self._watch_client(more))
+        if more:
+            self._upload = asyncio.get_running_loop().create_task(self._pass_up_rest())
+        elif connection.is_reused and method in _IDEMPOTENT:
+            self._repeatable = request
 
-    async def _watch_client(self, more: bool) -> None:
-        """Passes on the rest of the request body, then waits for the client to leave."""
+    async def _pass_up_rest(self) -> None:
+        """The rest of the request body, as the client sends it and the upstream takes it."""
+        more = True
         try:
-            while more:
+            while more and (connection := self._connection) is not None:
                 piece, more = await self._next_piece()
-                await self._pass_up(piece, is_last=not more)
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise _ClientLeft
+                connection.send(self._framed(piece, is_last=not more), is_last=not more)
+                await connection.drain()
         except _ClientLeft:
-            self._client_left = True
-            self._abort("the client left")
+            self._lose_client()
         except GatewayError as error:
             self._refusal = error
             self._abort("the request was refused")
 
-    async def _pass_up(self, piece: bytes, *, is_last: bool) -> None:
-        connection = self._connection
-        if connection is not None:
-            connection.send(self._framed(piece, is_last), is_last=is_last)
-            await connection.drain()
+    def _lose_client(self) -> None:
+        self._client_left = True
+        self._abort("the client left")
 
     async def _next_piece(self) -> tuple[bytes, bool]:
         """The next piece of the request body and whether more may follow."""
@@ -176,8 +202,8 @@ class _Exchange:
             raise _ClientLeft
         piece: bytes = message.get("body", b"")
         self._task.request_bytes += len(piece)
-        if self._task.request_bytes > self._max_body_bytes:
-            raise self._too_large()
+        if self._task.request_bytes > self._proxy.max_body_bytes:
+            raise self._proxy.body_too_large()
         return piece, message.get("more_body", False)
 
     def _framed(self, piece: bytes, is_last: bool) -> bytes:
@@ -200,7 +226,9 @@ class _Exchange:
         whole = await self._take_whole(connection) if connection.is_complete else None
         if whole is None:
             await self._tracker.settle(self._task)
-        client_fields = headers.response_fields(fields, task_id=self._task.task_id, date=self._date())
+        client_fields = headers.response_fields(
+            fields, task_id=self._task.task_id, date=self._proxy.date(), is_stream=is_stream
+        )
         if status == HTTPStatus.NOT_MODIFIED:
             # uvicorn holds a Content-Length against the body, though a 304 tells of a body it does not carry
             # (RFC 9110 section 8.6); of a HEAD it knows.
@@ -278,7 +306,7 @@ class _Exchange:
             if not isinstance(error, ShuttingDown):
                 await self._tracker.settle(self._task)
             self._is_started = True
-            await send_error(self._send, error, date=self._date(), task_id=self._task.task_id)
+            await send_error(self._send, error, date=self._proxy.date(), task_id=self._task.task_id)
         # Otherwise returning without the message's end makes the server close the connection: broken off.
 
     def _checked(self) -> Connection:
@@ -307,9 +335,8 @@ def _reason(error: GatewayError | _ClientLeft, *, is_started: bool) -> Reason:
     return Reason.SHUTDOWN if isinstance(error, ShuttingDown) else Reason.GATEWAY_ERROR
 
 
-def _task_id(fields: headers.Fields) -> str | None:
+def _task_id(ids: list[bytes]) -> str | None:
     """The task id that the client chose, None where it left that to us. Raises InvalidTaskId."""
-    ids = [value for name, value in fields if name == headers.TASK_ID]
     if len(ids) > 1:
         raise InvalidTaskId("X-Task-Id was sent more than once; allowed: one")
     text = ids[0].decode("latin-1") if ids else ""

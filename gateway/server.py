@@ -8,6 +8,8 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.proxy import ClientLink
+
 # One read holds at most this much, so that a stalled upload stays within 256 KiB (contract 3.3).
 _READ_BYTES = 65_536
 # One buffer for all connections: the parser has copied what it needs before the next read begins.
@@ -47,11 +49,29 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
 
 
 class _HttpProtocol(HttpToolsProtocol):
-    """Tells the application the request target as it came: `scope["extensions"]["gateway"]["target"]`."""
+    """Gives each request a ClientLink, and tells all that are not answered when the connection is lost.
+
+    uvicorn itself tells the newest only: of pipelined requests, the one that is being answered would never know.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._links: list[ClientLink] = []
 
     def on_headers_complete(self) -> None:
-        self.scope["extensions"] = {"gateway": {"target": self.url}}
+        link = ClientLink(self.url)
+        self._links.append(link)
+        self.scope["extensions"] = {"gateway": link}  # type: ignore[dict-item]
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        del self._links[0]
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for link in self._links:
+            link.lose()
 
 
 class _OneWrite:

@@ -27,20 +27,20 @@ MAX_WAITS_SECONDS = 0.3
 _BATCH_TASKS = 256
 _OUTBOX_TASKS = 10_000
 # A status nobody waits for stays this long, so that a fast request costs one write.
-_LINGER_SECONDS = 0.005
+_LINGER_SECONDS = 0.02
 _PROBE_SECONDS = 0.5  # how often a store that is away is asked again
 _CLOSE_SECONDS = 3.0
 _BEAT_TICKS = 10  # the heartbeat timer looks this often per interval
 
 
-class _Tracked(Task):
+class TrackedTask(Task):
     """A task with what only the tracker knows of it."""
 
     __slots__ = ("beat_at", "boxed_rank", "saved_rank", "wait_left", "waiter", "waiter_rank")
 
     def __init__(self, task_id: str, method: str, path: str, query: str, created_ms: int, attempt: int) -> None:
         super().__init__(task_id, method, path, query, created_ms, attempt)
-        self.beat_at = 0.0  # when the next heartbeat is due, loop time
+        self.beat_at = 0.0  # when the next heartbeat is due, monotonic seconds
         self.saved_rank = -1  # the rank of the newest status that the store has
         self.boxed_rank = -1  # the rank that the batch under way carries
         self.wait_left = MAX_WAITS_SECONDS
@@ -75,34 +75,43 @@ class Tracker:
         self._ttl_done_seconds = ttl_done_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._clock = clock
-        self._in_flight: dict[str, _Tracked] = {}
-        self._outbox: dict[str, _Tracked] = {}  # not yet in the store, oldest first
-        self._batch: dict[str, _Tracked] = {}  # on its way to the store
-        self._due = asyncio.Event()  # the outbox is to be written now
-        self._linger: asyncio.TimerHandle | None = None  # else it will be, when this ends
+        self._in_flight: dict[str, TrackedTask] = {}
+        # The outbox: tasks whose newest status is not in the store, oldest first.
+        self._urgent: dict[str, TrackedTask] = {}  # to be written now
+        self._lingering: dict[str, TrackedTask] = {}  # to be written when the linger ends
+        self._batch: dict[str, TrackedTask] = {}  # on its way to the store
+        self._due = asyncio.Event()  # something is urgent
+        self._linger: asyncio.TimerHandle | None = None
         self.is_store_up = True
         self.dropped = 0
 
     def __repr__(self) -> str:
         condition = "up" if self.is_store_up else "down"
-        return f"<Tracker {len(self._in_flight)} in flight, {len(self._outbox)} unsaved, store {condition}>"
+        return f"<Tracker {len(self._in_flight)} in flight, {self.unsaved} unsaved, store {condition}>"
+
+    @property
+    def unsaved(self) -> int:
+        """How many tasks wait to be written."""
+        return len(self._urgent) + len(self._lingering) + len(self._batch)
 
     # -- what a request tells --
 
-    async def begin(self, task_id: str | None, method: str, path: str, query: str) -> Task:
+    async def begin(self, task_id: str | None, method: str, path: str, query: str) -> TrackedTask:
         """A new task, PENDING. An id from the client is claimed first: raises TaskIdInUse while it is in flight."""
         if task_id is not None and task_id in self._in_flight:
             raise TaskIdInUse(f"a request with the task id {task_id!r} is still in flight")
         is_claim = task_id is not None
-        task = _Tracked(task_id or new_id(), method, path, query, self._now_ms(), attempt=0 if is_claim else 1)
-        task.beat_at = asyncio.get_running_loop().time() + self._heartbeat_seconds
+        task = TrackedTask(task_id or new_id(), method, path, query, self._now_ms(), attempt=0 if is_claim else 1)
+        task.beat_at = time.monotonic() + self._heartbeat_seconds
         self._in_flight[task.task_id] = task
-        self._post(task, is_urgent=is_claim)
         if is_claim:
             await self._claim(task)
+        else:
+            self._post(task)
         return task
 
-    async def _claim(self, task: _Tracked) -> None:
+    async def _claim(self, task: TrackedTask) -> None:
+        self._post_urgently(task)
         try:
             await self._wait_for(task, 0)
         except asyncio.CancelledError:
@@ -111,75 +120,73 @@ class Tracker:
         if task.saved_rank < 0 and task.task_id not in self._in_flight:
             raise TaskIdInUse(f"a request with the task id {task.task_id!r} is still in flight at another gateway")
 
-    def forward(self, task: Task) -> None:
+    def forward(self, task: TrackedTask) -> None:
         """The request was handed to the upstream."""
         if task.forward(self._now_ms()):
             self._post(task)
 
-    def answer(self, task: Task, status_code: int, *, is_stream: bool) -> None:
+    def answer(self, task: TrackedTask, status_code: int, *, is_stream: bool) -> None:
         """The upstream's response head has come."""
         if task.answer(status_code, is_stream, self._now_ms()):
             self._post(task)
 
-    def finish(self, task: Task, reason: Reason | None, message: str) -> None:
+    def finish(self, task: TrackedTask, reason: Reason | None, message: str) -> None:
         """The one end of a task: SUCCESS without a reason, else FAILED. Later ends are ignored."""
         if task.finish(reason, message, self._now_ms()):
             self._in_flight.pop(task.task_id, None)
             self._post(task)
 
-    async def settle(self, task: Task) -> None:
+    async def settle(self, task: TrackedTask) -> None:
         """Waits until the store has the task's present stage; a bounded time, none while the store is away."""
-        assert isinstance(task, _Tracked)
         rank = task.stage.rank
         if task.saved_rank < rank:
-            self._post(task, is_urgent=True)
+            self._post_urgently(task)
             await self._wait_for(task, rank)
 
-    async def _wait_for(self, task: _Tracked, rank: int) -> None:
+    async def _wait_for(self, task: TrackedTask, rank: int) -> None:
         if not self.is_store_up or task.wait_left <= 0:
             return
         loop = asyncio.get_running_loop()
         task.waiter, task.waiter_rank = loop.create_future(), rank
-        started = loop.time()
+        started = time.monotonic()
         timer = loop.call_later(min(MAX_WAIT_SECONDS, task.wait_left), self._give_up, task)
         try:
             await task.waiter
         finally:
             timer.cancel()
             task.waiter = None
-            task.wait_left -= loop.time() - started
+            task.wait_left -= time.monotonic() - started
 
-    def _give_up(self, task: _Tracked) -> None:
+    def _give_up(self, task: TrackedTask) -> None:
         self._set_condition(is_up=False, why="no answer in time")
         self._release(task)
 
     @staticmethod
-    def _release(task: _Tracked) -> None:
+    def _release(task: TrackedTask) -> None:
         if task.waiter is not None and not task.waiter.done():
             task.waiter.set_result(None)
 
     # -- the outbox and its writer --
 
-    def _post(self, task: Task, *, is_urgent: bool = False) -> None:
-        """Puts a changed task into the outbox; it is written after the linger, at once if it is urgent."""
-        assert isinstance(task, _Tracked)
-        self._outbox[task.task_id] = task
-        if len(self._outbox) > _OUTBOX_TASKS:
-            del self._outbox[next(iter(self._outbox))]
-            self.dropped += 1
-        if is_urgent:
-            self._due.set()
-        elif self._linger is None and not self._due.is_set():
+    def _post(self, task: TrackedTask) -> None:
+        """Puts a changed task into the outbox: it is written after the linger, unless somebody waits for it before."""
+        tier = self._urgent if task.task_id in self._urgent else self._lingering
+        tier[task.task_id] = task
+        if self._linger is None and tier is self._lingering:
             self._linger = asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._end_linger)
 
-    def _end_linger(self) -> None:
-        self._linger = None
+    def _post_urgently(self, task: TrackedTask) -> None:
+        """Puts a task into the outbox to be written at once."""
+        self._lingering.pop(task.task_id, None)
+        self._urgent[task.task_id] = task
         self._due.set()
 
-    def _stop_linger(self) -> None:
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
+    def _end_linger(self) -> None:
+        """What lingers is written now; some of it a little early, none of it late."""
+        self._linger = None
+        self._urgent |= self._lingering
+        self._lingering.clear()
+        self._due.set()
 
     async def run(self) -> None:
         """The one writer: batch after batch, for as long as the gateway runs."""
@@ -189,23 +196,23 @@ class Tracker:
             while True:
                 await self._due.wait()
                 self._due.clear()
-                self._stop_linger()
-                if self._outbox and not await self._write_batch():
+                if self._urgent and not await self._write_batch():
                     await asyncio.sleep(_PROBE_SECONDS)
                     self._due.set()
         finally:
             beats.cancel()
 
     async def _write_batch(self) -> bool:
-        """Writes what waits, as it is now. False where that failed; nothing is lost then."""
-        self._batch = batch = dict(islice(self._outbox.items(), _BATCH_TASKS))
+        """Writes what is urgent, as it is now. False where that failed; nothing is lost then."""
+        self._batch = batch = dict(islice(self._urgent.items(), _BATCH_TASKS))
         for task_id, task in batch.items():
-            del self._outbox[task_id]
+            del self._urgent[task_id]
             task.boxed_rank = task.stage.rank
         try:
             written = await self._store.put([self._record(task) for task in batch.values()])
         except BaseException as error:
-            self._outbox = batch | self._outbox
+            self._urgent = batch | self._urgent
+            self._make_room()
             if not isinstance(error, StoreError):
                 raise
             self._set_condition(is_up=False, why=str(error))
@@ -215,17 +222,23 @@ class Tracker:
         self._set_condition(is_up=True)
         for task, result in zip(batch.values(), written, strict=True):
             self._take_result(task, result)
-        if len(batch) == _BATCH_TASKS:
+        if self._urgent:
             self._due.set()
         return True
 
-    def _take_result(self, task: _Tracked, result: Written) -> None:
+    def _make_room(self) -> None:
+        """While the store is away: drops the oldest statuses above the bound, and counts them."""
+        for task_id in list(islice(self._urgent, max(0, len(self._urgent) - _OUTBOX_TASKS))):
+            del self._urgent[task_id]
+            self.dropped += 1
+
+    def _take_result(self, task: TrackedTask, result: Written) -> None:
         if result.is_written:
             task.attempt = result.attempt
             task.saved_rank = max(task.saved_rank, task.boxed_rank)
         elif task.attempt == 0 and task.waiter is not None:
             self._in_flight.pop(task.task_id, None)  # the claim was refused in time: this request ends here
-            self._outbox.pop(task.task_id, None)
+            self._lingering.pop(task.task_id, None)
         if not result.is_written or task.saved_rank >= task.waiter_rank:
             self._release(task)
 
@@ -243,28 +256,27 @@ class Tracker:
             return
         self.is_store_up = is_up
         if is_up:
-            log.info("the store is back; %d kept statuses to write", len(self._outbox))
+            log.info("the store is back; %d kept statuses to write", self.unsaved)
             return
         log.warning("the store is away (%s); requests go on, up to %d statuses are kept", why, _OUTBOX_TASKS)
-        for task in [*self._in_flight.values(), *self._batch.values(), *self._outbox.values()]:
+        for task in [*self._in_flight.values(), *self._batch.values(), *self._urgent.values()]:
             self._release(task)
 
-    def _record(self, task: _Tracked) -> Record:
+    def _record(self, task: TrackedTask) -> Record:
         ttl_seconds = self._ttl_done_seconds if task.is_final else self._ttl_running_seconds
         head = self._head(task)
         return Record(task.task_id, head, task.attempt, task.stage.rank, task.state, task.created_ms, ttl_seconds)
 
-    def _head(self, task: Task) -> str:
+    def _head(self, task: TrackedTask) -> str:
         return task.document_head(
             algorithm_id=self._algorithm_id, instance=self._instance, boot=self._boot, now=self._clock()
         )
 
     async def _beat_forever(self) -> None:
         """Posts each task in flight once per interval, whether or not anything flows."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._heartbeat_seconds / _BEAT_TICKS)
-            now = loop.time()
+            now = time.monotonic()
             for task in self._in_flight.values():
                 if task.beat_at <= now:
                     task.beat_at = now + self._heartbeat_seconds
@@ -274,12 +286,13 @@ class Tracker:
         """Writes what is left, for a bounded time, and closes the store. The writer must have ended."""
         for task in list(self._in_flight.values()):
             self.finish(task, Reason.SHUTDOWN, "the gateway was stopped")
+        self._end_linger()
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
-                while self._outbox and await self._write_batch():
+                while self._urgent and await self._write_batch():
                     pass
-        if self._outbox:
-            log.error("%d statuses were lost: the store is away at exit", len(self._outbox))
+        if self._urgent:
+            log.error("%d statuses were lost: the store is away at exit", len(self._urgent))
         await self._store.close()
 
     # -- what pollers ask --
@@ -297,7 +310,8 @@ class Tracker:
 
     def _own_document(self, task_id: str) -> str | None:
         """The document of a task that this instance knows without the store."""
-        task = self._in_flight.get(task_id) or self._outbox.get(task_id) or self._batch.get(task_id)
+        places = (self._in_flight, self._urgent, self._lingering, self._batch)
+        task = next((place[task_id] for place in places if task_id in place), None)
         return None if task is None else complete_document(self._head(task), max(task.attempt, 1))
 
     async def page(self, limit: int, state: State | None, cursor: str | None) -> Page:
