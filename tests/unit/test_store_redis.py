@@ -228,6 +228,14 @@ async def test_a_lost_index_comes_back_with_the_next_writes(store: RedisStore, s
     assert await walk(store) == ["b", "a"]
 
 
+async def test_a_repeated_write_completes_the_index(store: RedisStore, server: Server) -> None:
+    """A final status whose batch broke off between document and index is listed once the batch is repeated."""
+    await store.put([record("t", Stage.DONE)])
+    await server.client.delete(*await sizes(server))
+    assert await store.put([record("t", Stage.DONE)]) == [Written(False, 1)]
+    assert await walk(store, state=State.SUCCESS) == ["t"]
+
+
 # -- a server that fails --
 
 CALLS: dict[str, Call] = {
