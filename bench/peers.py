@@ -18,7 +18,7 @@ from pathlib import Path
 
 START_SECONDS = 15.0
 STOP_SECONDS = 10.0
-VARIANTS = ("direct", "nginx", "gateway", "gateway, client ids", "gateway, no store")
+VARIANTS = ("direct", "nginx", "nginx, tuned", "gateway", "gateway, client ids", "gateway, no store")
 
 _NGINX_CONF = """
 {user}
@@ -37,20 +37,22 @@ http {{
   keepalive_requests 100000000;
   upstream ollama {{
     server 127.0.0.1:{upstream_port};
-    keepalive 128;
-    keepalive_requests 100000000;
+    {pool}
   }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
     location / {{
       proxy_pass http://ollama;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
       proxy_buffering off;
+      {tuning}
     }}
   }}
 }}
 """
+
+# What nginx needs to keep its connections to the upstream; without it, every request opens one.
+_POOL = "keepalive 128; keepalive_requests 100000000;"
+_TUNING = 'proxy_http_version 1.1; proxy_set_header Connection "";'
 
 
 class StartFailedError(Exception):
@@ -98,9 +100,10 @@ def running(names: list[str], extra_env: Mapping[str, str]) -> Iterator[Peers]:
         upstream = stack.enter_context(_upstream(folder))
         store = stack.enter_context(_store(folder))
         variants = [Variant("direct", upstream.port, None)]
-        if "nginx" in names:
-            nginx = stack.enter_context(_nginx(folder, upstream))
-            variants.append(Variant("nginx", nginx.port, nginx.pid))
+        for name in ("nginx", "nginx, tuned"):
+            if name in names:
+                nginx = stack.enter_context(_nginx(folder, upstream, is_tuned=name != "nginx"))
+                variants.append(Variant(name, nginx.port, nginx.pid))
         if "gateway" in names or "gateway, client ids" in names:
             gateway = stack.enter_context(_gateway(folder, upstream, store, extra_env))
             variants.append(Variant("gateway", gateway.port, gateway.pid, True))
@@ -155,10 +158,19 @@ def _store(folder: Path) -> Iterator[Process]:
 
 
 @contextmanager
-def _nginx(folder: Path, upstream: Process) -> Iterator[Process]:
+def _nginx(parent: Path, upstream: Process, *, is_tuned: bool) -> Iterator[Process]:
     port = _free_port()
+    folder = parent / f"nginx-{port}"
+    folder.mkdir(mode=0o755)
     user = "user root;" if os.geteuid() == 0 else ""  # as root the worker would become `www-data`
-    text = _NGINX_CONF.format(user=user, folder=folder, port=port, upstream_port=upstream.port)
+    text = _NGINX_CONF.format(
+        user=user,
+        folder=folder,
+        port=port,
+        upstream_port=upstream.port,
+        pool=_POOL if is_tuned else "",
+        tuning=_TUNING if is_tuned else "",
+    )
     (folder / "nginx.conf").write_text(text)
     argv = [nginx_path(), "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
     with _process(folder, "nginx", argv, port) as process:

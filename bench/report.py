@@ -89,6 +89,9 @@ def _row(name: str, rounds: list[Figures], by_variant: dict[str, list[Figures]])
         _Column("added p99 us", _difference(rounds, by_variant.get("direct", []), "p99_us")),
         _Column("proxy CPU us/{unit}", _spread(rounds, "proxy_us") if has_proxy else "-"),
         _Column("to nginx", _ratio(rounds, by_variant.get("nginx", []), "proxy_us") if has_proxy else "-"),
+        _Column(
+            "to nginx, tuned", _ratio(rounds, by_variant.get("nginx, tuned", []), "proxy_us") if has_proxy else "-"
+        ),
         _Column("store CPU us/{unit}", _median(rounds, "store_us", ".1f")),
         _Column("cores: proxy", _median(rounds, "proxy_core", ".2f")),
         _Column("upstream", _median(rounds, "upstream_core", ".2f")),

@@ -254,7 +254,8 @@ class _Exchange:
     async def _take_whole(self, connection: Connection) -> bytes:
         """The body of a message that is complete, the task's end being in the store."""
         body = await connection.read_piece()
-        await self._account(body, is_last=True)
+        self._account(body, is_last=True)
+        await self._tracker.settle(self._task)
         return body
 
     async def _relay_body(self, connection: Connection) -> None:
@@ -263,16 +264,18 @@ class _Exchange:
         while not is_last:
             piece = await connection.read_piece()
             is_last = connection.is_drained
-            await self._account(piece, is_last=is_last)
+            if self._account(piece, is_last=is_last):
+                await self._tracker.settle(self._task)
             await self._send({"type": "http.response.body", "body": piece, "more_body": not is_last})
 
-    async def _account(self, piece: bytes, *, is_last: bool) -> None:
-        """Counts a piece before it goes on; where it ends the task, waits until the store knows."""
+    def _account(self, piece: bytes, *, is_last: bool) -> bool:
+        """Counts a piece before it goes on. True where it ends the task: then the store is to know first."""
         self._task.response_bytes += len(piece)
         ending = self._end_watch.feed(piece) if self._end_watch is not None else None
-        if (ending is not None or is_last) and not self._task.is_final:
-            self._conclude(ending)
-            await self._tracker.settle(self._task)
+        if (ending is None and not is_last) or self._task.is_final:
+            return False
+        self._conclude(ending)
+        return True
 
     # -- the end --
 

@@ -12,6 +12,7 @@ from gateway.proxy import ClientLink
 
 # One read holds at most this much, so that a stalled upload stays within 256 KiB (contract 3.3).
 _READ_BYTES = 65_536
+_HEAD_START = b"HTTP/1.1 "
 # One buffer for all connections: the parser has copied what it needs before the next read begins.
 _read_buffer = memoryview(bytearray(_READ_BYTES))
 
@@ -75,28 +76,31 @@ class _HttpProtocol(HttpToolsProtocol):
 
 
 class _OneWrite:
-    """A transport that sends what is written in one turn of the event loop in one system call.
+    """A transport that sends a response head together with what follows in the same turn of the event loop.
 
-    uvicorn writes a head and its body one by one; each write of its own would cost more than building both.
+    uvicorn writes head and body one by one, and a system call costs more than building both.
     """
 
-    __slots__ = ("_call_soon", "_transport", "_waiting")
+    __slots__ = ("_call_soon", "_head", "_transport")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._call_soon = asyncio.get_running_loop().call_soon
-        self._waiting: list[bytes] = []
+        self._head = b""
 
     def write(self, data: bytes) -> None:
-        if not self._waiting:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_HEAD_START):
+            self._head = data
             self._call_soon(self._flush)
-        self._waiting.append(data)
+            return
+        self._transport.write(data)
 
     def _flush(self) -> None:
-        data = b"".join(self._waiting)
-        self._waiting.clear()
-        if data and not self._transport.is_closing():
-            self._transport.write(data)
+        if self._head and not self._transport.is_closing():
+            self._transport.write(self._head)
+        self._head = b""
 
     def close(self) -> None:
         self._flush()

@@ -5,6 +5,7 @@ only sign is the missing end event, so SUCCESS needs that event seen (contract 4
 relayed piece; the cost for a piece without an end is two searches for a line break and two for a marker.
 """
 
+import re
 from enum import Enum
 
 # As much of a line as any marker below needs, so a line that grows over many pieces costs no memory.
@@ -26,7 +27,7 @@ class EndWatch:
     An event counts once its data line is whole: that is what clients act on.
     """
 
-    __slots__ = ("_data", "_event", "_events", "_line", "_markers")
+    __slots__ = ("_data", "_event", "_events", "_has_marker", "_line")
 
     def __init__(self, events: dict[bytes, Ending], *, has_done: bool = False) -> None:
         self._events = events
@@ -34,7 +35,8 @@ class EndWatch:
         self._data[b'{"error":'] = Ending.ERROR
         if has_done:
             self._data[b"[DONE]"] = Ending.COMPLETE
-        self._markers = tuple({b"[DONE]", b"error"} if has_done else set(events))
+        markers = {b"[DONE]", b"error"} if has_done else set(events)
+        self._has_marker = re.compile(b"|".join(map(re.escape, sorted(markers)))).search
         self._line = b""  # the head of the line that the last piece left unfinished
         self._event: Ending | None = None  # a final event was named, its data line is still to come
 
@@ -46,7 +48,7 @@ class EndWatch:
             return None
         text = self._line + piece[: last_break + 1] if self._line else piece
         self._line = piece[last_break + 1 : last_break + 1 + _LINE_HEAD_BYTES]
-        if self._event is None and not any(marker in text for marker in self._markers):
+        if self._event is None and not self._has_marker(text):
             return None
         return next((e for e in map(self._take_line, text.splitlines()) if e is not None), None)
 
