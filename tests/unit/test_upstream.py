@@ -1,0 +1,591 @@
+"""Ollama as a peer, byte by byte: framing, breaks, what may be used again, and how much waits (contract 3.1 to 3.7)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from gateway.errors import UpstreamBroken, UpstreamFailure, UpstreamTimeout, UpstreamUnavailable
+from gateway.upstream import Upstream
+from tests.support.ports import refusing_port
+from tests.support.scripted import CHUNKED, Gated, answering, head, sending
+from tests.support.scripted import Upstream as Peer
+from tests.support.waiting import until, until_steady, within
+from tests.support.wire import LAST_CHUNK, chunk
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gateway.headers import Fields
+    from gateway.upstream import Connection
+    from tests.support.scripted import Exchange, Script
+
+OK = b"HTTP/1.1 200 OK\r\n"
+REQUEST = b"GET /v1/x HTTP/1.1\r\nhost: h\r\n\r\n"
+HELD_BYTES = 256 * 1024  # the contract's bound per stream
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def peer() -> AsyncIterator[Peer]:
+    """A scripted server of one test's own."""
+    peer = Peer()
+    await peer.start()
+    yield peer
+    await peer.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def upstream(peer: Peer) -> AsyncIterator[Upstream]:
+    """The pool under test."""
+    upstream = Upstream("127.0.0.1", peer.port)
+    yield upstream
+    upstream.close()
+
+
+@asynccontextmanager
+async def asking(upstream: Upstream, method: str = "GET", data: bytes = REQUEST) -> AsyncIterator[Connection]:
+    """A connection that has sent a whole request, taken back in the end as the proxy does it."""
+    connection = await upstream.connect(method)
+    try:
+        connection.send(data.replace(b"GET", method.encode(), 1), is_last=True)
+        yield connection
+    finally:
+        upstream.release(connection)
+
+
+async def body_of(connection: Connection) -> bytes:
+    """All that comes of the body. Raises where it breaks off."""
+    pieces = []
+    while piece := await within(3, connection.read_piece(), "a piece"):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def ask(upstream: Upstream, method: str = "GET") -> tuple[int, Fields, bytes]:
+    """One exchange, complete."""
+    async with asking(upstream, method) as connection:
+        status, fields = await within(3, connection.read_head(), "the head")
+        return status, fields, await body_of(connection)
+
+
+async def opened(peer: Peer, upstream: Upstream) -> int:
+    """How many connections the peer has seen after one more, ordinary exchange."""
+    assert (await ask(upstream))[0] == 200
+    return len(peer.connections)
+
+
+# -- messages --
+
+
+async def test_a_response_with_a_length(peer: Peer, upstream: Upstream) -> None:
+    """Status, fields in order with duplicates and lower-case names, and the body."""
+    peer.then(answering(404, (b"X-B", b"1"), (b"x-a", b"two  words"), (b"X-B", b"3"), body=b"hello"))
+    status, fields, body = await ask(upstream)
+    assert (status, body) == (404, b"hello")
+    assert fields == [(b"x-b", b"1"), (b"x-a", b"two  words"), (b"x-b", b"3"), (b"content-length", b"5")]
+
+
+async def test_a_chunked_response(peer: Peer, upstream: Upstream) -> None:
+    """Chunks of any size and with extensions are the body without their framing."""
+    parts = [chunk(b"a"), b"3;x=y\r\nbcd\r\n", chunk(b"e" * 100_000), LAST_CHUNK]
+    peer.then(sending(head(200, CHUNKED), *parts))
+    assert (await ask(upstream))[2] == b"abcd" + b"e" * 100_000
+
+
+async def test_a_response_byte_by_byte(peer: Peer, upstream: Upstream) -> None:
+    """However the bytes are cut, the message is the same."""
+    message = head(200, (b"X-A", b"1"), CHUNKED) + chunk(b"hello") + chunk(b" world") + LAST_CHUNK
+    peer.then(sending(*(message[i : i + 1] for i in range(len(message)))))
+    status, fields, body = await ask(upstream)
+    assert (status, body) == (200, b"hello world")
+    assert fields == [(b"x-a", b"1"), (b"transfer-encoding", b"chunked")]
+
+
+async def test_pieces_come_as_they_are_sent(peer: Peer, upstream: Upstream) -> None:
+    """A piece can be read while the next one is still to be sent."""
+    gated = Gated()
+    peer.then(gated)
+    async with asking(upstream) as connection:
+        gated.head()
+        assert (await within(3, connection.read_head()))[0] == 200
+        for piece in (b"one", b"two", b"three"):
+            gated.piece(piece)
+            assert await within(3, connection.read_piece()) == piece
+            assert not connection.is_drained
+        gated.end()
+        assert await within(3, connection.read_piece()) == b""
+        assert connection.is_drained
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 199])
+async def test_interim_responses_are_passed_over(peer: Peer, upstream: Upstream, status: int) -> None:
+    """1xx answers and their fields are not the answer; the final one is, and the connection stays good."""
+    interim = head(status, (b"Link", b"</x>"))
+    peer.then(sending(interim + interim, interim, head(201, (b"X-A", b"1"), (b"Content-Length", b"2")) + b"hi"))
+    got, fields, body = await ask(upstream)
+    assert (got, body) == (201, b"hi")
+    assert fields == [(b"x-a", b"1"), (b"content-length", b"2")]
+    assert await opened(peer, upstream) == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [((b"Content-Length", b"1000"),), (CHUNKED,), ()], ids=["length", "chunked", "no framing"]
+)
+async def test_a_response_to_head_has_no_body(peer: Peer, upstream: Upstream, fields: Fields) -> None:
+    """HEAD ends with the head, whatever length it tells, and the next request is answered rightly."""
+    peer.then(sending(head(200, *fields)))
+    status, got, body = await ask(upstream, "HEAD")
+    assert (status, body) == (200, b"")
+    assert got == [(name.lower(), value) for name, value in fields]
+    peer.then(answering(200, body=b"next"))
+    assert (await ask(upstream))[2] == b"next"
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_statuses_without_a_body(peer: Peer, upstream: Upstream, status: int) -> None:
+    """204 and 304 end with their head, and the connection is used again."""
+    peer.then(sending(head(status, (b"Etag", b"x"))))
+    assert await ask(upstream) == (status, [(b"etag", b"x")], b"")
+    assert await opened(peer, upstream) == 1
+
+
+@pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
+async def test_a_body_until_the_connection_closes(peer: Peer, upstream: Upstream, version: bytes) -> None:
+    """Without any framing a clean end of the connection is the end of the body."""
+    peer.then(sending(version + b" 200 OK\r\nX-A: 1\r\n\r\nhel", b"lo", then="drop"))
+    assert await ask(upstream) == (200, [(b"x-a", b"1")], b"hello")
+    assert await opened(peer, upstream) == 2
+
+
+async def test_an_empty_body_until_close(peer: Peer, upstream: Upstream) -> None:
+    """A head and a clean end are a whole message of nothing."""
+    peer.then(sending(OK + b"\r\n", then="drop"))
+    assert (await ask(upstream))[2] == b""
+
+
+@pytest.mark.xfail(reason="trailers that came with the head are added to the response's fields")
+async def test_trailers_are_no_header_fields(peer: Peer, upstream: Upstream) -> None:
+    """Fields behind a chunked body do not appear among those in front of it (RFC 9110 section 6.5.1)."""
+    peer.then(sending(head(200, CHUNKED) + chunk(b"x") + b"0\r\nX-Trailer: late\r\nServer: evil\r\n\r\n"))
+    _, fields, body = await ask(upstream)
+    assert body == b"x"
+    assert fields == [(b"transfer-encoding", b"chunked")]
+
+
+# -- messages that break off --
+
+BROKEN_HEADS: dict[str, Script] = {
+    "closed": sending(then="drop"),
+    "reset": sending(then="reset"),
+    "half a head": sending(OK + b"X-A: ", then="drop"),
+    "interim only": sending(head(100), then="drop"),
+    "not http": sending(b"hello there\r\n\r\n"),
+    "tls": sending(b"\x16\x03\x01\x00\xa5"),
+    "http 2": sending(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00"),
+    "bad status": sending(b"HTTP/1.1 banana\r\n\r\n"),
+    "bad length": sending(OK + b"Content-Length: -5\r\n\r\n"),
+    "two lengths": sending(OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello"),
+    "nul in a value": sending(OK + b"X-A: a\x00b\r\nContent-Length: 0\r\n\r\n"),
+    "switching": sending(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nxyz"),
+}
+
+
+@pytest.mark.parametrize("script", BROKEN_HEADS.values(), ids=BROKEN_HEADS)
+async def test_no_head_is_a_broken_upstream(peer: Peer, upstream: Upstream, script: Script) -> None:
+    """Closed, reset or garbled before the head is whole: UpstreamBroken with a reason, and the connection goes."""
+    peer.then(script)
+    async with asking(upstream) as connection:
+        with pytest.raises(UpstreamBroken, match=r"Ollama|protocol"):
+            await within(3, connection.read_head())
+    assert await opened(peer, upstream) == 2
+
+
+BROKEN_BODIES: dict[str, tuple[bytes, ...]] = {
+    "short": (head(200, (b"Content-Length", b"9")) + b"hello",),
+    "no last chunk": (head(200, CHUNKED) + chunk(b"hello"),),
+    "cut chunk": (head(200, CHUNKED) + b"9\r\nhello",),
+    "cut last chunk": (head(200, CHUNKED) + chunk(b"hello") + b"0\r\n",),
+}
+
+
+@pytest.mark.parametrize("then", ["drop", "reset"])
+@pytest.mark.parametrize("pieces", BROKEN_BODIES.values(), ids=BROKEN_BODIES)
+async def test_a_body_cut_short_is_no_end(peer: Peer, upstream: Upstream, pieces: tuple[bytes, ...], then: str) -> None:
+    """What came is read, but never an end: the break is an error."""
+    seen = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await sending(*pieces)(exchange)
+        await seen.wait()
+        await sending(read=False, then=then)(exchange)
+
+    peer.then(script)
+    async with asking(upstream) as connection:
+        assert (await within(3, connection.read_head()))[0] == 200
+        assert await within(3, connection.read_piece()) == b"hello"
+        seen.set()
+        with pytest.raises(UpstreamBroken):
+            await within(3, connection.read_piece())
+        assert not connection.is_drained
+
+
+async def test_a_reset_does_not_end_a_body_until_close(peer: Peer, upstream: Upstream) -> None:
+    """Where only the connection's end delimits the body, a reset is no end."""
+    seen = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(OK + b"\r\nhello")
+        await seen.wait()
+        exchange.reset()
+
+    peer.then(script)
+    async with asking(upstream) as connection:
+        await within(3, connection.read_head())
+        assert await within(3, connection.read_piece()) == b"hello"
+        seen.set()
+        with pytest.raises(UpstreamBroken):
+            await within(3, connection.read_piece())
+
+
+@pytest.mark.parametrize("garbage", [b"zz\r\nhello\r\n", b"-1\r\n", b"5\r\nhelloX\r\n", b"\x00", b"5 5\r\n"])
+async def test_garbage_between_chunks_is_no_end(peer: Peer, upstream: Upstream, garbage: bytes) -> None:
+    """A chunk that is none breaks the message."""
+    peer.then(sending(head(200, CHUNKED) + chunk(b"first"), garbage + LAST_CHUNK))
+    async with asking(upstream) as connection:
+        await within(3, connection.read_head())
+        with pytest.raises(UpstreamBroken):
+            await body_of(connection)
+    assert await opened(peer, upstream) == 2
+
+
+async def test_pieces_that_came_before_a_break_are_read_first(peer: Peer, upstream: Upstream) -> None:
+    """What the upstream sent before it broke off reaches the client."""
+    peer.then(sending(head(200, CHUNKED) + chunk(b"hello"), then="drop"))
+    async with asking(upstream) as connection:
+        await within(3, connection.read_head())
+        await until(lambda: not connection.is_open, what="the connection is lost")
+        assert await within(3, connection.read_piece()) == b"hello"
+        with pytest.raises(UpstreamBroken):
+            await within(3, connection.read_piece())
+
+
+# -- the pool --
+
+
+async def test_a_connection_is_used_again(peer: Peer, upstream: Upstream) -> None:
+    """Exchanges that ended well follow each other on one connection, lengths and chunks alike."""
+    for n in range(5):
+        script = answering(200, body=b"x" * n) if n % 2 else sending(head(200, CHUNKED) + chunk(b"x") + LAST_CHUNK)
+        peer.then(script)
+        async with asking(upstream) as connection:
+            assert connection.is_reused == (n > 0)
+            await within(3, connection.read_head())
+            assert await body_of(connection) == b"x" * (n if n % 2 else 1)
+    assert len(peer.connections) == 1
+
+
+async def test_exchanges_at_once_have_their_own_connections(peer: Peer, upstream: Upstream) -> None:
+    """Twenty at once are twenty connections, and twenty more are no further ones."""
+    gates = [Gated() for _ in range(20)]
+    peer.then(*gates)
+    asked = [asyncio.create_task(ask(upstream)) for _ in gates]
+    await until(lambda: len(peer.exchanges) == 20, what="all are there")
+    for n, gate in enumerate(gates):
+        gate.head()
+        gate.piece(b"%d" % n)
+        gate.end()
+    assert {answer[2] for answer in await asyncio.gather(*asked)} == {b"%d" % n for n in range(20)}
+    await asyncio.gather(*(ask(upstream) for _ in range(20)))
+    assert len(peer.connections) == 20
+
+
+NOT_AGAIN: dict[str, Script] = {
+    "connection: close": sending(head(200, (b"Connection", b"close"), (b"Content-Length", b"1")) + b"x"),
+    "http 1.0": sending(b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx"),
+    "bytes behind the end": sending(head(200, (b"Content-Length", b"1")) + b"xyz"),
+    "another response behind it": sending((head(200, (b"Content-Length", b"1")) + b"x") * 2),
+    "half a response behind it": sending(head(200, (b"Content-Length", b"1")) + b"xHTTP/1.1 2"),
+    "bytes behind the chunks": sending(head(200, CHUNKED) + chunk(b"x") + LAST_CHUNK + b"\x00"),
+}
+
+
+@pytest.mark.parametrize("script", NOT_AGAIN.values(), ids=NOT_AGAIN)
+async def test_a_connection_that_may_lie_is_not_used_again(peer: Peer, upstream: Upstream, script: Script) -> None:
+    """The message counts, but nobody else gets that connection, for he might get another's bytes."""
+    peer.then(script)
+    assert (await ask(upstream))[2] == b"x"
+    assert await opened(peer, upstream) == 2
+
+
+@pytest.mark.parametrize("late", [head(200, (b"Content-Length", b"5")) + b"wrong", b"HTTP/1.1 2", b"\x00garbage"])
+async def test_bytes_on_an_idle_connection_end_it(peer: Peer, upstream: Upstream, late: bytes) -> None:
+    """An answer nobody asked for is given to nobody."""
+    assert await opened(peer, upstream) == 1
+    await peer.exchanges[0].send(late)
+    await until(peer.connections[0].closed.is_set, what="the pool closes it")
+    peer.then(answering(200, body=b"right"))
+    assert (await ask(upstream))[2] == b"right"
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_connection_that_died_idle_is_not_taken(peer: Peer, upstream: Upstream, reset: bool) -> None:
+    """What the upstream closed meanwhile is noticed before a request is sent there."""
+    async with asking(upstream) as connection:
+        await within(3, connection.read_head())
+        await body_of(connection)
+    peer.connections[0].end(reset)
+    await until(lambda: not connection.is_open, what="the end is noticed")
+    assert await opened(peer, upstream) == 2
+
+
+async def test_a_connection_that_dies_under_a_request_says_so(peer: Peer, upstream: Upstream) -> None:
+    """A kept-alive connection closed before any byte of an answer is told from one that answered half."""
+    await ask(upstream)
+    peer.then(sending(then="drop"), sending(OK, then="drop"))
+    async with asking(upstream) as connection:
+        with pytest.raises(UpstreamBroken):
+            await within(3, connection.read_head())
+        assert connection.is_reused
+        assert not connection.has_received
+    async with asking(upstream) as connection:
+        with pytest.raises(UpstreamBroken):
+            await within(3, connection.read_head())
+        assert connection.has_received
+
+
+async def test_a_fresh_connection_can_be_asked_for(peer: Peer, upstream: Upstream) -> None:
+    """What is tried again goes to a new connection, though an idle one is there."""
+    await ask(upstream)
+    connection = await upstream.connect("GET", is_fresh=True)
+    assert not connection.is_reused
+    upstream.release(connection)
+    await until(lambda: len(peer.connections) == 2, what="a second connection")
+
+
+async def test_an_unfinished_exchange_closes_its_connection(peer: Peer, upstream: Upstream) -> None:
+    """Given back before its end, with the body unread or the request unsent, a connection is closed at once."""
+    gated = Gated()
+    peer.then(gated)
+    async with asking(upstream) as connection:
+        gated.head()
+        await within(3, connection.read_head())
+    await within(1, (await peer.exchange()).closed.wait(), "closed in the middle of the answer")
+    peer.then(sending(head(200, (b"Content-Length", b"2")) + b"ok", read=False))
+    early = await upstream.connect("POST")
+    early.send(b"POST /v1/x HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nhalf", is_last=False)
+    await within(3, early.read_head())
+    assert await body_of(early) == b"ok"
+    assert not early.is_reusable
+    upstream.release(early)
+    await within(1, (await peer.exchange(1)).closed.wait(), "closed with the request unsent")
+
+
+async def test_closing_the_pool_closes_what_is_idle(peer: Peer, upstream: Upstream) -> None:
+    """After close no connection is left open."""
+    await asyncio.gather(*(ask(upstream) for _ in range(3)))
+    upstream.close()
+    for connection in peer.connections:
+        await within(1, connection.closed.wait(), "closed")
+
+
+async def test_nobody_listening_is_unavailable() -> None:
+    """A refused connection is UpstreamUnavailable, again and again, and says when to come back."""
+    with refusing_port() as port:
+        upstream = Upstream("127.0.0.1", port)
+        for _ in range(2):
+            with pytest.raises(UpstreamUnavailable) as caught:
+                await upstream.connect("GET")
+        assert caught.value.retry_after_seconds
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "field"),
+    [("127.0.0.1", 11434, b"127.0.0.1:11434"), ("::1", 1, b"[::1]:1"), ("ollama", 80, b"ollama:80")],
+)
+def test_the_host_field_names_the_upstream(host: str, port: int, field: bytes) -> None:
+    """Host and port as HTTP writes them, an IPv6 address in brackets."""
+    assert Upstream(host, port).host_field == field
+
+
+# -- the end from our side --
+
+
+@pytest.mark.parametrize("when", ["before the head", "in the body"])
+async def test_abort_wakes_whoever_waits(peer: Peer, upstream: Upstream, when: str) -> None:
+    """Aborting closes the connection within a second and gives the reader the error that it was ended with."""
+    gated = Gated()
+    peer.then(gated)
+    async with asking(upstream) as connection:
+        if when == "in the body":
+            gated.head()
+            await within(3, connection.read_head())
+            reading: asyncio.Task[object] = asyncio.create_task(connection.read_piece())
+        else:
+            reading = asyncio.create_task(connection.read_head())
+        await peer.exchange()
+        connection.abort(UpstreamFailure("the client left"))
+        with pytest.raises(UpstreamFailure, match="the client left"):
+            await within(1, reading)
+        await within(1, peer.connections[0].closed.wait(), "closed")
+        with pytest.raises(UpstreamFailure):
+            await within(1, connection.read_piece())
+
+
+# -- how much waits --
+
+
+async def test_a_slow_reader_slows_the_upstream(peer: Peer, upstream: Upstream) -> None:
+    """While nobody reads, the upstream is stopped by TCP; what waits here is bounded; then all of it comes."""
+    total = 64 * 1024 * 1024
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(head(200, (b"Content-Length", b"%d" % total)))
+        while exchange.sent_bytes < total:
+            await exchange.send(b"x" * 65_536)
+
+    peer.then(script)
+    async with asking(upstream) as connection:
+        await within(3, connection.read_head())
+        exchange = await peer.exchange()
+        assert await until_steady(lambda: exchange.sent_bytes, 0.3) < total // 2
+        size, largest = 0, 0
+        while piece := await within(3, connection.read_piece()):
+            size += len(piece)
+            largest = max(largest, len(piece))
+        assert largest <= HELD_BYTES
+        assert size == total
+
+
+async def test_a_slow_upstream_slows_an_upload(peer: Peer, upstream: Upstream) -> None:
+    """drain returns only when the upstream has taken most of what was written, and wakes up when it goes away."""
+    peer.then(stalled)
+    connection = await upstream.connect("POST")
+    connection.send(b"POST /v1/x HTTP/1.1\r\nhost: h\r\ncontent-length: 999999999\r\n\r\n", is_last=False)
+    exchange = await peer.exchange()
+    exchange.stop_reading()
+    sent = 0
+
+    async def upload() -> None:
+        nonlocal sent
+        while connection.is_open:
+            connection.send(b"x" * 65_536, is_last=False)
+            sent += 65_536
+            await connection.drain()
+
+    uploading = asyncio.create_task(upload())
+    assert await until_steady(lambda: sent, 0.3) < 64 * 1024 * 1024
+    exchange.reset()
+    await within(3, uploading, "the upload learns of the end")
+    upstream.release(connection)
+
+
+async def stalled(exchange: Exchange) -> None:
+    """Reads nothing and answers nothing until the test is over."""
+    await exchange.closed.wait()
+
+
+# -- silence --
+
+
+@asynccontextmanager
+async def impatient(peer: Peer, seconds: float) -> AsyncIterator[Upstream]:
+    """A pool that gives up a silent upstream."""
+    upstream = Upstream("127.0.0.1", peer.port, idle_timeout_seconds=seconds)
+    try:
+        yield upstream
+    finally:
+        upstream.close()
+
+
+@pytest.mark.parametrize("has_head", [False, True])
+async def test_a_silent_upstream_is_given_up(peer: Peer, has_head: bool) -> None:
+    """No byte for the idle timeout, before the head or after it: UpstreamTimeout, and the connection is closed."""
+    gated = Gated()
+    peer.then(gated)
+    async with impatient(peer, 0.3) as upstream, asking(upstream) as connection:
+        if has_head:
+            gated.head()
+            await within(3, connection.read_head())
+        started = time.monotonic()
+        with pytest.raises(UpstreamTimeout) as caught:
+            await within(3, connection.read_piece() if has_head else connection.read_head())
+        assert 0.25 <= time.monotonic() - started < 1.5
+        assert caught.value.status == 504
+        await within(1, (await peer.exchange()).closed.wait(), "closed")
+
+
+async def test_an_upstream_that_goes_on_is_not_silent(peer: Peer) -> None:
+    """Pieces that come faster than the timeout keep a stream alive for longer than it."""
+    gated = Gated()
+    peer.then(gated)
+    async with impatient(peer, 0.4) as upstream, asking(upstream) as connection:
+        gated.head()
+        await within(3, connection.read_head())
+        started = time.monotonic()
+        loop = asyncio.get_running_loop()
+        for n in range(6):
+            loop.call_later(0.15, gated.piece, b"%d" % n)
+            assert await within(3, connection.read_piece()) == b"%d" % n
+        assert time.monotonic() - started > 0.8
+        gated.end()
+        assert await within(3, connection.read_piece()) == b""
+
+
+async def test_our_own_silence_is_not_the_upstreams(peer: Peer) -> None:
+    """While a request is still being sent, or its answer is not being read, no timeout runs."""
+    finished = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await finished.wait()
+        await exchange.answer(200, body=b"ok")
+
+    peer.then(script)
+    loop = asyncio.get_running_loop()
+    async with impatient(peer, 0.2) as upstream:
+        connection = await upstream.connect("POST")
+        connection.send(b"POST /v1/x HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\na", is_last=False)
+
+        def end_request() -> None:
+            connection.send(b"b", is_last=True)
+            finished.set()
+
+        loop.call_later(0.6, end_request)
+        assert (await within(3, connection.read_head()))[0] == 200
+        assert await body_of(connection) == b"ok"
+        upstream.release(connection)
+
+
+async def test_without_a_timeout_silence_is_waited_out(peer: Peer, upstream: Upstream) -> None:
+    """By default nothing limits the wait for the first byte: loading a model takes minutes."""
+    gated = Gated()
+    peer.then(gated)
+    async with asking(upstream) as connection:
+        asyncio.get_running_loop().call_later(0.7, gated.head)
+        assert (await within(3, connection.read_head()))[0] == 200
+        gated.end()
+        assert await body_of(connection) == b""
+
+
+# -- the readiness question --
+
+
+async def test_a_status_is_asked_for(peer: Peer, upstream: Upstream) -> None:
+    """get_status gives the status, reads the body away and leaves the connection good."""
+    peer.models = answering(200, body=b"x" * 100_000)
+    assert await upstream.get_status("/v1/models", timeout_seconds=3) == 200
+    peer.models = answering(500, body=b"no")
+    assert await upstream.get_status("/v1/models", timeout_seconds=3) == 500
+    assert len(peer.connections) == 1
+
+
+async def test_a_status_that_does_not_come_in_time(peer: Peer, upstream: Upstream) -> None:
+    """A silent upstream is UpstreamTimeout after the time given, and the connection is closed."""
+    peer.models = stalled
+    with pytest.raises(UpstreamTimeout):
+        await within(2, upstream.get_status("/v1/models", timeout_seconds=0.2))
+    await within(1, peer.connections[0].closed.wait(), "closed")
