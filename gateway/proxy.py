@@ -9,7 +9,9 @@ decides what the task becomes. Called by app for every target under `/v1/`.
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
+from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -40,18 +42,30 @@ class _ClientLeft(Exception):
     """The client closed its connection before its answer was complete."""
 
 
+class FlowControl(Protocol):
+    """The server's view of one client's socket."""
+
+    write_paused: bool
+
+
 class ClientLink:
     """What the server tells of a request beyond ASGI: `scope["extensions"]["gateway"]`.
 
     `target` is the request target on the wire; `on_lost` is called when the connection is lost before the answer
-    is complete. Without a task that waits for the client to leave, a request costs a fifth less.
+    is complete, so that no task needs to wait for that; `flow` knows whether the client reads.
     """
 
-    __slots__ = ("on_lost", "target")
+    __slots__ = ("_flow", "on_lost", "target")
 
-    def __init__(self, target: bytes) -> None:
+    def __init__(self, target: bytes, flow: FlowControl) -> None:
         self.target = target
         self.on_lost: Callable[[], None] | None = None
+        self._flow = flow
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether `send` would write at once: less than the high-water mark waits for the client."""
+        return not self._flow.write_paused
 
     def lose(self) -> None:
         if self.on_lost is not None:
@@ -260,6 +274,7 @@ class _Exchange:
 
     async def _relay_body(self, connection: Connection) -> None:
         """Passes each piece on; the one that ends the message, or holds its end event, waits for the store."""
+        connection.sink = self._pass_at_once
         is_last = False
         while not is_last:
             piece = await connection.read_piece()
@@ -267,6 +282,16 @@ class _Exchange:
             if self._account(piece, is_last=is_last):
                 await self._tracker.settle(self._task)
             await self._send({"type": "http.response.body", "body": piece, "more_body": not is_last})
+
+    def _pass_at_once(self, piece: bytes) -> bool:
+        """Passes a piece on without a turn of this task, where neither client nor store is to be waited for."""
+        if not self._link.is_writable or (self._end_watch is not None and self._end_watch.may_end(piece)):
+            return False
+        self._account(piece, is_last=False)
+        sending = self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        with suppress(StopIteration):
+            sending.send(None)  # type: ignore[attr-defined]  # a writable client is written to without suspending
+        return True
 
     def _account(self, piece: bytes, *, is_last: bool) -> bool:
         """Counts a piece before it goes on. True where it ends the task: then the store is to know first."""

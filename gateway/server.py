@@ -60,7 +60,7 @@ class _HttpProtocol(HttpToolsProtocol):
         self._links: list[ClientLink] = []
 
     def on_headers_complete(self) -> None:
-        link = ClientLink(self.url)
+        link = ClientLink(self.url, self.flow)
         self._links.append(link)
         self.scope["extensions"] = {"gateway": link}  # type: ignore[dict-item]
         super().on_headers_complete()

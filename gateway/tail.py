@@ -40,6 +40,10 @@ class EndWatch:
         self._line = b""  # the head of the line that the last piece left unfinished
         self._event: Ending | None = None  # a final event was named, its data line is still to come
 
+    def may_end(self, piece: bytes) -> bool:
+        """Whether `piece`, coming next, could announce the end; cheap, and changes nothing."""
+        return self._event is not None or self._has_marker(self._line + piece) is not None
+
     def feed(self, piece: bytes) -> Ending | None:
         """The ending that a line completed by `piece` announces, if any."""
         last_break = max(piece.rfind(b"\n"), piece.rfind(b"\r"))

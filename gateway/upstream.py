@@ -6,6 +6,7 @@ readiness probe. Written for one purpose: measured beside general clients, it co
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import cast
 
 import httptools
@@ -28,7 +29,8 @@ class Connection(asyncio.BufferedProtocol):
     """One connection to the upstream; carries one exchange at a time.
 
     `send` and `drain` write the request, `read_head` and `read_piece` take the response as it comes, `abort` ends
-    it from any place and wakes whoever waits with the error given.
+    it from any place and wakes whoever waits with the error given. A `sink` is offered what comes while
+    `read_piece` waits, but for the end of the message; what it does not take is returned by `read_piece`.
     """
 
     def __init__(self, idle_timeout_seconds: float) -> None:
@@ -57,6 +59,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_until_close = False
         self._is_keep_alive = False
         self._fields: Fields = []
+        self.sink: Callable[[bytes], bool] | None = None
         self.status = 0  # 0 until the response head is complete
         self.is_complete = False
 
@@ -104,13 +107,17 @@ class Connection(asyncio.BufferedProtocol):
             if self._failure is not None:
                 raise self._failure
             await self._wait()
-        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self._waiting_bytes = 0
+        piece = self._take()
         self._silent_since = self._loop.time()
         if self._is_read_paused and self.is_open:
             self._is_read_paused = False
             cast("asyncio.Transport", self._transport).resume_reading()
+        return piece
+
+    def _take(self) -> bytes:
+        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._waiting_bytes = 0
         return piece
 
     @property
@@ -167,9 +174,23 @@ class Connection(asyncio.BufferedProtocol):
             self._parser.feed_data(_read_buffer[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._take_garbage(error)
+        if not self._has_sunk():
+            self._wake()
         if self._waiting_bytes > _HIGH_WATER_BYTES and not self._is_read_paused and self.is_open:
             self._is_read_paused = True
             cast("asyncio.Transport", self._transport).pause_reading()
+
+    def _has_sunk(self) -> bool:
+        """Hands what has come straight to the sink while the reader waits for it: no turn of its task is needed."""
+        is_awaited = self._waiter is not None and not self._waiter.done()
+        if self.sink is None or not is_awaited or not self._pieces or self.is_complete:
+            return False
+        piece = self._take()
+        if self.sink(piece):
+            return True
+        self._pieces.append(piece)
+        self._waiting_bytes = len(piece)
+        return False
 
     def _take_garbage(self, error: Exception) -> None:
         """What the parser cannot take breaks the message, or, behind a complete one, only the connection."""
@@ -231,18 +252,15 @@ class Connection(asyncio.BufferedProtocol):
             # The parser expects the body that the fields describe; this connection cannot be used again.
             self._is_keep_alive = False
             self.is_complete = True
-        self._wake()
 
     def on_body(self, body: bytes) -> None:
         if self._method != "HEAD":
             self._pieces.append(body)
             self._waiting_bytes += len(body)
-            self._wake()
 
     def on_message_complete(self) -> None:
         if self.status:
             self.is_complete = True
-            self._wake()
 
 
 def _is_framed(status: int, fields: Fields) -> bool:
