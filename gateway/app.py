@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway import __version__
 from gateway.errors import GatewayError, NotFound
@@ -28,7 +28,7 @@ from gateway.upstream import Upstream
 log = logging.getLogger("gateway")
 
 
-def create_app(settings: Settings) -> ASGIApp:
+def create_app(settings: Settings) -> "Gateway":
     """The gateway as an ASGI application."""
     upstream = Upstream(
         settings.upstream_host,
@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> ASGIApp:
     date = _DateClock()
     proxy = Proxy(upstream, tracker, max_body_bytes=settings.max_body_bytes, date=date)
     routes = _routes(upstream, tracker, has_store=settings.redis_url is not None)
-    return _Gateway(proxy, routes, date)
+    return Gateway(proxy, routes, date)
 
 
 def _store(settings: Settings, boot: str) -> Store:
@@ -95,17 +95,17 @@ def _spare_the_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-class _Gateway:
+class Gateway:
     """Sends targets under `/v1/` to the relay, all others to the routes."""
 
     def __init__(self, proxy: Proxy, routes: FastAPI, date: Callable[[], bytes]) -> None:
         self._proxy = proxy
-        self._routes = routes
+        self.routes = routes
         self._date = date
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._routes(scope, receive, send)
+            await self.routes(scope, receive, send)
             return
         try:
             link: ClientLink = scope["extensions"]["gateway"]
@@ -118,7 +118,7 @@ class _Gateway:
         if target.is_relayed:
             await self._proxy(scope, receive, send, target)
         else:
-            await self._routes(scope, receive, self._dated(send))
+            await self.routes(scope, receive, self._dated(send))
 
     def _dated(self, send: Send) -> Send:
         async def send_dated(message: Message) -> None:

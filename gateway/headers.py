@@ -72,7 +72,7 @@ def response_fields(fields: Fields, *, task_id: str, date: bytes, is_stream: boo
     passed.append((TASK_ID, task_id.encode()))
     if is_stream:
         passed.append((b"x-accel-buffering", b"no"))
-    if b"date" not in names:
+    if b"date" not in names or b"date" in dropped:
         passed.append((b"date", date))
     return passed
 

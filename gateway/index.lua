@@ -9,7 +9,7 @@
 -- ARGV[3..]  five per task: task id, created_ms, rank, number of its state key (2..5), Unix second of expiry
 --
 -- Scores are equal, so members sort by their bytes: by creation, then by id. An entry follows only a later
--- creation (a new attempt) or a higher rank of the same one. Expired entries go a few at a time.
+-- creation (a new attempt) or a higher rank of the same one, and the first end stays. Expired entries go a few at a time.
 
 local all, entry, expiry = KEYS[1], KEYS[6], KEYS[7]
 
@@ -23,7 +23,9 @@ for i = 3, #ARGV, 5 do
   local id, created, rank, state, expires = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local created_rank = string.format('%013.0f', tonumber(created)) .. ':' .. rank
   local found = redis.call('HGET', entry, id)
-  if not found or string.sub(found, 1, 15) <= created_rank then
+  local before = found and string.sub(found, 1, 15) or ''
+  local is_another_end = before == created_rank and rank == '3' and found ~= created_rank .. ':' .. state
+  if before <= created_rank and not is_another_end then
     local new = created_rank .. ':' .. state
     local member = string.sub(created_rank, 1, 13) .. ':' .. id
     if found and found ~= new then

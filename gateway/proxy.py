@@ -168,6 +168,8 @@ class _Exchange:
             )  # `_watch_client` must not touch it any more
             if connection is not None:
                 self._upstream.release(connection)
+            if self._task.reason is not None:
+                log.info("task %s failed: %s", self._task.task_id, self._task.reason)
 
     # -- the way in --
 
@@ -329,7 +331,6 @@ class _Exchange:
             self._task.status_code = error.status
         self._tracker.finish(self._task, reason, str(error) or "the client closed the connection")
         self._abort("the exchange broke off")
-        log.info("task %s failed: %s", self._task.task_id, reason)
         if isinstance(error, GatewayError) and not self._is_started:
             if not isinstance(error, ShuttingDown):
                 await self._tracker.settle(self._task)

@@ -5,6 +5,7 @@ All that is wrong is named at once. An empty variable counts as unset, as compos
 Called by __main__ (which prints what is wrong) and app.
 """
 
+import ipaddress
 import os
 import re
 import socket
@@ -65,7 +66,7 @@ class Settings:
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        number = int(text) if re.fullmatch(r"\d{1,15}", text) else -1
+        number = int(text) if re.fullmatch(r"[0-9]{1,15}", text) else -1
         if not least <= number <= most:
             raise _Refused
         return number
@@ -75,7 +76,7 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 
 def _seconds(least: float, most: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        number = float(text) if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text) else -1.0
+        number = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) else -1.0
         if not least <= number <= most:
             raise _Refused
         return number
@@ -103,27 +104,50 @@ def _matching(pattern: str) -> Callable[[str], str]:
 
 def _http_base(text: str) -> tuple[str, int]:
     parts = urlsplit(text)
-    if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
+    host = parts.hostname or ""
+    if parts.scheme != "http" or parts.path not in ("", "/") or parts.port == 0 or not _is_host(host, text):
         raise _Refused
     if parts.query or parts.fragment or parts.username is not None or parts.password is not None:
         raise _Refused
-    return parts.hostname, 80 if parts.port is None else parts.port
+    return host, 80 if parts.port is None else parts.port
 
 
 def _redis_url(text: str) -> str:
     parts = urlsplit(text)
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.port == 0:
+    if parts.scheme not in ("redis", "rediss") or parts.port == 0 or not _is_host(parts.hostname, text):
         raise _Refused
-    if not re.fullmatch(r"/?|/\d{1,4}", parts.path):
+    if not re.fullmatch(r"/?|/[0-9]{1,4}", parts.path) or parts.query or parts.fragment:
         raise _Refused
     return text
 
 
-def _readable_file(text: str) -> str:
+def _host(text: str) -> str:
+    if not _is_host(text.removeprefix("[").removesuffix("]") if text.startswith("[") and text[-1] == "]" else text):
+        raise _Refused
+    return text
+
+
+def _is_host(host: str | None, whole: str = "") -> bool:
+    """Whether `host` is a name or an address (IPv6 without brackets), and `whole` without white space."""
+    if not host or re.search(r"\s", whole):
+        return False
+    if ":" not in host:
+        return re.fullmatch(r"[A-Za-z0-9._\-]{1,253}", host) is not None
     try:
-        return Path(text).read_text(encoding="utf-8").strip()
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _password_file(text: str) -> str:
+    try:
+        password = Path(text).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeError) as error:
         raise _Refused from error
+    if not password:
+        raise _Refused
+    return password
 
 
 def _not_yet(_: str) -> str:
@@ -131,18 +155,16 @@ def _not_yet(_: str) -> str:
 
 
 _NOT_YET = "nothing: this version does not have it, and would rather not start than pretend"
-_HOST = r"[A-Za-z0-9._:%\-\[\]]{1,255}"
-
 SETTINGS = (
     Setting("UPSTREAM_BASE", "http://127.0.0.1:11434", "http://host[:port]", "Where Ollama listens.", _http_base),
     Setting("REDIS_HOST", "", "a host name or address", "The store. Unset, and no `REDIS_URL`: statuses live in this "
-            "process only, and are lost at exit.", _matching(_HOST)),
+            "process only, and are lost at exit.", _host),
     Setting("REDIS_PORT", "6379", "1 to 65535", "The store's port.", _whole(1, 65535)),
     Setting("REDIS_USER", "default", "1 to 128 characters, no white space", "The user to log in as, where there is a "
             "password.", _matching(r"\S{1,128}")),
     Setting("REDIS_PASSWORD", "", "text", "The store's password.", str, is_secret=True),
-    Setting("REDIS_PASSWORD_FILE", "", "the path of a readable UTF-8 file", "A file that holds the password, instead "
-            "of `REDIS_PASSWORD`.", _readable_file),
+    Setting("REDIS_PASSWORD_FILE", "", "the path of a readable UTF-8 file, not empty",
+            "A file that holds the password, instead of `REDIS_PASSWORD`.", _password_file),
     Setting("REDIS_DB", "0", "0 to 9999", "The store's database number.", _whole(0, 9999)),
     Setting("REDIS_URL", "", "redis://[user:password@]host[:port][/db], or rediss:// for TLS", "The store as one "
             "address; wins over the parts.", _redis_url, is_secret=True),
@@ -155,7 +177,7 @@ SETTINGS = (
     Setting("ALGORITHM_ID", "ollama-openai", "1 to 128 of A-Z a-z 0-9 . _ : @ / -", "`algorithm_id` of every status.",
             _matching(r"[A-Za-z0-9._:@/\-]{1,128}")),
     Setting("GATEWAY_HOST", "0.0.0.0", "a host name or address", "The address to listen on.",  # noqa: S104
-            _matching(_HOST)),
+            _host),
     Setting("GATEWAY_PORT", "11535", "1 to 65535", "The port to listen on.", _whole(1, 65535)),
     Setting("GATEWAY_WORKERS", "1", "1 to 64; more than 1 needs a store", "Processes that serve requests.",
             _whole(1, 64)),
@@ -204,7 +226,8 @@ def _problems_between(values: Mapping[str, Any]) -> list[str]:
     problems = []
     if ttl is not None and beat is not None and ttl < 5 * beat:
         problems.append(f"TTL_RUNNING={ttl} is not valid; allowed: at least five heartbeats, HEARTBEAT_SEC={beat:g}")
-    if workers is not None and workers > 1 and not (values.get("REDIS_HOST") or values.get("REDIS_URL")):
+    stores = [values[name] for name in ("REDIS_HOST", "REDIS_URL") if name in values]
+    if workers is not None and workers > 1 and len(stores) == 2 and not any(stores):
         problems.append(f"GATEWAY_WORKERS={workers} is not valid; allowed: 1 without a store (set REDIS_HOST)")
     if values.get("REDIS_PASSWORD") and values.get("REDIS_PASSWORD_FILE"):
         problems.append(f"REDIS_PASSWORD={MASK} is not valid; allowed: either it or REDIS_PASSWORD_FILE")

@@ -8,7 +8,6 @@ Called by tracker alone: its one writer calls `put`, the status routes' reads co
 import asyncio
 import base64
 import binascii
-import json
 import re
 import time
 from collections.abc import Awaitable, Coroutine, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Protocol, TypeVar, cast
 
+import orjson
 from hiredis import pack_command
 from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -116,6 +116,7 @@ class RedisStore:
         self._redis = Redis.from_url(
             url,
             decode_responses=True,
+            encoding_errors="replace",  # somebody else's value is no reason to fail
             socket_timeout=_COMMAND_TIMEOUT_SECONDS,
             socket_connect_timeout=_CONNECT_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
@@ -145,9 +146,19 @@ class RedisStore:
         commands: list[tuple[str | int, ...]] = [
             ("EVALSHA", transition, 1, DOCUMENT_PREFIX + r.task_id, *self._transition_arguments(r)) for r in records
         ]
-        commands.append(("EVALSHA", index, len(_INDEX_KEYS), *_INDEX_KEYS, *self._index_arguments(records)))
-        replies = await self._write(commands)
-        return [Written(bool(is_written), attempt) for is_written, attempt in replies[:-1]]
+        own = [record for record in records if record.attempt]
+        replies = await self._write([*commands, *self._index_commands(index, own)])
+        written = [Written(bool(is_written), attempt) for is_written, attempt in replies[: len(records)]]
+        # Whether a claim may enter the index is known only now; what else is refused, the index refuses itself.
+        claimed = [r for r, w in zip(records, written, strict=True) if not r.attempt and w.is_written]
+        if claimed:
+            await self._write(self._index_commands(index, claimed))
+        return written
+
+    def _index_commands(self, index: str, records: Sequence[Record]) -> list[tuple[str | int, ...]]:
+        if not records:
+            return []
+        return [("EVALSHA", index, len(_INDEX_KEYS), *_INDEX_KEYS, *self._index_arguments(records))]
 
     def _transition_arguments(self, r: Record) -> tuple[str | int, ...]:
         return r.head, r.attempt, r.rank, r.ttl_seconds, self._boot, r.created_ms
@@ -184,7 +195,8 @@ class RedisStore:
 
     async def read(self, task_id: str) -> str | None:
         """The document of `task_id`, or None."""
-        return await _uncancelled(_mapped(cast("Awaitable[str | None]", self._redis.get(DOCUMENT_PREFIX + task_id))))
+        [document] = await _uncancelled(_mapped(self._documents([task_id])))
+        return document
 
     async def page(self, limit: int, state: State | None, cursor: str | None) -> Page:
         """Up to `limit` documents, newest first, from behind `cursor` on. Raises InvalidCursor."""
@@ -212,14 +224,18 @@ class RedisStore:
         """The documents that stand at `places`; places whose document is gone leave the index."""
         if not places:
             return []
-        pipe = self._redis.pipeline(transaction=False)
-        for place in places:
-            pipe.get(DOCUMENT_PREFIX + place[14:])
-        documents = dict(zip(places, await pipe.execute(), strict=True))
+        documents = dict(zip(places, await self._documents([place[14:] for place in places]), strict=True))
         gone = [place for place, document in documents.items() if document is None]
         if gone:
             await self._redis.zrem(key, *gone)
         return [(p, d) for p, d in documents.items() if d is not None and _stands_at(p, d, state)]
+
+    async def _documents(self, task_ids: Sequence[str]) -> list[str | None]:
+        """What stands under each id; None where that is nothing, or not a document of anybody's."""
+        pipe = self._redis.pipeline(transaction=False)
+        for task_id in task_ids:
+            pipe.get(DOCUMENT_PREFIX + task_id)
+        return [_document(reply) for reply in await pipe.execute(raise_on_error=False)]
 
     async def ping(self) -> None:
         """Asks for a sign of life."""
@@ -230,14 +246,33 @@ class RedisStore:
         await self._redis.aclose()
 
 
+def _document(reply: str | Exception | None) -> str | None:
+    """A reply to GET as a document. Raises the error it is, but for a key of another type."""
+    if isinstance(reply, Exception):
+        if str(reply).startswith("WRONGTYPE"):
+            return None
+        raise reply
+    return reply if reply is not None and _fields_of(reply) is not None else None
+
+
+def _fields_of(document: str) -> dict[str, Any] | None:
+    """The fields of a status document; None where it is none."""
+    try:
+        fields = orjson.loads(document)
+    except orjson.JSONDecodeError:
+        return None
+    is_document = isinstance(fields, dict) and isinstance(fields.get("extensions"), dict)
+    return fields if is_document else None
+
+
 def _stands_at(place: str, document: str, state: State | None) -> bool:
     """Whether `document` is of the creation and state under which the index holds it.
 
     The index lags a document by an instant, and a new attempt leaves the old place.
     """
-    status = json.loads(document)
-    created_ms = status.get("extensions", {}).get("created_ms")
-    return created_ms == int(place[:13]) and (state is None or status.get("state") == state)
+    fields = _fields_of(document) or {}
+    is_same = fields.get("extensions", {}).get("created_ms") == int(place[:13])
+    return is_same and (state is None or fields.get("state") == state)
 
 
 async def _mapped(answer: Awaitable[T]) -> T:

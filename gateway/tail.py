@@ -27,10 +27,11 @@ class EndWatch:
     An event counts once its data line is whole: that is what clients act on.
     """
 
-    __slots__ = ("_data", "_event", "_events", "_has_marker", "_line")
+    __slots__ = ("_data", "_event", "_events", "_has_done", "_has_marker", "_line")
 
     def __init__(self, events: dict[bytes, Ending], *, has_done: bool = False) -> None:
         self._events = events
+        self._has_done = has_done
         self._data = {b'{"type":"' + name + b'"': ending for name, ending in events.items()}
         self._data[b'{"error":'] = Ending.ERROR
         if has_done:
@@ -50,15 +51,16 @@ class EndWatch:
         if last_break < 0:
             self._line = (self._line + piece)[:_LINE_HEAD_BYTES]
             return None
-        text = self._line + piece[: last_break + 1] if self._line else piece
+        text = self._line + piece[: last_break + 1]
         self._line = piece[last_break + 1 : last_break + 1 + _LINE_HEAD_BYTES]
         if self._event is None and not self._has_marker(text):
             return None
         return next((e for e in map(self._take_line, text.splitlines()) if e is not None), None)
 
     def at_end(self) -> Ending | None:
-        """The ending announced by a last line without a line break, once the body is complete."""
-        return self._ending_of_data(self._line) if self._line.startswith(b"data:") else None
+        """The ending announced by a last `data: [DONE]` without a line break, once the body is complete."""
+        is_done = self._has_done and self._line.startswith(b"data:") and self._line[5:].strip() == b"[DONE]"
+        return Ending.COMPLETE if is_done else None
 
     def _take_line(self, line: bytes) -> Ending | None:
         if line.startswith(b"event:"):

@@ -76,10 +76,11 @@ class Tracker:
         self._heartbeat_seconds = heartbeat_seconds
         self._clock = clock
         self._in_flight: dict[str, TrackedTask] = {}
-        # The outbox: tasks whose newest status is not in the store, oldest first.
-        self._urgent: dict[str, TrackedTask] = {}  # to be written now
-        self._lingering: dict[str, TrackedTask] = {}  # to be written when the linger ends
-        self._batch: dict[str, TrackedTask] = {}  # on its way to the store
+        # The outbox: tasks whose newest status is not in the store, oldest first. By task, not by id: the end of an
+        # attempt is written before the claim of the next.
+        self._urgent: dict[TrackedTask, None] = {}  # to be written now
+        self._lingering: dict[TrackedTask, None] = {}  # to be written when the linger ends
+        self._batch: dict[TrackedTask, None] = {}  # on its way to the store
         self._due = asyncio.Event()  # something is urgent
         self._linger: asyncio.TimerHandle | None = None
         self.is_store_up = True
@@ -134,7 +135,7 @@ class Tracker:
         """The one end of a task: SUCCESS without a reason, else FAILED. Later ends are ignored."""
         if task.finish(reason, message, self._now_ms()):
             self._in_flight.pop(task.task_id, None)
-            self._post(task)
+            self._post_urgently(task)
 
     async def settle(self, task: TrackedTask) -> None:
         """Waits until the store has the task's present stage; a bounded time, none while the store is away."""
@@ -170,15 +171,16 @@ class Tracker:
 
     def _post(self, task: TrackedTask) -> None:
         """Puts a changed task into the outbox: it is written after the linger, unless somebody waits for it before."""
-        tier = self._urgent if task.task_id in self._urgent else self._lingering
-        tier[task.task_id] = task
-        if self._linger is None and tier is self._lingering:
+        if task in self._urgent:
+            return
+        self._lingering[task] = None
+        if self._linger is None:
             self._linger = asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._end_linger)
 
     def _post_urgently(self, task: TrackedTask) -> None:
         """Puts a task into the outbox to be written at once."""
-        self._lingering.pop(task.task_id, None)
-        self._urgent[task.task_id] = task
+        self._lingering.pop(task, None)
+        self._urgent[task] = None
         self._due.set()
 
     def _end_linger(self) -> None:
@@ -204,23 +206,25 @@ class Tracker:
 
     async def _write_batch(self) -> bool:
         """Writes what is urgent, as it is now. False where that failed; nothing is lost then."""
-        self._batch = batch = dict(islice(self._urgent.items(), _BATCH_TASKS))
-        for task_id, task in batch.items():
-            del self._urgent[task_id]
+        self._batch = batch = dict.fromkeys(islice(self._urgent, _BATCH_TASKS))
+        for task in batch:
+            del self._urgent[task]
             task.boxed_rank = task.stage.rank
         try:
-            written = await self._store.put([self._record(task) for task in batch.values()])
+            written = await self._store.put([self._record(task) for task in batch])
         except BaseException as error:
             self._urgent = batch | self._urgent
             self._make_room()
-            if not isinstance(error, StoreError):
+            if not isinstance(error, Exception):
                 raise
+            if not isinstance(error, StoreError):
+                log.exception("writing %d statuses failed inside the gateway; trying again", len(batch))
             self._set_condition(is_up=False, why=str(error))
             return False
         finally:
             self._batch = {}
         self._set_condition(is_up=True)
-        for task, result in zip(batch.values(), written, strict=True):
+        for task, result in zip(batch, written, strict=True):
             self._take_result(task, result)
         if self._urgent:
             self._due.set()
@@ -228,8 +232,8 @@ class Tracker:
 
     def _make_room(self) -> None:
         """While the store is away: drops the oldest statuses above the bound, and counts them."""
-        for task_id in list(islice(self._urgent, max(0, len(self._urgent) - _OUTBOX_TASKS))):
-            del self._urgent[task_id]
+        for task in list(islice(self._urgent, max(0, len(self._urgent) - _OUTBOX_TASKS))):
+            del self._urgent[task]
             self.dropped += 1
 
     def _take_result(self, task: TrackedTask, result: Written) -> None:
@@ -238,7 +242,7 @@ class Tracker:
             task.saved_rank = max(task.saved_rank, task.boxed_rank)
         elif task.attempt == 0 and task.waiter is not None:
             self._in_flight.pop(task.task_id, None)  # the claim was refused in time: this request ends here
-            self._lingering.pop(task.task_id, None)
+            self._lingering.pop(task, None)
         if not result.is_written or task.saved_rank >= task.waiter_rank:
             self._release(task)
 
@@ -259,7 +263,7 @@ class Tracker:
             log.info("the store is back; %d kept statuses to write", self.unsaved)
             return
         log.warning("the store is away (%s); requests go on, up to %d statuses are kept", why, _OUTBOX_TASKS)
-        for task in [*self._in_flight.values(), *self._batch.values(), *self._urgent.values()]:
+        for task in [*self._in_flight.values(), *self._batch, *self._urgent]:
             self._release(task)
 
     def _record(self, task: TrackedTask) -> Record:
@@ -310,8 +314,10 @@ class Tracker:
 
     def _own_document(self, task_id: str) -> str | None:
         """The document of a task that this instance knows without the store."""
-        places = (self._in_flight, self._urgent, self._lingering, self._batch)
-        task = next((place[task_id] for place in places if task_id in place), None)
+        task = self._in_flight.get(task_id)
+        if task is None:
+            unsaved = (*self._lingering, *reversed(self._urgent), *reversed(self._batch))
+            task = next((t for t in unsaved if t.task_id == task_id), None)
         return None if task is None else complete_document(self._head(task), max(task.attempt, 1))
 
     async def page(self, limit: int, state: State | None, cursor: str | None) -> Page:

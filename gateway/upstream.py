@@ -237,7 +237,8 @@ class Connection(asyncio.BufferedProtocol):
         self._fields = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append((name.lower(), value))
+        if not self.status:  # behind the head come only trailers, which nobody asked for (RFC 9110 section 6.5.1)
+            self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

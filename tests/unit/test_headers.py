@@ -136,7 +136,6 @@ def test_an_upstreams_date_is_kept(fields: Fields, date: bytes) -> None:
     assert answer_fields([(b"date", date), *fields]) == [(b"date", date), *fields, (b"x-task-id", b"t-1")]
 
 
-@pytest.mark.xfail(reason="a Date that Connection nominates is dropped without ours in its place")
 def test_a_nominated_date_is_replaced() -> None:
     """There is exactly one Date, also when the upstream declares its own to be hop-by-hop."""
     assert answer_fields([(b"connection", b"date"), (b"date", b"x")]) == [(b"x-task-id", b"t-1"), (b"date", DATE)]

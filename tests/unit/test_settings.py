@@ -142,7 +142,6 @@ def test_a_bad_value_is_named(name: str, text: str) -> None:
     assert "***" in line if setting.is_secret or "@" in text else repr(text) in line
 
 
-@pytest.mark.xfail(reason="accepted at present")
 @pytest.mark.parametrize(("name", "text"), NOT_REFUSED_YET)
 def test_a_value_that_cannot_work_is_named(name: str, text: str) -> None:
     """What could never be connected to, or means something else than it says, stops the start as well."""
@@ -227,7 +226,6 @@ def test_a_password_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     assert line.startswith("REDIS_PASSWORD_FILE=")
 
 
-@pytest.mark.xfail(reason="an empty password file means no password at present")
 def test_an_empty_password_file_is_refused(tmp_path: Path) -> None:
     """Who names a file wants a password: an empty one is a mistake, not a login without."""
     path = tmp_path / "password"
@@ -268,7 +266,6 @@ def test_several_workers_need_a_store() -> None:
     assert load({"GATEWAY_WORKERS": "2", "REDIS_URL": "redis://h"}).gateway_workers == 2
 
 
-@pytest.mark.xfail(reason="a wrong REDIS_URL is taken for none when the workers are looked at")
 def test_a_wrong_address_is_not_the_workers_fault() -> None:
     """With a store configured wrongly, only the store's variable is named."""
     (line,) = refusal(GATEWAY_WORKERS="2", REDIS_URL="redis://h:x")

@@ -250,13 +250,8 @@ async def test_a_new_attempt_is_a_new_creation(store: Store) -> None:
     [(Stage.STREAMING, record("t", attempt=0, created_ms=2000)), (Stage.DONE, record("t", Stage.ERROR))],
     ids=["a claim", "another end"],
 )
-async def test_what_was_refused_leaves_the_list_alone(
-    subject: Subject, request: pytest.FixtureRequest, stage: Stage, refused: Record
-) -> None:
+async def test_what_was_refused_leaves_the_list_alone(subject: Subject, stage: Stage, refused: Record) -> None:
     """A task stays in the list, under its own state, when a claim of its id or another end of it was refused."""
-    if subject.clock is None:
-        reason = "put brings the index up to date for refused records too"
-        request.applymarker(pytest.mark.xfail(reason=reason))
     await subject.store.put([record("t", stage)])
     assert await subject.store.put([refused]) == [Written(False, 1)]
     assert await walk(subject.store) == ["t"]

@@ -156,7 +156,6 @@ async def test_a_key_of_another_type_does_not_block(store: RedisStore, server: S
         assert await stage_and_attempt(store, name) == ("forwarding", 1)
 
 
-@pytest.mark.xfail(reason="page and read take it for granted that what stands there is a document of ours")
 @pytest.mark.parametrize("value", ["hello", "[]", '{"extensions":5}', "null", b"\xff\xfe", ["a list"]])
 async def test_a_foreign_value_does_not_break_the_list(
     store: RedisStore, server: Server, value: str | bytes | list[str]

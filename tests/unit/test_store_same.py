@@ -150,7 +150,6 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
     await server.close()
 
 
-@pytest.mark.xfail(reason="put brings the index up to date for refused records too", strict=False)
 @pytest.mark.timeout(120)
 def test_both_stores_agree_step_by_step(server: Server) -> None:
     """Redis and the in-process table give the same results, documents and pages for any history of requests."""

@@ -124,7 +124,6 @@ def test_a_stream_byte_by_byte_means_the_same(stream: Stream) -> None:
     assert ending(stream.route, cut(stream.text, range(len(stream.text)))) == stream.meaning
 
 
-@pytest.mark.xfail(reason="EndWatch.feed looks at the unfinished last line of a piece when none was left over before")
 @given(streams(has_end=True), st.integers(0, 10_000))
 @example(Stream(CHAT, b"data: {}\n\ndata: [DONE]\n\n", Ending.COMPLETE, 22), 0)
 def test_an_end_never_counts_before_its_data_line_is_whole(stream: Stream, missing: int) -> None:
@@ -153,7 +152,6 @@ def test_done_without_a_line_break_counts_at_the_end() -> None:
     assert watch.at_end() is Ending.COMPLETE
 
 
-@pytest.mark.xfail(reason="EndWatch.at_end takes the beginning of an event's JSON for the whole event")
 def test_half_an_event_at_the_end_is_no_end() -> None:
     """A final event whose JSON the end of the body cut off has reached no client."""
     half = b'data: {"type":"response.completed","respo'

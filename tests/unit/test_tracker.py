@@ -315,7 +315,6 @@ async def test_an_ended_id_begins_the_next_attempt() -> None:
             await next_millisecond()
 
 
-@pytest.mark.xfail(reason="a new claim drops the unwritten end of the same id from the outbox")
 async def test_an_id_is_free_as_soon_as_its_request_has_ended() -> None:
     """A client that left and comes back at once with the same id gets its next attempt."""
     async with tracking() as subject:
@@ -481,7 +480,6 @@ async def test_the_outbox_is_bounded_and_what_is_dropped_counted(monkeypatch: py
         assert found == [None] * 15 + ["done"] * 10
 
 
-@pytest.mark.xfail(reason="an error that is no StoreError ends the writer for good")
 async def test_an_unforeseen_error_does_not_end_the_writer() -> None:
     """A failure nobody thought of costs a batch some time, not all later statuses."""
     async with tracking() as subject:
