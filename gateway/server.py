@@ -6,13 +6,15 @@ Passed to uvicorn through its public `http` setting; nothing of the relay belong
 import asyncio
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.proxy import ClientLink
 
 # One read holds at most this much, so that a stalled upload stays within 256 KiB (contract 3.3).
 _READ_BYTES = 65_536
 _HEAD_START = b"HTTP/1.1 "
+_FRAMING = (b"content-length", b"transfer-encoding")
 # One buffer for all connections: the parser has copied what it needs before the next read begins.
 _read_buffer = memoryview(bytearray(_READ_BYTES))
 
@@ -50,29 +52,71 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
 
 
 class _HttpProtocol(HttpToolsProtocol):
-    """Gives each request a ClientLink, and tells all that are not answered when the connection is lost.
+    """Gives each request a ClientLink, tells all that are not answered when the connection is lost, and reads the
+    body of a request that asks for an upgrade.
 
-    uvicorn itself tells the newest only: of pipelined requests, the one that is being answered would never know.
+    uvicorn itself tells the newest request only: of pipelined ones, that being answered would never know.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._links: list[ClientLink] = []
+        self._unanswered: list[RequestResponseCycle] = []
+        self._is_reading_framing = False
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Goes on as if no upgrade had been asked for (RFC 9110 section 7.8 allows that); `rest` is behind the head.
+
+        The parser takes such a head for the last of HTTP/1.1. Java's client offers h2c with every first request, so
+        a new parser is told of the body that follows, and reads it.
+        """
+        framing = [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name in _FRAMING]
+        self.parser = httptools.HttpRequestParser(self)
+        if framing:
+            self.cycle.more_body = True
+            self._is_reading_framing = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
+            self._is_reading_framing = False
+        if rest:
+            self.data_received(rest)
+
+    def on_message_begin(self) -> None:
+        if not self._is_reading_framing:
+            super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._is_reading_framing:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_reading_framing:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        link = ClientLink(self.url, self.flow)
-        self._links.append(link)
-        self.scope["extensions"] = {"gateway": link}  # type: ignore[dict-item]
+        if self._is_reading_framing:
+            return
+        self.scope["extensions"] = {"gateway": ClientLink(self.url, self.flow)}  # type: ignore[dict-item]
         super().on_headers_complete()
+        self._unanswered.append(self.cycle)
 
     def on_response_complete(self) -> None:
-        del self._links[0]
+        del self._unanswered[0]
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        for link in self._links:
-            link.lose()
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            cast("ClientLink", cycle.scope["extensions"]["gateway"]).lose()
 
 
 class _OneWrite:
@@ -95,7 +139,8 @@ class _OneWrite:
             self._head = data
             self._call_soon(self._flush)
             return
-        self._transport.write(data)
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def _flush(self) -> None:
         if self._head and not self._transport.is_closing():

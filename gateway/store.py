@@ -33,6 +33,7 @@ _MEMBER = re.compile(rf"\d{{13}}:{ID_PATTERN}")
 _COMMAND_TIMEOUT_SECONDS = 1.0
 _CONNECT_TIMEOUT_SECONDS = 1.0
 _INDEX_MARGIN_SECONDS = 3600
+_REASON_CHARACTERS = 120
 
 T = TypeVar("T")
 
@@ -289,4 +290,6 @@ async def _uncancelled(answer: Coroutine[Any, Any, T]) -> T:
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """What went wrong, short enough for a log line: some of Redis's errors are a paragraph of advice."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return text if len(text) <= _REASON_CHARACTERS else text[:_REASON_CHARACTERS] + "…"

@@ -161,6 +161,45 @@ async def test_expect_100_continue_is_answered_here(gateway: Gateway, upstream: 
     await client.close()
 
 
+H2C = (
+    (b"Connection", b"Upgrade, HTTP2-Settings"),
+    (b"Upgrade", b"h2c"),
+    (b"HTTP2-Settings", b"AAMAAABkAAQCAAAAAAIAAAAA"),
+)
+
+
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
+@pytest.mark.parametrize("is_split", [False, True], ids=["one piece", "two pieces"])
+async def test_an_offered_upgrade_is_ignored(
+    gateway: Gateway, upstream: Upstream, is_chunked: bool, is_split: bool
+) -> None:
+    """A request that offers h2c, as Java's client does, is relayed with its whole body, and the connection goes on."""
+    framing = (b"Transfer-Encoding", b"chunked") if is_chunked else (b"Content-Length", b"%d" % len(BODY))
+    body = chunk(BODY) + b"0\r\n\r\n" if is_chunked else BODY
+    asked = request("POST", CHAT, *H2C, framing)
+    client = await gateway.connect()
+    for part in (asked, body) if is_split else (asked + body,):
+        await client.send(part)
+        await until(lambda: bool(upstream.exchanges) or not is_split, what="the head is there")
+    assert (await client.answer()).status == 200
+    assert (await client.ask("GET", "/v1/x", *H2C)).status == 200
+    assert (await client.ask("POST", CHAT, body=BODY)).status == 200
+    assert [bytes(exchange.body.data) for exchange in upstream.exchanges] == [BODY, b"", BODY]
+    assert upstream.exchanges[0].head.all("upgrade") == upstream.exchanges[0].head.all("http2-settings") == []
+    await client.close()
+
+
+async def test_a_client_that_leaves_pipelined_requests_is_noticed(gateway: Gateway, upstream: Upstream) -> None:
+    """Who leaves while the first of several requests is being answered closes that one's upstream connection."""
+    stream = Gated(EVENTS)
+    upstream.then(stream)
+    client = await gateway.connect()
+    await client.send(request("POST", CHAT, body=BODY) + request("GET", "/v1/x"))
+    got = await upstream.exchange()
+    client.reset()
+    await within(1, got.closed.wait(), "the upstream is closed")
+
+
 async def test_pipelined_requests_are_answered_in_order(gateway: Gateway, upstream: Upstream) -> None:
     """Requests sent without waiting are each answered, in their order."""
     upstream.then(*[answering(200, body=b"%d" % number) for number in range(3)])
