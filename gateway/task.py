@@ -4,7 +4,7 @@ Pure: time comes in as an argument. Everything that decides what a status may be
 races between instances, in transition.lua. Made and advanced by tracker, told what happened by proxy.
 """
 
-import os
+import secrets
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -96,7 +96,7 @@ def is_valid_id(text: str) -> bool:
 
 def new_id() -> str:
     """A random UUID (version 4, RFC 9562 section 5.4), written down directly: uuid.uuid4() costs five times as much."""
-    text = os.urandom(16).hex()
+    text = secrets.token_hex(16)
     variant = "89ab"[int(text[16], 16) & 3]
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
 
