@@ -2,8 +2,8 @@
 
 A raw ASGI application; each request is one `_Exchange`, to be read from top to bottom. Bodies pass piece by piece
 and are never parsed or gathered; between the upstream's first byte and the client's last there is no wait for the
-store but the two bounded ones of contract 4.5. However an exchange ends, `_conclude` is told once, and only it
-decides what the task becomes. Called by app for every target under `/v1/`.
+store but the two bounded ones of contract 4.5. What the task becomes is decided in two places and no third:
+`_conclude` where the message came whole, `_end_early` where it did not. Called by app for every target under `/v1/`.
 """
 
 import asyncio
@@ -162,10 +162,9 @@ class _Exchange:
             log.exception("task %s failed inside the gateway", self._task.task_id)
             await self._end_early(GatewayError("internal error in the gateway"))
         finally:
-            connection, self._connection = (
-                self._connection,
-                None,
-            )  # `_watch_client` must not touch it any more
+            # From here on neither the client's loss nor its upload is of any consequence.
+            self._link.on_lost = None
+            connection, self._connection = self._connection, None
             if connection is not None:
                 self._upstream.release(connection)
             if self._task.reason is not None:
