@@ -4,8 +4,8 @@ Pure: time comes in as an argument. Everything that decides what a status may be
 races between instances, in transition.lua. Made and advanced by tracker, told what happened by proxy.
 """
 
-import secrets
 import re
+import secrets
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote
