@@ -260,7 +260,7 @@ class Tracker:
             return
         self.is_store_up = is_up
         if is_up:
-            log.info("the store is back; %d kept statuses to write", self.unsaved)
+            log.info("the store is back")
             return
         log.warning("the store is away (%s); requests go on, up to %d statuses are kept", why, _OUTBOX_TASKS)
         for task in [*self._in_flight.values(), *self._batch, *self._urgent]:
