@@ -4,6 +4,8 @@ Passed to uvicorn through its public `http` setting; nothing of the relay belong
 """
 
 import asyncio
+import socket
+import struct
 from typing import Any, cast
 
 import httptools
@@ -14,6 +16,9 @@ from gateway.proxy import ClientLink
 # One read holds at most this much, so that a stalled upload stays within 256 KiB (contract 3.3).
 _READ_BYTES = 65_536
 _HEAD_START = b"HTTP/1.1 "
+_CHUNKED_END = b"transfer-encoding: chunked\r\n\r\n"
+_LAST_CHUNK = b"0\r\n\r\n"
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 _FRAMING = (b"content-length", b"transfer-encoding")
 # One buffer for all connections: the parser has copied what it needs before the next read begins.
 _read_buffer = memoryview(bytearray(_READ_BYTES))
@@ -107,6 +112,11 @@ class _HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle.scope["http_version"] == "1.0":
+            cycle.transport = cast("asyncio.Transport", _Unchunked(cycle.transport))
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         del self._unanswered[0]
         super().on_response_complete()
@@ -153,6 +163,43 @@ class _OneWrite:
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class _Unchunked:
+    """A transport for the answer to an HTTP/1.0 request: ended by the connection's end instead of in chunks.
+
+    uvicorn chunks such answers, which HTTP/1.0 does not know (RFC 9112 section 6.1). It writes the head first, then
+    each chunk at once. A message that is broken off is reset, for a plain end would make it look whole.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._is_head = True
+        self._is_chunked = False
+
+    def write(self, data: bytes) -> None:
+        if self._is_head:
+            self._is_head = False
+            self._is_chunked = data.endswith(_CHUNKED_END)
+            self._transport.write(data.removesuffix(_CHUNKED_END) + b"\r\n" if self._is_chunked else data)
+        elif self._is_chunked and data:
+            size, _, rest = data.partition(b"\r\n")
+            length = int(size, 16)
+            self._is_chunked = length > 0 and rest[length + 2 :] != _LAST_CHUNK
+            self._transport.write(rest[:length])
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._is_chunked:
+            client = self._transport.get_extra_info("socket")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+            self._transport.abort()
+        else:
+            self._transport.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

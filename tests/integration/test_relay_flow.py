@@ -189,6 +189,32 @@ async def test_an_offered_upgrade_is_ignored(
     await client.close()
 
 
+OLD = (b"Host: a", b"Content-Length: 2", b"", b"{}")
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "broken off"])
+async def test_an_http_1_0_client_gets_no_chunks(gateway: Gateway, upstream: Upstream, is_whole: bool) -> None:
+    """HTTP/1.0 knows no chunks: the connection's end ends the answer, a reset tells that it was broken off."""
+    stream = Gated(EVENTS)
+    upstream.then(stream)
+    client = await gateway.connect()
+    await client.send(b"\r\n".join((b"POST %s HTTP/1.0" % CHAT.encode(), *OLD)))
+    stream.head()
+    answer = await within(2, client.head(), "the head")
+    assert (answer.status, answer.all("transfer-encoding")) == (200, [])
+    for event in (b"data: 0\r\n", b"\r\n", b"data: [DONE]\n\n"):
+        stream.piece(event)
+        assert await within(2, client.up_to(event), "a piece") == event
+    if is_whole:
+        stream.end()
+        assert await within(2, client.at_end(), "the end")
+    else:
+        (await upstream.exchange()).reset()
+        with pytest.raises(ConnectionResetError):
+            await within(2, client.reader.read(1), "the reset")
+    await client.close()
+
+
 async def test_a_client_that_leaves_pipelined_requests_is_noticed(gateway: Gateway, upstream: Upstream) -> None:
     """Who leaves while the first of several requests is being answered closes that one's upstream connection."""
     stream = Gated(EVENTS)
