@@ -262,7 +262,8 @@ class _Exchange:
         except UpstreamBroken:
             if self._repeatable is None or self._checked().has_received:
                 raise
-        connection = self._connection = await self._upstream.connect(self._scope["method"], is_fresh=True)
+        self._connection = await self._upstream.connect(self._scope["method"], is_fresh=True)
+        connection = self._checked()
         connection.send(self._repeatable, is_last=True)
         return await connection.read_head()
 

@@ -6,15 +6,18 @@ Passed to uvicorn through its public `http` setting; nothing of the relay belong
 import asyncio
 import socket
 import struct
+from collections.abc import Sized
 from typing import Any, cast
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.proxy import ClientLink
 
 # One read holds at most this much, so that a stalled upload stays within 256 KiB (contract 3.3).
 _READ_BYTES = 65_536
+_MAX_PIPELINED = 16
 _HEAD_START = b"HTTP/1.1 "
 _CHUNKED_END = b"transfer-encoding: chunked\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -67,18 +70,35 @@ class _HttpProtocol(HttpToolsProtocol):
         super().__init__(**settings)
         self._unanswered: list[RequestResponseCycle] = []
         self._is_reading_framing = False
+        self._is_behind_head = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._ignore_upgrade()
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+                return
+            else:
+                return
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """Goes on as if no upgrade had been asked for (RFC 9110 section 7.8 allows that); `rest` is behind the head.
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP; not inside an answer or ahead of one, where the client would take it for that."""
+        if len(self._unanswered) > 1 or any(cycle.response_started for cycle in self._unanswered):
+            self.transport.abort()
+        else:
+            super().send_400_response(msg)
+
+    def _ignore_upgrade(self) -> None:
+        """Goes on as if no upgrade had been asked for (RFC 9110 section 7.8 allows that).
 
         The parser takes such a head for the last of HTTP/1.1. Java's client offers h2c with every first request, so
         a new parser is told of the body that follows, and reads it.
@@ -90,11 +110,10 @@ class _HttpProtocol(HttpToolsProtocol):
             self._is_reading_framing = True
             self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
             self._is_reading_framing = False
-        if rest:
-            self.data_received(rest)
 
     def on_message_begin(self) -> None:
         if not self._is_reading_framing:
+            self._is_behind_head = False
             super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -102,15 +121,26 @@ class _HttpProtocol(HttpToolsProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_reading_framing:
+        if not self._is_reading_framing and not self._is_behind_head:  # behind it come trailers
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if self._is_reading_framing:
             return
+        self._is_behind_head = True
         self.scope["extensions"] = {"gateway": ClientLink(self.url, self.flow)}  # type: ignore[dict-item]
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
+
+    def on_message_complete(self) -> None:
+        """Reading goes on, or the client's leaving would not be noticed."""
+        super().on_message_complete()
+        self.flow.resume_reading()
+
+    def eof_received(self) -> None:
+        """A half-close counts as leaving, also for who does not read: no waiting until all is written."""
+        if self._unanswered:
+            self.transport.abort()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.scope["http_version"] == "1.0":
@@ -127,6 +157,18 @@ class _HttpProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
             cast("ClientLink", cycle.scope["extensions"]["gateway"]).lose()
+
+
+class _Flow(FlowControl):
+    """Does not read on while many pipelined requests wait: they are held in memory."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if len(self._pipeline) <= _MAX_PIPELINED:
+            super().resume_reading()
 
 
 class _OneWrite:

@@ -33,6 +33,7 @@ _MEMBER = re.compile(rf"\d{{13}}:{ID_PATTERN}")
 _COMMAND_TIMEOUT_SECONDS = 1.0
 _CONNECT_TIMEOUT_SECONDS = 1.0
 _INDEX_MARGIN_SECONDS = 3600
+_MAX_READERS = 1024
 _REASON_CHARACTERS = 120
 
 T = TypeVar("T")
@@ -119,6 +120,7 @@ class RedisStore:
             decode_responses=True,
             encoding_errors="replace",  # somebody else's value is no reason to fail
             socket_timeout=_COMMAND_TIMEOUT_SECONDS,
+            max_connections=_MAX_READERS,
             socket_connect_timeout=_CONNECT_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from gateway.errors import TaskIdInUse
 from gateway.store import Page, Record, Store, StoreError, Written
-from gateway.task import Reason, State, Task, complete_document, new_id
+from gateway.task import Reason, Stage, State, Task, complete_document, new_id
 
 log = logging.getLogger("gateway.tracker")
 
@@ -36,7 +36,7 @@ _BEAT_TICKS = 10  # the heartbeat timer looks this often per interval
 class TrackedTask(Task):
     """A task with what only the tracker knows of it."""
 
-    __slots__ = ("beat_at", "boxed_rank", "saved_rank", "wait_left", "waiter", "waiter_rank")
+    __slots__ = ("beat_at", "boxed_rank", "is_refused", "saved_rank", "wait_left", "waiter", "waiter_rank")
 
     def __init__(self, task_id: str, method: str, path: str, query: str, created_ms: int, attempt: int) -> None:
         super().__init__(task_id, method, path, query, created_ms, attempt)
@@ -46,6 +46,7 @@ class TrackedTask(Task):
         self.wait_left = MAX_WAITS_SECONDS
         self.waiter: asyncio.Future[None] | None = None
         self.waiter_rank = 0
+        self.is_refused = False  # its id is in flight elsewhere
 
 
 class StoreUnavailable(Exception):
@@ -83,6 +84,7 @@ class Tracker:
         self._batch: dict[TrackedTask, None] = {}  # on its way to the store
         self._due = asyncio.Event()  # something is urgent
         self._linger: asyncio.TimerHandle | None = None
+        self._last_claim_ms = 0
         self.is_store_up = True
         self.dropped = 0
 
@@ -102,7 +104,8 @@ class Tracker:
         if task_id is not None and task_id in self._in_flight:
             raise TaskIdInUse(f"a request with the task id {task_id!r} is still in flight")
         is_claim = task_id is not None
-        task = TrackedTask(task_id or new_id(), method, path, query, self._now_ms(), attempt=0 if is_claim else 1)
+        created_ms = self._claim_ms() if is_claim else self._now_ms()
+        task = TrackedTask(task_id or new_id(), method, path, query, created_ms, attempt=0 if is_claim else 1)
         task.beat_at = time.monotonic() + self._heartbeat_seconds
         self._in_flight[task.task_id] = task
         if is_claim:
@@ -118,7 +121,7 @@ class Tracker:
         except asyncio.CancelledError:
             self.finish(task, Reason.SHUTDOWN, "the gateway was stopped")
             raise
-        if task.saved_rank < 0 and task.task_id not in self._in_flight:
+        if task.is_refused:
             raise TaskIdInUse(f"a request with the task id {task.task_id!r} is still in flight at another gateway")
 
     def forward(self, task: TrackedTask) -> None:
@@ -134,8 +137,12 @@ class Tracker:
     def finish(self, task: TrackedTask, reason: Reason | None, message: str) -> None:
         """The one end of a task: SUCCESS without a reason, else FAILED. Later ends are ignored."""
         if task.finish(reason, message, self._now_ms()):
-            self._in_flight.pop(task.task_id, None)
+            self._leave(task)
             self._post_urgently(task)
+
+    def _leave(self, task: TrackedTask) -> None:
+        if self._in_flight.get(task.task_id) is task:
+            del self._in_flight[task.task_id]
 
     async def settle(self, task: TrackedTask) -> None:
         """Waits until the store has the task's present stage; a bounded time, none while the store is away."""
@@ -150,7 +157,9 @@ class Tracker:
         loop = asyncio.get_running_loop()
         task.waiter, task.waiter_rank = loop.create_future(), rank
         started = time.monotonic()
-        timer = loop.call_later(min(MAX_WAIT_SECONDS, task.wait_left), self._give_up, task)
+        # What is left of a request's waits may be too short to say anything about the store.
+        give_up = self._give_up if task.wait_left >= MAX_WAIT_SECONDS else self._release
+        timer = loop.call_later(min(MAX_WAIT_SECONDS, task.wait_left), give_up, task)
         try:
             await task.waiter
         finally:
@@ -240,8 +249,9 @@ class Tracker:
         if result.is_written:
             task.attempt = result.attempt
             task.saved_rank = max(task.saved_rank, task.boxed_rank)
-        elif task.attempt == 0 and task.waiter is not None:
-            self._in_flight.pop(task.task_id, None)  # the claim was refused in time: this request ends here
+        elif task.attempt == 0 and task.waiter is not None and task.stage is Stage.QUEUED:
+            task.is_refused = True  # in time: this request ends here
+            self._leave(task)
             self._lingering.pop(task, None)
         if not result.is_written or task.saved_rank >= task.waiter_rank:
             self._release(task)
@@ -253,7 +263,8 @@ class Tracker:
         except StoreError as error:
             self._set_condition(is_up=False, why=str(error))
         else:
-            self._set_condition(is_up=True)
+            if not self._urgent and not self._batch:  # else a write will tell: it may be refused where a ping is not
+                self._set_condition(is_up=True)
 
     def _set_condition(self, *, is_up: bool, why: str = "") -> None:
         if is_up == self.is_store_up:
@@ -326,6 +337,11 @@ class Tracker:
             return await self._store.page(limit, state, cursor)
         except StoreError as error:
             raise StoreUnavailable(str(error)) from error
+
+    def _claim_ms(self) -> int:
+        """The time, but no two the same: with `boot` it tells an id's claims from each other."""
+        self._last_claim_ms = max(self._now_ms(), self._last_claim_ms + 1)
+        return self._last_claim_ms
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

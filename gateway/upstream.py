@@ -315,9 +315,10 @@ class Upstream:
 
     async def get_status(self, path: str, *, timeout_seconds: float) -> int:
         """The HTTP status of a GET, its body read and dropped. Raises UpstreamFailure."""
-        connection = await self.connect("GET")
+        connection = None
         try:
             async with asyncio.timeout(timeout_seconds):
+                connection = await self.connect("GET")
                 connection.send(b"GET %s HTTP/1.1\r\nhost: %s\r\n\r\n" % (path.encode(), self.host_field), is_last=True)
                 status, _ = await connection.read_head()
                 while await connection.read_piece():
@@ -325,7 +326,8 @@ class Upstream:
         except TimeoutError as error:
             raise UpstreamTimeout(f"no answer within {timeout_seconds:g} seconds") from error
         finally:
-            self.release(connection)
+            if connection is not None:
+                self.release(connection)
         return status
 
     def close(self) -> None:
