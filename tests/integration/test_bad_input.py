@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.gateway import refused_start
+from tests.support.scripted import Gated
 from tests.support.waiting import within
 from tests.support.wire import request
 
@@ -98,6 +99,31 @@ async def test_a_bad_chunk_ends_the_upload(tracked: Gateway, upstream: Upstream)
     await client.send(b"zz\r\n")
     await within(2, got.closed.wait(), "the upstream is closed")
     assert not got.body.complete
+    await client.close()
+
+
+async def test_trailers_are_no_fields(tracked: Gateway, upstream: Upstream) -> None:
+    """Fields behind a chunked body never count as fields of the request, nor name its task."""
+    client = await tracked.connect()
+    start = request("POST", "/v1/x", (b"Transfer-Encoding", b"chunked"))
+    await client.send(start + b"2\r\n{}\r\n0\r\nX-Evil: 1\r\nX-Task-Id: from-a-trailer\r\n\r\n")
+    answer = await client.answer()
+    assert answer.status == 200
+    assert answer.head.task_id != "from-a-trailer"
+    assert upstream.exchanges[0].head.all("x-evil") == []
+    await client.close()
+
+
+async def test_a_400_never_gets_into_an_answer(tracked: Gateway, upstream: Upstream) -> None:
+    """Garbage behind a request that is being answered ends the connection without another byte."""
+    stream = Gated()
+    upstream.then(stream)
+    client = await tracked.connect()
+    await client.send(request("GET", "/v1/x"))
+    stream.head()
+    await client.head()
+    await client.send(b"\x00garbage\r\n\r\n")
+    assert await within(2, client.reader.read(), "the end") == b""
     await client.close()
 
 

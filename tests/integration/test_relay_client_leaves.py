@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.outcome import CLIENT_LEFT, outcome
 from tests.support.scripted import CHUNKED, EVENTS, JSON, Gated, head
-from tests.support.waiting import within
+from tests.support.waiting import until, within
 from tests.support.wire import chunk, request
 
 if TYPE_CHECKING:
@@ -172,3 +172,45 @@ async def test_one_client_leaving_leaves_the_others_alone(gateway: Gateway, upst
     answer = await clients[1].rest(heads[1])
     assert (answer.data, answer.body.complete) == (b"data: [DONE]\n\n", True)
     await clients[1].close()
+
+
+@pytest.mark.parametrize("size", [40_000, 100_000, 120_000, 300_000])
+async def test_leaving_after_a_large_body_in_one_burst(
+    gateway: Gateway, upstream: Upstream, fresh_id: str, size: int
+) -> None:
+    """However large the body was that came at once, who leaves while Ollama is silent is noticed."""
+    stream = Gated(EVENTS)
+    upstream.then(stream)
+    client = await gateway.connect()
+    await client.send(
+        request("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), (b"Content-Length", b"%d" % size)) + bytes(10)
+    )
+    got = await upstream.exchange()
+    await client.send(bytes(size - 10))
+    await until(lambda: got.body.complete, what="the upload is there")
+    await client.close()
+    await within(1, got.closed.wait(), "the upstream is closed")
+    assert outcome(await gateway.ended(fresh_id, seconds=1)) == CLIENT_LEFT
+
+
+async def test_a_half_close_of_who_does_not_read_is_noticed(
+    gateway: Gateway, upstream: Upstream, fresh_id: str
+) -> None:
+    """A half-close counts as leaving also while the answer is stuck in front of a client that does not read."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.read()
+        await exchange.send(head(200, EVENTS, CHUNKED))
+        while not exchange.closed.is_set():
+            await exchange.send(chunk(bytes(60_000)))
+
+    upstream.then(script)
+    client = await gateway.connect()
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await client.send(request("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=BODY))
+    got = await upstream.exchange()
+    await until(lambda: got.body.complete, what="the request is there")
+    client.half_close()
+    await within(1, got.closed.wait(), "the upstream is closed")
+    assert outcome(await gateway.ended(fresh_id, seconds=1)) == CLIENT_LEFT
+    await client.close()

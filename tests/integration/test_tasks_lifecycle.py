@@ -371,6 +371,15 @@ async def test_a_second_attempt_counts(gateway: Gateway, upstream: Upstream, fre
     assert second["event_id"] != first["event_id"]
 
 
+async def test_an_id_may_be_used_again_at_once(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
+    """Requests with one id, each sent when the last is answered, are all served, however fast they follow."""
+    client = await gateway.connect()
+    answers = [await client.ask("GET", CHAT, named(fresh_id)) for _ in range(200)]
+    assert {answer.status for answer in answers} == {200}
+    assert (await gateway.status(fresh_id))["extensions"]["attempt"] == 200
+    await client.close()
+
+
 SECRETS = ("zebra-prompt", "zebra-answer", "zebra-bearer", "zebra-cookie", "zebra-query")
 
 
