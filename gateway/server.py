@@ -60,10 +60,9 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
 
 
 class _HttpProtocol(HttpToolsProtocol):
-    """Gives each request a ClientLink, tells all that are not answered when the connection is lost, and reads the
-    body of a request that asks for an upgrade.
+    """What uvicorn's parser callbacks lack: each method that is overridden says why.
 
-    uvicorn itself tells the newest request only: of pipelined ones, that being answered would never know.
+    Every request gets a ClientLink and stays in `_unanswered` until its answer is complete.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -143,6 +142,7 @@ class _HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """An HTTP/1.0 client cannot read the chunks in which uvicorn would answer it."""
         if cycle.scope["http_version"] == "1.0":
             cycle.transport = cast("asyncio.Transport", _Unchunked(cycle.transport))
         super()._start_asgi_task(cycle, app)
@@ -152,6 +152,7 @@ class _HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn tells the newest request only: of pipelined ones, that being answered would never know."""
         super().connection_lost(exc)
         for cycle in self._unanswered:
             cycle.disconnected = True
