@@ -22,13 +22,14 @@ run: $(GATEWAY) $(if $(shell command -v ollama 2>/dev/null),,$(EMBEDDED)) ## Oll
 test: $(DEV) $(EMBEDDED) ## unit and integration tests, with coverage
 	$(BIN)/python -m pytest tests/unit tests/integration --cov --cov-report=term
 
-check: $(DEV) ## format, lint, types, import rules
+check: $(DEV) ## format, lint, types, import rules; shell, container and compose files
 	$(BIN)/ruff format --check . embedded/ollama
 	$(BIN)/ruff check . embedded/ollama
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@if command -v shellcheck >/dev/null; then shellcheck .ci/run tools/*.sh; else echo "shellcheck: not installed, skipped"; fi
-	@if command -v hadolint >/dev/null; then hadolint Containerfile; else echo "hadolint: not installed, skipped"; fi
+	$(BIN)/shellcheck .ci/run tools/*.sh
+	$(BIN)/hadolint Containerfile tests/container/images/*.Containerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml compose.gpu.yaml
 
 format: $(DEV) ## rewrite the code as ruff wants it
 	$(BIN)/ruff format . embedded/ollama
