@@ -1,0 +1,158 @@
+"""Owns one failure of the store from its beginning to its end, as clients and pollers live through it.
+
+A gateway is at work, the fault begins, requests go on, the fault ends. A trial only records; `rules` judges.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.chaos.load import BODY, CHAT, Round, relay
+from tests.support.scripted import Gated
+from tests.support.store import DOCUMENTS
+from tests.support.waiting import until
+from tests.support.wire import Client, request
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tests.support.faults import Fault
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Upstream
+
+REQUESTS = 200
+ROUNDS = 3  # after the fault is known; the quickest counts
+POLLS = 3  # of one task; the quickest counts
+GIVE_UP_SECONDS = 10.0
+
+
+@dataclass
+class Poll:
+    """One answer about a task, and how long it took."""
+
+    answer: httpx.Response
+    seconds: float
+
+
+class HeldStream:
+    """A task that runs all the time, until its test lets it end."""
+
+    def __init__(self) -> None:
+        self.task_id = f"held-{uuid.uuid4()}"
+        self.script = Gated()
+        self.client: Client
+
+    async def begin(self, gateway: Gateway, upstream: Upstream) -> None:
+        """Send the request and wait for the response head."""
+        upstream.then(self.script)
+        self.client = await gateway.connect()
+        await self.client.send(request("POST", CHAT, (b"X-Task-Id", self.task_id.encode()), body=BODY))
+        self.script.head()
+        await self.client.head()
+
+    async def end(self) -> bytes:
+        """Let the rest go; all that came of the body."""
+        self.script.piece(b"data: [DONE]\n\n")
+        self.script.end()
+        return await self.client.up_to(b"0\r\n\r\n")
+
+
+@dataclass
+class Trial:
+    """What happened; `run` lets it happen."""
+
+    fault: Fault
+    gateway: Gateway
+    upstream: Upstream
+    stream: HeldStream = field(default_factory=HeldStream)
+    healthy: Round = field(default_factory=Round)  # to compare with
+    onset: Round = field(default_factory=Round)  # begun with the fault
+    known: list[Round] = field(default_factory=list)  # since the gateway says that the store is away
+    polls: dict[str, Poll] = field(default_factory=dict)  # answered meanwhile
+    missing: dict[str, str | None] = field(default_factory=dict)  # tasks whose state was not written in time
+    return_seconds: float = 0.0  # from the fault's end until all was written
+    end_state: str | None = None  # of the stream, in the store, when its client had its end
+    boots: set[str] = field(default_factory=set)  # of the documents of this gateway, before and after
+    log: str = ""  # from the fault's beginning until it was over
+    exit_code: int | None = None  # None: the process is there when all is over
+
+    @property
+    def onset_added_seconds(self) -> float:
+        """What the fault added to requests while it was not known."""
+        return self.onset.p99 - self.healthy.p99
+
+    @property
+    def known_added_seconds(self) -> float:
+        """What it added from then on, in the quickest round."""
+        return min(round_.p99 for round_ in self.known) - self.healthy.p99
+
+    @property
+    def task_ids(self) -> list[str]:
+        """All tasks that ended during the fault."""
+        return [task_id for round_ in (self.onset, *self.known) for task_id in round_.task_ids]
+
+    async def run(self, *, is_at_start: bool) -> None:
+        """The whole course; where the store is away from the start, the comparison comes last."""
+        log_before = 0
+        if is_at_start:
+            await self.fault.begin()
+            await self.gateway.start()
+            await self.stream.begin(self.gateway, self.upstream)
+        else:
+            await self.gateway.start()
+            self.healthy = await relay(self.gateway, REQUESTS)
+            await self.stream.begin(self.gateway, self.upstream)
+            log_before = len(self.gateway.log)
+            await self.fault.begin()
+        await self._while_it_lasts()
+        await self.fault.end()
+        await self._afterwards()
+        self.log = self.gateway.log[log_before:]
+        if is_at_start:
+            self.healthy = await relay(self.gateway, REQUESTS)
+        self.exit_code = self.gateway.process.poll()
+
+    async def _while_it_lasts(self) -> None:
+        self.onset = await relay(self.gateway, REQUESTS)
+        await until(lambda: self._says_store_is("down"), GIVE_UP_SECONDS, "the gateway knows that the store is away")
+        self.known = [await relay(self.gateway, REQUESTS) for _ in range(ROUNDS)]
+        await self._poll("running", self.stream.task_id)
+        await self._poll("ended early", self.onset.task_ids[0])
+        await self._poll("ended late", self.known[-1].task_ids[-1])
+        await self._poll("unknown", f"unknown-{uuid.uuid4()}")
+        self.boots.add(self.polls["running"].answer.json()["extensions"]["boot"])
+
+    async def _says_store_is(self, condition: str) -> bool:
+        return bool((await self.gateway.http.get("/readyz")).json()["store"] == condition)
+
+    async def _poll(self, name: str, task_id: str) -> None:
+        polls = []
+        for _ in range(POLLS):
+            begun = time.monotonic()
+            answer = await self.gateway.http.get(f"/tasks/status/{task_id}")
+            polls.append(Poll(answer, time.monotonic() - begun))
+        self.polls[name] = min(polls, key=lambda poll: poll.seconds)
+
+    async def _afterwards(self) -> None:
+        begun = time.monotonic()
+        try:
+            await until(self._is_written, GIVE_UP_SECONDS)
+        except AssertionError:
+            assert self.missing, "the wait ended because states are missing"
+        self.return_seconds = time.monotonic() - begun
+        await until(lambda: self._says_store_is("up"), GIVE_UP_SECONDS, "the gateway knows that the store is back")
+        await self.stream.end()
+        document = await self.fault.store.document(self.stream.task_id)
+        self.end_state = document["state"]
+        self.boots.add(document["extensions"]["boot"])
+
+    async def _is_written(self) -> bool:
+        expected = dict.fromkeys(self.task_ids, "SUCCESS") | {self.stream.task_id: "RUNNING"}
+        texts = await self.fault.store.client.mget([DOCUMENTS + task_id for task_id in expected])
+        states = {i: json.loads(text)["state"] if text else None for i, text in zip(expected, texts, strict=True)}
+        self.missing = {i: state for i, state in states.items() if state != expected[i]}
+        return not self.missing
