@@ -41,6 +41,18 @@ class TaskIdInUse(GatewayError):
     status, code = 409, "task_id_in_use"
 
 
+class Unauthorized(GatewayError):
+    """API keys are on and the request carries none that is valid."""
+
+    status, code = 401, "unauthorized"
+
+
+class OriginNotAllowed(GatewayError):
+    """A page in a browser sent the request, and its origin or the host name it uses is not allowed."""
+
+    status, code = 403, "origin_not_allowed"
+
+
 class NotFound(GatewayError):
     """The path is none of the gateway's."""
 

@@ -16,6 +16,7 @@ _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"trailer", b"tran
 _NOT_FOR_UPSTREAM = _HOP_BY_HOP | {b"host", b"expect", b"origin", TASK_ID}
 _NOT_FOR_CLIENT = _HOP_BY_HOP | {TASK_ID}
 _NOT_FOR_UPSTREAM_PREFIXES = (b"proxy-", b"access-control-request-")
+_NOT_FOR_CLIENT_PREFIXES = (b"proxy-", b"access-control-")  # CORS is the gateway's alone
 _DECIDING = frozenset({TASK_ID, b"content-length", b"transfer-encoding", b"connection"})
 # A sender cannot make a message lose its framing or its host by nominating them in Connection.
 _NOT_NOMINABLE = frozenset({b"content-length", b"host"})
@@ -37,19 +38,27 @@ def nominated(connection: Iterable[bytes]) -> frozenset[bytes]:
 
 
 def request_head(
-    method: bytes, target: bytes, host: bytes, fields: Fields, *, connection: Iterable[bytes], is_chunked: bool
+    method: bytes,
+    target: bytes,
+    host: bytes,
+    fields: Fields,
+    *,
+    connection: Iterable[bytes],
+    is_chunked: bool,
+    dropped: Iterable[bytes] = (),
 ) -> bytes:
     """The request head for the upstream, up to and including its empty line.
 
     `fields` have lower-case names, `connection` are the Connection values among them. The framing is the client's:
-    its Content-Length passes as it is, a chunked body is announced as chunked again; never both.
+    its Content-Length passes as it is, a chunked body is announced as chunked again; never both. `dropped` are the
+    (lower-case) names of fields that carried the gateway's own credential.
     """
-    dropped = _NOT_FOR_UPSTREAM | nominated(connection) if connection else _NOT_FOR_UPSTREAM
+    stays = _NOT_FOR_UPSTREAM.union(nominated(connection), dropped) if connection or dropped else _NOT_FOR_UPSTREAM
     if is_chunked:
-        dropped |= {b"content-length"}
+        stays |= {b"content-length"}
     lines = [method, b" ", target, b" HTTP/1.1\r\nhost: ", host, b"\r\n"]
     for name, value in fields:
-        if name not in dropped and not name.startswith(_NOT_FOR_UPSTREAM_PREFIXES):
+        if name not in stays and not name.startswith(_NOT_FOR_UPSTREAM_PREFIXES):
             lines += (name, b": ", value, b"\r\n")
     lines.append(b"transfer-encoding: chunked\r\n\r\n" if is_chunked else b"\r\n")
     return b"".join(lines)
@@ -68,7 +77,9 @@ def response_fields(fields: Fields, *, task_id: str, date: bytes, is_stream: boo
         dropped |= {b"content-length"}
     if is_stream:
         dropped |= {b"x-accel-buffering"}
-    passed = [field for field in fields if field[0] not in dropped and not field[0].startswith(b"proxy-")]
+    passed = [
+        field for field in fields if field[0] not in dropped and not field[0].startswith(_NOT_FOR_CLIENT_PREFIXES)
+    ]
     passed.append((TASK_ID, task_id.encode()))
     if is_stream:
         passed.append((b"x-accel-buffering", b"no"))

@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from gateway.access import InvalidKeys, Keys, keys_of_list
+from gateway.keyring import read_keys
+from gateway.origins import host_patterns, origin_patterns
+
 MASK = "***"
 
 
@@ -62,6 +66,10 @@ class Settings:
     log_level: str
     log_format: str
     instance: str
+    api_keys: Keys
+    api_keys_file: Path | None
+    cors_allow_origins: tuple[str, ...]
+    allowed_hosts: tuple[str, ...]
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -150,6 +158,15 @@ def _password_file(text: str) -> str:
     return password
 
 
+def _keys_file(text: str) -> Path:
+    path = Path(text)
+    try:
+        read_keys(path)
+    except OSError as error:
+        raise _Refused from error
+    return path
+
+
 def _not_yet(_: str) -> str:
     raise _Refused
 
@@ -191,10 +208,15 @@ SETTINGS = (
             _one_of("debug", "info", "warning", "error")),
     Setting("LOG_FORMAT", "text", "text or json", "One line of text, or one JSON object, per message.",
             _one_of("text", "json")),
-    Setting("GATEWAY_API_KEYS", "", _NOT_YET, "Reserved: API keys.", _not_yet, is_secret=True),
-    Setting("GATEWAY_API_KEYS_FILE", "", _NOT_YET, "Reserved: API keys.", _not_yet),
-    Setting("CORS_ALLOW_ORIGINS", "", _NOT_YET, "Reserved: further origins for browsers.", _not_yet),
-    Setting("ALLOWED_HOSTS", "", _NOT_YET, "Reserved: host names browsers may use.", _not_yet),
+    Setting("GATEWAY_API_KEYS", "", "a comma list of `key` or `name:key`; a key has 8 to 256 printable ASCII "
+            "characters, no white space, comma or colon; a name 1 to 64 of A-Z a-z 0-9 . _ -", "Who may use the "
+            "gateway. Unset, and no `GATEWAY_API_KEYS_FILE`: everybody.", keys_of_list, is_secret=True),
+    Setting("GATEWAY_API_KEYS_FILE", "", "the path of a readable UTF-8 file with one `key` or `name:key` a line, `#` "
+            "for comments", "Further keys. Read again when the file changes, and on SIGHUP.", _keys_file),
+    Setting("CORS_ALLOW_ORIGINS", "", "a comma list of scheme://host[:port], each with at most one *; or * for all",
+            "Further origins whose pages may call from a browser.", origin_patterns),
+    Setting("ALLOWED_HOSTS", "", "a comma list of host names without ports, `*.name` for all below a name; or `*` for "
+            "all", "Further host names under which browsers may use the gateway.", host_patterns),
     Setting("OLLAMA_PULL_MODELS", "", _NOT_YET, "Reserved: models to pull at start.", _not_yet),
 )  # fmt: skip
 
@@ -207,17 +229,18 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         text = environ.get(setting.name) or setting.default
         try:
             values[setting.name] = setting.parse(text) if text else None
-        except ValueError:
-            problems.append(_problem(setting, text))
+        except ValueError as error:
+            problems.append(_problem(setting, text, error))
     problems += _problems_between(values)
     if problems:
         raise InvalidSettings(problems)
     return _settings(values)
 
 
-def _problem(setting: Setting, text: str) -> str:
+def _problem(setting: Setting, text: str, error: ValueError) -> str:
     shown = MASK if setting.is_secret or "@" in text else repr(text)
-    return f"{setting.name}={shown} is not valid; allowed: {setting.allowed}"
+    where = f" ({error})" if isinstance(error, InvalidKeys) else ""
+    return f"{setting.name}={shown} is not valid{where}; allowed: {setting.allowed}"
 
 
 def _problems_between(values: Mapping[str, Any]) -> list[str]:
@@ -253,6 +276,10 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         log_level=values["LOG_LEVEL"],
         log_format=values["LOG_FORMAT"],
         instance=socket.gethostname(),
+        api_keys=values["GATEWAY_API_KEYS"] or {},
+        api_keys_file=values["GATEWAY_API_KEYS_FILE"],
+        cors_allow_origins=values["CORS_ALLOW_ORIGINS"] or (),
+        allowed_hosts=values["ALLOWED_HOSTS"] or (),
     )
 
 

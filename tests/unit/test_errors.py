@@ -20,6 +20,8 @@ PROMISED = {
     "task_id_in_use": 409,
     "invalid_path": 400,
     "not_found": 404,
+    "unauthorized": 401,
+    "origin_not_allowed": 403,
     "body_too_large": 413,
     "shutting_down": 503,
 }

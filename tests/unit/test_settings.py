@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,6 +34,13 @@ GOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("DRAIN_SEC", "drain_seconds", {"0": 0.0, "3600": 3600.0, "1.5": 1.5}),
     ("LOG_LEVEL", "log_level", {"debug": "debug", "WARNING": "warning", "Error": "error"}),
     ("LOG_FORMAT", "log_format", {"text": "text", "JSON": "json"}),
+    ("CORS_ALLOW_ORIGINS", "cors_allow_origins", {
+        "*": ("*",), "https://a.example": ("https://a.example",), "http://[::1]:3000": ("http://[::1]:3000",),
+        " HTTPS://A:8443 ,app2://x,": ("https://a:8443", "app2://x"), "x-ext://*": ("x-ext://*",),
+        "https://*.example.com,http://h:*": ("https://*.example.com", "http://h:*")}),
+    ("ALLOWED_HOSTS", "allowed_hosts", {
+        "*": ("*",), "Gateway, b.example.com": ("gateway", "b.example.com"), "*.example.com": ("*.example.com",),
+        "10.0.0.1,::1": ("10.0.0.1", "::1")}),
 ]  # fmt: skip
 NUMBERS = ["-1", "x", "1e3", "0x10", "+5", "1_000", " 5", "5 ", "5\n", "nan", "inf", "9" * 40]
 BAD: dict[str, list[str]] = {
@@ -57,10 +65,13 @@ BAD: dict[str, list[str]] = {
     "DRAIN_SEC": ["3601", *NUMBERS],
     "LOG_LEVEL": ["verbose", "critical", "20", " info"],
     "LOG_FORMAT": ["xml", "text,json"],
-    "GATEWAY_API_KEYS": ["k"],
-    "GATEWAY_API_KEYS_FILE": ["/etc/hostname"],
-    "CORS_ALLOW_ORIGINS": ["*"],
-    "ALLOWED_HOSTS": ["h"],
+    "GATEWAY_API_KEYS": ["k", ",", " ", "seven77", "x" * 257, "a b c d e f", "n:", ":longenough", "a b:longenough",
+                         "é" * 9, "a:longenough,b:longenough", "x" * 65 + ":longenough", "a:b:longenough",
+                         "longenough,k"],
+    "GATEWAY_API_KEYS_FILE": ["/no/such/file", "/", "\x00", "/dev/null"],
+    "CORS_ALLOW_ORIGINS": [",", "null", "example.com", "https://", "https://a/", "https://a/b", "https://*.*", "**",
+                           "https://a:x", "https://u@a", "https://a b", "//a", "https://a,b", "é://a", "a://é"],
+    "ALLOWED_HOSTS": [",", "a:1", "http://a", "a/b", "a b", "*a", "a.*", "**", ".a", "a..b", "é", "*.*", "u@h"],
     "OLLAMA_PULL_MODELS": ["m"],
 }  # fmt: skip
 ANY_TEXT = {"REDIS_PASSWORD"}
@@ -147,6 +158,26 @@ def test_every_wrong_variable_is_named() -> None:
     """All rows wrong at once are all named at once."""
     lines = refusal(**{name: texts[0] for name, texts in BAD.items()})
     assert BAD.keys() <= {line.partition("=")[0] for line in lines}
+
+
+def test_keys_are_kept_as_digests() -> None:
+    """Both a named key and one without a name are known by their SHA-256, and nothing holds the keys themselves."""
+    found = load({"GATEWAY_API_KEYS": "alice:a-key-of-alice, some-other-key"})
+    digests = {sha256(key).digest() for key in (b"a-key-of-alice", b"some-other-key")}
+    assert found.api_keys.keys() == digests
+    assert found.api_keys[sha256(b"a-key-of-alice").digest()] == "alice"
+    assert "a-key-of-alice" not in repr(found)
+
+
+def test_the_file_of_keys_is_checked_at_start(tmp_path: Path) -> None:
+    """A good file is taken; the line that is wrong in a bad one is told, but not what stands in it."""
+    path = tmp_path / "keys"
+    path.write_text("# ours\n\nalice:a-key-of-alice\n  some-other-key  \n")
+    assert load({"GATEWAY_API_KEYS_FILE": str(path)}).api_keys_file == path
+    path.write_text("# ours\nalice:hunter2\n")
+    (line,) = refusal(GATEWAY_API_KEYS_FILE=str(path))
+    assert "line 2 is no key" in line
+    assert SECRET not in line
 
 
 SECRET = "hunter2"

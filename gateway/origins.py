@@ -1,0 +1,169 @@
+"""Which pages in a browser may use the gateway, under which host names, and the CORS fields that tell them so.
+
+Pure. CORS is the gateway's alone: what it rewrites in Host switches Ollama's own guard off. Programs that are no
+browsers pass, whatever they call the gateway. Why, is in docs/decisions/0004-browsers.md. Called by app for every
+request; settings reads its lists here.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+
+from gateway.errors import OriginNotAllowed
+
+Fields = list[tuple[bytes, bytes]]
+
+ANY = "*"
+
+# Ollama's own defaults (its envconfig, AllowedOrigins; its routes, allowedHost).
+_LOCAL_ORIGINS = frozenset({"localhost", "127.0.0.1", "0.0.0.0"})  # noqa: S104
+_APP_SCHEMES = frozenset({"app", "file", "tauri", "vscode-webview", "vscode-file"})
+_LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
+
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.\-]*)://([a-z0-9._\-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_ORIGIN_PATTERN = re.compile(r"[a-z][a-z0-9+.\-]*://[a-z0-9._\-\[\]:*]+")
+_HOST_PATTERN = re.compile(r"(\*\.)?[a-z0-9_\-]+(\.[a-z0-9_\-]+)*")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+# What a preflight asks for is echoed, if it consists of tokens (RFC 9110 section 5.6.2).
+_TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, \-]{1,4096}")
+
+_EXPOSED = b"X-Task-Id, ETag, Retry-After"
+_PREFLIGHT_SECONDS = b"7200"  # browsers do not keep one for longer
+
+
+def origin_patterns(text: str) -> tuple[str, ...]:
+    """The comma list of CORS_ALLOW_ORIGINS: origins, each with at most one `*`, or `*`. Raises ValueError."""
+    patterns = tuple(entry.strip().lower() for entry in text.split(",") if entry.strip())
+    if not patterns or not all(pattern == ANY or _is_origin_pattern(pattern) for pattern in patterns):
+        raise ValueError("not a list of origins")
+    return patterns
+
+
+def _is_origin_pattern(pattern: str) -> bool:
+    if pattern.count("*") > 1 or not _ORIGIN_PATTERN.fullmatch(pattern):
+        return False
+    # With something in place of its `*` it has to be an origin, or no page could ever match it.
+    return any(_ORIGIN.fullmatch(pattern.replace("*", filler)) for filler in ("1", ""))
+
+
+def host_patterns(text: str) -> tuple[str, ...]:
+    """The comma list of ALLOWED_HOSTS: names without ports, `*.name`, or `*`. Raises ValueError."""
+    patterns = tuple(entry.strip().lower() for entry in text.split(",") if entry.strip())
+    if not patterns or not all(p == ANY or _HOST_PATTERN.fullmatch(p) or _is_address(p) for p in patterns):
+        raise ValueError("not a list of host names")
+    return patterns
+
+
+class OriginPolicy:
+    """Who may call from a browser. `origins` and `hosts` are patterns; `machine` is this machine's name."""
+
+    def __init__(self, origins: Iterable[str] = (), hosts: Iterable[str] = (), machine: str = "") -> None:
+        wild = [pattern for pattern in origins if "*" in pattern]
+        self._exact = {_without_default_port(pattern) for pattern in origins}
+        self._affixes = [(before, after) for before, _, after in (pattern.partition("*") for pattern in wild)]
+        self._allows_all = ANY in wild
+        self._trusts_all = ANY in hosts
+        self._hosts = {"", "localhost", machine.lower(), *hosts}
+        self._suffixes = (*_LOCAL_SUFFIXES, *(host[1:] for host in hosts if host.startswith("*.")))
+
+    def check(self, fields: Mapping[bytes, bytes]) -> None:
+        """Raises OriginNotAllowed where the request fields (lower-case names) are those of a page that may not call."""
+        host = fields.get(b"host", b"").decode("latin-1").lower()
+        origin = fields.get(b"origin")
+        if origin is None:
+            if _is_browser(fields) and not self.trusts(host):
+                raise OriginNotAllowed("browsers may not use this host name; ALLOWED_HOSTS adds names")
+            return
+        text = origin.decode("latin-1").lower()
+        if not self.allows(text) and not (_is_same_origin(text, host) and self.trusts(host)):
+            raise OriginNotAllowed("this origin is not allowed; CORS_ALLOW_ORIGINS adds origins")
+
+    def allows(self, origin: str) -> bool:
+        """Whether a page of `origin` (lower case) may call from wherever it is."""
+        scheme, mark, _ = origin.partition("://")
+        if self._allows_all or (mark and scheme in _APP_SCHEMES):
+            return True
+        match = _ORIGIN.fullmatch(origin)
+        if match is None:
+            return False
+        if scheme in _DEFAULT_PORTS and match[2] in _LOCAL_ORIGINS:
+            return True
+        origin = _without_default_port(origin)
+        return origin in self._exact or any(
+            origin.startswith(before) and origin.endswith(after) and len(origin) >= len(before) + len(after)
+            for before, after in self._affixes
+        )
+
+    def trusts(self, host: str) -> bool:
+        """Whether a page under `host` (a Host field, lower case) is this gateway's own, not a rebound name's.
+
+        An address cannot be rebound, nor can the names that Ollama trusts. A name whose pages may call anyway is fine.
+        """
+        name = _host_name(host)
+        if self._trusts_all or name in self._hosts or name.endswith(self._suffixes) or _is_address(name):
+            return True
+        return any(self.allows(f"{scheme}://{host}") for scheme in _DEFAULT_PORTS)
+
+
+def is_preflight(method: str, fields: Mapping[bytes, bytes]) -> bool:
+    """Whether a request with an Origin only asks for permission (Fetch standard, CORS-preflight request)."""
+    return method == "OPTIONS" and b"access-control-request-method" in fields
+
+
+def preflight_fields(fields: Mapping[bytes, bytes]) -> Fields:
+    """The answer to a preflight of an allowed origin: whatever it asks for."""
+    answer = [
+        (b"access-control-allow-origin", fields[b"origin"]),
+        (b"access-control-max-age", _PREFLIGHT_SECONDS),
+        (b"vary", b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
+    ]
+    for what in (b"methods", b"headers"):
+        asked = fields.get(b"access-control-request-" + what.replace(b"methods", b"method"), b"")
+        if _TOKENS.fullmatch(asked):
+            answer.append((b"access-control-allow-" + what, asked))
+    if fields.get(b"access-control-request-private-network") == b"true":
+        answer.append((b"access-control-allow-private-network", b"true"))
+    return answer
+
+
+def response_fields(origin: bytes) -> Fields:
+    """What every other answer to an allowed origin carries. Credentials are never allowed."""
+    return [
+        (b"access-control-allow-origin", origin),
+        (b"access-control-expose-headers", _EXPOSED),
+        (b"vary", b"Origin"),
+    ]
+
+
+def _is_browser(fields: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser sent it. Plain http under a foreign name gets no Sec-Fetch field: there the name remains."""
+    return (
+        fields.get(b"user-agent", b"").startswith(b"Mozilla/")
+        or b"sec-fetch-site" in fields
+        or b"sec-fetch-mode" in fields
+    )
+
+
+def _is_same_origin(origin: str, host: str) -> bool:
+    scheme, _, authority = origin.partition("://")
+    default = _DEFAULT_PORTS.get(scheme)
+    return default is not None and authority.removesuffix(default) == host.removesuffix(default)
+
+
+def _without_default_port(origin: str) -> str:
+    """`origin` as a browser writes it: without the port that its scheme implies."""
+    scheme, _, _ = origin.partition("://")
+    return origin.removesuffix(_DEFAULT_PORTS.get(scheme, ""))
+
+
+def _host_name(host: str) -> str:
+    """The name or address in a Host field, without port and brackets."""
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
