@@ -9,7 +9,7 @@ EMBEDDED := $(VENV)/.installed-embedded
 COMPILE := uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format test-container bench lock clean
+.PHONY: help install run test check format test-container bench sbom lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ test-container: $(DEV) ## the image and the compose file; needs a Docker engine
 
 bench: $(DEV) ## measure beside other proxies; writes bench/results
 	$(BIN)/python -m bench
+
+sbom: $(DEV) ## list what is in the image as CycloneDX, in build/sbom.cdx.json
+	$(BIN)/python tools/sbom.py build/sbom.cdx.json
 
 lock: ## compile requirements/*.txt again; needs uv
 	$(COMPILE) pyproject.toml --output-file requirements/gateway.txt

@@ -1,0 +1,59 @@
+"""What `make sbom` does: a software bill of materials of the image, as CycloneDX JSON.
+
+Owns what is in the image besides Python packages: Ollama and the image it comes in, by the tag of the
+Containerfile. The packages with their hashes are read from the lock by cyclonedx-py. Fetches nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from cyclonedx.schema import OutputFormat, SchemaVersion
+from cyclonedx.validation import make_schemabased_validator
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSION = "1.6"
+
+
+def main(target: Path) -> None:
+    """Write the bill to `target`; the process ends with an error if it is no valid CycloneDX."""
+    bill = packages()
+    for component in image_components((ROOT / "Containerfile").read_text()):
+        bill["components"].append(component)
+        bill["dependencies"].append({"ref": component["bom-ref"]})
+    parts = [component["bom-ref"] for component in bill["components"]]
+    next(d for d in bill["dependencies"] if d["ref"] == "root-component")["dependsOn"] = parts
+    text = json.dumps(bill, indent=2) + "\n"
+    if fault := make_schemabased_validator(OutputFormat.JSON, SchemaVersion.from_version(VERSION)).validate_str(text):
+        sys.exit(f"sbom: {fault}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text)
+    print(f"sbom: {len(parts)} components in {target}")
+
+
+def packages() -> dict[str, Any]:
+    """The bill of the Python packages, from the lock."""
+    command = [sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", "requirements/gateway.txt"]
+    command += ["--pyproject", "pyproject.toml", "--output-reproducible", "--spec-version", VERSION]
+    made = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    return dict(json.loads(made.stdout))
+
+
+def image_components(containerfile: str) -> list[dict[str, Any]]:
+    """Ollama and the base image, as the Containerfile's default names them."""
+    found = re.search(r"^ARG OLLAMA_IMAGE=(\S+):(\S+)$", containerfile, re.MULTILINE)
+    if found is None:
+        sys.exit("sbom: the Containerfile names no OLLAMA_IMAGE with a tag")
+    image, tag = found.groups()
+    program = {"type": "application", "name": "ollama", "purl": f"pkg:github/ollama/ollama@v{tag}"}
+    base = {"type": "container", "name": image, "purl": f"pkg:docker/{image}@{tag}"}
+    return [{"bom-ref": part["purl"], "version": tag, **part} for part in (program, base)]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
