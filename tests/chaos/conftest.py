@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
+from tests.chaos.mortal import Mortal
 from tests.chaos.rules import StoreFaultRules, is_quick
 from tests.chaos.trial import Trial
 from tests.conftest import started_store
-from tests.support.gateway import Gateway
-from tests.support.process import kill
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from tests.conftest import Launch
     from tests.support.scripted import Upstream
+
+    LaunchMortal = Callable[..., Awaitable[Mortal]]
 
 TRIALS = 3
 
@@ -38,43 +38,30 @@ async def trials(
 async def _tried(rules: type[StoreFaultRules], upstream: Upstream, paths: pytest.TempPathFactory) -> Trial:
     store = await started_store(paths)
     fault = rules.fault(store)
-    gateway = new_gateway(paths, upstream, REDIS_URL=fault.url, HEARTBEAT_SEC="1")
+    gateway = Mortal(paths, upstream, REDIS_URL=fault.url, HEARTBEAT_SEC="1")
     trial = Trial(fault, gateway, upstream)
     try:
         await fault.prepare()
         await trial.run(is_at_start=rules.is_at_start)
         await gateway.stop()
     finally:
-        await put_down(gateway)
+        await gateway.put_down()
         await fault.close()
         await store.close()
         await upstream.forget()
     return trial
 
 
-def new_gateway(paths: pytest.TempPathFactory, upstream: Upstream, **settings: str) -> Gateway:
-    """A gateway in front of this upstream, not yet started."""
-    base = {"UPSTREAM_BASE": f"http://127.0.0.1:{upstream.port}"}
-    return Gateway(paths.mktemp("gateway") / "gateway.log", **(base | settings))
-
-
-async def put_down(gateway: Gateway) -> None:
-    """Close what leads to a gateway, and kill it if it still runs; paused and dead ones are fine."""
-    await gateway.http.aclose()
-    await gateway.close_clients()
-    if hasattr(gateway, "process") and gateway.process.poll() is None:
-        await kill(gateway.process)
-
-
 @pytest_asyncio.fixture(loop_scope="session")
-async def mortal(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Launch]:
+async def mortal(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LaunchMortal]:
     """Starts gateways that a test may kill or pause; those that still run are killed at its end."""
-    gateways: list[Gateway] = []
+    gateways: list[Mortal] = []
 
-    async def start(**settings: str) -> Gateway:
-        gateways.append(new_gateway(tmp_path_factory, upstream, **settings))
-        return await gateways[-1].start()
+    async def start(**settings: str) -> Mortal:
+        gateways.append(Mortal(tmp_path_factory, upstream, **settings))
+        await gateways[-1].start()
+        return gateways[-1]
 
     yield start
     for gateway in gateways:
-        await put_down(gateway)
+        await gateway.put_down()

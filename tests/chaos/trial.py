@@ -23,11 +23,18 @@ if TYPE_CHECKING:
     from tests.support.faults import Fault
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
+    from tests.support.store import Store
 
 REQUESTS = 200
 ROUNDS = 3  # after the fault is known; the quickest counts
 POLLS = 3  # of one task; the quickest counts
 GIVE_UP_SECONDS = 10.0
+
+
+async def stored_states(store: Store, task_ids: list[str]) -> dict[str, str | None]:
+    """The state that the store has for each task, None where it has no document."""
+    texts = await store.client.mget([DOCUMENTS + task_id for task_id in task_ids])
+    return {i: json.loads(text)["state"] if text else None for i, text in zip(task_ids, texts, strict=True)}
 
 
 @dataclass
@@ -61,7 +68,7 @@ class HeldStream:
         return await self.client.up_to(b"0\r\n\r\n")
 
 
-@dataclass
+@dataclass(repr=False)
 class Trial:
     """What happened; `run` lets it happen."""
 
@@ -127,7 +134,9 @@ class Trial:
         self.boots.add(self.polls["running"].answer.json()["extensions"]["boot"])
 
     async def _says_store_is(self, condition: str) -> bool:
-        return bool((await self.gateway.http.get("/readyz")).json()["store"] == condition)
+        answer = await self.gateway.http.get("/readyz")
+        assert answer.status_code == 200, f"without its store the gateway stays ready: {answer.text}"
+        return bool(answer.json()["store"] == condition)
 
     async def _poll(self, name: str, task_id: str) -> None:
         polls = []
@@ -152,7 +161,6 @@ class Trial:
 
     async def _is_written(self) -> bool:
         expected = dict.fromkeys(self.task_ids, "SUCCESS") | {self.stream.task_id: "RUNNING"}
-        texts = await self.fault.store.client.mget([DOCUMENTS + task_id for task_id in expected])
-        states = {i: json.loads(text)["state"] if text else None for i, text in zip(expected, texts, strict=True)}
+        states = await stored_states(self.fault.store, list(expected))
         self.missing = {i: state for i, state in states.items() if state != expected[i]}
         return not self.missing

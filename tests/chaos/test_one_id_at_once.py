@@ -1,0 +1,54 @@
+"""Many clients use one task id at the same time, at two gateways that share a store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from tests.chaos.load import BODY, CHAT
+from tests.support.outcome import DONE, outcome
+from tests.support.scripted import JSON, Gated
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from tests.conftest import Launch
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Upstream
+    from tests.support.store import Store
+    from tests.support.wire import Response
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+REQUESTS = 50
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def two(launch: Launch, store: Store) -> list[Gateway]:
+    """Two gateways with one store and one upstream."""
+    return [await launch(REDIS_URL=store.url) for _ in range(2)]
+
+
+@pytest.mark.parametrize("repetition", range(5))
+async def test_one_request_is_relayed(
+    two: list[Gateway], upstream: Upstream, store: Store, fresh_id: str, repetition: int
+) -> None:
+    """Of 50 requests with one id, one reaches the upstream and is answered by it, 49 get 409 while it runs."""
+    stream = Gated(JSON)
+    upstream.then(stream)
+    name = (b"X-Task-Id", fresh_id.encode())
+    asked = [asyncio.ensure_future(two[number % 2].ask("POST", CHAT, name, body=BODY)) for number in range(REQUESTS)]
+    await until(lambda: sum(one.done() for one in asked) == REQUESTS - 1, 10, "49 requests are refused")
+    stream.head()
+    stream.piece(b"{}")
+    stream.end()
+    answers: list[Response] = await asyncio.gather(*asked)
+    assert Counter(answer.status for answer in answers) == {200: 1, 409: REQUESTS - 1}
+    refusals: list[dict[str, Any]] = [answer.json()["error"] for answer in answers if answer.status == 409]
+    assert {refusal["code"] for refusal in refusals} == {"task_id_in_use"}
+    assert len(upstream.exchanges) == 1
+    document = await store.document(fresh_id)
+    assert (outcome(document), document["extensions"]["attempt"]) == (DONE, 1)
