@@ -9,12 +9,14 @@ import logging
 import signal
 import socket
 import sys
+from functools import partial
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from gateway import __version__, logs
 from gateway.app import create_app
+from gateway.limits import fitting_connections
 from gateway.server import GatewayHttpProtocol
 from gateway.settings import InvalidSettings, Settings, load
 
@@ -53,7 +55,8 @@ def _config(settings: Settings) -> uvicorn.Config:
         "gateway.__main__:app",
         factory=True,
         workers=settings.gateway_workers,
-        http=GatewayHttpProtocol,  # type: ignore[arg-type]  # a BufferedProtocol, which uvicorn only makes and closes
+        # a BufferedProtocol, which uvicorn only makes and closes
+        http=partial(GatewayHttpProtocol, max_connections=fitting_connections(settings.max_connections)),  # type: ignore[arg-type]
         loop="uvloop",
         ws="none",
         log_config=None,

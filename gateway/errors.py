@@ -1,6 +1,6 @@
 """The gateway's own errors: which HTTP status, which stable code, and the body OpenAI clients understand.
 
-Pure: no I/O, no clock, no logging. Raised by target, proxy and upstream; turned into an answer by proxy alone.
+Pure: no I/O, no clock, no logging. Raised by target, proxy and upstream; turned into answers by proxy, app and server.
 Errors that Ollama itself answers never come through here, they are relayed as they are.
 """
 
@@ -69,6 +69,13 @@ class BodyTooLarge(GatewayError):
     """The request body is longer than MAX_BODY_BYTES."""
 
     status, code = 413, "body_too_large"
+
+
+class TooManyConnections(GatewayError):
+    """More than MAX_CONNECTIONS connections are open; answered by server, before any request."""
+
+    status, code = 503, "too_many_connections"
+    retry_after_seconds = 5
 
 
 class ShuttingDown(GatewayError):

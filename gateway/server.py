@@ -1,30 +1,38 @@
-"""uvicorn's HTTP/1.1 protocol with what ASGI does not show or do: the target on the wire, bounded reads, one write.
+"""uvicorn's HTTP/1.1 protocol with what ASGI does not show or do: refusals, limits, the target on the wire, who left.
 
-Passed to uvicorn through its public `http` setting; nothing of the relay belongs here. Used by __main__ alone.
+Passed to uvicorn through its public `http` setting; nothing of the relay belongs here. What is no proper request, or
+takes too long to be one, ends here and reaches no application. Used by __main__ alone.
 """
 
 import asyncio
-import socket
-import struct
-from collections.abc import Sized
+import logging
+from collections.abc import Callable, Sized
+from email.utils import formatdate
+from http import HTTPStatus
+from math import inf
 from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway import limits
+from gateway.errors import TooManyConnections
+from gateway.guard import Refusal, check_head, head_bytes
 from gateway.proxy import ClientLink
+from gateway.target import split_absolute
+from gateway.transport import ClientTransport, Unchunked
+
+log = logging.getLogger("gateway.server")
 
 # One read holds at most this much, so that a stalled upload stays within 256 KiB (contract 3.3).
 _READ_BYTES = 65_536
 _MAX_PIPELINED = 16
-_HEAD_START = b"HTTP/1.1 "
-_CHUNKED_END = b"transfer-encoding: chunked\r\n\r\n"
-_LAST_CHUNK = b"0\r\n\r\n"
-_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 _FRAMING = (b"content-length", b"transfer-encoding")
 # One buffer for all connections: the parser has copied what it needs before the next read begins.
 _read_buffer = memoryview(bytearray(_READ_BYTES))
+_SPARE_CONNECTIONS = 32  # over the cap, being told so
+_WARN_SECONDS = 60
 
 
 class GatewayHttpProtocol(asyncio.BufferedProtocol):
@@ -34,11 +42,12 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     delegation. `shutdown` is what uvicorn's server calls on each connection at its end.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        self._http = _HttpProtocol(**settings)
+    def __init__(self, *, max_connections: int = 10_000, **settings: Any) -> None:
+        self._http = _HttpProtocol(max_connections, **settings)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._http.connection_made(cast("asyncio.Transport", _OneWrite(cast("asyncio.Transport", transport))))
+        client = ClientTransport(cast("asyncio.Transport", transport), self._http)
+        self._http.connection_made(cast("asyncio.Transport", client))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._http.connection_lost(exc)
@@ -65,36 +74,180 @@ class _HttpProtocol(HttpToolsProtocol):
     Every request gets a ClientLink and stays in `_unanswered` until its answer is complete.
     """
 
-    def __init__(self, **settings: Any) -> None:
+    _warned_at = -inf  # of too many connections, whosever they were
+
+    def __init__(self, max_connections: int, **settings: Any) -> None:
         super().__init__(**settings)
-        self._unanswered: list[RequestResponseCycle] = []
+        self._max_connections = max_connections
+        self._deadline = limits.Deadline(self.loop, self._on_deadline)
+        # the request being read
+        self._is_in_head = False
+        self._is_in_body = False
         self._is_reading_framing = False
-        self._is_behind_head = False
+        self._has_progressed = False  # in this read
+        self._pending_bytes = 0  # read since the parser last got on
+        self._is_timed = False
+        self._timed_bytes = 0
+        # the answers
+        self._unanswered: list[RequestResponseCycle] = []
+        # after the last answer
+        self._has_refused = False
+        self._may_linger = True
+        self._is_deaf = False
+        self._deaf_until = inf
+        self._dropped_bytes = 0
+
+    # -- the connection --
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Connections over the cap are told so; where even those are too many, they are just closed."""
         super().connection_made(transport)
-        self.flow = _Flow(transport, self.pipeline)
+        self.flow = _Flow(transport, self.pipeline, self._on_reading_resumed)
+        self._deadline.move(limits.IDLE_SECONDS)
+        excess = len(self.connections) - self._max_connections
+        if excess > 0:
+            self._turn_away(excess)
+
+    def _turn_away(self, excess: int) -> None:
+        now = self.loop.time()
+        if now > _HttpProtocol._warned_at + _WARN_SECONDS:
+            _HttpProtocol._warned_at = now
+            log.warning("%d connections are open: more are refused", self._max_connections)
+        if excess > _SPARE_CONNECTIONS:
+            self.transport.abort()
+        else:
+            self._say(_refused_connection(self._max_connections))
+
+    def eof_received(self) -> None:
+        """A half-close counts as leaving, also for who does not read: no waiting until all is written."""
+        if self._unanswered:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn tells the newest request only: of pipelined ones, that being answered would never know."""
+        self._deadline.cancel()
+        super().connection_lost(exc)
+        self._lose_unanswered()
+
+    def _lose_unanswered(self) -> None:
+        lost, self._unanswered = self._unanswered, []
+        for cycle in lost:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            cast("ClientLink", cycle.scope["extensions"]["gateway"]).lose()
+
+    def shutdown(self) -> None:
+        """At the server's end nobody lingers."""
+        self._may_linger = False
+        if self._is_deaf:
+            self.transport.abort()
+        else:
+            super().shutdown()
+
+    # -- reading --
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
+        """Feeds the parser; what uvicorn would give up at, an offered upgrade, is read on; refusals are ours."""
+        if self._is_deaf:
+            self._drop(len(data))
+            return
+        size = len(data)
+        self._has_progressed = False
         while data:
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 data = data[upgrade.args[0] :]
                 self._ignore_upgrade()
-            except httptools.HttpParserError:
-                self.send_400_response("Invalid HTTP request received.")
+            except httptools.HttpParserError as error:
+                self._refuse(_refusal(error))
                 return
             else:
-                return
+                break
+        if self._is_in_head or self._is_in_body:
+            self._await_rest(size)
 
-    def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP; not inside an answer or ahead of one, where the client would take it for that."""
-        if len(self._unanswered) > 1 or any(cycle.response_started for cycle in self._unanswered):
-            self.transport.abort()
+    def _await_rest(self, size: int) -> None:
+        """After a read that did not bring all of a request: is it still within its limits?"""
+        self._pending_bytes = 0 if self._has_progressed else self._pending_bytes + size
+        if self._pending_bytes > limits.MAX_HEAD_BYTES:
+            self._refuse(Refusal(431, "The request head, the line of a chunk or a trailer section is too long."))
+            return
+        self._timed_bytes += size
+        if not self._is_timed or (self._is_in_body and self._timed_bytes >= limits.BODY_LEAST_BYTES):
+            self._deadline.move(limits.BODY_SECONDS if self._is_in_body else limits.HEAD_SECONDS)
+            self._is_timed, self._timed_bytes = True, 0
+
+    def _on_reading_resumed(self) -> None:
+        """While we did not read, the client could not be late."""
+        if self._is_timed and (self._is_in_head or self._is_in_body):
+            self._deadline.move(limits.BODY_SECONDS if self._is_in_body else limits.HEAD_SECONDS)
+            self._timed_bytes = 0
+
+    def _on_deadline(self) -> None:
+        if self._is_deaf:
+            self._end_lingering()
+        elif self.flow.read_paused:
+            self._deadline.off()
+        elif self._is_in_head or self._is_in_body:
+            self._may_linger = False  # who is this slow is not waited for
+            self._refuse(Refusal(408, "The request did not come in time."))
         else:
-            super().send_400_response(msg)
+            self.transport.abort()
+
+    # -- what the parser finds --
+
+    def on_message_begin(self) -> None:
+        if not self._is_reading_framing:
+            self._is_in_head = True
+            self._is_timed = False
+            self._pending_bytes = 0
+            super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._is_reading_framing:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """The parser leaves white space behind values; fields behind the head are trailers, and no fields of it."""
+        if self._is_in_head:
+            super().on_header(name, value.rstrip(b" \t"))
+
+    def on_headers_complete(self) -> None:
+        """uvicorn checks nothing of the head."""
+        if self._is_reading_framing:
+            return
+        method, version = self.parser.get_method().decode("ascii"), self.parser.get_http_version()
+        check_head(method, version, self.url, self.headers)
+        if self._is_timed and head_bytes(method, self.url, self.headers) > limits.MAX_HEAD_BYTES:
+            raise Refusal(431, "The request head is too long.")
+        if not self.url.startswith(b"/"):
+            self._take_origin_form()
+        if version == "1.0":
+            self.expect_100_continue = False  # RFC 9110 section 10.1.1
+        self._is_in_head, self._is_in_body = False, True
+        self._is_timed, self._has_progressed = False, True
+        self.scope["extensions"] = {"gateway": ClientLink(self.url, self.flow)}  # type: ignore[dict-item]
+        super().on_headers_complete()
+        self._unanswered.append(self.cycle)
+
+    def _take_origin_form(self) -> None:
+        """An absolute-form target means its path, and its authority is the Host (RFC 9112 section 3.2.2)."""
+        authority, self.url = split_absolute(self.url)
+        if authority is not None:
+            self.headers[:] = [(name, authority if name == b"host" else value) for name, value in self.headers]
+
+    def on_body(self, body: bytes) -> None:
+        self._has_progressed = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Reading goes on, or the client's leaving would not be noticed."""
+        self._is_in_body = False
+        self._has_progressed = True
+        self._deadline.off()
+        super().on_message_complete()
+        self.flow.resume_reading()
 
     def _ignore_upgrade(self) -> None:
         """Goes on as if no upgrade had been asked for (RFC 9110 section 7.8 allows that).
@@ -106,143 +259,117 @@ class _HttpProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         if framing:
             self.cycle.more_body = True
+            self._is_in_body = True
             self._is_reading_framing = True
             self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
             self._is_reading_framing = False
 
-    def on_message_begin(self) -> None:
-        if not self._is_reading_framing:
-            self._is_behind_head = False
-            super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        if not self._is_reading_framing:
-            super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_reading_framing and not self._is_behind_head:  # behind it come trailers
-            super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        if self._is_reading_framing:
-            return
-        self._is_behind_head = True
-        self.scope["extensions"] = {"gateway": ClientLink(self.url, self.flow)}  # type: ignore[dict-item]
-        super().on_headers_complete()
-        self._unanswered.append(self.cycle)
-
-    def on_message_complete(self) -> None:
-        """Reading goes on, or the client's leaving would not be noticed."""
-        super().on_message_complete()
-        self.flow.resume_reading()
-
-    def eof_received(self) -> None:
-        """A half-close counts as leaving, also for who does not read: no waiting until all is written."""
-        if self._unanswered:
-            self.transport.abort()
+    # -- answering --
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """An HTTP/1.0 client cannot read the chunks in which uvicorn would answer it."""
         if cycle.scope["http_version"] == "1.0":
-            cycle.transport = cast("asyncio.Transport", _Unchunked(cycle.transport))
+            cycle.transport = cast("asyncio.Transport", Unchunked(cycle.transport))
         super()._start_asgi_task(cycle, app)
 
-    def on_response_complete(self) -> None:
-        del self._unanswered[0]
-        super().on_response_complete()
+    def amended(self, head: bytes) -> bytes:
+        """A request that is answered before it is whole is the connection's last: where it ends is not known."""
+        if not self._is_in_body or len(self._unanswered) != 1 or not self._unanswered[0].keep_alive:
+            return head
+        self._unanswered[0].keep_alive = False
+        return head.removesuffix(b"\r\n") + b"connection: close\r\n\r\n"
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """uvicorn tells the newest request only: of pipelined ones, that being answered would never know."""
-        super().connection_lost(exc)
-        for cycle in self._unanswered:
-            cycle.disconnected = True
-            cycle.message_event.set()
-            cast("ClientLink", cycle.scope["extensions"]["gateway"]).lose()
+    def on_response_complete(self) -> None:
+        """uvicorn sets a timer after each answer; here the connection's one deadline is moved."""
+        del self._unanswered[0]
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif not self._is_in_head:
+            self._deadline.move(limits.IDLE_SECONDS)
+
+    # -- refusing --
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answers what is no request; not inside an answer or ahead of one, where the client would take it for that."""
+        others = [cycle for cycle in self._unanswered if cycle.response_started or not cycle.more_body]
+        if others:
+            self.transport.abort()
+        else:
+            self._say(_plain(refusal))
+
+    def _say(self, answer: bytes) -> None:
+        """The connection's last words."""
+        self._has_refused = True
+        self._lose_unanswered()
+        self.transport.write(answer)
+        self.transport.close()
+
+    # -- lingering --
+
+    def begin_lingering(self) -> bool:
+        """Whether the client may still be sending; from here on all that comes is dropped."""
+        is_receiving = self._has_refused or self._is_in_head or self._is_in_body or self.pipeline
+        if not self._may_linger or not is_receiving:
+            return False
+        self._is_deaf = True
+        self.pipeline.clear()
+        self._deaf_until = self.loop.time() + limits.LINGER_SECONDS
+        self._deadline.move(limits.LINGER_IDLE_SECONDS)
+        self.flow.resume_reading()
+        return True
+
+    def _drop(self, size: int) -> None:
+        self._dropped_bytes += size
+        if self._dropped_bytes > limits.LINGER_BYTES or self.loop.time() > self._deaf_until:
+            self.transport.abort()
+        else:
+            self._deadline.move(limits.LINGER_IDLE_SECONDS)
+
+    def _end_lingering(self) -> None:
+        """Who is silent is done, unless our answer is still on its way."""
+        if self.transport.get_write_buffer_size() and self.loop.time() < self._deaf_until:
+            self._deadline.move(limits.LINGER_IDLE_SECONDS)
+        else:
+            self.transport.abort()
 
 
 class _Flow(FlowControl):
-    """Does not read on while many pipelined requests wait: they are held in memory."""
+    """Does not read on while many pipelined requests wait: they are held in memory. Tells when it does."""
 
-    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized, on_resumed: Callable[[], None]) -> None:
         super().__init__(transport)
         self._pipeline = pipeline
+        self._on_resumed = on_resumed
 
     def resume_reading(self) -> None:
-        if len(self._pipeline) <= _MAX_PIPELINED:
+        if self.read_paused and len(self._pipeline) <= _MAX_PIPELINED:
             super().resume_reading()
+            self._on_resumed()
 
 
-class _OneWrite:
-    """A transport that sends a response head together with what follows in the same turn of the event loop.
-
-    uvicorn writes head and body one by one, and a system call costs more than building both.
-    """
-
-    __slots__ = ("_call_soon", "_head", "_transport")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._call_soon = asyncio.get_running_loop().call_soon
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        if self._head:
-            data, self._head = self._head + data, b""
-        elif data.startswith(_HEAD_START):
-            self._head = data
-            self._call_soon(self._flush)
-            return
-        if not self._transport.is_closing():
-            self._transport.write(data)
-
-    def _flush(self) -> None:
-        if self._head and not self._transport.is_closing():
-            self._transport.write(self._head)
-        self._head = b""
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+def _refusal(error: httptools.HttpParserError) -> Refusal:
+    """What to answer: our own refusal where one of our callbacks raised it."""
+    cause = error.__context__
+    return cause if isinstance(cause, Refusal) else Refusal(400, "Invalid HTTP request received.")
 
 
-class _Unchunked:
-    """A transport for the answer to an HTTP/1.0 request: ended by the connection's end instead of in chunks.
+def _plain(refusal: Refusal) -> bytes:
+    return _message(refusal.status, b"content-type: text/plain; charset=utf-8\r\n", str(refusal).encode())
 
-    uvicorn chunks such answers, which HTTP/1.0 does not know (RFC 9112 section 6.1). It writes the head first, then
-    each chunk at once. A message that is broken off is reset, for a plain end would make it look whole.
-    """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._is_head = True
-        self._is_chunked = False
+def _refused_connection(most: int) -> bytes:
+    error = TooManyConnections(f"the gateway serves at most {most} connections")
+    fields = b"content-type: application/json\r\nretry-after: %d\r\n" % error.retry_after_seconds
+    return _message(error.status, fields, error.body())
 
-    def write(self, data: bytes) -> None:
-        if self._is_head:
-            self._is_head = False
-            self._is_chunked = data.endswith(_CHUNKED_END)
-            self._transport.write(data.removesuffix(_CHUNKED_END) + b"\r\n" if self._is_chunked else data)
-        elif self._is_chunked and data:
-            size, _, rest = data.partition(b"\r\n")
-            length = int(size, 16)
-            self._is_chunked = length > 0 and rest[length + 2 :] != _LAST_CHUNK
-            self._transport.write(rest[:length])
-        else:
-            self._transport.write(data)
 
-    def close(self) -> None:
-        if self._is_chunked:
-            client = self._transport.get_extra_info("socket")
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
-            self._transport.abort()
-        else:
-            self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+def _message(status: int, fields: bytes, body: bytes) -> bytes:
+    """A whole answer, the connection's last."""
+    date = formatdate(usegmt=True).encode()
+    line = b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())
+    ours = b"date: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (date, len(body))
+    return line + fields + ours + body

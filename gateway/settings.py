@@ -61,6 +61,7 @@ class Settings:
     gateway_port: int
     gateway_workers: int
     max_body_bytes: int
+    max_connections: int
     upstream_idle_timeout_seconds: float
     drain_seconds: float
     log_level: str
@@ -200,6 +201,8 @@ SETTINGS = (
             _whole(1, 64)),
     Setting("MAX_BODY_BYTES", "268435456", "1 to 1099511627776 bytes", "The longest request body that is taken.",
             _whole(1, 2**40)),
+    Setting("MAX_CONNECTIONS", "10000", "1 to 1000000", "How many clients' connections a process serves at once; fewer "
+            "where its file descriptors do not suffice for two each.", _whole(1, 1_000_000)),
     Setting("UPSTREAM_IDLE_TIMEOUT_SEC", "0", "0 (off) to 86400 seconds", "How long Ollama may stay silent. Loading a "
             "model takes minutes of silence.", _seconds(0, 86_400)),
     Setting("DRAIN_SEC", "30", "0 to 3600 seconds", "How long requests get to finish after SIGTERM.",
@@ -271,6 +274,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         gateway_port=values["GATEWAY_PORT"],
         gateway_workers=values["GATEWAY_WORKERS"],
         max_body_bytes=values["MAX_BODY_BYTES"],
+        max_connections=values["MAX_CONNECTIONS"],
         upstream_idle_timeout_seconds=values["UPSTREAM_IDLE_TIMEOUT_SEC"],
         drain_seconds=values["DRAIN_SEC"],
         log_level=values["LOG_LEVEL"],

@@ -2,7 +2,7 @@
 
 Pure. The decision looks at the bytes as they came on the wire; a decoded copy only serves to refuse
 what any later decoder could read as a way out of `/v1/`. What is relayed is never the copy.
-Called by app (routing) and proxy (the bytes that go upstream).
+Called by app (routing), proxy (the bytes that go upstream), guard and server (absolute-form).
 """
 
 import re
@@ -18,7 +18,7 @@ RELAYED_PREFIX = b"/v1/"
 _MAX_DECODE_PASSES = 16
 _ENCODED_PERCENT_RUN = re.compile(rb"%(?:25)+")
 _FORBIDDEN_BYTE = re.compile(rb"[\\\x00\r\n]")
-_ABSOLUTE_FORM = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*")
+_ABSOLUTE_FORM = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://([^/?#]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,20 @@ def parse(raw: bytes) -> Target:
     An absolute-form target (`GET http://host/v1/models`) means its path.
     Raises InvalidPath where decoding could lead to another path.
     """
-    path, mark, query = _without_authority(raw).partition(b"?")
+    _, origin_form = split_absolute(raw)
+    path, mark, query = origin_form.partition(b"?")
     if has_way_out(path):
         raise InvalidPath("the path must not contain '.' or '..' segments, a backslash, NUL, CR or LF, encoded or not")
     return Target(path, query if mark else None)
+
+
+def split_absolute(raw: bytes) -> tuple[bytes | None, bytes]:
+    """The authority of an absolute-form target, and the target in origin-form; None and `raw` for any other."""
+    match = None if raw.startswith(b"/") else _ABSOLUTE_FORM.match(raw)
+    if match is None:
+        return None, raw
+    rest = raw[match.end() :]
+    return match[1], rest if rest.startswith(b"/") else b"/" + rest
 
 
 def has_way_out(path: bytes) -> bool:
@@ -56,16 +66,6 @@ def has_way_out(path: bytes) -> bool:
     if decoded is None or _FORBIDDEN_BYTE.search(decoded):
         return True
     return b"." in decoded and not {b".", b".."}.isdisjoint(decoded.split(b"/"))
-
-
-def _without_authority(raw: bytes) -> bytes:
-    if raw.startswith(b"/"):
-        return raw
-    match = _ABSOLUTE_FORM.match(raw)
-    if match is None:
-        return raw
-    rest = raw[match.end() :]
-    return rest if rest.startswith(b"/") else b"/" + rest
 
 
 def _fully_decoded(path: bytes) -> bytes | None:

@@ -20,14 +20,14 @@ from tests.support.process import ROOT, environment
 PAGE = (ROOT / "docs" / "settings.md").read_text()
 RESERVED = "Reserved: "
 
-# Contract section 7: names and defaults that stay, "" where unset.
+# Contract section 7, and MAX_CONNECTIONS of issue 4: names and defaults that stay, "" where unset.
 CONTRACT = {
     "UPSTREAM_BASE": "http://127.0.0.1:11434", "REDIS_HOST": "", "REDIS_PORT": "6379", "REDIS_USER": "default",
     "REDIS_PASSWORD": "", "REDIS_DB": "0", "TTL_RUNNING": "3600", "TTL_DONE": "86400", "HEARTBEAT_SEC": "10",
     "ALGORITHM_ID": "ollama-openai", "GATEWAY_HOST": "0.0.0.0", "GATEWAY_PORT": "11535", "GATEWAY_WORKERS": "1",
     "REDIS_URL": "", "REDIS_PASSWORD_FILE": "", "GATEWAY_API_KEYS": "", "GATEWAY_API_KEYS_FILE": "",
     "CORS_ALLOW_ORIGINS": "", "ALLOWED_HOSTS": "", "MAX_BODY_BYTES": "268435456", "UPSTREAM_IDLE_TIMEOUT_SEC": "0",
-    "DRAIN_SEC": "30", "OLLAMA_PULL_MODELS": "", "LOG_LEVEL": "info", "LOG_FORMAT": "text",
+    "DRAIN_SEC": "30", "OLLAMA_PULL_MODELS": "", "LOG_LEVEL": "info", "LOG_FORMAT": "text", "MAX_CONNECTIONS": "10000",
 }  # fmt: skip
 
 
@@ -101,6 +101,7 @@ def test_defaults_become_what_they_say() -> None:
         "HEARTBEAT_SEC": settings.heartbeat_seconds, "GATEWAY_PORT": settings.gateway_port,
         "GATEWAY_WORKERS": settings.gateway_workers, "MAX_BODY_BYTES": settings.max_body_bytes,
         "UPSTREAM_IDLE_TIMEOUT_SEC": settings.upstream_idle_timeout_seconds, "DRAIN_SEC": settings.drain_seconds,
+        "MAX_CONNECTIONS": settings.max_connections,
     }  # fmt: skip
     assert numbers == {name: float(CONTRACT[name]) for name in numbers}
     words = (settings.algorithm_id, settings.gateway_host, settings.log_level, settings.log_format)

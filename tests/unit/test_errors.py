@@ -24,6 +24,7 @@ PROMISED = {
     "origin_not_allowed": 403,
     "body_too_large": 413,
     "shutting_down": 503,
+    "too_many_connections": 503,
 }
 UNPROMISED = {"gateway_error", "method_not_allowed"}
 

@@ -1,0 +1,111 @@
+"""The client's transport as uvicorn is to see it: heads written with what follows, closings that lose no answer.
+
+Knows bytes and the socket, nothing of requests. Used by server alone.
+"""
+
+import asyncio
+import socket
+import struct
+from typing import Any, Protocol
+
+_HEAD_START = b"HTTP/1.1 "
+_INTERIM_START = b"HTTP/1.1 1"
+_CHUNKED_END = b"transfer-encoding: chunked\r\n\r\n"
+_LAST_CHUNK = b"0\r\n\r\n"
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Receiver(Protocol):
+    """What the transport asks the protocol that reads from the same client."""
+
+    def amended(self, head: bytes) -> bytes:
+        """The response head as it is to be sent."""
+
+    def begin_lingering(self) -> bool:
+        """Whether the client may still be sending; if so, the protocol drops that and closes in its time."""
+
+
+class ClientTransport:
+    """Sends a response head together with what follows in the same turn of the event loop; closes gently.
+
+    uvicorn writes head and body one by one, and a system call costs more than building both. Closing a socket while
+    the client is sending resets the connection, and the reset takes the answer with it: so only our direction is
+    closed then (RFC 9112 section 9.6).
+    """
+
+    __slots__ = ("_call_soon", "_head", "_is_half_closed", "_receiver", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, receiver: Receiver) -> None:
+        self._transport = transport
+        self._receiver = receiver
+        self._call_soon = asyncio.get_running_loop().call_soon
+        self._head = b""
+        self._is_half_closed = False
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_HEAD_START) and not data.startswith(_INTERIM_START):
+            self._head = self._receiver.amended(data)
+            self._call_soon(self._flush)
+            return
+        if not self.is_closing():
+            self._transport.write(data)
+
+    def _flush(self) -> None:
+        if self._head and not self.is_closing():
+            self._transport.write(self._head)
+        self._head = b""
+
+    def close(self) -> None:
+        self._flush()
+        if self.is_closing():
+            return
+        if self._receiver.begin_lingering():
+            self._transport.write_eof()
+            self._is_half_closed = True
+        else:
+            self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._is_half_closed or self._transport.is_closing()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class Unchunked:
+    """A transport for the answer to an HTTP/1.0 request: ended by the connection's end instead of in chunks.
+
+    uvicorn chunks such answers, which HTTP/1.0 does not know (RFC 9112 section 6.1). It writes the head first, then
+    each chunk at once. A message that is broken off is reset, for a plain end would make it look whole.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._is_head = True
+        self._is_chunked = False
+
+    def write(self, data: bytes) -> None:
+        if self._is_head:
+            self._is_head = data.startswith(_INTERIM_START)
+            self._is_chunked = data.endswith(_CHUNKED_END)
+            self._transport.write(data.removesuffix(_CHUNKED_END) + b"\r\n" if self._is_chunked else data)
+        elif self._is_chunked and data:
+            size, _, rest = data.partition(b"\r\n")
+            length = int(size, 16)
+            self._is_chunked = length > 0 and rest[length + 2 :] != _LAST_CHUNK
+            self._transport.write(rest[:length])
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._is_chunked:
+            client = self._transport.get_extra_info("socket")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
