@@ -23,6 +23,7 @@ _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.\-]*)://([a-z0-9._\-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _ORIGIN_PATTERN = re.compile(r"[a-z][a-z0-9+.\-]*://[a-z0-9._\-\[\]:*]+")
 _HOST_PATTERN = re.compile(r"(\*\.)?[a-z0-9_\-]+(\.[a-z0-9_\-]+)*")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]*)(:[0-9]*)?")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 # What a preflight asks for is echoed, if it consists of tokens (RFC 9110 section 5.6.2).
 _TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, \-]{1,4096}")
@@ -59,7 +60,8 @@ class OriginPolicy:
 
     def __init__(self, origins: Iterable[str] = (), hosts: Iterable[str] = (), machine: str = "") -> None:
         wild = [pattern for pattern in origins if "*" in pattern]
-        self._exact = {_without_default_port(pattern) for pattern in origins}
+        # "any port" is also the one that a browser leaves out
+        self._exact = {_without_default_port(pattern.removesuffix(":*")) for pattern in origins}
         self._affixes = [(before, after) for before, _, after in (pattern.partition("*") for pattern in wild)]
         self._allows_all = ANY in wild
         self._trusts_all = ANY in hosts
@@ -100,7 +102,9 @@ class OriginPolicy:
         An address cannot be rebound, nor can the names that Ollama trusts. A name whose pages may call anyway is fine.
         """
         name = _host_name(host)
-        if self._trusts_all or name in self._hosts or name.endswith(self._suffixes) or _is_address(name):
+        if self._trusts_all or name is None:
+            return self._trusts_all
+        if name in self._hosts or name.endswith(self._suffixes) or _is_address(name):
             return True
         return any(self.allows(f"{scheme}://{host}") for scheme in _DEFAULT_PORTS)
 
@@ -156,9 +160,10 @@ def _without_default_port(origin: str) -> str:
     return origin.removesuffix(_DEFAULT_PORTS.get(scheme, ""))
 
 
-def _host_name(host: str) -> str:
-    """The name or address in a Host field, without port and brackets."""
-    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+def _host_name(host: str) -> str | None:
+    """The name or address in a Host field, without port and brackets; None where it is none."""
+    match = _HOST.fullmatch(host)
+    return match[1].strip("[]") if match else None
 
 
 def _is_address(name: str) -> bool:

@@ -97,6 +97,16 @@ def test_a_chunked_body_is_announced_once(fields: Fields, coding: bytes) -> None
     assert found == [(b"host", HOST), *fields, (b"transfer-encoding", b"chunked")]
 
 
+@pytest.mark.parametrize("dropped", [(), (b"authorization",), (b"x-api-key",), (b"authorization", b"x-api-key")])
+@given(fields=plain_fields)
+def test_the_gateways_credential_stays_here(fields: Fields, dropped: tuple[bytes, ...]) -> None:
+    """Exactly the fields that carried a key of ours are dropped, nominated or not."""
+    for connection in ([], [b"x-gone"]):
+        head = request_head(b"GET", b"/v1/x", HOST, fields, connection=connection, is_chunked=False, dropped=dropped)
+        lines = head[:-4].split(b"\r\n")[2:]
+        assert lines == [b"%b: %b" % field for field in fields if field[0] not in dropped]
+
+
 def test_the_deciding_fields_are_found() -> None:
     """Those that decide something come by name, every value of each, in order."""
     fields: Fields = [
@@ -146,6 +156,15 @@ def test_hop_by_hop_fields_of_an_answer_stay_here(name: bytes) -> None:
     """Hop-by-hop fields are dropped and our task id replaces an upstream one."""
     fields: Fields = [(b"etag", b"1"), (name, b"x"), (name, b"y"), (b"etag", b"2")]
     assert answer_fields(fields) == [(b"etag", b"1"), (b"etag", b"2"), (b"x-task-id", b"t-1"), (b"date", DATE)]
+
+
+@pytest.mark.parametrize(
+    "name", [b"access-control-allow-origin", b"access-control-allow-credentials", b"access-control-expose-headers"]
+)
+def test_cors_is_not_the_upstreams(name: bytes) -> None:
+    """What the upstream says about CORS is dropped; its Vary stays."""
+    fields: Fields = [(b"vary", b"Origin"), (name, b"*"), (b"x-access-control-a", b"1")]
+    assert answer_fields(fields) == [fields[0], fields[2], (b"x-task-id", b"t-1"), (b"date", DATE)]
 
 
 def test_what_an_answer_nominates_stays_here() -> None:

@@ -1,0 +1,221 @@
+"""Which pages may call and under which names (contract 3.2), and what they are told in CORS fields."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import OriginNotAllowed
+from gateway.origins import OriginPolicy, is_preflight, preflight_fields, response_fields
+
+DEFAULT = OriginPolicy(machine="Box-1")
+HOST = "127.0.0.1:11535"
+BROWSER = {b"user-agent": b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
+
+
+def passes(policy: OriginPolicy, host: str = HOST, **fields: str) -> bool:
+    """Whether a request with this Host and these fields (underscores for hyphens) may go on."""
+    named = {name.replace("_", "-").encode(): value.encode() for name, value in fields.items()}
+    try:
+        policy.check({b"host": host.encode()} | named)
+    except OriginNotAllowed:
+        return False
+    return True
+
+
+OLLAMAS_OWN = [
+    *(f"{scheme}://{host}{port}" for scheme in ("http", "https") for host in ("localhost", "127.0.0.1", "0.0.0.0")
+      for port in ("", ":1", ":3000", ":65535")),
+    "app://obsidian.md", "app://x", "file://", "file:///x", "tauri://localhost", "vscode-webview://1ab2c3",
+    "vscode-file://vscode-app", "HTTP://LocalHost:3000",
+]  # fmt: skip
+
+FOREIGN = [
+    "null", "", "*", "https://evil.example", "http://evil.example:11535", "http://localhost.evil.example",
+    "http://localhost@evil.example", "http://localhost:3000@evil.example", "http://localhost:x", "http://localhost:",
+    "http://localhost:3000.evil.example", "http://localhost/", "http://localhost:3000/", "http://127.0.0.1.evil.example",
+    "http://127.0.0.2", "http://[::1]:3000", "http://evillocalhost", "ftp://localhost", "ws://localhost:1", "localhost",
+    "http:/localhost", "xapp://x", "app:x", "file:/", "chrome-extension://abc", "http://localhost http://evil.example",
+    "http://localhost, http://evil.example", "https://", "http://\xff", "tauri.evil://x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("origin", OLLAMAS_OWN)
+def test_ollamas_own_origins_may_call(origin: str) -> None:
+    """Pages of this machine, on any port, and apps may call, under whatever name they call."""
+    assert passes(DEFAULT, origin=origin)
+    assert passes(DEFAULT, "ollama.example.com", origin=origin)
+
+
+@pytest.mark.parametrize("origin", FOREIGN, ids=range(len(FOREIGN)))
+def test_no_other_origin_may_call(origin: str) -> None:
+    """Whatever only looks like one of these may not, nor may `null`."""
+    assert not passes(DEFAULT, origin=origin)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "allowed", "refused"),
+    [
+        (["https://a.example"], ["https://a.example", "HTTPS://A.EXAMPLE", "https://a.example:443", "http://localhost"],
+         ["http://a.example", "https://a.example:8443", "https://b.a.example", "https://a.example.evil"]),
+        (["https://a.example:443"], ["https://a.example"], ["http://a.example"]),
+        (["https://*.a.example"], ["https://b.a.example", "https://c.b.a.example"],
+         ["https://a.example", "https://xa.example", "http://b.a.example", "https://b.a.example:8443",
+          "https://b.a.example.evil", "https://evil/.a.example", "https://.a.example.evil"]),
+        (["http://a.example:*"], ["http://a.example:80", "http://a.example:3000"],
+         ["http://a.example", "http://a.example.evil:3000", "http://a.example:x"]),
+        (["chrome-extension://*"], ["chrome-extension://abc"], ["moz-extension://abc", "chrome-extension://"]),
+        (["http://10.0.0.*"], ["http://10.0.0.9", "http://10.0.0.9:3000"], ["http://10.0.1.9", "null"]),
+        (["*"], ["https://evil.example", "null", "", "chrome-extension://x"], []),
+    ],
+    ids=range(7),
+)  # fmt: skip
+def test_further_origins(patterns: list[str], allowed: list[str], refused: list[str]) -> None:
+    """CORS_ALLOW_ORIGINS adds origins; its `*` stands for any text inside of one origin, and alone for all."""
+    policy = OriginPolicy(patterns)
+    assert [origin for origin in allowed if not passes(policy, origin=origin)] == []
+    assert [origin for origin in refused if passes(policy, origin=origin)] == []
+
+
+TRUSTED = [
+    "localhost", "localhost:11535", "127.0.0.1", "127.0.0.1:11535", "192.168.1.7:11535", "8.8.8.8", "[::1]",
+    "[::1]:11535", "[fe80::1]:80", "box-1", "BOX-1:11535", "box-1.local:11535", "a.b.localhost", "gpu.internal", "",
+]  # fmt: skip
+REBOUND = [
+    "evil.example", "evil.example:11535", "gateway:11535", "localhost.evil.example", "127.0.0.1.evil.example",
+    "local", "internal", "box-1.evil.example", "xlocalhost", "127.0.0.1@evil.example", "[evil.example]", "2130706433",
+    "[::1].evil.example", "evil.example:80:127.0.0.1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", TRUSTED)
+def test_same_origin_calls_under_a_trusted_name(host: str) -> None:
+    """A page that this gateway serves may call, where no DNS answer could have made its name lead here."""
+    if host:
+        assert passes(DEFAULT, host, origin=f"http://{host}")
+        assert passes(DEFAULT, host, origin=f"https://{host}")
+        assert not passes(DEFAULT, host, origin="http://evil.example")
+    assert passes(DEFAULT, host, user_agent="Mozilla/5.0")
+
+
+@pytest.mark.parametrize("host", REBOUND)
+def test_a_rebound_name_is_refused(host: str) -> None:
+    """Any other name could be a rebinding page's: refused with an Origin, with Sec-Fetch fields, and by User-Agent."""
+    assert not passes(DEFAULT, host, origin=f"http://{host}")
+    assert not passes(DEFAULT, host, sec_fetch_site="same-origin")
+    assert not passes(DEFAULT, host, sec_fetch_mode="cors")
+    assert not passes(DEFAULT, host, user_agent="Mozilla/5.0 (X11) Firefox/140.0")
+
+
+@pytest.mark.parametrize("host", [*REBOUND, *TRUSTED])
+@pytest.mark.parametrize("agent", ["curl/8.0", "OpenAI/Python 3.0", "python-httpx/0.28", "x Mozilla/5.0", ""])
+def test_programs_may_use_any_name(host: str, agent: str) -> None:
+    """What is no browser cannot be rebound: a compose service name, an alias or a mistake, it passes."""
+    assert passes(DEFAULT, host, user_agent=agent)
+    assert passes(DEFAULT, host)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "trusted", "refused"),
+    [
+        (["gateway", "a.example"], ["gateway:11535", "A.Example", "a.example:443"], ["b.example", "x.a.example"]),
+        (["*.a.example"], ["b.a.example:1", "c.b.a.example"], ["a.example", "xa.example", "a.example.evil"]),
+        (["*"], ["evil.example", "x"], []),
+    ],
+    ids=range(3),
+)
+def test_further_hosts(hosts: list[str], trusted: list[str], refused: list[str]) -> None:
+    """ALLOWED_HOSTS adds names, with any port: for calls with an Origin of the same name and without one."""
+    policy = OriginPolicy(hosts=hosts)
+    for host in trusted:
+        assert passes(policy, host, origin=f"http://{host}")
+        assert passes(policy, host, user_agent="Mozilla/5.0")
+        assert not passes(policy, host, origin="https://other.example")
+    for host in refused:
+        assert not passes(policy, host, origin=f"http://{host}")
+        assert not passes(policy, host, user_agent="Mozilla/5.0")
+
+
+def test_the_name_of_an_allowed_origin_is_trusted() -> None:
+    """A proxy that serves page and API under one allowed origin needs no second setting: its GETs have no Origin."""
+    policy = OriginPolicy(["https://chat.example.com", "http://*.lan.example:8080"])
+    for host in ("chat.example.com", "a.lan.example:8080"):
+        assert passes(policy, host, user_agent="Mozilla/5.0", sec_fetch_site="same-origin")
+    assert not passes(policy, "evil.example.com", user_agent="Mozilla/5.0")
+    assert not passes(policy, "a.lan.example:9090", user_agent="Mozilla/5.0")
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "is_same"),
+    [("http://box-1:80", "box-1", True), ("https://box-1", "box-1:443", True), ("http://box-1", "box-1:443", False),
+     ("http://box-1:1", "box-1:2", False), ("app2://box-1", "box-1", False), ("http://box-1", "box-2.local", False)],
+)  # fmt: skip
+def test_same_origin_means_name_and_port(origin: str, host: str, is_same: bool) -> None:
+    """The Origin's authority equals Host, a port that goes without saying aside."""
+    assert passes(DEFAULT, host, origin=origin) == is_same
+
+
+@given(st.binary(max_size=60), st.binary(max_size=60))
+def test_any_bytes_are_decided(origin: bytes, host: bytes) -> None:
+    """Whatever stands in the two fields, the answer is yes or no; and a yes needs one of the allowed forms."""
+    try:
+        DEFAULT.check({b"origin": origin, b"host": host})
+    except OriginNotAllowed:
+        return
+    assert b"://" in origin
+
+
+# -- CORS fields --
+
+
+def test_a_preflight_is_an_options_that_asks() -> None:
+    """OPTIONS with Access-Control-Request-Method; any other OPTIONS is a request like all others."""
+    asking = {b"access-control-request-method": b"POST"}
+    assert is_preflight("OPTIONS", asking)
+    assert not is_preflight("OPTIONS", {})
+    assert not is_preflight("POST", asking)
+
+
+def test_a_preflight_gets_what_it_asks_for() -> None:
+    """Origin, method and fields are echoed; credentials are not offered."""
+    asked = {
+        b"origin": b"http://localhost:3000",
+        b"access-control-request-method": b"PATCH",
+        b"access-control-request-headers": b"authorization,content-type,x-stainless-os, x-task-id",
+    }
+    assert dict(preflight_fields(asked)) == {
+        b"access-control-allow-origin": b"http://localhost:3000",
+        b"access-control-allow-methods": b"PATCH",
+        b"access-control-allow-headers": b"authorization,content-type,x-stainless-os, x-task-id",
+        b"access-control-max-age": b"7200",
+        b"vary": b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
+    }
+
+
+def test_a_preflight_into_a_private_network() -> None:
+    """A page of an allowed origin may call into a private network, if its browser asks for that."""
+    asked = {b"origin": b"o", b"access-control-request-method": b"GET"}
+    name = b"access-control-allow-private-network"
+    assert name not in dict(preflight_fields(asked))
+    assert dict(preflight_fields(asked | {b"access-control-request-private-network": b"true"}))[name] == b"true"
+
+
+@given(st.binary(max_size=60))
+def test_what_is_no_token_is_not_echoed(asked: bytes) -> None:
+    """Nothing but tokens, commas and blanks gets from the question into the answer."""
+    fields = {b"origin": b"o", b"access-control-request-method": asked, b"access-control-request-headers": asked}
+    for name, value in preflight_fields(fields):
+        if name in (b"access-control-allow-methods", b"access-control-allow-headers"):
+            assert value == asked
+            assert not set(value) & set(b'\r\n\x00\t:;"()/<=>?@[\\]{}')
+            assert value.isascii()
+
+
+def test_an_answer_names_the_origin_and_exposes_the_task() -> None:
+    """The page may read the answer and its task id, and a cache is told that it is for this origin."""
+    assert dict(response_fields(b"http://localhost:3000")) == {
+        b"access-control-allow-origin": b"http://localhost:3000",
+        b"access-control-expose-headers": b"X-Task-Id, ETag, Retry-After",
+        b"vary": b"Origin",
+    }
