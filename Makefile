@@ -9,7 +9,7 @@ EMBEDDED := $(VENV)/.installed-embedded
 COMPILE := uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format test-container bench sbom lock clean
+.PHONY: help install run test test-chaos check format test-container bench sbom lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ run: $(GATEWAY) $(if $(shell command -v ollama 2>/dev/null),,$(EMBEDDED)) ## Oll
 
 test: $(DEV) $(EMBEDDED) ## unit and integration tests, with coverage
 	$(BIN)/python -m pytest tests/unit tests/integration --cov --cov-report=term
+
+test-chaos: $(DEV) ## what holds while the store, a gateway or the network fails
+	$(BIN)/python -m pytest tests/chaos
 
 check: $(DEV) ## format, lint, types, import rules; shell, container and compose files
 	$(BIN)/ruff format --check . embedded/ollama
