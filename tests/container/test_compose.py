@@ -58,11 +58,13 @@ def test_a_setting_of_the_shell_reaches_the_gateway(name: str) -> None:
     assert config(**{name: "chosen"})["services"]["gateway"]["environment"][name] == "chosen"
 
 
-@pytest.mark.parametrize("service", ["gateway", "redis"])
-def test_both_services_are_hardened(service: str) -> None:
-    """Read-only root, no capabilities, no new privileges, a tmpfs for /tmp, a healthcheck of its own."""
+@pytest.mark.parametrize(("service", "user"), [("gateway", "10001:10001"), ("redis", "999:1000")])
+def test_both_services_are_hardened(service: str, user: str) -> None:
+    """A plain user, read-only root, no capabilities, no new privileges, a tmpfs for /tmp, a healthcheck of its own."""
     seen = config()["services"][service]
     assert {name: seen[name] for name in HARDENING} == HARDENING
+    assert seen["user"] == user
+    assert not {"privileged", "cap_add", "pid", "ipc", "devices", "network_mode"} & seen.keys()
     assert seen["healthcheck"]["test"]
 
 

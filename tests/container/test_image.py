@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.container.conftest import GATEWAY_IMAGE
-from tests.container.stack import ROOT, run
+from tests.container.conftest import GATEWAY_IMAGE, OLLAMA_IMAGE
+from tests.container.stack import PROGRAMS, ROOT, run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.container.stack import Stack
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(600)]
+CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 INSTALLED = "import importlib.metadata as m; print(*{d.name.lower().replace('_', '-') for d in m.distributions()})"
 
 
@@ -35,13 +38,27 @@ def test_the_image_is_set_up_for_loopback_and_a_plain_user(stack: Stack) -> None
 
 
 def test_no_process_has_rights_to_spare(stack: Stack) -> None:
-    """Every process runs as 10001, has no capability and can gain none."""
+    """Every process, Ollama and the gateway among them, runs as 10001, has no capability and can gain none."""
     processes = stack.processes()
-    assert len(processes) >= 3
+    for program in PROGRAMS.values():
+        assert any(process.command.endswith(program) for process in processes), program
+    assert any(process.pid == 1 for process in processes)
     for process in processes:
-        assert set(process.status["Uid"].split()) == {"10001"}, process
-        assert int(process.status["CapEff"], 16) == int(process.status["CapBnd"], 16) == 0, process
+        assert set(process.status["Uid"].split() + process.status["Gid"].split()) == {"10001"}, process
+        assert {int(process.status[name], 16) for name in CAPABILITIES} == {0}, process
         assert process.status["NoNewPrivs"] == "1", process
+
+
+@pytest.mark.parametrize(("service", "user"), [("gateway", "10001:10001"), ("redis", "999:1000")])
+def test_the_four_locks_hold_together(stack: Stack, service: str, user: str) -> None:
+    """In each container as it runs: a plain user, a read-only root, no capability, no new privileges."""
+    assert stack.sh("echo $(id -u):$(id -g)", service) == f"{user}\n"
+    assert "Read-only file system" in stack.sh("touch /x", service, check=False)
+    status = dict(line.split(":", 1) for line in stack.sh("cat /proc/1/status", service).splitlines())
+    assert {int(status[name], 16) for name in CAPABILITIES} == {0}
+    assert status["NoNewPrivs"].strip() == "1"
+    host = stack.container(service)["HostConfig"]
+    assert (host["Privileged"], host["CapAdd"], host["Devices"] or []) == (False, None, [])
 
 
 @pytest.mark.parametrize("place", ["/", "/etc", "/opt/gateway", "/usr/bin", "/var/lib"])
@@ -80,3 +97,30 @@ def test_our_layers_tell_nothing_of_the_machine_that_built_them(stack: Stack) ->
     ours, base, _ = history.partition('ENTRYPOINT ["/bin/ollama"]')
     assert base
     assert not re.search(r"(?i)(proxy|cert|password|passwd|token|secret)\w*=", ours)
+
+
+def test_nothing_lies_in_the_image_that_a_run_should_make(stack: Stack) -> None:
+    """No key of Ollama's, no environment file, no leftover: each container makes what is its own itself."""
+    places = "/var/lib/ollama /tmp /home /root/.ollama /opt/gateway -maxdepth 1"
+    as_root = ("docker", "run", "--rm", "--user", "0", "--entrypoint", "sh", GATEWAY_IMAGE, "-c")
+    seen = run(*as_root, f"find {places} 2>&1; true")
+    ours = {line for line in seen.splitlines() if "No such file" not in line and "/home/" not in line}
+    assert ours == {
+        "/var/lib/ollama",
+        "/var/lib/ollama/models",
+        "/tmp",
+        "/home",
+        "/opt/gateway",
+        *(f"/opt/gateway/{name}" for name in ("gateway", "healthcheck", "supervisord.conf", "venv")),
+    }
+
+
+def test_an_old_ollama_is_not_built_upon(stack: Stack, tmp_path: Path) -> None:
+    """A base image whose Ollama has known holes ends the build, with the version and the way out."""
+    old = tmp_path / "Containerfile"
+    script = "#!/bin/sh\\necho ollama version is 0.17.0\\n"
+    old.write_text(f"FROM {OLLAMA_IMAGE}\nRUN printf '{script}' >/usr/bin/ollama\n")
+    run("docker", "build", "-f", str(old), "-t", "ollama-old:test", str(tmp_path), seconds=120)
+    build = ("docker", "build", "-f", "Containerfile", "--target", "code", "--build-arg")
+    with pytest.raises(AssertionError, match=r"(?s)version is 0\.17\.0.*take 0\.17\.1 or newer"):
+        run(*build, "OLLAMA_IMAGE=ollama-old:test", ".", seconds=300)
