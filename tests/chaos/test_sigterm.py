@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from tests.chaos.load import BODY, CHAT
 from tests.chaos.mortal import Mortal
-from tests.chaos.trial import HeldStream
+from tests.chaos.streams import WHOLE, HeldStream
 from tests.support.outcome import DONE, outcome
 from tests.support.waiting import until
 
@@ -134,7 +134,7 @@ def test_status_polls_are_answered(drain: Drain) -> None:
 
 def test_a_short_stream_comes_whole(drain: Drain) -> None:
     """A stream that ends before DRAIN_SEC is relayed byte for byte to its end and is SUCCESS."""
-    assert drain.short_answer == b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+    assert drain.short_answer == WHOLE
     assert outcome(drain.short_end) == DONE
 
 

@@ -5,17 +5,14 @@ A gateway is at work, the fault begins, requests go on, the fault ends. A trial 
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.chaos.load import BODY, CHAT, Round, relay
-from tests.support.scripted import Gated
-from tests.support.store import DOCUMENTS
+from tests.chaos.load import Round, relay
+from tests.chaos.streams import HeldStream, stored_states
 from tests.support.waiting import until
-from tests.support.wire import Client, request
 
 if TYPE_CHECKING:
     import httpx
@@ -23,18 +20,11 @@ if TYPE_CHECKING:
     from tests.support.faults import Fault
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
-    from tests.support.store import Store
 
 REQUESTS = 200
 ROUNDS = 3  # after the fault is known; the quickest counts
 POLLS = 3  # of one task; the quickest counts
 GIVE_UP_SECONDS = 10.0
-
-
-async def stored_states(store: Store, task_ids: list[str]) -> dict[str, str | None]:
-    """The state that the store has for each task, None where it has no document."""
-    texts = await store.client.mget([DOCUMENTS + task_id for task_id in task_ids])
-    return {i: json.loads(text)["state"] if text else None for i, text in zip(task_ids, texts, strict=True)}
 
 
 @dataclass
@@ -43,29 +33,6 @@ class Poll:
 
     answer: httpx.Response
     seconds: float
-
-
-class HeldStream:
-    """A task that runs all the time, until its test lets it end."""
-
-    def __init__(self) -> None:
-        self.task_id = f"held-{uuid.uuid4()}"
-        self.script = Gated()
-        self.client: Client
-
-    async def begin(self, gateway: Gateway, upstream: Upstream) -> None:
-        """Send the request and wait for the response head."""
-        upstream.then(self.script)
-        self.client = await gateway.connect()
-        await self.client.send(request("POST", CHAT, (b"X-Task-Id", self.task_id.encode()), body=BODY))
-        self.script.head()
-        await self.client.head()
-
-    async def end(self) -> bytes:
-        """Let the rest go; all that came of the body."""
-        self.script.piece(b"data: [DONE]\n\n")
-        self.script.end()
-        return await self.client.up_to(b"0\r\n\r\n")
 
 
 @dataclass(repr=False)

@@ -337,3 +337,15 @@ class TooManyClients(RefusingFault):
     async def end(self) -> None:
         """Room for all."""
         await self.control.config_set("maxclients", "10000")
+
+
+class SubscribersRefused(RefusingFault):
+    """Publishing and subscribing are forbidden, as with an account that has no channels."""
+
+    async def begin(self) -> None:
+        """No channels for anybody; who had subscribed is cut off."""
+        await self.control.acl_setuser("default", reset_channels=True)
+
+    async def end(self) -> None:
+        """All channels."""
+        await self.control.acl_setuser("default", channels=["*"])

@@ -1,0 +1,71 @@
+"""A cancel call at another gateway, while the store's notices do not reach the one that runs the task."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chaos.load import relay
+from tests.chaos.streams import HeldStream, cancel
+from tests.support.faults import HalfOpen, SubscribersRefused
+from tests.support.outcome import outcome
+from tests.support.waiting import until, within
+
+if TYPE_CHECKING:
+    from tests.conftest import Launch, NewStore
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Upstream
+    from tests.support.store import Store
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+HEARTBEAT_SECONDS = 2
+CANCELLED = ("FAILED", "cancelled", "cancelled")
+
+
+async def check(runner: Gateway, other: Gateway, store: Store, upstream: Upstream) -> None:
+    """The call reaches the task within a heartbeat all the same."""
+    stream = HeldStream()
+    await stream.begin(runner, upstream)
+    calling = asyncio.ensure_future(cancel(other, stream.task_id))
+    await within(HEARTBEAT_SECONDS, stream.exchange.closed.wait(), "the upstream's connection is closed")
+    assert (await calling).status_code in (200, 202)
+    assert await within(2, stream.is_cut(), "the client's connection is closed")
+    assert outcome(await runner.ended(stream.task_id)) == CANCELLED
+    assert outcome(await store.document(stream.task_id)) == CANCELLED
+
+
+async def test_a_store_that_forbids_subscriptions(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
+    """With a store that allows neither to publish nor to subscribe, a task is cancelled within a heartbeat."""
+    store = await new_store()
+    fault = SubscribersRefused(store)
+    await fault.prepare()
+    await fault.begin()
+    settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": str(HEARTBEAT_SECONDS)}
+    runner, other = await launch(**settings), await launch(**settings)
+    await check(runner, other, store, upstream)
+    await fault.end()
+    await fault.close()
+
+
+async def test_a_subscription_that_died_silently(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
+    """With a subscription that is half-open since a while, a task is cancelled within a heartbeat."""
+    store = await new_store()
+    fault = HalfOpen(store)
+    await fault.prepare()
+    runner = await launch(REDIS_URL=fault.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS))
+    other = await launch(REDIS_URL=store.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS))
+    await until(lambda: _says_store_is(runner, "up"), 5)
+    await fault.begin()
+    await relay(runner, 2)
+    await until(lambda: _says_store_is(runner, "down"), 5, "the cut is noticed")
+    await fault.end()
+    await until(lambda: _says_store_is(runner, "up"), 5, "new connections are made, where somebody writes")
+    await check(runner, other, store, upstream)
+    await fault.close()
+
+
+async def _says_store_is(gateway: Gateway, condition: str) -> bool:
+    return bool((await gateway.http.get("/readyz")).json()["store"] == condition)

@@ -1,0 +1,101 @@
+"""A gateway is stopped by SIGSTOP for longer than its heartbeats may fail to come, and goes on."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chaos.streams import WHOLE, HeldStream, stored_states
+from tests.support.faults import elapse
+from tests.support.outcome import DONE, outcome
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from tests.chaos.conftest import LaunchMortal
+    from tests.conftest import NewStore
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Upstream
+    from tests.support.store import Store
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+HEARTBEAT_SECONDS = 0.5
+LOST_SECONDS = 3 * HEARTBEAT_SECONDS + 2
+STREAMS = 10
+LOST = ("FAILED", "lost", "lost")
+
+
+async def held(gateway: Gateway, upstream: Upstream) -> list[HeldStream]:
+    """Some streams that run."""
+    streams = [HeldStream() for _ in range(STREAMS)]
+    for stream in streams:
+        await stream.begin(gateway, upstream)
+    return streams
+
+
+async def beats(store: Store, task_id: str, count: int) -> None:
+    """Wait until a running task has been renewed so many times."""
+    seen: set[float] = set()
+
+    async def is_renewed() -> bool:
+        seen.add((await store.document(task_id))["timestamp"])
+        return len(seen) > count
+
+    await until(is_renewed, (count + 3) * HEARTBEAT_SECONDS + 2, f"{count} heartbeats")
+
+
+async def outcomes(store: Store, streams: list[HeldStream]) -> set[tuple[str, str, str | None]]:
+    """What the store says of these."""
+    return {outcome(await store.document(stream.task_id)) for stream in streams}
+
+
+async def test_the_lost_stay_lost(mortal: LaunchMortal, new_store: NewStore, upstream: Upstream) -> None:
+    """What another gateway called lost meanwhile stays so, byte for byte, when it wakes, beats and its streams end."""
+    store = await new_store()
+    settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": str(HEARTBEAT_SECONDS)}
+    paused, other = await mortal(**settings), await mortal(**settings)
+    streams = await held(paused, upstream)
+    paused.pause()
+
+    async def are_lost() -> bool:
+        return await outcomes(store, streams) == {LOST}
+
+    await until(are_lost, LOST_SECONDS, "its tasks are lost")
+    lost = [await store.raw(stream.task_id) for stream in streams]
+    paused.resume()
+    witness = HeldStream()
+    await witness.begin(paused, upstream)
+    await beats(store, witness.task_id, 3)
+    for stream in streams:
+        stream.script.piece(b"data: [DONE]\n\n")
+        stream.script.end()
+    assert await witness.end() == WHOLE
+    await beats_of_another(store, other, upstream)
+    assert [await store.raw(stream.task_id) for stream in streams] == lost
+    for gateway in (paused, other):
+        assert {outcome(await gateway.status(stream.task_id)) for stream in streams} == {LOST}
+
+
+async def beats_of_another(store: Store, gateway: Gateway, upstream: Upstream) -> None:
+    """Let two heartbeats pass that can be seen."""
+    stream = HeldStream()
+    await stream.begin(gateway, upstream)
+    await beats(store, stream.task_id, 2)
+    await stream.end()
+
+
+async def test_a_pause_that_nobody_saw_is_none(mortal: LaunchMortal, new_store: NewStore, upstream: Upstream) -> None:
+    """Alone with its store, it goes on with what it has: RUNNING after the pause, SUCCESS in the end."""
+    store = await new_store()
+    gateway = await mortal(REDIS_URL=store.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS))
+    streams = await held(gateway, upstream)
+    gateway.pause()
+    await elapse(LOST_SECONDS, time.monotonic(), "a pause in which another gateway would have called all this lost")
+    gateway.resume()
+    await beats(store, streams[0].task_id, 3)
+    assert set((await stored_states(store, [stream.task_id for stream in streams])).values()) == {"RUNNING"}
+    assert {await stream.end() for stream in streams} == {WHOLE}
+    assert await outcomes(store, streams) == {DONE}
+    await gateway.stop()
