@@ -247,7 +247,7 @@ class Client:
     async def rest(self, head: Head, method: str = "GET") -> Response:
         """The body that belongs to `head`."""
         response = Response(head, Body())
-        if method == "HEAD" or head.status in (204, 304):
+        if method == "HEAD" or head.status < 200 or head.status in (204, 304):
             response.body.complete = True
         else:
             await read_body(self.reader, head, response.body, until_eof=True)
