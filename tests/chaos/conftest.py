@@ -41,12 +41,11 @@ async def _tried(rules: type[StoreFaultRules], upstream: Upstream, paths: pytest
     gateway = Mortal(paths, upstream, REDIS_URL=fault.url, HEARTBEAT_SEC="1")
     trial = Trial(fault, gateway, upstream)
     try:
-        await fault.prepare()
-        await trial.run(is_at_start=rules.is_at_start)
-        await gateway.stop()
+        async with fault:
+            await trial.run(is_at_start=rules.is_at_start)
+            await gateway.stop()
     finally:
         await gateway.put_down()
-        await fault.close()
         await store.close()
         await upstream.forget()
     return trial

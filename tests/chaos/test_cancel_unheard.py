@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-HEARTBEAT_SECONDS = 2
+HEARTBEAT_SECONDS = 5
 CANCELLED = ("FAILED", "cancelled", "cancelled")
 
 
@@ -40,31 +40,27 @@ async def check(runner: Gateway, other: Gateway, store: Store, upstream: Upstrea
 async def test_a_store_that_forbids_subscriptions(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
     """With a store that allows neither to publish nor to subscribe, a task is cancelled within a heartbeat."""
     store = await new_store()
-    fault = SubscribersRefused(store)
-    await fault.prepare()
-    await fault.begin()
     settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": str(HEARTBEAT_SECONDS)}
-    runner, other = await launch(**settings), await launch(**settings)
-    await check(runner, other, store, upstream)
-    await fault.end()
-    await fault.close()
+    async with SubscribersRefused(store) as fault:
+        await fault.begin()
+        runner, other = await launch(**settings), await launch(**settings)
+        await check(runner, other, store, upstream)
+        await fault.end()
 
 
 async def test_a_subscription_that_died_silently(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
     """With a subscription that is half-open since a while, a task is cancelled within a heartbeat."""
     store = await new_store()
-    fault = HalfOpen(store)
-    await fault.prepare()
-    runner = await launch(REDIS_URL=fault.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS))
-    other = await launch(REDIS_URL=store.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS))
-    await until(lambda: _says_store_is(runner, "up"), 5)
-    await fault.begin()
-    await relay(runner, 2)
-    await until(lambda: _says_store_is(runner, "down"), 5, "the cut is noticed")
-    await fault.end()
-    await until(lambda: _says_store_is(runner, "up"), 5, "new connections are made, where somebody writes")
-    await check(runner, other, store, upstream)
-    await fault.close()
+    async with HalfOpen(store) as fault:
+        runner = await launch(REDIS_URL=fault.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS))
+        other = await launch(REDIS_URL=store.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS))
+        await until(lambda: _says_store_is(runner, "up"), 5, "the store is there")
+        await fault.begin()
+        await relay(runner, 2)
+        await until(lambda: _says_store_is(runner, "down"), 5, "the cut is noticed")
+        await fault.end()
+        await until(lambda: _says_store_is(runner, "up"), 5, "new connections are made, where somebody writes")
+        await check(runner, other, store, upstream)
 
 
 async def _says_store_is(gateway: Gateway, condition: str) -> bool:

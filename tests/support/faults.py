@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import redis.asyncio
 
@@ -144,7 +144,7 @@ class Gate:
 
 
 class Fault:
-    """One way for a store to fail, begun and ended by a test. It owns what it needs beside the store."""
+    """One way for a store to fail, begun and ended by a test; a context that owns what it needs beside the store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -153,6 +153,15 @@ class Fault:
     def url(self) -> str:
         """Where the gateway is to look for the store."""
         return self.store.url
+
+    async def __aenter__(self) -> Self:
+        """Have ready what has to be there before anything is wrong."""
+        await self.prepare()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Give it back."""
+        await self.close()
 
     async def prepare(self) -> None:
         """What has to be there before anything is wrong."""
@@ -344,8 +353,8 @@ class SubscribersRefused(RefusingFault):
 
     async def begin(self) -> None:
         """No channels for anybody; who had subscribed is cut off."""
-        await self.control.acl_setuser("default", reset_channels=True)
+        await self.control.acl_setuser("default", enabled=True, reset_channels=True)
 
     async def end(self) -> None:
         """All channels."""
-        await self.control.acl_setuser("default", channels=["*"])
+        await self.control.acl_setuser("default", enabled=True, channels=["*"])
