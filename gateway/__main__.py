@@ -18,9 +18,12 @@ from gateway import __version__, logs
 from gateway.app import create_app
 from gateway.limits import fitting_connections
 from gateway.server import GatewayHttpProtocol
-from gateway.settings import InvalidSettings, Settings, load
+from gateway.settings import InvalidSettings, Settings, load, share_run
 
 log = logging.getLogger("gateway")
+
+# When gateway.drain has ended the requests, uvicorn gives the answers still being written this long.
+_LEFTOVER_SECONDS = 1
 
 
 def main() -> int:
@@ -39,6 +42,7 @@ def main() -> int:
         return 1
     log.info("version %s listens on http://%s:%d", __version__, settings.gateway_host, settings.gateway_port)
     if settings.gateway_workers > 1:
+        share_run()
         return _serve_with_workers(config, listener)
     return _serve(config, listener)
 
@@ -64,7 +68,7 @@ def _config(settings: Settings) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=int(settings.drain_seconds),
+        timeout_graceful_shutdown=_LEFTOVER_SECONDS,
         backlog=2048,
     )
 

@@ -15,12 +15,15 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway import __version__
+from gateway.drain import Drain
 from gateway.errors import GatewayError, NotFound
+from gateway.link import ClientLink
 from gateway.memory import MemoryStore
-from gateway.proxy import ClientLink, Proxy, send_error
+from gateway.proxy import Proxy, send_error
+from gateway.records import Store
 from gateway.routes import health, tasks
-from gateway.settings import Settings
-from gateway.store import RedisStore, Store
+from gateway.settings import Settings, run_name
+from gateway.store import RedisStore
 from gateway.target import Target, parse
 from gateway.tracker import Tracker, new_boot
 from gateway.upstream import Upstream
@@ -35,7 +38,7 @@ def create_app(settings: Settings) -> "Gateway":
         settings.upstream_port,
         idle_timeout_seconds=settings.upstream_idle_timeout_seconds,
     )
-    boot = new_boot()
+    boot = new_boot(run_name())
     tracker = Tracker(
         _store(settings, boot),
         algorithm_id=settings.algorithm_id,
@@ -47,7 +50,8 @@ def create_app(settings: Settings) -> "Gateway":
     )
     date = _DateClock()
     proxy = Proxy(upstream, tracker, max_body_bytes=settings.max_body_bytes, date=date)
-    routes = _routes(upstream, tracker, has_store=settings.redis_url is not None)
+    drain = Drain(tracker, settings.drain_seconds)
+    routes = _routes(upstream, tracker, drain, has_store=settings.redis_url is not None)
     return Gateway(proxy, routes, date)
 
 
@@ -56,16 +60,23 @@ def _store(settings: Settings, boot: str) -> Store:
         log.info("no store is configured: statuses live in this process and are lost at exit")
         return MemoryStore()
     longest = max(settings.ttl_running_seconds, settings.ttl_done_seconds)
-    return RedisStore(settings.redis_url, boot=boot, longest_ttl_seconds=longest)
+    return RedisStore(
+        settings.redis_url,
+        boot=boot,
+        longest_ttl_seconds=longest,
+        ttl_done_seconds=settings.ttl_done_seconds,
+        instance=settings.instance,
+    )
 
 
-def _routes(upstream: Upstream, tracker: Tracker, *, has_store: bool) -> FastAPI:
+def _routes(upstream: Upstream, tracker: Tracker, drain: Drain, *, has_store: bool) -> FastAPI:
     """The gateway's own routes; its lifespan is the writer's."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         writer = asyncio.create_task(tracker.run(), name="status writer")
         _spare_the_collector()
+        drain.install()
         yield
         writer.cancel()
         with suppress(asyncio.CancelledError):

@@ -78,6 +78,12 @@ class TooManyConnections(GatewayError):
     retry_after_seconds = 5
 
 
+class Cancelled(GatewayError):
+    """Somebody cancelled the task before its answer began."""
+
+    status, code = 499, "cancelled"
+
+
 class ShuttingDown(GatewayError):
     """The gateway was told to stop before the answer began."""
 

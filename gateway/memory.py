@@ -3,12 +3,14 @@
 Follows the rules of transition.lua and index.lua; tests run both through the same cases. Called by tracker alone.
 """
 
+import asyncio
 import time
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
-from gateway.store import Page, Record, Written, decode_cursor, encode_cursor, member
+from gateway.records import Page, Record, Written, decode_cursor, encode_cursor, place
 from gateway.task import FINAL_RANK, State, complete_document
 
 MAX_TASKS = 10_000
@@ -22,7 +24,13 @@ class _Entry:
 
     @property
     def place(self) -> str:
-        return member(self.record.created_ms, self.record.task_id)
+        return place(self.record.created_ms, self.record.task_id)
+
+    @property
+    def lists(self) -> list[tuple[State | None, str | None]]:
+        """Where it is listed: by state or in all, by owner or for everybody."""
+        owners = (None, self.record.owner) if self.record.owner else (None,)
+        return [(state, owner) for state in (None, self.record.state) for owner in owners]
 
     @property
     def document(self) -> str:
@@ -36,7 +44,7 @@ class MemoryStore:
         self._max_tasks = max_tasks
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
-        self._places: dict[State | None, list[str]] = {None: [], **{state: [] for state in State}}
+        self._places: defaultdict[tuple[State | None, str | None], list[str]] = defaultdict(list)
 
     async def put(self, records: Sequence[Record]) -> list[Written]:
         """Writes each record by the rules of transition.lua."""
@@ -51,7 +59,8 @@ class MemoryStore:
         if stored is not None:
             is_ours = stored.record.created_ms == record.created_ms
             has_ended = stored.record.rank == FINAL_RANK
-            if attempt == 0 and not is_ours and not has_ended:
+            owners = {stored.record.owner, record.owner} - {""}
+            if attempt == 0 and not is_ours and (not has_ended or len(owners) > 1):
                 return Written(False, stored.attempt)
             if attempt == 0:
                 attempt = stored.attempt if is_ours else stored.attempt + 1
@@ -65,19 +74,23 @@ class MemoryStore:
     def _add(self, record: Record, attempt: int) -> Written:
         entry = _Entry(record, attempt, self._clock() + record.ttl_seconds)
         self._entries[record.task_id] = entry
-        for places in (self._places[None], self._places[record.state]):
-            insort(places, entry.place)
+        for which in entry.lists:
+            insort(self._places[which], entry.place)
         return Written(True, attempt)
 
     def _remove(self, entry: _Entry) -> None:
         del self._entries[entry.record.task_id]
-        for places in (self._places[None], self._places[entry.record.state]):
+        for which in entry.lists:
+            places = self._places[which]
             del places[bisect_left(places, entry.place)]
+            if not places:
+                del self._places[which]
 
     def _oldest(self) -> _Entry:
         """The oldest ended task, or the oldest of all where none has ended."""
-        oldest = [places[0] for state in (State.SUCCESS, State.FAILED) if (places := self._places[state])]
-        return self._entries[min(oldest, default=self._places[None][0])[14:]]
+        ended = [(state, None) for state in (State.SUCCESS, State.FAILED)]
+        oldest = [self._places[which][0] for which in ended if which in self._places]
+        return self._entries[min(oldest, default=self._places[None, None][0])[14:]]
 
     def _live(self, task_id: str) -> _Entry | None:
         entry = self._entries.get(task_id)
@@ -86,14 +99,22 @@ class MemoryStore:
             return None
         return entry
 
-    async def read(self, task_id: str) -> str | None:
-        """The document of `task_id`, or None."""
-        entry = self._live(task_id)
-        return None if entry is None else entry.document
+    async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:  # noqa: ARG002
+        """The documents of `task_ids`, None where there is none."""
+        entries = map(self._live, task_ids)
+        return [None if entry is None else entry.document for entry in entries]
 
-    async def page(self, limit: int, state: State | None, cursor: str | None) -> Page:
-        """Up to `limit` documents, newest first, from behind `cursor` on. Raises InvalidCursor."""
-        places = self._places[state]
+    async def page(
+        self,
+        limit: int,
+        state: State | None,
+        cursor: str | None,
+        *,
+        owner: str | None = None,
+        spared: Container[str] | None = None,  # noqa: ARG002
+    ) -> Page:
+        """Up to `limit` documents (of `owner`), newest first, from behind `cursor` on. Raises InvalidCursor."""
+        places = self._places.get((state, owner or None), [])
         end = bisect_left(places, decode_cursor(cursor)) if cursor else len(places)
         found: list[_Entry] = []
         while end > 0 and len(found) <= limit:
@@ -106,6 +127,22 @@ class MemoryStore:
 
     async def ping(self) -> None:
         """Always there."""
+
+    # Its tasks are this process's own: none is ever left behind, none cancelled from elsewhere.
+
+    async def bury(self) -> None:
+        """Nothing outlives a run."""
+
+    async def watch(self, spared: Container[str]) -> list[str]:  # noqa: ARG002
+        """Nothing is ever silent."""
+        return []
+
+    async def ask_cancel(self, name: str) -> None:
+        """Nobody else to tell."""
+
+    async def listen(self, on_cancel: Callable[[str], None]) -> None:  # noqa: ARG002
+        """Nobody to listen to."""
+        await asyncio.get_running_loop().create_future()
 
     async def close(self) -> None:
         """Nothing to give back."""

@@ -11,13 +11,14 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Protocol
+from typing import cast
 
 from starlette.types import Receive, Scope, Send
 
 from gateway import headers
 from gateway.errors import (
     BodyTooLarge,
+    Cancelled,
     GatewayError,
     InvalidTaskId,
     MethodNotAllowed,
@@ -27,10 +28,12 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from gateway.link import ClientLink
+from gateway.outbox import TrackedTask
 from gateway.tail import Ending, EndWatch, end_watch
 from gateway.target import Target
 from gateway.task import ID_PATTERN, Reason, is_valid_id, redact_query
-from gateway.tracker import TrackedTask, Tracker
+from gateway.tracker import Tracker
 from gateway.upstream import Connection, Upstream
 
 log = logging.getLogger("gateway.proxy")
@@ -40,36 +43,6 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 class _ClientLeft(Exception):
     """The client closed its connection before its answer was complete."""
-
-
-class FlowControl(Protocol):
-    """The server's view of one client's socket."""
-
-    write_paused: bool
-
-
-class ClientLink:
-    """What the server tells of a request beyond ASGI: `scope["extensions"]["gateway"]`.
-
-    `target` is the request target on the wire; `on_lost` is called when the connection is lost before the answer
-    is complete, so that no task needs to wait for that; `flow` knows whether the client reads.
-    """
-
-    __slots__ = ("_flow", "on_lost", "target")
-
-    def __init__(self, target: bytes, flow: FlowControl) -> None:
-        self.target = target
-        self.on_lost: Callable[[], None] | None = None
-        self._flow = flow
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether `send` would write at once: less than the high-water mark waits for the client."""
-        return not self._flow.write_paused
-
-    def lose(self) -> None:
-        if self.on_lost is not None:
-            self.on_lost()
 
 
 class Proxy:
@@ -101,6 +74,7 @@ class Proxy:
             scope["method"],
             target.path.decode("latin-1"),
             redact_query(target.query.decode("latin-1")) if target.query else "",
+            scope["extensions"]["gateway"].owner,
         )
 
     def body_too_large(self) -> BodyTooLarge:
@@ -112,7 +86,7 @@ class _Exchange:
 
     __slots__ = (
         "_client_left", "_connection", "_deciding", "_end_watch", "_is_chunked", "_is_started", "_link", "_proxy",
-        "_receive", "_refusal", "_repeatable", "_scope", "_send", "_target", "_task", "_tracker", "_upload",
+        "_receive", "_refusal", "_repeatable", "_runner", "_scope", "_send", "_target", "_task", "_tracker", "_upload",
         "_upstream",
     )  # fmt: skip
 
@@ -151,12 +125,17 @@ class _Exchange:
     async def run(self) -> None:
         """The whole exchange. Never raises: what goes wrong ends the task and, at worst, the client's connection."""
         self._link.on_lost = self._lose_client
+        self._runner = cast("asyncio.Task[None]", asyncio.current_task())
+        self._task.on_cut = self._cut
         try:
+            if self._task.cut_by is not None:
+                raise self._task.cut_by
             await self._hand_over()
             await self._relay_answer()
         except (GatewayError, _ClientLeft) as error:
             await self._end_early(error)
         except asyncio.CancelledError:
+            self._runner.uncancel()
             await self._end_early(ShuttingDown("the gateway was stopped"))
         except Exception:
             log.exception("task %s failed inside the gateway", self._task.task_id)
@@ -209,6 +188,11 @@ class _Exchange:
     def _lose_client(self) -> None:
         self._client_left = True
         self._abort("the client left")
+
+    def _cut(self) -> None:
+        """The task was ended from outside: so is whatever this exchange waits for."""
+        self._abort("the task was cut")
+        self._runner.cancel()
 
     async def _next_piece(self) -> tuple[bytes, bool]:
         """The next piece of the request body and whether more may follow."""
@@ -325,7 +309,7 @@ class _Exchange:
         """The task's end where the exchange broke off; tells the client as well as it still can be told."""
         if self._client_left:
             error = _ClientLeft()
-        error = self._refusal or error
+        error = self._task.cut_by or self._refusal or error
         reason = _reason(error, is_started=self._is_started)
         if not self._is_started and isinstance(error, GatewayError):
             self._task.status_code = error.status
@@ -361,6 +345,8 @@ def _reason(error: GatewayError | _ClientLeft, *, is_started: bool) -> Reason:
         return Reason.TIMEOUT
     if isinstance(error, UpstreamFailure):
         return Reason.UPSTREAM_TRUNCATED if is_started else Reason.UPSTREAM_ERROR
+    if isinstance(error, Cancelled):
+        return Reason.CANCELLED
     return Reason.SHUTDOWN if isinstance(error, ShuttingDown) else Reason.GATEWAY_ERROR
 
 

@@ -8,9 +8,11 @@ Called by __main__ (which prints what is wrong) and app.
 import ipaddress
 import os
 import re
+import secrets
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -20,6 +22,8 @@ from gateway.keyring import read_keys
 from gateway.origins import host_patterns, origin_patterns
 
 MASK = "***"
+_RUN = "GATEWAY_RUN"  # no setting: see `share_run`
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class InvalidSettings(ValueError):
@@ -199,6 +203,9 @@ SETTINGS = (
     Setting("GATEWAY_PORT", "11535", "1 to 65535", "The port to listen on.", _whole(1, 65535)),
     Setting("GATEWAY_WORKERS", "1", "1 to 64; more than 1 needs a store", "Processes that serve requests.",
             _whole(1, 64)),
+    Setting("GATEWAY_INSTANCE", "", "1 to 128 of A-Z a-z 0-9 . _ : @ -", "This gateway's name in statuses, unlike any "
+            "other's that uses the same store. Unset: the host's name and the port.",
+            _matching(r"[A-Za-z0-9._:@\-]{1,128}")),
     Setting("MAX_BODY_BYTES", "268435456", "1 to 1099511627776 bytes", "The longest request body that is taken.",
             _whole(1, 2**40)),
     Setting("MAX_CONNECTIONS", "10000", "1 to 1000000", "How many clients' connections a process serves at once; fewer "
@@ -279,12 +286,31 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         drain_seconds=values["DRAIN_SEC"],
         log_level=values["LOG_LEVEL"],
         log_format=values["LOG_FORMAT"],
-        instance=socket.gethostname(),
         api_keys=values["GATEWAY_API_KEYS"] or {},
         api_keys_file=values["GATEWAY_API_KEYS_FILE"],
         cors_allow_origins=values["CORS_ALLOW_ORIGINS"] or (),
         allowed_hosts=values["ALLOWED_HOSTS"] or (),
+        instance=values["GATEWAY_INSTANCE"] or f"{socket.gethostname()}:{values['GATEWAY_PORT']}",
     )
+
+
+def run_name() -> str:
+    """A name of this run of the gateway: all its processes have it, another run on the same machine has not."""
+    return os.environ.get(_RUN) or f"{_machine()}-{secrets.token_hex(4)}"
+
+
+def share_run() -> None:
+    """Makes the processes that this one starts part of one run: together they are one gateway."""
+    os.environ[_RUN] = run_name()
+
+
+def _machine() -> str:
+    """A name of this machine since it booted; one of nothing where the kernel does not tell."""
+    try:
+        boot_id = _BOOT_ID.read_bytes()
+    except OSError:
+        boot_id = secrets.token_bytes()
+    return sha256(boot_id).hexdigest()[:8]
 
 
 def _store_url(values: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 from urllib.parse import unquote
 
 import orjson
@@ -17,7 +18,7 @@ EVENT_TYPE = "task.status.update"
 
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}"
 _ID = re.compile(ID_PATTERN)
-_CREDENTIAL_KEY = re.compile(r"(?i)key|token|secret|passw|auth|signature|^sig$|credential|session")
+_CREDENTIAL_KEY = re.compile(r"(?i)key|token|secret|pass|^pwd$|auth|signature|^sig$|credential|session")
 REDACTED = "REDACTED"
 
 
@@ -52,6 +53,7 @@ class Stage(StrEnum):
 
 
 FINAL_RANK = 3
+_RANKS = {str(stage): stage.rank for stage in Stage}
 
 
 class Reason(StrEnum):
@@ -109,8 +111,15 @@ def redact_query(query: str) -> str:
 
 
 def _redact_pair(pair: str) -> str:
-    key, mark, value = pair.partition("=")
-    return f"{key}={REDACTED}" if mark and value and _CREDENTIAL_KEY.search(unquote(key)) else pair
+    """`pair` up to a credential's value. Some split at `;`, too: what is behind one may be of the value, or a pair."""
+    start = 0
+    for part in pair.split(";"):
+        key, mark, _ = part.partition("=")
+        value_at = start + len(key) + len(mark)
+        if mark and value_at < len(pair) and _CREDENTIAL_KEY.search(unquote(key)):
+            return pair[:value_at] + REDACTED
+        start += len(part) + 1
+    return pair
 
 
 @dataclass(slots=True, eq=False)
@@ -126,6 +135,7 @@ class Task:
     query: str
     created_ms: int
     attempt: int = 1
+    owner: str = ""  # the name of the API key, "" without one
     stage: Stage = Stage.QUEUED
     message: str = "waiting to be forwarded"
     event_id: str = ""  # of the present state and stage; made when a document first needs it
@@ -174,7 +184,7 @@ class Task:
         return True
 
     def document_head(self, *, algorithm_id: str, instance: str, boot: str, now: float) -> str:
-        """The status document (contract 4.3) up to its last value, the attempt, which the store may decide.
+        """The status document (contract 4.3) up to its last two values, the attempt and `lost_after_ms`: the store's.
 
         `now` is Unix seconds. Complete it with `complete_document`.
         """
@@ -194,7 +204,9 @@ class Task:
             "response_bytes": self.response_bytes,
             "instance": instance,
             "boot": boot,
+            "owner": self.owner or None,
             "attempt": 0,
+            "lost_after_ms": None,
         }
         document = {
             "version": VERSION,
@@ -208,12 +220,41 @@ class Task:
             "timestamp": round(now, 3),
             "extensions": extensions,
         }
-        return orjson.dumps(document)[: -len(_ATTEMPT_TAIL)].decode()
+        return orjson.dumps(document)[: -len(_STORES_TAIL)].decode()
 
 
-_ATTEMPT_TAIL = "0}}"
+_STORES_TAIL = '0,"lost_after_ms":null}}'
 
 
 def complete_document(head: str, attempt: int) -> str:
     """The whole JSON document from what `Task.document_head` gave and the attempt's number."""
-    return f"{head}{attempt}}}}}"
+    return f'{head}{attempt},"lost_after_ms":null}}}}'
+
+
+def fields_of(document: str) -> dict[str, Any] | None:
+    """The fields of a status document; None where the text is none."""
+    try:
+        fields = orjson.loads(document)
+    except orjson.JSONDecodeError:
+        return None
+    is_document = isinstance(fields, dict) and isinstance(fields.get("extensions"), dict)
+    return fields if is_document else None
+
+
+def rank_of(fields: dict[str, Any]) -> int:
+    """The rank of the stage that a document tells of; final where it is none of ours."""
+    return _RANKS.get(fields.get("stage", ""), FINAL_RANK)
+
+
+def lost_document(fields: dict[str, Any], now: float) -> str:
+    """The last document of a task whose gateway is gone. `now` is Unix seconds, `fields` are those of its last one."""
+    ends = {"reason": Reason.LOST, "finished_ms": int(now * 1000), "lost_after_ms": None}
+    news = {
+        "event_id": new_id(),
+        "state": State.FAILED,
+        "stage": Stage.LOST,
+        "message": "the gateway that ran it is gone",
+        "timestamp": round(now, 3),
+        "extensions": fields["extensions"] | ends,
+    }
+    return orjson.dumps(fields | news).decode()

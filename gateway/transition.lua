@@ -1,21 +1,28 @@
 -- One atomic step of one task's status. Called by store.py, once per status that the tracker writes.
 --
 -- KEYS[1]  ts:ollama:<task id>   the status document, a JSON string with a TTL
--- ARGV[1]  the new document up to its last value, the attempt
+-- ARGV[1]  the new document up to its last two values, the attempt and lost_after_ms
 -- ARGV[2]  the attempt it belongs to; 0 claims the id: the attempt after the one that has ended
 -- ARGV[3]  the rank of its stage: 0 queued, 1 forwarding, 2 streaming, 3 final
 -- ARGV[4]  TTL in seconds
 -- ARGV[5]  "boot" of the writing process, ARGV[6] created_ms: together they name the request that writes
+-- ARGV[7]  the owner, the name of the API key; '' for none
+-- ARGV[8]  how many milliseconds the task may now be silent before anybody may call it lost, by this server's clock
 --
 -- Returns {1, attempt} where it was written, {0, attempt of the document that stays} where not:
 -- a final status never changes, a rank never falls, an attempt never comes back after a later one, and an id
--- that is in flight cannot be claimed by another request.
+-- that is in flight, or another owner's, cannot be claimed.
 
 local ranks = { queued = 0, forwarding = 1, streaming = 2 }
 local attempt, rank = tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local function write(number)
-  redis.call('SET', KEYS[1], ARGV[1] .. number .. '}}', 'EX', ARGV[4])
+  local lost_after = 'null'
+  if rank < 3 then
+    local time = redis.call('TIME')
+    lost_after = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[8]
+  end
+  redis.call('SET', KEYS[1], ARGV[1] .. number .. ',"lost_after_ms":' .. lost_after .. '}}', 'EX', ARGV[4])
   return { 1, number }
 end
 
@@ -32,9 +39,11 @@ local stored_rank = ranks[document.stage] or 3
 local is_ours = extensions.boot == ARGV[5] and tonumber(extensions.created_ms) == tonumber(ARGV[6])
 
 if attempt == 0 then
+  local owner = extensions.owner
+  local is_foreign = type(owner) == 'string' and owner ~= '' and ARGV[7] ~= '' and owner ~= ARGV[7]
   if is_ours then
     attempt = stored_attempt
-  elseif stored_rank == 3 then
+  elseif stored_rank == 3 and not is_foreign then
     return write(stored_attempt + 1)
   else
     return { 0, stored_attempt }

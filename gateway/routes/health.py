@@ -1,4 +1,4 @@
-"""`/livez` and `/readyz`: the process is alive; Ollama answers `/v1/models`."""
+"""`/livez` and `/readyz`: the process is alive; Ollama answers `/v1/models` and the gateway is not about to stop."""
 
 import time
 from typing import Literal
@@ -15,6 +15,8 @@ router = APIRouter(tags=["health"])
 _PROBE_TIMEOUT_SECONDS = 2.0
 _PROBE_AGE_SECONDS = 1.0
 
+Status = Literal["ready", "degraded", "draining", "not_ready"]
+
 
 class Liveness(BaseModel):
     """The process answers."""
@@ -25,13 +27,15 @@ class Liveness(BaseModel):
 class Readiness(BaseModel):
     """Whether requests will be served. The store's condition is only reported: without it, requests go on."""
 
-    status: Literal["ready", "not_ready"]
+    status: Status = Field(description="degraded: ready, but the store is away; draining: about to stop")
     upstream: Literal["up", "down"]
     store: Literal["up", "down", "off"] = Field(description="off: none is configured")
+    unsaved: int = Field(description="statuses that wait to be written to the store")
+    dropped: int = Field(description="ended tasks whose status was forgotten because the store was away for too long")
 
 
 class ReadinessProbe:
-    """Asks Ollama and the store at most once a second, however often it is asked itself."""
+    """Asks Ollama at most once a second, however often it is asked itself. The store's condition is the writer's."""
 
     def __init__(self, upstream: Upstream, tracker: Tracker, *, has_store: bool) -> None:
         self._upstream = upstream
@@ -43,13 +47,18 @@ class ReadinessProbe:
     async def __call__(self) -> Readiness:
         if time.monotonic() - self._asked_at >= _PROBE_AGE_SECONDS:
             self._is_upstream_up = await self._ask_upstream()
-            await self._tracker.probe()
             self._asked_at = time.monotonic()
-        store: Literal["up", "down", "off"] = "up" if self._tracker.is_store_up else "down"
+        tracker = self._tracker
+        status: Status = "ready" if tracker.is_store_up else "degraded"
+        if tracker.is_draining or not self._is_upstream_up:
+            status = "draining" if tracker.is_draining else "not_ready"
+        store: Literal["up", "down"] = "up" if tracker.is_store_up else "down"
         return Readiness(
-            status="ready" if self._is_upstream_up else "not_ready",
+            status=status,
             upstream="up" if self._is_upstream_up else "down",
             store=store if self._has_store else "off",
+            unsaved=tracker.unsaved,
+            dropped=tracker.dropped,
         )
 
     async def _ask_upstream(self) -> bool:
@@ -65,9 +74,11 @@ async def livez() -> Liveness:
     return Liveness()
 
 
-@router.get("/readyz", responses={503: {"model": Readiness, "description": "Ollama does not answer"}})
+@router.get(
+    "/readyz", responses={503: {"model": Readiness, "description": "Ollama does not answer, or the gateway stops"}}
+)
 async def readyz(request: Request, response: Response) -> Readiness:
-    """Ollama answers `/v1/models`."""
+    """Ollama answers `/v1/models`, and the gateway is not about to stop."""
     readiness: Readiness = await request.app.state.readiness()
-    response.status_code = 200 if readiness.status == "ready" else 503
+    response.status_code = 200 if readiness.status in ("ready", "degraded") else 503
     return readiness

@@ -1,16 +1,20 @@
-"""`GET /tasks/status…`: what became of requests. Asks the tracker, answers its documents as they stand.
+"""`/tasks/…`: what became of requests, and an end to them. Asks the tracker, answers its documents as they stand.
 
 The models describe the documents for /openapi.json; a document is sent as the store holds it, not rebuilt.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.store import InvalidCursor
+from gateway.changes import event_id
+from gateway.link import ClientLink
+from gateway.records import InvalidCursor
 from gateway.task import ID_PATTERN, Reason, Stage, State, is_valid_id
-from gateway.tracker import StoreUnavailable, Tracker
+from gateway.tracker import StoreUnavailable, Tracker, has_ended
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
 
@@ -35,6 +39,10 @@ class Extensions(BaseModel):
     attempt: int = Field(description="counts the requests that used this id one after another", ge=1)
     instance: str
     boot: str = Field(description="one run of one gateway process")
+    owner: str | None = Field(description="the name of the API key; null without one")
+    lost_after_ms: int | None = Field(
+        description="by the store's clock: with no heartbeat until then the task counts as lost; null once it ended"
+    )
 
 
 class TaskDocument(BaseModel):
@@ -74,30 +82,88 @@ def _tracker(request: Request) -> Tracker:
     return tracker
 
 
+def _reader(request: Request) -> str | None:
+    """Whose tasks the client may see; None: all."""
+    link: ClientLink = request.scope["extensions"]["gateway"]
+    return link.reader
+
+
 def _store_is_away(error: StoreUnavailable) -> HTTPException:
     return HTTPException(503, f"the status store is away: {error}", headers={"Retry-After": "2"})
+
+
+@contextmanager
+def _answerable(task_id: str) -> Iterator[None]:
+    """What one task's routes answer where they cannot answer a document."""
+    if not is_valid_id(task_id):
+        raise HTTPException(400, f"not a task id; allowed: {ID_PATTERN}")
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise _store_is_away(error) from error
+
+
+def _answer(task_id: str, document: str | None, status_code: int = 200) -> Response:
+    """The document of one task as the store has it, its event as ETag."""
+    if document is None:
+        raise HTTPException(404, f"no task {task_id!r}; it never was, or its status has expired")
+    headers = {"Cache-Control": "no-store", "ETag": f'"{event_id(document)}"'}
+    return Response(document, status_code, media_type="application/json", headers=headers)
+
+
+def _etags(if_none_match: str | None) -> list[str]:
+    """The event ids that an If-None-Match names (RFC 9110 section 13.1.2); weak ones compare as strong ones."""
+    return [tag.strip().removeprefix("W/").strip('"') for tag in (if_none_match or "").split(",") if tag.strip()]
+
+
+_NO_DOCUMENT: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "not a task id"},
+    404: {"model": Problem, "description": "no such task, or its status has expired"},
+    503: _STORE_AWAY,
+}
 
 
 @router.get(
     "/status/{task_id}",
     response_model=TaskDocument,
-    responses={
-        400: {"model": Problem, "description": "not a task id"},
-        404: {"model": Problem, "description": "no such task, or its status has expired"},
-        503: _STORE_AWAY,
-    },
+    responses={304: {"description": "still the event that If-None-Match names"}, **_NO_DOCUMENT},
 )
-async def task_status(task_id: str, request: Request) -> Response:
-    """The status document of one task."""
-    if not is_valid_id(task_id):
-        raise HTTPException(400, f"not a task id; allowed: {ID_PATTERN}")
-    try:
-        document = await _tracker(request).read(task_id)
-    except StoreUnavailable as error:
-        raise _store_is_away(error) from error
-    if document is None:
-        raise HTTPException(404, f"no task {task_id!r}; it never was, or its status has expired")
-    return Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
+async def task_status(
+    task_id: str,
+    request: Request,
+    wait: Annotated[
+        float,
+        Query(ge=0, le=60, allow_inf_nan=False, description="seconds to wait for another event than the one known"),
+    ] = 0,
+    if_none_match: Annotated[str | None, Header(description="the ETag of the event that is known already")] = None,
+) -> Response:
+    """The status document of one task. `ETag` is its `event_id`, which changes with the stage but not by a heartbeat.
+
+    With `wait` the answer is held back until there is another event than the one in If-None-Match (without it: than the
+    present one), the task has ended, or the time is up.
+    """
+    known, reader = _etags(if_none_match), _reader(request)
+    with _answerable(task_id):
+        if wait:
+            document = await _tracker(request).wait(task_id, known[0] if len(known) == 1 else None, wait, reader)
+        else:
+            document = await _tracker(request).read(task_id, reader)
+    answer = _answer(task_id, document)
+    if "*" in known or answer.headers["ETag"].strip('"') in known:
+        return Response(status_code=304, headers={"Cache-Control": "no-store", "ETag": answer.headers["ETag"]})
+    return answer
+
+
+@router.post(
+    "/{task_id}/cancel",
+    response_model=TaskDocument,
+    responses={202: {"model": TaskDocument, "description": "asked for, but not ended within a second"}, **_NO_DOCUMENT},
+)
+async def task_cancel(task_id: str, request: Request) -> Response:
+    """Ends a task that is in flight, at whichever gateway. An ended one is answered as it is."""
+    with _answerable(task_id):
+        document = await _tracker(request).cancel(task_id, _reader(request))
+    return _answer(task_id, document, 200 if document is None or has_ended(document) else 202)
 
 
 @router.get("/status", response_model=TaskPage, responses={503: _STORE_AWAY})
@@ -109,7 +175,7 @@ async def task_list(
 ) -> Response:
     """Tasks by creation, newest first."""
     try:
-        page = await _tracker(request).page(limit, state or None, cursor or None)
+        page = await _tracker(request).page(limit, state or None, cursor or None, _reader(request))
     except StoreUnavailable as error:
         raise _store_is_away(error) from error
     except InvalidCursor as error:

@@ -88,19 +88,21 @@ async def test_the_python_example_streams_and_shows_the_status(
 
 
 async def test_the_curl_examples_work(live: Gateway, model: EmbeddedModel) -> None:
-    """The models are listed, the chat streams to its end, its status and the list say SUCCESS."""
+    """The models are listed, the chat streams to its end, its status and the list say SUCCESS and stay so."""
     if shutil.which("curl") is None and not os.environ.get("CI"):
         pytest.skip("there is no curl here")
     examples = blocks("sh", "curl ")
     assert len(examples) == README.count("\ncurl ")
     shown = [await output("bash", "-c", silent(here(example, live, model))) for example in examples]
-    models, chat, status, page = shown
+    models, chat, status, page, changed, cancelled = shown
     assert model.name in [entry["id"] for entry in json.loads(models)["data"]]
     assert chat.startswith("data: {")
     assert chat.rstrip().endswith("data: [DONE]")
     document = json.loads(status)
     assert (document["task_id"], document["state"], document["stage"]) == ("sky-2", "SUCCESS", "done")
     assert "sky-2" in [item["task_id"] for item in json.loads(page)["items"]]
+    assert f'etag: "{document["event_id"]}"' in changed
+    assert json.loads(changed.split("\r\n\r\n")[1]) == json.loads(cancelled) == document
 
 
 def silent(example: str) -> str:

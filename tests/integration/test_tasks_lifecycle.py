@@ -288,6 +288,7 @@ async def test_the_heartbeat_moves_the_timestamp_only(
         return document if document["timestamp"] >= first["timestamp"] + 1.8 else None
 
     later = await until(moved, 6, "two heartbeats")
+    assert later["extensions"].pop("lost_after_ms") > first["extensions"].pop("lost_after_ms")
     assert {**later, "timestamp": 0} == {**first, "timestamp": 0}
     await client.close()
     assert outcome(await beating.ended(fresh_id)) == CLIENT_LEFT

@@ -6,13 +6,14 @@ The unit tests of the store call it.
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
-from gateway.store import Record
-from gateway.task import Stage, Task
+from gateway.records import Record
+from gateway.task import FINAL_RANK, Stage, Task
 
 if TYPE_CHECKING:
-    from gateway.store import Page, Store
+    from gateway.records import Page, Store
     from gateway.task import State
 
 BOOT = "boot-1"
@@ -27,16 +28,33 @@ def record(
     ttl_seconds: int = 60,
     boot: str = BOOT,
     message: str = "",
+    owner: str = "",
+    instance: str = "i",
+    grace_seconds: float = 30,
 ) -> Record:
     """The status of a task at `stage`, as the tracker of process `boot` writes it; attempt 0 claims the id."""
-    task = Task(task_id, "POST", "/v1/x", "", created_ms, stage=stage, message=message)
-    head = task.document_head(algorithm_id="a", instance="i", boot=boot, now=created_ms / 1000)
-    return Record(task_id, head, attempt, stage.rank, stage.state, created_ms, ttl_seconds)
+    finished_ms = created_ms if stage.rank == FINAL_RANK else None
+    task = Task(
+        task_id, "POST", "/v1/x", "", created_ms, stage=stage, message=message, owner=owner, finished_ms=finished_ms
+    )
+    head = task.document_head(algorithm_id="a", instance=instance, boot=boot, now=created_ms / 1000)
+    return Record(task_id, head, attempt, stage.rank, stage.state, created_ms, ttl_seconds, owner, grace_seconds)
+
+
+async def text_of(store: Store, task_id: str) -> str | None:
+    """The document of a task as it stands, None where there is none."""
+    [text] = await store.read([task_id])
+    return text
+
+
+def undated(text: str | None) -> str | None:
+    """A document without the moment from which it counts as lost: that is the store's, and the in-process table has none."""
+    return None if text is None else re.sub(r'"lost_after_ms":\d+', '"lost_after_ms":null', text)
 
 
 async def stored(store: Store, task_id: str) -> dict[str, Any]:
     """The document of a task; it has to be there."""
-    text = await store.read(task_id)
+    text = await text_of(store, task_id)
     assert text is not None, f"no document for {task_id}"
     document: dict[str, Any] = json.loads(text)
     return document
@@ -53,11 +71,11 @@ def ids(page: Page) -> list[str]:
     return [json.loads(document)["task_id"] for document in page.documents]
 
 
-async def walk(store: Store, limit: int = 1000, state: State | None = None) -> list[str]:
+async def walk(store: Store, limit: int = 1000, state: State | None = None, owner: str | None = None) -> list[str]:
     """The ids of all pages, from the newest on."""
     found, cursor = [], None
     while True:
-        page = await store.page(limit, state, cursor)
+        page = await store.page(limit, state, cursor, owner=owner)
         assert len(page.documents) <= limit
         found += ids(page)
         cursor = page.next_cursor

@@ -29,6 +29,7 @@ CONTRACT = {
     "CORS_ALLOW_ORIGINS": "", "ALLOWED_HOSTS": "", "MAX_BODY_BYTES": "268435456", "UPSTREAM_IDLE_TIMEOUT_SEC": "0",
     "DRAIN_SEC": "30", "OLLAMA_PULL_MODELS": "", "LOG_LEVEL": "info", "LOG_FORMAT": "text", "MAX_CONNECTIONS": "10000",
 }  # fmt: skip
+LATER = {"GATEWAY_INSTANCE": ""}
 
 
 def is_reserved(setting: Setting) -> bool:
@@ -75,8 +76,8 @@ def test_the_example_is_real() -> None:
 
 
 def test_the_contracts_names_and_defaults_stay() -> None:
-    """Names and defaults are those of contract section 7, no more and no fewer."""
-    assert {setting.name: setting.default for setting in SETTINGS} == CONTRACT
+    """Names and defaults are those of contract section 7, and these few of later issues; no more and no fewer."""
+    assert {setting.name: setting.default for setting in SETTINGS} == CONTRACT | LATER
 
 
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if s.default], ids=lambda setting: setting.name)

@@ -25,6 +25,7 @@ PROMISED = {
     "body_too_large": 413,
     "shutting_down": 503,
     "too_many_connections": 503,
+    "cancelled": 499,
 }
 UNPROMISED = {"gateway_error", "method_not_allowed"}
 

@@ -61,6 +61,7 @@ BAD: dict[str, list[str]] = {
     "GATEWAY_HOST": ["a b", "http://h", "h/", "x" * 256],
     "GATEWAY_PORT": ["0", "65536", "80.0", *NUMBERS],
     "GATEWAY_WORKERS": ["0", "65", "1.5", *NUMBERS],
+    "GATEWAY_INSTANCE": ["a b", "a/b", "a" * 129],
     "MAX_BODY_BYTES": ["0", "1099511627777", "1.5", "256M", *NUMBERS],
     "MAX_CONNECTIONS": ["0", "1000001", "many", *NUMBERS],
     "UPSTREAM_IDLE_TIMEOUT_SEC": ["86401", "off", *NUMBERS],

@@ -15,16 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.memory import MemoryStore
-from gateway.store import InvalidCursor, Page, RedisStore, Store, Written, decode_cursor, encode_cursor, member
+from gateway.records import InvalidCursor, Page, Store, Written, decode_cursor, encode_cursor, place
+from gateway.store import RedisStore
 from gateway.task import Stage, State, complete_document
 from tests.conftest import started_store
-from tests.support.records import BOOT, ids, record, stage_and_attempt, stored, walk
+from tests.support.records import BOOT, ids, record, stage_and_attempt, stored, text_of, undated, walk
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from gateway.store import Record
+    from gateway.records import Record
     from tests.support.store import Store as Server
 
 IN_FLIGHT = [Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING]
@@ -54,7 +55,7 @@ class Subject:
             self.clock.now += 1.5
 
         async def is_gone() -> bool:
-            return await self.store.read(task_id) is None
+            return await text_of(self.store, task_id) is None
 
         await until(is_gone, 5, f"{task_id} expires")
 
@@ -93,12 +94,12 @@ async def test_what_is_put_is_read(store: Store) -> None:
     """A document is read back byte for byte, completed with its attempt."""
     one = record("t", Stage.FORWARDING, message='quotes " and é and }}')
     assert await store.put([one]) == [Written(True, 1)]
-    assert await store.read("t") == complete_document(one.head, 1)
+    assert undated(await text_of(store, "t")) == complete_document(one.head, 1)
 
 
 async def test_an_unknown_task_is_none(store: Store) -> None:
     """Nothing is known of an id nobody used."""
-    assert await store.read("nobody") is None
+    assert await text_of(store, "nobody") is None
 
 
 async def test_results_come_in_the_order_of_the_records(store: Store) -> None:
@@ -145,7 +146,7 @@ async def test_a_repeated_end_is_refused_without_harm(store: Store) -> None:
     first = record("t", Stage.DONE)
     await store.put([first])
     assert await store.put([record("t", Stage.DONE)]) == [Written(False, 1)]
-    assert await store.read("t") == complete_document(first.head, 1)
+    assert await text_of(store, "t") == complete_document(first.head, 1)
 
 
 @pytest.mark.parametrize("late", Stage)
@@ -371,7 +372,7 @@ async def test_it_answers_a_ping(store: Store) -> None:
 # -- cursors --
 
 places = st.builds(
-    member, st.integers(0, 10**13 - 1), st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}", fullmatch=True)
+    place, st.integers(0, 10**13 - 1), st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}", fullmatch=True)
 )
 
 
@@ -412,4 +413,4 @@ async def test_the_table_forgets_the_oldest_ended_tasks_first() -> None:
     assert await walk(store) == ["end3", "end2", "run"]
     await store.put([record(f"run{n}", created_ms=20 + n) for n in range(3)])
     assert await walk(store) == ["run2", "run1", "run0"]
-    assert await store.read("run") is None
+    assert await text_of(store, "run") is None

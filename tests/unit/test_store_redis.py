@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from gateway.store import RedisStore, StoreError, Written
+from gateway.records import StoreError, Written
+from gateway.store import RedisStore
 from gateway.task import Stage, State
 from tests.conftest import started_store
-from tests.support.records import BOOT, record, stage_and_attempt, stored, walk
+from tests.support.records import BOOT, record, stage_and_attempt, stored, text_of, walk
 from tests.support.waiting import until, within
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ async def test_no_command_looks_at_all_keys(new_store: NewStore) -> None:
     server = await new_store()
     store = client_of(server)
     await store.put([record(f"t{n}", Stage.DONE, created_ms=n) for n in range(50)])
-    await store.read("t1")
+    await text_of(store, "t1")
     await walk(store, limit=7, state=State.SUCCESS)
     assert not {name for name in await server.commands() if "scan" in name or name in ("keys", "sort", "randomkey")}
     await store.close()
@@ -169,7 +170,7 @@ async def test_a_foreign_value_does_not_break_the_list(
         await server.client.set(DOCUMENT + "b", value)
     assert await walk(store, limit=1) == ["c", "a"]
     if not isinstance(value, str):
-        assert await store.read("b") is None
+        assert await text_of(store, "b") is None
 
 
 async def test_scripts_may_be_forgotten(store: RedisStore, server: Server) -> None:
@@ -206,7 +207,7 @@ async def test_expired_entries_leave_the_index(store: RedisStore, server: Server
         return set((await sizes(server)).values()) == {1}
 
     await until(is_clear, 6, "only one entry is left in each key")
-    assert len(await sizes(server)) == 4  # all, its state, entry, expiry
+    assert len(await sizes(server)) == 5  # all, its state, entry, expiry, beats
     assert await walk(store) == ["beat"]
 
 
@@ -239,7 +240,7 @@ async def test_a_repeated_write_completes_the_index(store: RedisStore, server: S
 
 CALLS: dict[str, Call] = {
     "put": lambda store: store.put([record("t")]),
-    "read": lambda store: store.read("t"),
+    "read": lambda store: store.read(["t"]),
     "page": lambda store: store.page(5, None, None),
     "page by state": lambda store: store.page(5, State.RUNNING, None),
     "ping": lambda store: store.ping(),
@@ -323,7 +324,7 @@ async def test_a_cancelled_reads_answer_reaches_nobody_else(store: RedisStore) -
     names = [f"t{n}" for n in range(40)]
     await store.put([record(name, message=name) for name in names])
     for _ in range(5):
-        reads = [asyncio.ensure_future(store.read(name)) for name in names]
+        reads = [asyncio.ensure_future(text_of(store, name)) for name in names]
         await store.ping()  # the reads are under way
         for read in reads[::2]:
             read.cancel()

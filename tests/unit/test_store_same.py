@@ -17,12 +17,12 @@ from gateway.memory import MemoryStore
 from gateway.store import RedisStore
 from gateway.task import Stage, State
 from tests.conftest import started_store
-from tests.support.records import BOOT, ids, record, stage_and_attempt
+from tests.support.records import BOOT, ids, record, stage_and_attempt, text_of, undated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
-    from gateway.store import Record
+    from gateway.records import Record
     from tests.support.store import Store as Server
 
 LIVES = [Stage.FORWARDING, Stage.STREAMING, Stage.DONE, Stage.ERROR, Stage.CANCELLED]
@@ -131,8 +131,8 @@ class Stores(RuleBasedStateMachine):
     def documents_agree(self) -> None:
         """Both hold the same status of each task, and an attempt that has ended stays as it ended."""
         for task_id in {request.task_id for request in self.seen}:
-            text = self.run(self.redis.read(task_id))
-            assert text == self.run(self.memory.read(task_id))
+            text = undated(self.run(text_of(self.redis, task_id)))
+            assert text == self.run(text_of(self.memory, task_id))
             if text is None:
                 continue
             stage, attempt = self.run(stage_and_attempt(self.memory, task_id))

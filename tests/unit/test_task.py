@@ -35,7 +35,7 @@ EXTENSION_KEYS = {
     "method", "path", "query", "stream", "status_code", "reason", "created_ms", "started_ms", "first_byte_ms",
     "finished_ms", "request_bytes", "response_bytes", "attempt", "instance",
 }  # fmt: skip
-OWN_ADDITIONS = {"boot"}
+OWN_ADDITIONS = {"boot", "owner", "lost_after_ms"}
 
 
 def new_task(path: str = "/v1/models", query: str = "") -> Task:
@@ -254,6 +254,8 @@ def test_the_documents_values() -> None:
             "attempt": 3,
             "instance": "host-1",
             "boot": "b",
+            "owner": None,
+            "lost_after_ms": None,
         },
     }
 

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway import tracker as tracker_module
+from gateway import outbox as outbox_module
 from gateway.errors import TaskIdInUse
 from gateway.memory import MemoryStore
-from gateway.store import InvalidCursor, StoreError
-from gateway.task import Reason, Stage, State
+from gateway.records import InvalidCursor, StoreError
+from gateway.task import Reason, Stage, State, complete_document
 from gateway.tracker import StoreUnavailable, Tracker, new_boot
-from tests.support.records import ids, record, stage_and_attempt, stored, walk
+from tests.support.records import ids, record, stage_and_attempt, stored, text_of, walk
 from tests.support.waiting import next_millisecond, until, within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Container, Sequence
 
-    from gateway.store import Page, Record, Written
-    from gateway.tracker import TrackedTask
+    from gateway.outbox import TrackedTask
+    from gateway.records import Page, Record, Written
 
 WAIT_SECONDS = 0.25  # the contract's limits
 WAITS_SECONDS = 0.3
@@ -45,6 +45,9 @@ class ScriptedStore:
         self.closed = False
         self.pings = 0
         self.puts = 0
+        self.cancels: list[str] = []
+        self.asked: list[str] = []
+        self.spared: Container[str] = ()
 
     @property
     def records(self) -> list[Record]:
@@ -53,7 +56,7 @@ class ScriptedStore:
 
     def stages(self, task_id: str) -> list[str]:
         """The stages of one task as they were written."""
-        documents = [json.loads(one.head + "0}}") for one in self.records if one.task_id == task_id]
+        documents = [json.loads(complete_document(one.head, 1)) for one in self.records if one.task_id == task_id]
         return [document["stage"] for document in documents]
 
     async def _enter(self) -> None:
@@ -68,15 +71,35 @@ class ScriptedStore:
         self.batches.append(list(records))
         return await self.table.put(records)
 
-    async def read(self, task_id: str) -> str | None:
+    async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
         """Reads once the door is open."""
         await self._enter()
-        return await self.table.read(task_id)
+        return await self.table.read(task_ids, spared)
 
-    async def page(self, limit: int, state: State | None, cursor: str | None) -> Page:
+    async def page(self, limit: int, state: State | None, cursor: str | None, **more: Any) -> Page:
         """Lists once the door is open."""
         await self._enter()
-        return await self.table.page(limit, state, cursor)
+        return await self.table.page(limit, state, cursor, **more)
+
+    async def bury(self) -> None:
+        """Nobody is left behind."""
+        await self._enter()
+
+    async def watch(self, spared: Container[str]) -> list[str]:
+        """What is to be cancelled, once the door is open; remembers who was spared."""
+        await self._enter()
+        self.spared = spared
+        return self.cancels
+
+    async def ask_cancel(self, name: str) -> None:
+        """Remembers what was asked for."""
+        await self._enter()
+        self.asked.append(name)
+
+    async def listen(self, on_cancel: Callable[[str], None]) -> None:
+        """Hears what a test says."""
+        self.on_cancel = on_cancel
+        await asyncio.get_running_loop().create_future()
 
     async def ping(self) -> None:
         """Answers once the door is open."""
@@ -93,7 +116,7 @@ class Subject:
 
     def __init__(self, heartbeat_seconds: float) -> None:
         self.store = ScriptedStore()
-        self.boot = new_boot()
+        self.boot = new_boot("m-r")
         self.tracker = Tracker(
             self.store,
             algorithm_id="a",
@@ -129,7 +152,7 @@ class Subject:
 
     async def stage(self, task_id: str) -> str | None:
         """The stage that the store has, None where it has nothing."""
-        text = await self.store.table.read(task_id)
+        text = await text_of(self.store.table, task_id)
         return None if text is None else json.loads(text)["stage"]
 
     async def until_stage(self, task_id: str, stage: Stage, seconds: float = 3.0) -> None:
@@ -143,8 +166,7 @@ class Subject:
     async def lose_store(self) -> None:
         """The store refuses everything, and the tracker has noticed."""
         self.store.failure = StoreError("gone")
-        await self.tracker.probe()
-        assert not self.tracker.is_store_up
+        await until(lambda: not self.tracker.is_store_up, 3, "the tracker notices")
 
 
 @asynccontextmanager
@@ -212,12 +234,12 @@ async def test_the_first_end_counts() -> None:
         task = await subject.begin()
         subject.run_through(task, Reason.CLIENT_DISCONNECT)
         await subject.tracker.settle(task)
-        text = await subject.store.table.read(task.task_id)
+        text = await text_of(subject.store.table, task.task_id)
         subject.run_through(task)
         await subject.tracker.settle(task)
         other = await subject.begin()
         await subject.until_stage(other.task_id, Stage.QUEUED)
-        assert await subject.store.table.read(task.task_id) == text
+        assert await text_of(subject.store.table, task.task_id) == text
         assert subject.store.stages(task.task_id) == ["cancelled"]
 
 
@@ -293,11 +315,11 @@ async def test_an_id_in_flight_elsewhere_is_refused() -> None:
     """An id that another gateway runs is TaskIdInUse, leaves that task alone, and is free again after its end."""
     async with tracking() as subject:
         await subject.store.table.put([record("t", Stage.STREAMING, created_ms=1, boot="other")])
-        before = await subject.store.table.read("t")
+        before = await text_of(subject.store.table, "t")
         for _ in range(2):
             with pytest.raises(TaskIdInUse):
                 await subject.begin("t")
-        assert await subject.store.table.read("t") == before
+        assert await text_of(subject.store.table, "t") == before
         await subject.store.table.put([record("t", Stage.DONE, created_ms=1, boot="other")])
         task = await subject.begin("t")
         assert task.attempt == 2
@@ -466,7 +488,7 @@ async def test_a_store_that_is_away_at_start_is_found_later() -> None:
 
 async def test_the_outbox_is_bounded_and_what_is_dropped_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the bound the oldest statuses go, and the count tells how many."""
-    monkeypatch.setattr(tracker_module, "_OUTBOX_TASKS", 10)
+    monkeypatch.setattr(outbox_module, "KEPT_TASKS", 10)
     async with tracking() as subject:
         await subject.lose_store()
         tasks = [await subject.begin() for _ in range(25)]
@@ -654,4 +676,4 @@ async def test_pages_come_from_the_store() -> None:
 
 def test_a_boot_is_a_name_of_its_own() -> None:
     """Two processes never share the name by which the store tells their claims apart."""
-    assert len({new_boot() for _ in range(1000)}) == 1000
+    assert len({new_boot("m-r") for _ in range(1000)}) == 1000

@@ -1,0 +1,59 @@
+"""What happens between SIGTERM and the server's own stop: nothing begins, what runs may finish, then it is cut.
+
+uvicorn closes its listeners first of all, so that a client would see its connection refused instead of a 503, and
+tells running streams nothing. So its signal handler is called only when the last request has ended. Called by app.
+"""
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+
+from gateway.errors import ShuttingDown
+from gateway.tracker import Tracker
+
+log = logging.getLogger("gateway")
+
+_Handler = Callable[[int, FrameType | None], object]
+_CUT_SECONDS = 1.0
+
+
+class Drain:
+    """Gives the tasks of `tracker` up to `seconds` to end by themselves once a signal to stop has come."""
+
+    def __init__(self, tracker: Tracker, seconds: float) -> None:
+        self._tracker = tracker
+        self._seconds = seconds
+        self._draining: asyncio.Task[None] | None = None
+
+    def install(self) -> None:
+        """Goes ahead of the signal handlers that are in place; only a process's main thread has any."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            stop = signal.getsignal(number)
+            if callable(stop):
+                signal.signal(number, partial(self._hear, loop, stop))
+
+    def _hear(self, loop: asyncio.AbstractEventLoop, stop: _Handler, number: int, _: FrameType | None) -> None:
+        loop.call_soon_threadsafe(self._begin, number, stop)
+
+    def _begin(self, number: int, stop: _Handler) -> None:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._run(number, stop))
+        elif number == signal.SIGINT:
+            stop(number, None)  # a second Ctrl-C does not wait
+
+    async def _run(self, number: int, stop: _Handler) -> None:
+        self._tracker.drain()
+        if self._tracker.in_flight:
+            log.info("stopping: %d requests get %g seconds to finish", self._tracker.in_flight, self._seconds)
+        if not await self._tracker.until_idle(self._seconds):
+            log.warning("stopping: %d requests are cut", self._tracker.in_flight)
+            self._tracker.cut_all(ShuttingDown("the gateway was stopped"))
+            await self._tracker.until_idle(_CUT_SECONDS)
+        stop(number, None)

@@ -1,0 +1,179 @@
+"""The outbox: tasks whose newest status is not in the store yet, and the ended ones that this process remembers.
+
+Holds tasks, not documents, so that a task that changed three times while a batch was under way costs one write of its
+newest state. Bounded, for the time when the store is away. Never waits and never raises. Filled by tracker, emptied
+by writer.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from gateway.errors import GatewayError
+from gateway.task import Task
+
+BATCH_TASKS = 256
+KEPT_TASKS = 10_000
+KEPT_BYTES = 32 * 1024 * 1024
+# A status nobody waits for stays this long, so that a fast request costs one write.
+LINGER_SECONDS = 0.02
+_TASK_BYTES = 1500  # what one takes beside its path and query, measured
+
+# A wait for the store ends after the first, one request's waits together after the second (contract 5).
+MAX_WAIT_SECONDS = 0.25
+MAX_WAITS_SECONDS = 0.3
+
+
+class TrackedTask(Task):
+    """A task with what only this process knows of it.
+
+    Whoever runs it sets `on_cut`, which has to end it at once, for the reason that `cut_by` then holds.
+    """
+
+    __slots__ = (
+        "beat_at", "boxed_rank", "cut_by", "is_refused", "on_cut", "saved_rank", "wait_left", "waiter", "waiter_rank"
+    )  # fmt: skip
+
+    def __init__(
+        self, task_id: str, method: str, path: str, query: str, created_ms: int, attempt: int, owner: str = ""
+    ) -> None:
+        super().__init__(task_id, method, path, query, created_ms, attempt, owner)
+        self.beat_at = 0.0  # when the next heartbeat is due, monotonic seconds
+        self.saved_rank = -1  # the rank of the newest status that the store has
+        self.boxed_rank = -1  # the rank that the batch under way carries
+        self.wait_left = MAX_WAITS_SECONDS
+        self.waiter: asyncio.Future[None] | None = None
+        self.waiter_rank = 0
+        self.is_refused = False  # its id is in flight elsewhere, or another's
+        self.cut_by: GatewayError | None = None
+        self.on_cut: Callable[[], None] | None = None
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the store has its present stage."""
+        return self.saved_rank >= self.stage.rank
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes in memory."""
+        return _TASK_BYTES + len(self.path) + len(self.query)
+
+    def cut(self, error: GatewayError) -> None:
+        """Ends it from outside: its request notices at once, or as soon as it runs."""
+        if self.cut_by is None and not self.is_final:
+            self.cut_by = error
+            if self.on_cut is not None:
+                self.on_cut()
+
+    def release(self) -> None:
+        """Lets whoever waits for the store go on."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+class Outbox:
+    """What is to be written, the ended first: an end goes ahead of the next claim of its id, and is worth more.
+
+    By task, not by id, as an id may be in it with two attempts. `due` is set while something waits to be written now.
+    """
+
+    def __init__(self) -> None:
+        self.due = asyncio.Event()
+        self.dropped = 0  # ended tasks that left before the store had their end
+        self._ended: dict[TrackedTask, None] = {}
+        self._urgent: dict[TrackedTask, None] = {}  # in flight, to be written now
+        self._lingering: dict[TrackedTask, None] = {}  # in flight, to be written when the linger ends
+        self._batch: list[TrackedTask] = []  # on its way to the store
+        self._linger: asyncio.TimerHandle | None = None
+        # Ended tasks, in the order of their ends, whether the store has them or not.
+        self._kept: dict[TrackedTask, None] = {}
+        self._kept_by_id: dict[str, TrackedTask] = {}
+        self._kept_bytes = 0
+
+    @property
+    def unsaved(self) -> int:
+        """How many tasks wait to be written."""
+        return len(self._ended) + len(self._urgent) + len(self._lingering) + len(self._batch)
+
+    def ended(self, task_id: str) -> TrackedTask | None:
+        """The newest attempt of `task_id` that has ended here, as far as it is remembered."""
+        return self._kept_by_id.get(task_id)
+
+    def post(self, task: TrackedTask) -> None:
+        """A task in flight has changed: it is written after the linger, unless somebody waits for it before."""
+        if task in self._urgent:
+            return
+        self._lingering[task] = None
+        if self._linger is None:
+            self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.end_linger)
+
+    def post_urgently(self, task: TrackedTask) -> None:
+        """A task is to be written at once."""
+        self._lingering.pop(task, None)
+        if task.is_final:
+            self._urgent.pop(task, None)
+            self._ended[task] = None
+            self._keep(task)
+        else:
+            self._urgent[task] = None
+        self.due.set()
+
+    def discard(self, task: TrackedTask) -> None:
+        """A task is not to be written any more."""
+        self._lingering.pop(task, None)
+        self._urgent.pop(task, None)
+
+    def end_linger(self) -> None:
+        """What lingers is written now; some of it a little early, none of it late."""
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        self._urgent |= self._lingering
+        self._lingering.clear()
+        self.due.set()
+
+    def take_batch(self) -> list[TrackedTask]:
+        """Some of what is to be written now. `give_back` or `finish_batch` has to follow."""
+        self.due.clear()
+        batch: list[TrackedTask] = []
+        for waiting in (self._ended, self._urgent):
+            while waiting and len(batch) < BATCH_TASKS:
+                task = next(iter(waiting))
+                del waiting[task]
+                task.boxed_rank = task.stage.rank
+                batch.append(task)
+        self._batch = batch
+        return batch
+
+    def finish_batch(self) -> None:
+        """The batch is written; `due` tells whether there is more."""
+        self._batch = []
+        if self._ended or self._urgent:
+            self.due.set()
+
+    def give_back(self) -> None:
+        """The batch was not written: its tasks wait again, ahead of the others, with what they are by then."""
+        batch, self._batch = self._batch, []
+        ended = dict.fromkeys(task for task in batch if task.is_final)
+        self.dropped += sum(task not in self._kept for task in ended)
+        self._ended = {task: None for task in ended if task in self._kept} | self._ended
+        self._urgent = dict.fromkeys(task for task in batch if not task.is_final) | self._urgent
+        self.due.set()
+
+    def _keep(self, task: TrackedTask) -> None:
+        if task in self._kept:
+            return
+        self._kept[task] = None
+        self._kept_by_id[task.task_id] = task
+        self._kept_bytes += task.size_bytes
+        while len(self._kept) > KEPT_TASKS or self._kept_bytes > KEPT_BYTES:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, task: TrackedTask) -> None:
+        """The oldest goes; where the store does not have it yet, that is a loss, and counted."""
+        del self._kept[task]
+        self._kept_bytes -= task.size_bytes
+        if self._kept_by_id.get(task.task_id) is task:
+            del self._kept_by_id[task.task_id]
+        if task in self._ended:
+            del self._ended[task]
+            self.dropped += 1

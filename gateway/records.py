@@ -1,0 +1,121 @@
+"""What a store is, as the tracker sees it: its methods, what goes in and what comes out.
+
+Owns no connection and no key; store (Redis) and memory are the two that follow it. Called by tracker, both stores
+and the status routes (for the cursor's error).
+"""
+
+import base64
+import re
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.task import ID_PATTERN, State
+
+_PLACE = re.compile(rf"\d{{13}}:{ID_PATTERN}")
+
+
+class StoreError(Exception):
+    """The store could not be asked: away, too slow, or refusing."""
+
+
+class InvalidCursor(ValueError):
+    """A list cursor that no list of ours has given out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One status as it is written. `head` is the document without its last values (see `Task.document_head`).
+
+    `grace_seconds` is how long the task may then be silent before anybody may call it lost; no matter once it ended.
+    """
+
+    task_id: str
+    head: str
+    attempt: int  # 0: claim the id, the store tells the number
+    rank: int
+    state: State
+    created_ms: int
+    ttl_seconds: int
+    owner: str = ""
+    grace_seconds: float = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a record: whether it stands in the store now, and the attempt that does."""
+
+    is_written: bool
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some documents, newest first, and the cursor of the next page (None at the end)."""
+
+    documents: list[str]
+    next_cursor: str | None
+
+
+class Store(Protocol):
+    """Where the tracker keeps statuses. Every method but `close` raises StoreError when the store is away.
+
+    Where `spared` is given, a task that has been silent for too long becomes FAILED lost before it is answered,
+    unless its id is in `spared`; where it is None, documents are answered as they stand.
+    """
+
+    async def put(self, records: Sequence[Record]) -> list[Written]: ...
+    async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]: ...
+    async def page(
+        self,
+        limit: int,
+        state: State | None,
+        cursor: str | None,
+        *,
+        owner: str | None = None,
+        spared: Container[str] | None = None,
+    ) -> Page: ...
+    async def ping(self) -> None:
+        """Raises StoreError where a write would fail."""
+
+    async def bury(self) -> None:
+        """Makes lost what a former run of this gateway left in flight."""
+
+    async def watch(self, spared: Container[str]) -> list[str]:
+        """Makes lost what has been silent for too long; answers which tasks are to be cancelled, see `cancel_name`."""
+        ...
+
+    async def ask_cancel(self, name: str) -> None:
+        """Tells all gateways to cancel what `cancel_name` named."""
+
+    async def listen(self, on_cancel: Callable[[str], None]) -> None:
+        """Calls `on_cancel` with each name that anybody asks to cancel; does not return."""
+
+    async def close(self) -> None: ...
+
+
+def cancel_name(task_id: str, attempt: int) -> str:
+    """What to cancel: an attempt, so that a late call cannot meet the next one."""
+    return f"{attempt}:{task_id}"
+
+
+def place(created_ms: int, task_id: str) -> str:
+    """Where a task stands in the list: sorts by creation, then by id."""
+    return f"{created_ms:013d}:{task_id}"
+
+
+def encode_cursor(at: str) -> str:
+    return base64.urlsafe_b64encode(at.encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> str:
+    """The place that `encode_cursor` was given. Raises InvalidCursor."""
+    try:
+        found = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), b"-_", validate=True).decode(
+            "ascii"
+        )
+    except ValueError as error:
+        raise InvalidCursor(cursor) from error
+    if not _PLACE.fullmatch(found) or encode_cursor(found) != cursor:
+        raise InvalidCursor(cursor)
+    return found

@@ -1,0 +1,10 @@
+-- Compares and sets, so that a status is declared lost once, and not if its gateway has just written. Called by store.py.
+--
+-- KEYS[1]  ts:ollama:<task id>   ARGV[1] the document as it was read   ARGV[2] the new one   ARGV[3] TTL in seconds
+-- Returns whether it was replaced.
+
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+return 1
