@@ -19,11 +19,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from gateway import limits
 from gateway.errors import TooManyConnections
 from gateway.guard import Refusal, check_head, head_bytes
+from gateway.link import ClientLink
 from gateway.target import split_absolute
 from gateway.transport import ClientTransport, Unchunked
 
 log = logging.getLogger("gateway.server")
-from gateway.link import ClientLink
 
 # One read holds at most this much, so that a stalled upload stays within 256 KiB (contract 3.3).
 _READ_BYTES = 65_536

@@ -48,7 +48,7 @@ async def text_of(store: Store, task_id: str) -> str | None:
 
 
 def undated(text: str | None) -> str | None:
-    """A document without the moment from which it counts as lost: that is the store's, and the in-process table has none."""
+    """A document without the moment from which it counts as lost: only a real store has one."""
     return None if text is None else re.sub(r'"lost_after_ms":\d+', '"lost_after_ms":null', text)
 
 
