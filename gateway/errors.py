@@ -16,6 +16,7 @@ class GatewayError(Exception):
     status = 500
     code = "gateway_error"
     retry_after_seconds: int | None = None
+    is_last = False  # the connection is closed behind the answer
 
     def body(self) -> bytes:
         """The answer's body: OpenAI's error shape, UTF-8 JSON."""
@@ -69,6 +70,7 @@ class BodyTooLarge(GatewayError):
     """The request body is longer than MAX_BODY_BYTES."""
 
     status, code = 413, "body_too_large"
+    is_last = True
 
 
 class TooManyConnections(GatewayError):
@@ -89,6 +91,7 @@ class ShuttingDown(GatewayError):
 
     status, code = 503, "shutting_down"
     retry_after_seconds = 5
+    is_last = True
 
 
 class UpstreamFailure(GatewayError):

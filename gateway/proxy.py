@@ -162,6 +162,7 @@ class _Exchange:
             self._scope["headers"],
             connection=self._deciding.get(b"connection", ()),
             is_chunked=self._is_chunked,
+            dropped=self._link.credential,
         ) + self._framed(piece, is_last=not more)
         connection = self._connection = await self._upstream.connect(method)
         connection.send(request, is_last=not more)
@@ -372,7 +373,7 @@ async def send_error(send: Send, error: GatewayError, *, date: bytes, task_id: s
         fields.append((headers.TASK_ID, task_id.encode()))
     if error.retry_after_seconds is not None:
         fields.append((b"retry-after", str(error.retry_after_seconds).encode()))
-    if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+    if error.is_last:
         fields.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.status, "headers": fields})
     await send({"type": "http.response.body", "body": body})

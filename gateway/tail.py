@@ -27,7 +27,7 @@ class EndWatch:
     An event counts once its data line is whole: that is what clients act on.
     """
 
-    __slots__ = ("_data", "_event", "_events", "_has_done", "_has_marker", "_line")
+    __slots__ = ("_after_cr", "_data", "_event", "_events", "_has_done", "_has_marker", "_line")
 
     def __init__(self, events: dict[bytes, Ending], *, has_done: bool = False) -> None:
         self._events = events
@@ -38,6 +38,7 @@ class EndWatch:
             self._data[b"[DONE]"] = Ending.COMPLETE
         markers = {b"[DONE]", b"error"} if has_done else set(events)
         self._has_marker = re.compile(b"|".join(map(re.escape, sorted(markers)))).search
+        self._after_cr = False  # a line feed that comes now belongs to the line break before it
         self._line = b""  # the head of the line that the last piece left unfinished
         self._event: Ending | None = None  # a final event was named, its data line is still to come
 
@@ -50,8 +51,12 @@ class EndWatch:
         last_break = max(piece.rfind(b"\n"), piece.rfind(b"\r"))
         if last_break < 0:
             self._line = (self._line + piece)[:_LINE_HEAD_BYTES]
+            self._after_cr = self._after_cr and not self._line
             return None
         text = self._line + piece[: last_break + 1]
+        if self._after_cr and text.startswith(b"\n"):
+            text = text[1:]
+        self._after_cr = piece.endswith(b"\r")
         self._line = piece[last_break + 1 : last_break + 1 + _LINE_HEAD_BYTES]
         if self._event is None and not self._has_marker(text):
             return None
@@ -67,6 +72,8 @@ class EndWatch:
             self._event = self._events.get(line[6:].strip())
         elif line.startswith(b"data:"):
             return self._event or self._ending_of_data(line)
+        elif not line:
+            self._event = None  # an event without data is none
         return None
 
     def _ending_of_data(self, line: bytes) -> Ending | None:

@@ -1,11 +1,13 @@
 """`/livez` and `/readyz`: the process is alive; Ollama answers `/v1/models` and the gateway is not about to stop."""
 
+import asyncio
 import time
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from gateway import __version__
 from gateway.errors import UpstreamFailure
 from gateway.tracker import Tracker
 from gateway.upstream import Upstream
@@ -32,6 +34,7 @@ class Readiness(BaseModel):
     store: Literal["up", "down", "off"] = Field(description="off: none is configured")
     unsaved: int = Field(description="statuses that wait to be written to the store")
     dropped: int = Field(description="ended tasks whose status was forgotten because the store was away for too long")
+    version: str
 
 
 class ReadinessProbe:
@@ -43,11 +46,12 @@ class ReadinessProbe:
         self._has_store = has_store
         self._is_upstream_up = False
         self._asked_at = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
 
     async def __call__(self) -> Readiness:
         if time.monotonic() - self._asked_at >= _PROBE_AGE_SECONDS:
-            self._is_upstream_up = await self._ask_upstream()
-            self._asked_at = time.monotonic()
+            self._asking = self._asking or asyncio.create_task(self._ask())
+            await asyncio.shield(self._asking)
         tracker = self._tracker
         status: Status = "ready" if tracker.is_store_up else "degraded"
         if tracker.is_draining or not self._is_upstream_up:
@@ -59,9 +63,16 @@ class ReadinessProbe:
             store=store if self._has_store else "off",
             unsaved=tracker.unsaved,
             dropped=tracker.dropped,
+            version=__version__,
         )
 
-    async def _ask_upstream(self) -> bool:
+    async def _ask(self) -> None:
+        """One question for all who want to know now."""
+        self._is_upstream_up = await self._is_answering()
+        self._asked_at = time.monotonic()
+        self._asking = None
+
+    async def _is_answering(self) -> bool:
         try:
             return await self._upstream.get_status("/v1/models", timeout_seconds=_PROBE_TIMEOUT_SECONDS) == 200
         except UpstreamFailure:

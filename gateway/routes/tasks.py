@@ -3,7 +3,8 @@
 The models describe the documents for /openapi.json; a document is sent as the store holds it, not rebuilt.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -103,12 +104,18 @@ def _answerable(task_id: str) -> Iterator[None]:
         raise _store_is_away(error) from error
 
 
-def _answer(task_id: str, document: str | None, status_code: int = 200) -> Response:
-    """The document of one task as the store has it, its event as ETag."""
+def _found(task_id: str, document: str | None) -> str:
     if document is None:
         raise HTTPException(404, f"no task {task_id!r}; it never was, or its status has expired")
-    headers = {"Cache-Control": "no-store", "ETag": f'"{event_id(document)}"'}
-    return Response(document, status_code, media_type="application/json", headers=headers)
+    return document
+
+
+def _tagged(body: str | bytes, tag: str, known: Sequence[str] = (), status_code: int = 200) -> Response:
+    """JSON with its ETag; 304 without it where the client knows that tag."""
+    headers = {"Cache-Control": "no-store", "ETag": f'"{tag}"'}
+    if tag in known or "*" in known:
+        return Response(status_code=304, headers=headers)
+    return Response(body, status_code, media_type="application/json", headers=headers)
 
 
 def _etags(if_none_match: str | None) -> list[str]:
@@ -148,10 +155,8 @@ async def task_status(
             document = await _tracker(request).wait(task_id, known[0] if len(known) == 1 else None, wait, reader)
         else:
             document = await _tracker(request).read(task_id, reader)
-    answer = _answer(task_id, document)
-    if "*" in known or answer.headers["ETag"].strip('"') in known:
-        return Response(status_code=304, headers={"Cache-Control": "no-store", "ETag": answer.headers["ETag"]})
-    return answer
+    found = _found(task_id, document)
+    return _tagged(found, event_id(found), known)
 
 
 @router.post(
@@ -163,17 +168,23 @@ async def task_cancel(task_id: str, request: Request) -> Response:
     """Ends a task that is in flight, at whichever gateway. An ended one is answered as it is."""
     with _answerable(task_id):
         document = await _tracker(request).cancel(task_id, _reader(request))
-    return _answer(task_id, document, 200 if document is None or has_ended(document) else 202)
+    found = _found(task_id, document)
+    return _tagged(found, event_id(found), status_code=200 if has_ended(found) else 202)
 
 
-@router.get("/status", response_model=TaskPage, responses={503: _STORE_AWAY})
+@router.get(
+    "/status",
+    response_model=TaskPage,
+    responses={304: {"description": "still what If-None-Match names"}, 503: _STORE_AWAY},
+)
 async def task_list(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     state: State | Literal[""] | None = None,
     cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before")] = None,
+    if_none_match: Annotated[str | None, Header(description="the ETag of the page that is known already")] = None,
 ) -> Response:
-    """Tasks by creation, newest first."""
+    """Tasks by creation, newest first. The `ETag` changes with anything in the page, heartbeats too."""
     try:
         page = await _tracker(request).page(limit, state or None, cursor or None, _reader(request))
     except StoreUnavailable as error:
@@ -181,5 +192,7 @@ async def task_list(
     except InvalidCursor as error:
         raise HTTPException(422, "cursor is not valid; allowed: next_cursor of an earlier page") from error
     next_cursor = "null" if page.next_cursor is None else f'"{page.next_cursor}"'
-    body = f'{{"items":[{",".join(page.documents)}],"count":{len(page.documents)},"next_cursor":{next_cursor}}}'
-    return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
+    body = (
+        f'{{"items":[{",".join(page.documents)}],"count":{len(page.documents)},"next_cursor":{next_cursor}}}'.encode()
+    )
+    return _tagged(body, hashlib.blake2b(body, digest_size=12).hexdigest(), _etags(if_none_match))

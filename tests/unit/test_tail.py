@@ -193,6 +193,16 @@ def test_a_later_name_replaces_an_earlier_one() -> None:
     assert ending(RESPONSES, cut(text, range(len(text)))) is None
 
 
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
+def test_an_event_without_data_is_none(line_end: bytes) -> None:
+    """A blank line ends an event; what was named before it does not count for the data behind it."""
+    text = line_end.join([b"event: error", b"", b"data: {}", b"", b""])
+    assert ending(CHAT, [text]) is None
+    assert ending(CHAT, cut(text, range(len(text)))) is None
+    whole = line_end.join([b"event: error", b"data: {}", b"", b""])
+    assert ending(CHAT, cut(whole, range(len(whole)))) is Ending.ERROR
+
+
 def test_one_routes_end_is_not_anothers() -> None:
     """`[DONE]` ends no message stream, `message_stop` no chat."""
     assert ending(MESSAGES, [b"data: [DONE]\n\n"]) is None
