@@ -1,24 +1,31 @@
 """Composition root: builds the parts from the settings, and sends each request to the relay or to a route.
 
-The only module that knows all others. Called by __main__ through `create_app`; tests may do the same.
+Before that it turns away pages that may not call (origins) and, where keys are on, whoever has none (access). The
+only module that knows all others. Called by __main__ through `create_app`; tests may do the same.
 """
 
 import asyncio
 import gc
 import logging
+import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate
+from ipaddress import ip_address
 
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway import __version__
+from gateway import __version__, origins
+from gateway.access import identify
 from gateway.drain import Drain
-from gateway.errors import GatewayError, NotFound
+from gateway.errors import GatewayError, NotFound, Unauthorized
+from gateway.keyring import Keyring
 from gateway.link import ClientLink
 from gateway.memory import MemoryStore
+from gateway.origins import OriginPolicy
 from gateway.proxy import Proxy, send_error
 from gateway.records import Store
 from gateway.routes import health, tasks
@@ -29,6 +36,9 @@ from gateway.tracker import Tracker, new_boot
 from gateway.upstream import Upstream
 
 log = logging.getLogger("gateway")
+
+# What answers without a key: whether to start, stop or use this gateway is decided by machines that have none.
+_OPEN_TARGETS = frozenset({b"/livez", b"/readyz"})
 
 
 def create_app(settings: Settings) -> "Gateway":
@@ -51,8 +61,10 @@ def create_app(settings: Settings) -> "Gateway":
     date = _DateClock()
     proxy = Proxy(upstream, tracker, max_body_bytes=settings.max_body_bytes, date=date)
     drain = Drain(tracker, settings.drain_seconds)
-    routes = _routes(upstream, tracker, drain, has_store=settings.redis_url is not None)
-    return Gateway(proxy, routes, date)
+    keyring = _keyring(settings)
+    routes = _routes(upstream, tracker, drain, keyring, has_store=settings.redis_url is not None)
+    policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.instance)
+    return Gateway(proxy, routes, policy, keyring, date)
 
 
 def _store(settings: Settings, boot: str) -> Store:
@@ -69,7 +81,21 @@ def _store(settings: Settings, boot: str) -> Store:
     )
 
 
-def _routes(upstream: Upstream, tracker: Tracker, drain: Drain, *, has_store: bool) -> FastAPI:
+def _keyring(settings: Settings) -> Keyring:
+    keyring = Keyring(settings.api_keys, settings.api_keys_file)
+    if not keyring.is_on and not _is_loopback(settings.gateway_host):
+        log.warning("no API keys are set: whoever reaches this gateway may use the models and read all statuses")
+    return keyring
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _routes(upstream: Upstream, tracker: Tracker, drain: Drain, keyring: Keyring, *, has_store: bool) -> FastAPI:
     """The gateway's own routes; its lifespan is the writer's."""
 
     @asynccontextmanager
@@ -77,6 +103,8 @@ def _routes(upstream: Upstream, tracker: Tracker, drain: Drain, *, has_store: bo
         writer = asyncio.create_task(tracker.run(), name="status writer")
         _spare_the_collector()
         drain.install()
+        if threading.current_thread() is threading.main_thread():  # no other thread may have signal handlers
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keyring.reload)
         yield
         writer.cancel()
         with suppress(asyncio.CancelledError):
@@ -107,29 +135,60 @@ def _spare_the_collector() -> None:
 
 
 class Gateway:
-    """Sends targets under `/v1/` to the relay, all others to the routes."""
+    """Sends targets under `/v1/` to the relay, all others to the routes; whoever may not call gets no further."""
 
-    def __init__(self, proxy: Proxy, routes: FastAPI, date: Callable[[], bytes]) -> None:
+    def __init__(
+        self, proxy: Proxy, routes: FastAPI, policy: OriginPolicy, keyring: Keyring, date: Callable[[], bytes]
+    ) -> None:
         self._proxy = proxy
         self.routes = routes
+        self._policy = policy
+        self._keyring = keyring
         self._date = date
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.routes(scope, receive, send)
             return
+        fields = dict(scope["headers"])
         try:
-            link: ClientLink = scope["extensions"]["gateway"]
-            target = parse(link.target)
-            if not target.is_relayed and _looks_relayed(scope["path"], target):
-                raise NotFound("relayed paths begin with the bytes '/v1/'")
+            self._policy.check(fields)
+            if b"origin" in fields:
+                if origins.is_preflight(scope["method"], fields):
+                    await self._allow(fields, send)
+                    return
+                send = _adding(send, origins.response_fields(fields[b"origin"]))
+            target = self._admit(scope)
         except GatewayError as error:
-            await send_error(send, error, date=self._date())
+            await send_error(_challenging(send, error), error, date=self._date())
             return
         if target.is_relayed:
             await self._proxy(scope, receive, send, target)
         else:
             await self.routes(scope, receive, self._dated(send))
+
+    def _admit(self, scope: Scope) -> Target:
+        """What the request asks for; nothing is said about that to those who lack a key."""
+        link: ClientLink = scope["extensions"]["gateway"]
+        if self._keyring.is_on and link.target.partition(b"?")[0] not in _OPEN_TARGETS:
+            self._identify(link, scope["headers"])
+        target = parse(link.target)
+        if not target.is_relayed and _looks_relayed(scope["path"], target):
+            raise NotFound("relayed paths begin with the bytes '/v1/'")
+        return target
+
+    def _identify(self, link: ClientLink, fields: list[tuple[bytes, bytes]]) -> None:
+        """Tells the link whose request it is. Raises Unauthorized."""
+        caller = identify(self._keyring.current(), fields)
+        if caller is None:
+            raise Unauthorized("a valid API key is needed, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
+        link.owner, link.sees_all, link.credential = caller.name, caller.sees_all, caller.carriers
+
+    async def _allow(self, fields: dict[bytes, bytes], send: Send) -> None:
+        """Answers a preflight. It carries no key and is no task: browsers send none, and nothing happens yet."""
+        answer = [*origins.preflight_fields(fields), (b"date", self._date())]
+        await send({"type": "http.response.start", "status": 204, "headers": answer})
+        await send({"type": "http.response.body"})
 
     def _dated(self, send: Send) -> Send:
         async def send_dated(message: Message) -> None:
@@ -138,6 +197,22 @@ class Gateway:
             await send(message)
 
         return send_dated
+
+
+def _adding(send: Send, fields: list[tuple[bytes, bytes]]) -> Send:
+    """`send`, the response head of which has these fields, too."""
+
+    async def send_with_fields(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *fields]
+        await send(message)
+
+    return send_with_fields
+
+
+def _challenging(send: Send, error: GatewayError) -> Send:
+    """A 401 names the scheme that is asked for (RFC 9110 section 11.6.1)."""
+    return _adding(send, [(b"www-authenticate", b"Bearer")]) if isinstance(error, Unauthorized) else send
 
 
 def _looks_relayed(decoded_path: str, target: Target) -> bool:

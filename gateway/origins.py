@@ -140,11 +140,15 @@ def response_fields(origin: bytes) -> Fields:
 
 
 def _is_browser(fields: Mapping[bytes, bytes]) -> bool:
-    """Whether a browser sent it. Plain http under a foreign name gets no Sec-Fetch field: there the name remains."""
+    """Whether a browser may have sent it, by what a page there cannot change.
+
+    Under a foreign name and plain http there is no Sec-Fetch field. A page may then set User-Agent, but it cannot get
+    rid of Accept-Language. Node's fetch sends that as well, with a Sec-Fetch-Mode that no such page can add.
+    """
     return (
         fields.get(b"user-agent", b"").startswith(b"Mozilla/")
         or b"sec-fetch-site" in fields
-        or b"sec-fetch-mode" in fields
+        or (b"accept-language" in fields and b"sec-fetch-mode" not in fields)
     )
 
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.scripted import answering, sending
+from tests.support.store import DOCUMENTS
 
 if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
+    from tests.support.store import Store
     from tests.support.wire import Response
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -30,12 +32,25 @@ GOOD_IDS = [
     "x" * 128,
     "550e8400-e29b-41d4-a716-446655440000",
     "A" + "._:@-" * 25,
+    "null",
+    "status",
+    "0" * 128,
+    "a--b..c__d::e@@f",
+    "user@example.com",
+    "urn:uuid:550e8400-e29b-41d4-a716-446655440000",
+    "2026-08-01T10:00:00.000",
+    "all",
+    "z-",
+    "z.",
+    "z:",
+    "z@_",
 ]
 
 BAD_IDS = [
     b"-a", b".a", b"_a", b":a", b"@a", b"a b", b"a/b", b"a\\b", b"../x", b"a?b", b"a#b", b"a%20b", b"a,b",
     b"a;b", b"a=b", b"a&b", b"a+b", b"a*b", b"a!b", b"a'b", b'a"b', b"a(b)", b"a[b]", b"{a}",
-    b"a|b", b"a~b", b"a$b", b"a<b>", b"caf\xc3\xa9", b"\xff", b"a\tb", b"x" * 129, b"x" * 5000,
+    b"a~b", b"a$b", b"a<b>", b"caf\xc3\xa9", b"\xff", b"a\tb", b"x" * 129, b"x" * 5000, b"%61", b"a^b", b"a`b",
+    b"*", b"a\xc3b", b"\xd9\xa3", b"a\xc2\xa0b", b"ts:ollama:x/..",
 ]  # fmt: skip
 
 
@@ -67,9 +82,21 @@ def assert_refused(answer: Response, upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("task_id", BAD_IDS, ids=range(len(BAD_IDS)))
-async def test_a_malformed_id_is_refused(tracked: Gateway, upstream: Upstream, task_id: bytes) -> None:
-    """Anything but a valid id is 400 before the upstream is touched."""
+async def test_a_malformed_id_is_refused(tracked: Gateway, upstream: Upstream, store: Store, task_id: bytes) -> None:
+    """Anything but a valid id is 400 before the upstream is touched, and leaves no key in the store."""
+    before = await documents(store)
     assert_refused(await tracked.ask("POST", CHAT, (b"X-Task-Id", task_id), body=b"{}"), upstream)
+    assert await documents(store) == before
+
+
+async def documents(store: Store) -> set[str]:
+    """The keys of all documents there are."""
+    return {key for key in await store.keys() if key.startswith(DOCUMENTS)}
+
+
+async def test_there_are_forty_bad_and_twenty_good_ids() -> None:
+    """Each is there once."""
+    assert (len(set(BAD_IDS)), len(set(GOOD_IDS))) == (40, 20)
 
 
 @pytest.mark.parametrize("second", [b"two", b"one", b""])

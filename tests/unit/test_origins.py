@@ -101,10 +101,10 @@ def test_same_origin_calls_under_a_trusted_name(host: str) -> None:
 
 @pytest.mark.parametrize("host", REBOUND)
 def test_a_rebound_name_is_refused(host: str) -> None:
-    """Any other name could be a rebinding page's: refused with an Origin, with Sec-Fetch fields, and by User-Agent."""
+    """Any other name could be a rebinding page's: refused with an Origin and to browsers."""
     assert not passes(DEFAULT, host, origin=f"http://{host}")
     assert not passes(DEFAULT, host, sec_fetch_site="same-origin")
-    assert not passes(DEFAULT, host, sec_fetch_mode="cors")
+    assert not passes(DEFAULT, host, user_agent="curl/8.0", accept_language="")
     assert not passes(DEFAULT, host, user_agent="Mozilla/5.0 (X11) Firefox/140.0")
 
 
@@ -113,6 +113,7 @@ def test_a_rebound_name_is_refused(host: str) -> None:
 def test_programs_may_use_any_name(host: str, agent: str) -> None:
     """What is no browser cannot be rebound: a compose service name, an alias or a mistake, it passes."""
     assert passes(DEFAULT, host, user_agent=agent)
+    assert passes(DEFAULT, host, user_agent=agent, accept_language="*", sec_fetch_mode="cors")  # Node's fetch
     assert passes(DEFAULT, host)
 
 
