@@ -41,13 +41,16 @@ class _Line:
 
     async def run(self) -> None:
         """Pass bytes on in both directions until one side ends."""
-        with contextlib.suppress(ConnectionError):
+        try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.gate.target_port, limit=LIMIT)
             try:
                 await self._pump_both(far_reader, far_writer)
             finally:
-                far_writer.close()
-        self.writer.close()
+                await _end(far_writer)
+        except ConnectionError:
+            pass  # nobody listens there
+        finally:
+            await _end(self.writer)
 
     async def _pump_both(self, far_reader: asyncio.StreamReader, far_writer: asyncio.StreamWriter) -> None:
         pumps = [
@@ -74,6 +77,12 @@ class _Line:
         with contextlib.suppress(OSError):  # closed already
             set_reset_on_close(self.writer.get_extra_info("socket"))
         self.writer.transport.abort()
+
+
+async def _end(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ConnectionError):  # the peer was faster
+        await writer.wait_closed()
 
 
 class Gate:
