@@ -6,7 +6,9 @@ by writer.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 
 from gateway.errors import GatewayError
 from gateway.task import Task
@@ -84,8 +86,9 @@ class Outbox:
         self._lingering: dict[TrackedTask, None] = {}  # in flight, to be written when the linger ends
         self._batch: list[TrackedTask] = []  # on its way to the store
         self._linger: asyncio.TimerHandle | None = None
-        # Ended tasks, in the order of their ends, whether the store has them or not.
-        self._kept: dict[TrackedTask, None] = {}
+        # Ended tasks, in the order of their ends, whether the store has them or not. A plain dict would look for its
+        # first item among all that have gone before.
+        self._kept: OrderedDict[TrackedTask, None] = OrderedDict()
         self._kept_by_id: dict[str, TrackedTask] = {}
         self._kept_bytes = 0
 
@@ -136,11 +139,10 @@ class Outbox:
         self.due.clear()
         batch: list[TrackedTask] = []
         for waiting in (self._ended, self._urgent):
-            while waiting and len(batch) < BATCH_TASKS:
-                task = next(iter(waiting))
+            batch += (taken := list(islice(waiting, BATCH_TASKS - len(batch))))
+            for task in taken:
                 del waiting[task]
                 task.boxed_rank = task.stage.rank
-                batch.append(task)
         self._batch = batch
         return batch
 
