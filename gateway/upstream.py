@@ -315,20 +315,26 @@ class Upstream:
 
     async def get_status(self, path: str, *, timeout_seconds: float) -> int:
         """The HTTP status of a GET, its body read and dropped. Raises UpstreamFailure."""
+        status, _ = await self.get(path, timeout_seconds=timeout_seconds, keep_bytes=0)
+        return status
+
+    async def get(self, path: str, *, timeout_seconds: float, keep_bytes: int) -> tuple[int, bytes]:
+        """Status and body of a GET; of the body no more than the first `keep_bytes`. Raises UpstreamFailure."""
         connection = None
+        body = b""
         try:
             async with asyncio.timeout(timeout_seconds):
                 connection = await self.connect("GET")
                 connection.send(b"GET %s HTTP/1.1\r\nhost: %s\r\n\r\n" % (path.encode(), self.host_field), is_last=True)
                 status, _ = await connection.read_head()
-                while await connection.read_piece():
-                    pass
+                while piece := await connection.read_piece():
+                    body += piece[: keep_bytes - len(body)]
         except TimeoutError as error:
             raise UpstreamTimeout(f"no answer within {timeout_seconds:g} seconds") from error
         finally:
             if connection is not None:
                 self.release(connection)
-        return status
+        return status, body
 
     def close(self) -> None:
         """Closes what is idle."""

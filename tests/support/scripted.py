@@ -2,8 +2,9 @@
 
 A script is an async function of one `Exchange`: it sends, waits for an event of the test, reads the body or
 does not, drops or resets the connection. It takes no decision by time. Scripts are taken in the order of the
-requests; without one, `default` answers. `GET /v1/models` is the gateway's own readiness probe and has a
-script of its own, so that it never takes another's. The `upstream` fixture builds it.
+requests; without one, `default` answers. `GET /v1/models` is the gateway's own readiness probe and `GET /api/ps` its
+question for loaded models; both have scripts of their own, so that they never take another's. The `upstream` fixture
+builds it.
 """
 
 from __future__ import annotations
@@ -193,6 +194,7 @@ class Upstream:
         self.scripts: deque[Script] = deque()
         self.default: Script = answering(200, JSON, body=b"{}")
         self.models: Script = answering(200, JSON, body=b'{"object":"list","data":[]}')
+        self.loaded: Script = answering(404)
         self.exchanges: list[Exchange] = []
         self.connections: list[Connection] = []
         self.failures: list[BaseException] = []
@@ -227,7 +229,7 @@ class Upstream:
 
     def _script_for(self, got: Head) -> Script:
         if is_probe(got):
-            return self.models
+            return self.loaded if b"/api/ps" in got.line else self.models
         return self.scripts.popleft() if self.scripts else self.default
 
     def _record(self, connection: Connection, got: Head) -> Exchange:
@@ -254,7 +256,7 @@ class Upstream:
         failures, self.failures = self.failures, []
         fresh = Upstream()
         self.scripts, self.exchanges = deque(), []
-        self.default, self.models = fresh.default, fresh.models
+        self.default, self.models, self.loaded = fresh.default, fresh.models, fresh.loaded
         assert not failures, failures
 
     async def stop(self) -> None:
@@ -267,5 +269,5 @@ class Upstream:
 
 
 def is_probe(got: Head) -> bool:
-    """Whether the request is the gateway's own question for readiness."""
-    return got.line.startswith(b"GET /v1/models HTTP/1.1")
+    """Whether the request is a question of the gateway's own: for readiness, or for loaded models."""
+    return got.line.startswith((b"GET /v1/models HTTP/1.1", b"GET /api/ps HTTP/1.1"))
