@@ -28,7 +28,7 @@ from gateway.memory import MemoryStore
 from gateway.origins import OriginPolicy
 from gateway.proxy import Proxy, send_error
 from gateway.records import Store
-from gateway.routes import health, tasks
+from gateway.routes import dashboard, health, models, tasks
 from gateway.settings import Settings, run_name
 from gateway.store import RedisStore
 from gateway.target import Target, parse
@@ -122,8 +122,11 @@ def _routes(upstream: Upstream, tracker: Tracker, drain: Drain, keyring: Keyring
     )
     routes.state.tracker = tracker
     routes.state.readiness = health.ReadinessProbe(upstream, tracker, has_store=has_store)
+    routes.state.loaded_models = models.LoadedModelsProbe(upstream)
     routes.include_router(tasks.router)
     routes.include_router(health.router)
+    routes.include_router(models.router)
+    routes.include_router(dashboard.router)
     return routes
 
 

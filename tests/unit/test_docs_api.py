@@ -30,11 +30,11 @@ def openapi() -> dict[str, Any]:
 
 
 async def test_the_readmes_routes_are_the_gateways() -> None:
-    """The README's table has the routes of /openapi.json, that one itself and the relay, and no other."""
+    """The README's table has the routes of /openapi.json, that one itself, the page and the relay, and no other."""
     routes = {row[0] for row in table(README, "| Route | Does |")}
     paths = openapi()["paths"]
     described = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
-    assert routes == described | {"GET /openapi.json", "any method, `/v1/…"}
+    assert routes == described | {"GET /openapi.json", "GET /", "any method, `/v1/…"}
 
 
 async def test_the_readmes_list_parameters_are_the_gateways() -> None:
