@@ -56,7 +56,7 @@ class Keyring:
             return
         self._keys = {**found, **self._fixed}
         self._problem = ""
-        log.info("%d API keys are in force", len(self._keys))
+        log.info("API keys in force: %d", len(self._keys))
 
     def _complain(self, problem: str | None) -> None:
         """Says once what is wrong with the file."""

@@ -356,7 +356,7 @@ async def test_keys_from_a_file_change_without_a_restart(launch: Launch, upstrea
     assert (await status(ALICE), await status(BOB)) == (401, 200)
     path.write_text(f"alice:{ALICE}\n")
     gateway.process.send_signal(signal.SIGHUP)
-    await until(lambda: gateway.log.count("keys are in force") >= 3, 2, "SIGHUP is heard")
+    await until(lambda: gateway.log.count("API keys in force") >= 3, 2, "SIGHUP is heard")
     assert (await status(ALICE), await status(BOB)) == (200, 401)
 
 
