@@ -20,9 +20,11 @@ from urllib.parse import quote, urlsplit
 from gateway.access import InvalidKeys, Keys, keys_of_list
 from gateway.keyring import read_keys
 from gateway.origins import host_patterns, origin_patterns
+from gateway.wanted import MAX_MODELS, model_names
 
 MASK = "***"
 _RUN = "GATEWAY_RUN"  # no setting: see `share_run`
+_LAUNCHER_DIRECTORY = "LAUNCHER_DIRECTORY"  # no setting: the launcher's, for what its programs share while they run
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -75,6 +77,8 @@ class Settings:
     api_keys_file: Path | None
     cors_allow_origins: tuple[str, ...]
     allowed_hosts: tuple[str, ...]
+    pull_models: tuple[str, ...]
+    ready_requires_models: bool
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -172,11 +176,6 @@ def _keys_file(text: str) -> Path:
     return path
 
 
-def _not_yet(_: str) -> str:
-    raise _Refused
-
-
-_NOT_YET = "nothing: this version does not have it, and would rather not start than pretend"
 SETTINGS = (
     Setting("UPSTREAM_BASE", "http://127.0.0.1:11434", "http://host[:port]", "Where Ollama listens.", _http_base),
     Setting("REDIS_HOST", "", "a host name or address", "The store. Unset, and no `REDIS_URL`: statuses live in this "
@@ -227,7 +226,10 @@ SETTINGS = (
             "Further origins whose pages may call from a browser.", origin_patterns),
     Setting("ALLOWED_HOSTS", "", "a comma list of host names without ports, `*.name` for all below a name; or `*` for "
             "all", "Further host names under which browsers may use the gateway.", host_patterns),
-    Setting("OLLAMA_PULL_MODELS", "", _NOT_YET, "Reserved: models to pull at start.", _not_yet),
+    Setting("OLLAMA_PULL_MODELS", "", f"up to {MAX_MODELS} names of models as Ollama has them, separated by white "
+            "space or commas", "Models that are pulled after the start where they are missing.", model_names),
+    Setting("READY_REQUIRES_MODELS", "false", "true or false", "Whether the gateway is ready only when all of "
+            "`OLLAMA_PULL_MODELS` are there.", _one_of("true", "false")),
 )  # fmt: skip
 
 
@@ -290,6 +292,8 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         api_keys_file=values["GATEWAY_API_KEYS_FILE"],
         cors_allow_origins=values["CORS_ALLOW_ORIGINS"] or (),
         allowed_hosts=values["ALLOWED_HOSTS"] or (),
+        pull_models=values["OLLAMA_PULL_MODELS"] or (),
+        ready_requires_models=values["READY_REQUIRES_MODELS"] == "true",
         instance=values["GATEWAY_INSTANCE"] or f"{socket.gethostname()}:{values['GATEWAY_PORT']}",
     )
 
@@ -302,6 +306,12 @@ def run_name() -> str:
 def share_run() -> None:
     """Makes the processes that this one starts part of one run: together they are one gateway."""
     os.environ[_RUN] = run_name()
+
+
+def pull_progress_file() -> Path | None:
+    """Where the pull program tells the gateway how far it is; None without the launcher, which makes the place."""
+    directory = os.environ.get(_LAUNCHER_DIRECTORY)
+    return Path(directory) / "pull.json" if directory else None
 
 
 def _machine() -> str:

@@ -18,7 +18,6 @@ from gateway.settings import SETTINGS, InvalidSettings, Setting, load
 from tests.support.process import ROOT, environment
 
 PAGE = (ROOT / "docs" / "settings.md").read_text()
-RESERVED = "Reserved: "
 
 # Contract section 7, and MAX_CONNECTIONS of issue 4: names and defaults that stay, "" where unset.
 CONTRACT = {
@@ -29,12 +28,7 @@ CONTRACT = {
     "CORS_ALLOW_ORIGINS": "", "ALLOWED_HOSTS": "", "MAX_BODY_BYTES": "268435456", "UPSTREAM_IDLE_TIMEOUT_SEC": "0",
     "DRAIN_SEC": "30", "OLLAMA_PULL_MODELS": "", "LOG_LEVEL": "info", "LOG_FORMAT": "text", "MAX_CONNECTIONS": "10000",
 }  # fmt: skip
-LATER = {"GATEWAY_INSTANCE": ""}
-
-
-def is_reserved(setting: Setting) -> bool:
-    """Whether the setting only keeps its name for a later version."""
-    return setting.meaning.startswith(RESERVED)
+LATER = {"GATEWAY_INSTANCE": "", "READY_REQUIRES_MODELS": "false"}
 
 
 def row(setting: Setting) -> str:
@@ -46,16 +40,10 @@ def row(setting: Setting) -> str:
 
 
 def test_the_table_is_what_the_code_says() -> None:
-    """Every setting that works is a row, in the order of the code, word for word, and there is no other row."""
-    expected = [row(setting) for setting in SETTINGS if not is_reserved(setting)]
+    """Every setting is a row, in the order of the code, word for word, and there is no other row."""
+    expected = [row(setting) for setting in SETTINGS]
     found = [line for line in PAGE.splitlines() if line.startswith("| `")]
     assert found == expected, "docs/settings.md should have:\n" + "\n".join(expected)
-
-
-def test_reserved_names_are_listed() -> None:
-    """The page names each setting that this version refuses, and what it is for."""
-    lines = [f"- `{s.name}`: {s.meaning.removeprefix(RESERVED)}" for s in SETTINGS if is_reserved(s)]
-    assert [line for line in PAGE.splitlines() if line.startswith("- `")] == lines
 
 
 def test_the_example_is_real() -> None:
@@ -134,10 +122,3 @@ def test_a_password_comes_from_its_file(tmp_path: Path) -> None:
     assert load(environ).redis_url == "redis://default:from-a-file@store:6379/0"
     with pytest.raises(InvalidSettings, match="REDIS_PASSWORD_FILE"):
         load(environ | {"REDIS_PASSWORD": "another"})
-
-
-@pytest.mark.parametrize("setting", [s for s in SETTINGS if is_reserved(s)], ids=lambda setting: setting.name)
-def test_a_reserved_setting_stops_the_start(setting: Setting) -> None:
-    """What this version does not have cannot be asked for in silence."""
-    with pytest.raises(InvalidSettings, match=f"^{setting.name}="):
-        load({setting.name: "x"})

@@ -42,6 +42,11 @@ GOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("ALLOWED_HOSTS", "allowed_hosts", {
         "*": ("*",), "Gateway, b.example.com": ("gateway", "b.example.com"), "*.example.com": ("*.example.com",),
         "10.0.0.1,::1": ("10.0.0.1", "::1")}),
+    ("OLLAMA_PULL_MODELS", "pull_models", {
+        "gpt-oss:20b qwen3:0.6b": ("gpt-oss:20b", "qwen3:0.6b"), "a,b , c\n": ("a", "b", "c"), " ,": (),
+        "hf.co/me/Model-GGUF:Q4_K_M": ("hf.co/me/Model-GGUF:Q4_K_M",), "h:5000/n/m me/m": ("h:5000/n/m", "me/m"),
+        "m m:latest M library/m registry.ollama.ai/library/m m:2": ("m", "m:2")}),
+    ("READY_REQUIRES_MODELS", "ready_requires_models", {"true": True, "False": False}),
 ]  # fmt: skip
 NUMBERS = ["-1", "x", "1e3", "0x10", "+5", "1_000", " 5", "5 ", "5\n", "nan", "inf", "9" * 40]
 BAD: dict[str, list[str]] = {
@@ -75,7 +80,9 @@ BAD: dict[str, list[str]] = {
     "CORS_ALLOW_ORIGINS": [",", "null", "example.com", "https://", "https://a/", "https://a/b", "https://*.*", "**",
                            "https://a:x", "https://u@a", "https://a b", "//a", "https://a,b", "é://a", "a://é"],
     "ALLOWED_HOSTS": [",", "a:1", "http://a", "a/b", "a b", "*a", "a.*", "**", ".a", "a..b", "é", "*.*", "u@h"],
-    "OLLAMA_PULL_MODELS": ["m"],
+    "OLLAMA_PULL_MODELS": ["-m", ".", "..", "a/../b", "a b; c", "a/b/c/d", "http://h/n/m", "m:", "m:a:b", "/m", "m/",
+                           "é", "a&b", "m@sha256", "x" * 81, "$(id)", " ".join(f"m{n}" for n in range(65))],
+    "READY_REQUIRES_MODELS": ["yes", "1", " true"],
 }  # fmt: skip
 ANY_TEXT = {"REDIS_PASSWORD"}
 NOT_REFUSED_YET = [
