@@ -43,7 +43,6 @@ async def _tried(rules: type[StoreFaultRules], upstream: Upstream, paths: pytest
     try:
         async with fault:
             await trial.run(is_at_start=rules.is_at_start)
-            await gateway.stop()
     finally:
         await gateway.put_down()
         await store.close()

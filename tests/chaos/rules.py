@@ -55,8 +55,15 @@ class StoreFaultRules:
     def test_the_process_goes_on(self, trials: list[Trial]) -> None:
         """The process that served before the fault serves after it."""
         for trial in trials:
-            assert trial.exit_code is None
+            assert trial.is_alive
             assert len(trial.boots) == 1
+
+    def test_nothing_unforeseen_happens(self, trials: list[Trial]) -> None:
+        """The log holds no traceback, and when the process is told to stop at last, it exits with 0."""
+        for trial in trials:
+            for trace in ("Traceback", "never retrieved"):
+                assert trace not in trial.whole_log, trial.whole_log[-6000:]
+            assert trial.exit_code == 0
 
     def test_own_tasks_are_answered(self, trials: list[Trial]) -> None:
         """A poll for a task of this gateway, running or ended during the fault, has its true state, and soon."""

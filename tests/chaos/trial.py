@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.chaos.load import Round, relay
 from tests.chaos.streams import HeldStream, stored_states
+from tests.support.process import terminate
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ class Trial:
     end_state: str | None = None  # of the stream, in the store, when its client had its end
     boots: set[str] = field(default_factory=set)  # of the documents of this gateway, before and after
     log: str = ""  # from the fault's beginning until it was over
-    exit_code: int | None = None  # None: the process is there when all is over
+    whole_log: str = ""
+    is_alive: bool = False  # the process is there when all is over
+    exit_code: int | None = None  # when it is told to stop then
 
     @property
     def onset_added_seconds(self) -> float:
@@ -88,7 +91,9 @@ class Trial:
         self.log = self.gateway.log[log_before:]
         if is_at_start:
             self.healthy = await relay(self.gateway, REQUESTS)
-        self.exit_code = self.gateway.process.poll()
+        self.is_alive = self.gateway.process.poll() is None
+        self.exit_code = await terminate(self.gateway.process, GIVE_UP_SECONDS)
+        self.whole_log = self.gateway.log
 
     async def _while_it_lasts(self) -> None:
         self.onset = await relay(self.gateway, REQUESTS)
