@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> "Gateway":
     drain = Drain(tracker, settings.drain_seconds)
     keyring = _keyring(settings)
     routes = _routes(upstream, tracker, drain, keyring, has_store=settings.redis_url is not None)
-    policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.instance)
+    policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
     return Gateway(proxy, routes, policy, keyring, date)
 
 

@@ -72,6 +72,7 @@ class Settings:
     drain_seconds: float
     log_level: str
     log_format: str
+    machine: str
     instance: str
     api_keys: Keys
     api_keys_file: Path | None
@@ -294,6 +295,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         allowed_hosts=values["ALLOWED_HOSTS"] or (),
         pull_models=values["OLLAMA_PULL_MODELS"] or (),
         ready_requires_models=values["READY_REQUIRES_MODELS"] == "true",
+        machine=socket.gethostname(),
         instance=values["GATEWAY_INSTANCE"] or f"{socket.gethostname()}:{values['GATEWAY_PORT']}",
     )
 
