@@ -8,10 +8,12 @@
 -- KEYS[5]  tsx:ollama:{index}:cancels  sorted set of "<attempt>:<task id>" that are to be cancelled (see watch.lua)
 -- Like `all` there is a set per state, `<STATE>`, and for each owner `all@<owner>` and `<STATE>@<owner>`.
 -- ARGV[1]  the prefix of these keys   ARGV[2] their TTL in seconds
--- ARGV[3..]  eight per task: task id, attempt, rank, created_ms, state, owner, TTL of its document in seconds, grace in ms
+-- ARGV[3..]  nine per task: task id, attempt, rank, created_ms, state, owner, TTL of its document in seconds, grace in
+--            ms, and 1 where its document is known to be written (else transition.lua may have refused it)
 --
--- Scores are equal, so members sort by their bytes: by creation, then by id. An entry follows only a later attempt, a
--- later creation or a higher rank of the same one, and the first end stays. Expired entries go a few at a time.
+-- Scores are equal, so members sort by their bytes: by creation, then by id. An entry follows a later attempt, a higher
+-- rank of the same one, and any other that is known to be written (attempts begin again at 1 where a document was
+-- evicted); the first end stays. Expired entries go a few at a time.
 
 local all, entry, expiry, beats, cancels = unpack(KEYS)
 local prefix, ttl = ARGV[1], ARGV[2]
@@ -34,23 +36,23 @@ local function forget(id, found)
   end
 end
 
-local function is_newer(found, new, attempt, rank, created)
+local function is_newer(found, new, attempt, rank, created, is_written)
   local f_attempt, f_rank, f_created = string.match(found, '^(%d+):(%d):(%d+)')
   f_attempt, f_rank, f_created = tonumber(f_attempt), tonumber(f_rank), tonumber(f_created)
   if attempt ~= f_attempt or created ~= f_created then
-    return attempt > f_attempt or created > f_created
+    return attempt > f_attempt or is_written
   end
   return rank > f_rank or (rank == f_rank and (rank < 3 or new == found))
 end
 
 local has_cancels = redis.call('EXISTS', cancels) == 1
-for i = 3, #ARGV, 8 do
+for i = 3, #ARGV, 9 do
   local id, attempt, rank, created = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   local state, owner = ARGV[i + 4], ARGV[i + 5]
   local created_text = string.format('%013.0f', created)
   local new = attempt .. ':' .. rank .. ':' .. created_text .. ':' .. state .. ':' .. owner
   local found = redis.call('HGET', entry, id)
-  if not found or is_newer(found, new, attempt, rank, created)
+  if not found or is_newer(found, new, attempt, rank, created, ARGV[i + 8] == '1')
     or tonumber(redis.call('ZSCORE', expiry, id) or 0) < now then
     if found and found ~= new then
       forget(id, found)

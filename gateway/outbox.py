@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from gateway.errors import GatewayError
-from gateway.task import Task
+from gateway.task import FINAL_RANK, Task
 
 BATCH_TASKS = 256
 KEPT_TASKS = 10_000
@@ -32,13 +32,14 @@ class TrackedTask(Task):
     """
 
     __slots__ = (
-        "beat_at", "boxed_rank", "cut_by", "is_refused", "on_cut", "saved_rank", "wait_left", "waiter", "waiter_rank"
+        "beat_at", "boxed_rank", "cut_by", "is_refused", "likely_attempt", "on_cut", "saved_rank", "wait_left", "waiter", "waiter_rank"
     )  # fmt: skip
 
     def __init__(
         self, task_id: str, method: str, path: str, query: str, created_ms: int, attempt: int, owner: str = ""
     ) -> None:
         super().__init__(task_id, method, path, query, created_ms, attempt, owner)
+        self.likely_attempt = attempt  # as far as this process knows, until the store says
         self.beat_at = 0.0  # when the next heartbeat is due, monotonic seconds
         self.saved_rank = -1  # the rank of the newest status that the store has
         self.boxed_rank = -1  # the rank that the batch under way carries
@@ -95,7 +96,12 @@ class Outbox:
     @property
     def unsaved(self) -> int:
         """How many tasks wait to be written."""
-        return len(self._ended) + len(self._urgent) + len(self._lingering) + len(self._batch)
+        return len({*self._ended, *self._urgent, *self._lingering, *self._batch})
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be written."""
+        return not (self._ended or self._urgent or self._lingering or self._batch)
 
     def ended(self, task_id: str) -> TrackedTask | None:
         """The newest attempt of `task_id` that has ended here, as far as it is remembered."""
@@ -156,7 +162,7 @@ class Outbox:
         """The batch was not written: its tasks wait again, ahead of the others, with what they are by then."""
         batch, self._batch = self._batch, []
         ended = dict.fromkeys(task for task in batch if task.is_final)
-        self.dropped += sum(task not in self._kept for task in ended)
+        self.dropped += sum(task.boxed_rank == FINAL_RANK and task not in self._kept for task in ended)
         self._ended = {task: None for task in ended if task in self._kept} | self._ended
         self._urgent = dict.fromkeys(task for task in batch if not task.is_final) | self._urgent
         self.due.set()

@@ -99,12 +99,12 @@ class RedisStore:
             ("EVALSHA", transition, 1, DOCUMENT_PREFIX + r.task_id, *self._transition_arguments(r)) for r in records
         ]
         numbered = [(record, record.attempt) for record in records if record.attempt]
-        replies = await self._line.ask([*commands, *self._index_commands(index, numbered)])
+        replies = await self._line.ask([*commands, *self._index_commands(index, numbered, are_written=False)])
         written = [Written(bool(is_written), attempt) for is_written, attempt in replies[: len(records)]]
         # Whether a claim may enter the index is known only now; what else is refused, the index refuses itself.
         claimed = [(r, w.attempt) for r, w in zip(records, written, strict=True) if not r.attempt and w.is_written]
         if claimed:
-            await self._line.ask(self._index_commands(index, claimed))
+            await self._line.ask(self._index_commands(index, claimed, are_written=True))
         return written
 
     async def _load_scripts(self) -> tuple[str, str]:
@@ -116,17 +116,19 @@ class RedisStore:
         grace_ms = int(r.grace_seconds * 1000)
         return r.head, r.attempt, r.rank, r.ttl_seconds, self._boot, r.created_ms, r.owner, grace_ms
 
-    def _index_commands(self, index: str, records: Sequence[tuple[Record, int]]) -> list[_Command]:
+    def _index_commands(
+        self, index: str, records: Sequence[tuple[Record, int]], *, are_written: bool
+    ) -> list[_Command]:
         if not records:
             return []
-        return [("EVALSHA", index, len(_INDEX_KEYS), *_INDEX_KEYS, *self._index_arguments(records))]
+        return [("EVALSHA", index, len(_INDEX_KEYS), *_INDEX_KEYS, *self._index_arguments(records, are_written))]
 
-    def _index_arguments(self, records: Sequence[tuple[Record, int]]) -> list[str | int]:
-        """The arguments of index.lua for records and the attempts they were written as."""
+    def _index_arguments(self, records: Sequence[tuple[Record, int]], are_written: bool) -> list[str | int]:
+        """The arguments of index.lua for records and their attempts."""
         arguments: list[str | int] = [INDEX_PREFIX, self._index_ttl_seconds]
         for r, attempt in records:
             arguments += (r.task_id, attempt, r.rank, r.created_ms, r.state, r.owner, r.ttl_seconds)
-            arguments.append(int(r.grace_seconds * 1000))
+            arguments += (int(r.grace_seconds * 1000), int(are_written))
         return arguments
 
     # -- reads --
@@ -200,17 +202,23 @@ class RedisStore:
         fields = fields_of(document)
         if fields is None or fields["task_id"] in spared:
             return document
-        task_id, extensions = fields["task_id"], fields["extensions"]
         lost = lost_document(fields, time.time())
-        key, ttl_seconds = DOCUMENT_PREFIX + task_id, self._ttl_done_seconds
-        if not await self._eval(self._replace, [key], [document, lost, ttl_seconds]):
+        key = DOCUMENT_PREFIX + fields["task_id"]
+        if not await self._eval(self._replace, [key], [document, lost, self._ttl_done_seconds]):
             return _document(cast("str | None", await self._redis.get(key)))
-        record = Record(
-            task_id, "", extensions["attempt"], FINAL_RANK, State.FAILED, extensions["created_ms"], ttl_seconds,
-            extensions.get("owner") or "",
-        )  # fmt: skip
-        await self._eval(self._index, _INDEX_KEYS, self._index_arguments([(record, record.attempt)]))
+        await self._list_ended(lost)
         return lost
+
+    async def _list_ended(self, document: str) -> None:
+        """Brings the index up to date with a final document that stands in the store."""
+        fields = fields_of(document) or {}
+        extensions = fields["extensions"]
+        state, owner = State(fields["state"]), extensions.get("owner") or ""
+        record = Record(
+            fields["task_id"], "", 0, FINAL_RANK, state, extensions["created_ms"], self._ttl_done_seconds, owner
+        )
+        arguments = self._index_arguments([(record, extensions["attempt"])], are_written=True)
+        await self._eval(self._index, _INDEX_KEYS, arguments)
 
     async def bury(self) -> None:
         """Makes lost what a former run of this gateway left in flight: nobody else can have written that."""
@@ -239,7 +247,9 @@ class RedisStore:
         task_ids = [task_id for task_id in silent if task_id not in spared]
         if task_ids:
             documents = await self._documents(task_ids, spared)
-            ended = [t for t, d in zip(task_ids, documents, strict=True) if d is None or not _LOST_AFTER.search(d)]
+            ended = {t: d for t, d in zip(task_ids, documents, strict=True) if d is None or not _LOST_AFTER.search(d)}
+            for document in filter(None, ended.values()):
+                await self._list_ended(document)  # whoever ended it did not come so far
             if ended:
                 await self._redis.zrem(_BEATS, *ended)
         return cast("list[str]", cancels)

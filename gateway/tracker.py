@@ -110,6 +110,8 @@ class Tracker:
         task.beat_at = time.monotonic() + self._heartbeat_seconds
         self._in_flight[task.task_id] = task
         if is_claim:
+            before = self._outbox.ended(task.task_id)
+            task.likely_attempt = 1 if before is None else before.likely_attempt + 1
             await self._claim(task)
         else:
             self._outbox.post(task)
@@ -204,7 +206,7 @@ class Tracker:
         self._outbox.end_linger()
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
-                while self.unsaved and await self._writer.write_batch():
+                while not self._outbox.is_empty and await self._writer.write_batch():
                     pass
         if self.unsaved:
             log.error("%d statuses were lost: the store is away at exit", self.unsaved)
@@ -229,7 +231,7 @@ class Tracker:
             else:
                 own = own if own is not None and _is_news(own, document) else None
         if own is not None:
-            document = complete_document(self._head(own), max(own.attempt, 1))
+            document = complete_document(self._head(own), own.likely_attempt)
         return document if document is not None and _is_visible(document, reader) else None
 
     async def page(self, limit: int, state: State | None, cursor: str | None, reader: str | None = None) -> Page:
@@ -321,8 +323,8 @@ def _is_news(task: TrackedTask, document: str | None) -> bool:
     if task.is_saved or task.is_refused:
         return False
     fields = fields_of(document or "")
-    if fields is None or task.attempt == 0:
-        return True
+    if fields is None or task.attempt == 0:  # an id that is still being claimed is as the store has it
+        return fields is None
     return (task.attempt, task.stage.rank) > (fields["extensions"].get("attempt", 1), rank_of(fields))
 
 

@@ -128,7 +128,7 @@ class StoreWriter:
 
     def _take_result(self, task: TrackedTask, result: Written) -> None:
         if result.is_written:
-            task.attempt = result.attempt
+            task.attempt = task.likely_attempt = result.attempt
             task.saved_rank = max(task.saved_rank, task.boxed_rank)
         elif task.attempt == 0 and task.waiter is not None and task.stage is Stage.QUEUED:
             task.is_refused = True  # in time: this request ends here
@@ -167,7 +167,7 @@ class StoreWriter:
 
     async def _probe(self) -> None:
         """Finds out whether the store takes writes, where no write will tell."""
-        if self._outbox.unsaved:
+        if not self._outbox.is_empty:
             return
         started = time.monotonic()
         await self._store.ping()
