@@ -32,7 +32,8 @@ class TrackedTask(Task):
     """
 
     __slots__ = (
-        "beat_at", "boxed_rank", "cut_by", "is_refused", "likely_attempt", "on_cut", "saved_rank", "wait_left", "waiter", "waiter_rank"
+        "beat_at", "boxed_rank", "cut_by", "is_refused", "likely_attempt", "on_cut", "saved_rank", "wait_left",
+        "waiter", "waiter_rank",
     )  # fmt: skip
 
     def __init__(
