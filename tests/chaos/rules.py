@@ -52,6 +52,12 @@ class StoreFaultRules:
         for trial in trials:
             assert len(trial.log.splitlines()) <= LOG_LINES, trial.log
 
+    def test_the_log_tells_once(self, trials: list[Trial]) -> None:
+        """One line says that the store is away and one that it is back: its condition has changed twice, not more."""
+        for trial in trials:
+            assert trial.log.count("the store is away") == 1, trial.log
+            assert trial.log.count("the store is back") == 1, trial.log
+
     def test_the_process_goes_on(self, trials: list[Trial]) -> None:
         """The process that served before the fault serves after it."""
         for trial in trials:

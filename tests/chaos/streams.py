@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tests.chaos.load import BODY, CHAT
 from tests.support.scripted import Gated
 from tests.support.store import DOCUMENTS
+from tests.support.waiting import until
 from tests.support.wire import Client, request
 
 if TYPE_CHECKING:
@@ -60,6 +61,17 @@ async def stored_states(store: Store, task_ids: list[str]) -> dict[str, str | No
     """The state that the store has for each task, None where it has no document."""
     texts = await store.client.mget([DOCUMENTS + task_id for task_id in task_ids])
     return {i: json.loads(text)["state"] if text else None for i, text in zip(task_ids, texts, strict=True)}
+
+
+async def until_beaten(store: Store, task_id: str, count: int, seconds: float) -> None:
+    """Wait until the document of a running task has been renewed `count` times."""
+    seen: set[float] = set()
+
+    async def is_renewed() -> bool:
+        seen.add((await store.document(task_id))["timestamp"])
+        return len(seen) > count
+
+    await until(is_renewed, seconds, f"{count} heartbeats of {task_id}")
 
 
 async def cancel(gateway: Gateway, task_id: str) -> httpx.Response:

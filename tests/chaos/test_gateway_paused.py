@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.streams import WHOLE, HeldStream, stored_states
+from tests.chaos.streams import WHOLE, HeldStream, stored_states, until_beaten
 from tests.support.faults import elapse
 from tests.support.outcome import DONE, outcome
 from tests.support.waiting import until
@@ -35,17 +35,6 @@ async def held(gateway: Gateway, upstream: Upstream) -> list[HeldStream]:
     return streams
 
 
-async def beats(store: Store, task_id: str, count: int) -> None:
-    """Wait until a running task has been renewed so many times."""
-    seen: set[float] = set()
-
-    async def is_renewed() -> bool:
-        seen.add((await store.document(task_id))["timestamp"])
-        return len(seen) > count
-
-    await until(is_renewed, (count + 3) * HEARTBEAT_SECONDS + 2, f"{count} heartbeats")
-
-
 async def outcomes(store: Store, streams: list[HeldStream]) -> set[tuple[str, str, str | None]]:
     """What the store says of these."""
     return {outcome(await store.document(stream.task_id)) for stream in streams}
@@ -67,7 +56,7 @@ async def test_the_lost_stay_lost(mortal: LaunchMortal, new_store: NewStore, ups
     paused.resume()
     witness = HeldStream()
     await witness.begin(paused, upstream)
-    await beats(store, witness.task_id, 3)
+    await until_beaten(store, witness.task_id, 3, LOST_SECONDS)
     for stream in streams:
         stream.script.piece(b"data: [DONE]\n\n")
         stream.script.end()
@@ -82,7 +71,7 @@ async def beats_of_another(store: Store, gateway: Gateway, upstream: Upstream) -
     """Let two heartbeats pass that can be seen."""
     stream = HeldStream()
     await stream.begin(gateway, upstream)
-    await beats(store, stream.task_id, 2)
+    await until_beaten(store, stream.task_id, 2, LOST_SECONDS)
     await stream.end()
 
 
@@ -94,7 +83,7 @@ async def test_a_pause_that_nobody_saw_is_none(mortal: LaunchMortal, new_store: 
     gateway.pause()
     await elapse(LOST_SECONDS, time.monotonic(), "a pause in which another gateway would have called all this lost")
     gateway.resume()
-    await beats(store, streams[0].task_id, 3)
+    await until_beaten(store, streams[0].task_id, 3, LOST_SECONDS)
     assert set((await stored_states(store, [stream.task_id for stream in streams])).values()) == {"RUNNING"}
     assert {await stream.end() for stream in streams} == {WHOLE}
     assert await outcomes(store, streams) == {DONE}

@@ -130,5 +130,5 @@ def test_what_is_kept_is_written_and_the_rest_is_counted(outage: Outage) -> None
 
 def test_the_log_names_what_was_dropped(outage: Outage) -> None:
     """The line that says that the store is back says how many statuses were dropped."""
-    (line,) = [line for line in outage.log.splitlines() if "the store is back" in line]
+    line = next(line for line in outage.log.splitlines() if "the store is back" in line)
     assert str(REQUESTS - outage.stored) in re.findall(r"\d+", line), line

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.chaos.load import Round, relay
-from tests.chaos.streams import HeldStream, stored_states
+from tests.chaos.streams import HeldStream, stored_states, until_beaten
 from tests.support.process import terminate
 from tests.support.waiting import until
 
@@ -126,6 +126,7 @@ class Trial:
             assert self.missing, "the wait ended because states are missing"
         self.return_seconds = time.monotonic() - begun
         await until(lambda: self._says_store_is("up"), GIVE_UP_SECONDS, "the gateway knows that the store is back")
+        await until_beaten(self.fault.store, self.stream.task_id, 2, GIVE_UP_SECONDS)
         await self.stream.end()
         document = await self.fault.store.document(self.stream.task_id)
         self.end_state = document["state"]
