@@ -29,7 +29,7 @@ from gateway.origins import OriginPolicy
 from gateway.proxy import Proxy, send_error
 from gateway.records import Store
 from gateway.routes import dashboard, health, models, tasks
-from gateway.settings import Settings, run_name
+from gateway.settings import Settings, pull_progress_file, run_name
 from gateway.store import RedisStore
 from gateway.target import Target, parse
 from gateway.tracker import Tracker, new_boot
@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> "Gateway":
     proxy = Proxy(upstream, tracker, max_body_bytes=settings.max_body_bytes, date=date)
     drain = Drain(tracker, settings.drain_seconds)
     keyring = _keyring(settings)
-    routes = _routes(upstream, tracker, drain, keyring, has_store=settings.redis_url is not None)
+    routes = _routes(upstream, tracker, drain, keyring, _readiness(settings, upstream, tracker))
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
     return Gateway(proxy, routes, policy, keyring, date)
 
@@ -95,7 +95,20 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _routes(upstream: Upstream, tracker: Tracker, drain: Drain, keyring: Keyring, *, has_store: bool) -> FastAPI:
+def _readiness(settings: Settings, upstream: Upstream, tracker: Tracker) -> health.ReadinessProbe:
+    wanted = health.ModelsProbe(upstream, settings.pull_models, pull_progress_file())
+    return health.ReadinessProbe(
+        upstream,
+        tracker,
+        wanted,
+        has_store=settings.redis_url is not None,
+        needs_models=settings.ready_requires_models,
+    )
+
+
+def _routes(
+    upstream: Upstream, tracker: Tracker, drain: Drain, keyring: Keyring, readiness: health.ReadinessProbe
+) -> FastAPI:
     """The gateway's own routes; its lifespan is the writer's."""
 
     @asynccontextmanager
@@ -121,7 +134,7 @@ def _routes(upstream: Upstream, tracker: Tracker, drain: Drain, keyring: Keyring
         redoc_url=None,
     )
     routes.state.tracker = tracker
-    routes.state.readiness = health.ReadinessProbe(upstream, tracker, has_store=has_store)
+    routes.state.readiness = readiness
     routes.state.loaded_models = models.LoadedModelsProbe(upstream)
     routes.include_router(tasks.router)
     routes.include_router(health.router)

@@ -1,7 +1,11 @@
-"""`/livez` and `/readyz`: the process is alive; Ollama answers `/v1/models` and the gateway is not about to stop."""
+"""`/livez` and `/readyz`: the process is alive; Ollama answers `/v1/models` and the gateway is not about to stop.
+
+Where models are pulled at the start, `/readyz` tells which are still missing, and may be made to wait for them.
+"""
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
@@ -11,11 +15,14 @@ from gateway import __version__
 from gateway.errors import UpstreamFailure
 from gateway.tracker import Tracker
 from gateway.upstream import Upstream
+from gateway.wanted import listed_models, missing_models, read_progress
 
 router = APIRouter(tags=["health"])
 
 _PROBE_TIMEOUT_SECONDS = 2.0
 _PROBE_AGE_SECONDS = 1.0
+_LIST_AGE_SECONDS = 3.0
+_MAX_LIST_BYTES = 4_194_304
 
 Status = Literal["ready", "degraded", "draining", "not_ready"]
 
@@ -26,6 +33,15 @@ class Liveness(BaseModel):
     status: Literal["alive"] = "alive"
 
 
+class ModelsAtStart(BaseModel):
+    """How far the models of `OLLAMA_PULL_MODELS` are."""
+
+    wanted: list[str]
+    missing: list[str] = Field(description="of those wanted, what Ollama does not have yet")
+    pulling: str | None = Field(description="the one that is being pulled now")
+    percent: int | None = Field(description="of that one, as far as its size is known")
+
+
 class Readiness(BaseModel):
     """Whether requests will be served. The store's condition is only reported: without it, requests go on."""
 
@@ -34,16 +50,58 @@ class Readiness(BaseModel):
     store: Literal["up", "down", "off"] = Field(description="off: none is configured")
     unsaved: int = Field(description="statuses that wait to be written to the store")
     dropped: int = Field(description="ended tasks whose status was forgotten because the store was away for too long")
+    models: ModelsAtStart | None = Field(description="null: none are pulled at the start")
     version: str
+
+
+class ModelsProbe:
+    """Asks Ollama which of the wanted models it has, at most every three seconds; reads the pull program's progress."""
+
+    def __init__(self, upstream: Upstream, wanted: tuple[str, ...], progress_file: Path | None) -> None:
+        self._upstream = upstream
+        self._wanted = wanted
+        self._progress_file = progress_file
+        self._asked_at = float("-inf")
+        self.missing = list(wanted)
+
+    async def refresh(self) -> None:
+        """Ask again, if the last answer is old; without an answer the last one stays."""
+        if not self._wanted or time.monotonic() - self._asked_at < _LIST_AGE_SECONDS:
+            return
+        self._asked_at = time.monotonic()
+        try:
+            _, body = await self._upstream.get(
+                "/api/tags", timeout_seconds=_PROBE_TIMEOUT_SECONDS, keep_bytes=_MAX_LIST_BYTES
+            )
+            self.missing = missing_models(self._wanted, listed_models(body))
+        except (UpstreamFailure, ValueError):  # away, or no Ollama
+            return
+
+    def report(self) -> ModelsAtStart | None:
+        """What is known now; None where no models are wanted."""
+        if not self._wanted:
+            return None
+        progress = read_progress(self._progress_file) if self.missing else None
+        is_pulling = progress is not None and progress.pulling in self.missing
+        return ModelsAtStart(
+            wanted=list(self._wanted),
+            missing=self.missing,
+            pulling=progress.pulling if progress and is_pulling else None,
+            percent=progress.percent if progress and is_pulling else None,
+        )
 
 
 class ReadinessProbe:
     """Asks Ollama at most once a second, however often it is asked itself. The store's condition is the writer's."""
 
-    def __init__(self, upstream: Upstream, tracker: Tracker, *, has_store: bool) -> None:
+    def __init__(
+        self, upstream: Upstream, tracker: Tracker, models: ModelsProbe, *, has_store: bool, needs_models: bool
+    ) -> None:
         self._upstream = upstream
         self._tracker = tracker
+        self._models = models
         self._has_store = has_store
+        self._needs_models = needs_models
         self._is_upstream_up = False
         self._asked_at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
@@ -53,22 +111,29 @@ class ReadinessProbe:
             self._asking = self._asking or asyncio.create_task(self._ask())
             await asyncio.shield(self._asking)
         tracker = self._tracker
-        status: Status = "ready" if tracker.is_store_up else "degraded"
-        if tracker.is_draining or not self._is_upstream_up:
-            status = "draining" if tracker.is_draining else "not_ready"
         store: Literal["up", "down"] = "up" if tracker.is_store_up else "down"
         return Readiness(
-            status=status,
+            status=self._status(),
             upstream="up" if self._is_upstream_up else "down",
             store=store if self._has_store else "off",
             unsaved=tracker.unsaved,
             dropped=tracker.dropped,
+            models=self._models.report(),
             version=__version__,
         )
+
+    def _status(self) -> Status:
+        if self._tracker.is_draining:
+            return "draining"
+        if not self._is_upstream_up or (self._needs_models and self._models.missing):
+            return "not_ready"
+        return "ready" if self._tracker.is_store_up else "degraded"
 
     async def _ask(self) -> None:
         """One question for all who want to know now."""
         self._is_upstream_up = await self._is_answering()
+        if self._is_upstream_up:
+            await self._models.refresh()
         self._asked_at = time.monotonic()
         self._asking = None
 
@@ -86,10 +151,11 @@ async def livez() -> Liveness:
 
 
 @router.get(
-    "/readyz", responses={503: {"model": Readiness, "description": "Ollama does not answer, or the gateway stops"}}
+    "/readyz",
+    responses={503: {"model": Readiness, "description": "Ollama does not answer, models lack, or the gateway stops"}},
 )
 async def readyz(request: Request, response: Response) -> Readiness:
-    """Ollama answers `/v1/models`, and the gateway is not about to stop."""
+    """Ollama answers `/v1/models`, has the models that readiness waits for, and the gateway is not about to stop."""
     readiness: Readiness = await request.app.state.readiness()
     response.status_code = 200 if readiness.status in ("ready", "degraded") else 503
     return readiness
