@@ -67,7 +67,14 @@ def is_path_there(text: str) -> bool:
 def test_there_are_pages() -> None:
     """The pages that this file looks at are the ones it means."""
     names = {str(page.relative_to(ROOT)) for page in PAGES}
-    assert names >= {"README.md", "CONTRIBUTING.md", "docs/settings.md", "docs/behaviour.md", "docs/container.md"}
+    assert names >= {
+        "README.md",
+        "SECURITY.md",
+        "CONTRIBUTING.md",
+        "docs/settings.md",
+        "docs/behaviour.md",
+        "docs/container.md",
+    }
 
 
 @each_page
