@@ -38,7 +38,7 @@ from gateway.upstream import Upstream
 log = logging.getLogger("gateway")
 
 # What answers without a key: whether to start, stop or use this gateway is decided by machines that have none.
-_OPEN_TARGETS = frozenset({b"/livez", b"/readyz"})
+_OPEN_TARGETS = frozenset({b"/livez", b"/readyz"}) | dashboard.SHELL_TARGETS
 
 
 def create_app(settings: Settings) -> "Gateway":

@@ -46,6 +46,9 @@ _FILES = {
     if found.name.rpartition(".")[2] in _MEDIA_TYPES
 }
 
+# What holds no data and needs no API key: the page asks for one itself. /docs is not among them.
+SHELL_TARGETS = frozenset({b"/", *(f"/dashboard/{name}".encode() for name in _FILES)})
+
 
 def _answer(request: Request, name: str) -> Response:
     file = _FILES.get(name)

@@ -1,0 +1,97 @@
+// Asks the gateway. Owns the API key, the gateway's clock and what went wrong; knows nothing of the page.
+
+const KEY = "ollama-gateway-key";
+const TIMEOUT_MS = 15_000;
+
+// The gateway did not answer at all.
+export class Away extends Error {}
+
+// The gateway answered with another status than was hoped for.
+export class Refused extends Error {
+  constructor(status, detail) {
+    super(detail);
+    this.status = status;
+  }
+}
+
+export class Api {
+  #key = "";
+  #skewMs = 0;
+
+  constructor() {
+    try {
+      this.#key = sessionStorage.getItem(KEY) ?? "";
+    } catch {
+      // a browser that keeps nothing: the key lives in this object
+    }
+  }
+
+  get hasKey() {
+    return this.#key !== "";
+  }
+
+  setKey(key) {
+    this.#key = key;
+    try {
+      if (key) sessionStorage.setItem(KEY, key);
+      else sessionStorage.removeItem(KEY);
+    } catch {
+      // see above
+    }
+  }
+
+  // Unix milliseconds by the gateway's clock, for its times are compared with it; right to a second.
+  now() {
+    return Date.now() + this.#skewMs;
+  }
+
+  // `known` is what an earlier call returned. `also` are further statuses whose body is an answer.
+  // Returns {status, etag, body}, or `known` itself where nothing changed. Throws Away and Refused.
+  async get(path, { known = null, also = [], signal = null, timeoutMs = TIMEOUT_MS } = {}) {
+    const headers = known?.etag ? { "If-None-Match": known.etag } : {};
+    const answer = await this.#fetch(path, { headers, signal, timeoutMs });
+    if (answer.status === 304) return known;
+    const body = await readJson(answer);
+    if (!answer.ok && !also.includes(answer.status)) throw new Refused(answer.status, problemIn(body, answer));
+    return { status: answer.status, etag: answer.headers.get("ETag"), body };
+  }
+
+  // Returns {status, body}. Throws Away and Refused.
+  async post(path) {
+    const answer = await this.#fetch(path, { method: "POST", timeoutMs: TIMEOUT_MS });
+    const body = await readJson(answer);
+    if (!answer.ok) throw new Refused(answer.status, problemIn(body, answer));
+    return { status: answer.status, body };
+  }
+
+  async #fetch(path, { headers = {}, signal = null, timeoutMs, method = "GET" }) {
+    if (this.#key) headers.Authorization = `Bearer ${this.#key}`;
+    const limit = AbortSignal.timeout(timeoutMs);
+    const options = { method, headers, cache: "no-store", credentials: "omit", redirect: "error" };
+    try {
+      const answer = await fetch(path, { ...options, signal: signal ? AbortSignal.any([signal, limit]) : limit });
+      this.#readClock(answer);
+      return answer;
+    } catch (error) {
+      throw new Away(error.name === "TimeoutError" ? "no answer in time" : "no connection");
+    }
+  }
+
+  #readClock(answer) {
+    const skewMs = Date.parse(answer.headers.get("Date")) + 500 - Date.now();
+    if (Math.abs(skewMs - this.#skewMs) > 1500) this.#skewMs = Math.abs(skewMs) > 1500 ? skewMs : 0;
+  }
+}
+
+async function readJson(answer) {
+  try {
+    return await answer.json();
+  } catch {
+    return null; // cut off, or another server's page
+  }
+}
+
+function problemIn(body, answer) {
+  const detail = body?.detail ?? body?.error?.message;
+  return typeof detail === "string" ? detail : `HTTP ${answer.status}`;
+}

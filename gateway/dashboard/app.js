@@ -1,0 +1,285 @@
+// The page: what it asks for and when, what is wrong, and which part is shown. The other modules do the rest.
+
+import { Api, Away, Refused } from "./api.js";
+import { Detail, inWords, statusPath } from "./detail.js";
+import { showDocs } from "./docs.js";
+import { byId, el, setClass, setText } from "./dom.js";
+import { clock, minute } from "./format.js";
+import { History, PAGE, path } from "./history.js";
+import { ModelTable } from "./models.js";
+import { Plots, windowStart } from "./plots.js";
+import { Poller } from "./poller.js";
+import { TaskTables, tasksInWords } from "./tasks.js";
+
+const LIST_MS = 2000;
+const HEALTH_MS = 5000;
+const MODELS_MS = 5000;
+const MOST_KNOWN_PAGES = 12;
+
+const api = new Api();
+const tasks = new History();
+const plots = new Plots();
+const models = new ModelTable(api);
+const tables = new TaskTables(api, openTask, cancelTask);
+const detail = new Detail(api, takeTask);
+const lists = new Poller(askList, LIST_MS);
+const health = new Poller(askHealth, HEALTH_MS);
+const loaded = new Poller(askModels, MODELS_MS);
+
+const known = new Map(); // path -> the last answer, for its ETag
+const problems = new Map(); // what is wrong: "gateway", "lists", …
+const view = { state: "", cursors: [""], page: null, isWanted: false };
+let newest = null;
+let condition = "";
+let lastAnswerMs = null;
+
+// -- asking ----------------------------------------------------------------------------------------------------------
+
+async function ask(url, options = {}) {
+  try {
+    const answer = await api.get(url, { known: known.get(url) ?? null, ...options });
+    known.delete(url); // the order is that of use
+    known.set(url, answer);
+    if (known.size > MOST_KNOWN_PAGES) known.delete(known.keys().next().value);
+    lastAnswerMs = Date.now();
+    setProblem("gateway", "");
+    return answer;
+  } catch (error) {
+    if (error instanceof Away) sayAway(error);
+    if (error instanceof Refused && error.status === 401) askForKey();
+    throw error;
+  }
+}
+
+async function askList() {
+  const wanted = view.isWanted ? { kind: "view", path: viewPath() ?? path({ limit: PAGE }) } : tasks.nextList(viewPath());
+  try {
+    const { body } = await ask(wanted.path);
+    tasks.take(wanted.kind, body, api.now());
+    if (wanted.kind === "newest") newest = body;
+    if (wanted.path === (viewPath() ?? path({ limit: PAGE }))) takeView(body);
+    setProblem("lists", "");
+    await lookForUnseen();
+  } catch (error) {
+    if (error instanceof Refused && error.status !== 401) setProblem("lists", `Tasks cannot be listed: ${error.message}`);
+    throw error;
+  } finally {
+    showTasks();
+  }
+}
+
+async function lookForUnseen() {
+  for (const id of tasks.unseen(api.now())) {
+    try {
+      const { body } = await api.get(statusPath(id));
+      tasks.merge([body], api.now());
+    } catch (error) {
+      if (!(error instanceof Refused) || error.status !== 404) return; // the next turn tries again
+      tasks.forgetTask(id);
+    }
+  }
+}
+
+async function askHealth() {
+  const { body } = await ask("/readyz", { also: [503] });
+  setText(byId("version"), body.version ?? "");
+  setCondition("gateway", body.status === "draining" ? ["stopping", "bad"] : ["up", "good"]);
+  setCondition("ollama", body.upstream === "up" ? ["up", "good"] : ["down", "bad"]);
+  setCondition("store", { up: ["up", "good"], down: ["down", "bad"], off: ["none", ""] }[body.store]);
+  setCondition("unsaved", [body.unsaved.toLocaleString(), body.unsaved && body.store === "down" ? "bad" : ""]);
+  setCondition("dropped", [body.dropped.toLocaleString(), body.dropped ? "bad" : ""]);
+  models.showMissing(body.models ?? null);
+  setProblem("draining", body.status === "draining" ? "The gateway is being stopped: it takes no new requests." : "");
+  setProblem("ollama", body.upstream === "up" ? "" : "Ollama does not answer: requests get 503 until it is back. It may still be starting.");
+  setProblem("store", body.store === "down" ? "The store is away: requests are served, their statuses wait in this gateway to be written." : "");
+  setProblem("dropped", body.dropped ? "The store was away for too long: the statuses of some ended tasks were dropped." : "");
+  const now = `${body.upstream} ${body.store}`;
+  if (condition && now !== condition) hurryAll();
+  condition = now;
+}
+
+async function askModels() {
+  try {
+    const { body } = await ask("/models/loaded");
+    models.show(body.models);
+  } catch (error) {
+    models.unknown();
+    if (!(error instanceof Refused)) throw error; // Ollama is away, which is not for us to wait out
+  }
+}
+
+function sayAway(error) {
+  setCondition("gateway", ["away", "bad"]);
+  for (const name of ["ollama", "store", "unsaved", "dropped"]) setCondition(name, ["?", ""]);
+  condition = "away";
+  const since = lastAnswerMs === null ? "" : ` What is shown is from ${clock(lastAnswerMs, Date.now())}.`;
+  setProblem("gateway", `The gateway does not answer (${error.message}).${since} It is asked again by itself.`);
+}
+
+function hurryAll() {
+  for (const poller of [lists, health, loaded]) poller.hurry();
+}
+
+// -- what is wrong ---------------------------------------------------------------------------------------------------
+
+function setCondition(name, [text, kind]) {
+  const place = byId(`condition-${name}`);
+  setText(place, text);
+  setClass(place, kind);
+}
+
+function setProblem(name, text) {
+  if ((problems.get(name) ?? "") === text && problems.size) return;
+  problems.set(name, text);
+  const wrong = [...problems.values()].filter(Boolean);
+  const isAway = Boolean(problems.get("gateway"));
+  setClass(byId("problems"), wrong.length ? "wrong" : "");
+  byId("problems").replaceChildren(...(wrong.length ? wrong : ["All is well."]).map((line) => el("li", {}, line)));
+  byId("try-now").hidden = !isAway;
+  document.body.classList.toggle("stale", isAway || Boolean(problems.get("lists")));
+}
+
+// -- tasks -----------------------------------------------------------------------------------------------------------
+
+function showTasks() {
+  const now = api.now();
+  const inFlight = tasks.inFlight;
+  if (newest !== null) tables.showInFlight(inFlight);
+  if (view.page !== null) tables.showRecent(view.page.items.map((task) => tasks.best(task)), view.state !== "" || view.cursors.length > 1);
+  document.title = inFlight.length ? `(${inFlight.length}) Ollama Gateway` : "Ollama Gateway";
+  showPlots(now);
+}
+
+function showPlots(now) {
+  if (newest === null) return;
+  const drawn = tasks.since(windowStart(now));
+  plots.draw(drawn, now);
+  const gapMs = tasks.gapBefore(now);
+  const more = gapMs === null ? "" : ` There were more: before ${minute(gapMs)} this page knows only a part.`;
+  setText(byId("plots-note"), `Drawn from ${tasksInWords(drawn.length)}.${tasks.isWalking ? " Older ones are being loaded." : more}`);
+}
+
+function takeTask(task) {
+  tasks.merge([task], api.now());
+  showTasks();
+}
+
+function tick() {
+  if (document.hidden || byId("view-dashboard").hidden) return;
+  tables.tick();
+  models.tick();
+}
+
+async function cancelTask(id) {
+  const { body } = await api.post(`/tasks/${encodeURIComponent(id)}/cancel`);
+  takeTask(body);
+  return body;
+}
+
+async function openTask(id) {
+  setText(byId("search-problem"), "");
+  try {
+    await detail.open(id);
+  } catch (error) {
+    if (error instanceof Refused && error.status === 401) askForKey();
+    else setText(byId("search-problem"), inWords(error));
+  }
+}
+
+// -- the list that the reader chose ----------------------------------------------------------------------------------
+
+// Null for the newest tasks of all states: those are asked for anyway.
+function viewPath() {
+  const cursor = view.cursors.at(-1);
+  return view.state || cursor ? path({ limit: PAGE, state: view.state, cursor }) : null;
+}
+
+function takeView(page) {
+  view.isWanted = false;
+  view.page = page;
+  setText(byId("page-number"), `Page ${view.cursors.length}`);
+  byId("newer").disabled = view.cursors.length === 1;
+  byId("older").disabled = page.next_cursor === null;
+}
+
+function turnTo(cursors) {
+  view.cursors = cursors;
+  view.isWanted = true;
+  setText(byId("page-number"), "Loading…");
+  lists.hurry();
+}
+
+// -- the key ---------------------------------------------------------------------------------------------------------
+
+function askForKey() {
+  lists.stop();
+  loaded.stop();
+  const problem = api.hasKey ? "The gateway does not take this key." : "";
+  api.setKey("");
+  setText(byId("key-problem"), problem);
+  showParts(true);
+  setProblem("lists", "An API key is needed.");
+}
+
+function takeKey(event) {
+  event.preventDefault();
+  const key = byId("key").value.trim();
+  byId("key").value = "";
+  if (!/^[!-~]+$/.test(key)) return setText(byId("key-problem"), "A key consists of printable ASCII characters.");
+  api.setKey(key);
+  setProblem("lists", "");
+  showParts(false);
+}
+
+function forgetKey() {
+  api.setKey("");
+  location.reload(); // nothing that the key showed stays
+}
+
+// -- parts of the page -----------------------------------------------------------------------------------------------
+
+const isDocs = () => location.pathname === "/docs" || location.hash === "#api";
+
+function showParts(needsKey) {
+  byId("key-form").hidden = !needsKey;
+  byId("view-dashboard").hidden = needsKey || isDocs();
+  byId("view-api").hidden = needsKey || !isDocs();
+  byId("forget-key").hidden = needsKey || !api.hasKey;
+  byId(isDocs() ? "to-dashboard" : "to-api").removeAttribute("aria-current");
+  byId(isDocs() ? "to-api" : "to-dashboard").setAttribute("aria-current", "page");
+  health.start();
+  if (needsKey) return byId("key").focus();
+  if (isDocs()) return openDocs();
+  lists.start();
+  loaded.start();
+}
+
+async function openDocs() {
+  lists.stop();
+  loaded.stop();
+  try {
+    await showDocs(byId("view-api"), api);
+  } catch (error) {
+    if (error instanceof Refused && error.status === 401) askForKey();
+    else byId("view-api").replaceChildren(el("p", { class: "notice" }, inWords(error)));
+  }
+}
+
+byId("key-form").addEventListener("submit", takeKey);
+byId("forget-key").addEventListener("click", forgetKey);
+byId("try-now").addEventListener("click", hurryAll);
+byId("state").addEventListener("change", ({ target }) => {
+  view.state = target.value;
+  turnTo([""]);
+});
+byId("older").addEventListener("click", () => turnTo([...view.cursors, view.page.next_cursor]));
+byId("newer").addEventListener("click", () => turnTo(view.cursors.slice(0, -1)));
+byId("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const id = byId("search-id").value.trim();
+  if (id) openTask(id);
+});
+window.addEventListener("hashchange", () => showParts(!byId("key-form").hidden));
+window.addEventListener("resize", () => showPlots(api.now()));
+setInterval(tick, 1000);
+showParts(false);

@@ -1,0 +1,74 @@
+// The dialog with all that is known of one task. While it is open and the task runs, it waits for news by `?wait`.
+
+import { Away, Refused } from "./api.js";
+import { byId, el, setText } from "./dom.js";
+import { isInFlight } from "./history.js";
+import { describe } from "./tasks.js";
+
+const WAIT_SECONDS = 25;
+const LONGER_MS = 10_000; // than the gateway waits
+const AGAIN_MS = 5000;
+
+export class Detail {
+  #closing = new AbortController();
+
+  // `onNews(task)` learns of every document that comes.
+  constructor(api, onNews) {
+    this.api = api;
+    this.onNews = onNews;
+    this.dialog = byId("detail");
+    byId("detail-close").addEventListener("click", () => this.dialog.close());
+    this.dialog.addEventListener("close", () => this.#closing.abort());
+    document.addEventListener("visibilitychange", () => this.#followAgain());
+  }
+
+  // Asks for the task and shows it. Throws Away and Refused where there is nothing to show.
+  async open(id) {
+    const known = await this.api.get(statusPath(id));
+    this.known = known;
+    byId("detail-id").textContent = id;
+    this.#show(known.body);
+    if (!this.dialog.open) this.dialog.showModal();
+    this.#followAgain();
+  }
+
+  #followAgain() {
+    this.#closing.abort();
+    this.#closing = new AbortController();
+    if (this.dialog.open && !document.hidden) this.#follow(this.#closing.signal);
+  }
+
+  async #follow(signal) {
+    while (!signal.aborted && isInFlight(this.known.body)) {
+      try {
+        const path = `${statusPath(this.known.body.task_id)}?wait=${WAIT_SECONDS}`;
+        const options = { known: this.known, signal, timeoutMs: WAIT_SECONDS * 1000 + LONGER_MS };
+        const news = await this.api.get(path, options);
+        if (signal.aborted) return;
+        this.known = news;
+        this.#show(news.body);
+      } catch (error) {
+        if (signal.aborted) return;
+        setText(byId("detail-note"), inWords(error));
+        await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+      }
+    }
+  }
+
+  #show(task) {
+    setText(byId("detail-note"), isInFlight(task) ? "It runs; what changes is shown here." : "");
+    const rows = describe(task, this.api.now()).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, el("bdi", {}, value))]);
+    byId("detail-fields").replaceChildren(...rows);
+    setText(byId("detail-document"), JSON.stringify(task, null, 2));
+    this.onNews(task);
+  }
+}
+
+export function statusPath(id) {
+  return `/tasks/status/${encodeURIComponent(id)}`;
+}
+
+export function inWords(error) {
+  if (error instanceof Away) return "The gateway does not answer.";
+  return error instanceof Refused && error.status === 404 ? "There is no such task, or its status has expired." : error.message;
+}

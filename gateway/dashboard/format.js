@@ -1,0 +1,66 @@
+// Numbers, times and reasons as people read them. Pure.
+
+const NONE = "–";
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
+
+export function bytes(count) {
+  if (count === null || count === undefined) return NONE;
+  let unit = 0;
+  let value = count;
+  while (value >= 1024 && unit < UNITS.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${UNITS[unit]}`;
+}
+
+// Milliseconds: "12 ms", "3.4 s", "5 min 03 s", "2 h 05 min".
+export function duration(ms) {
+  if (ms === null || ms === undefined || Number.isNaN(ms)) return NONE;
+  const past = Math.max(ms, 0);
+  if (past < 1000) return `${Math.round(past)} ms`;
+  if (past < 59_950) return `${(past / 1000).toFixed(1)} s`;
+  return long(Math.round(past / 1000));
+}
+
+// The same in whole seconds, for what is counted up on the page.
+export function age(ms) {
+  const seconds = Math.max(Math.round(ms / 1000), 0);
+  return seconds < 60 ? `${seconds} s` : long(seconds);
+}
+
+function long(seconds) {
+  const two = (number) => String(number).padStart(2, "0");
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${two(seconds % 60)} s`;
+  if (seconds < 172_800) return `${Math.floor(seconds / 3600)} h ${two(Math.floor((seconds % 3600) / 60))} min`;
+  return `${Math.floor(seconds / 86_400)} days`;
+}
+
+// The time of day, with the date where it is not today's.
+export function clock(ms, now) {
+  const then = new Date(ms);
+  const time = then.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  const isToday = then.toDateString() === new Date(now).toDateString();
+  return isToday ? time : `${then.toLocaleDateString([], { month: "short", day: "numeric" })} ${time}`;
+}
+
+export function minute(ms) {
+  return new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+}
+
+export const count = (number, one, many) => `${number.toLocaleString()} ${number === 1 ? one : many}`;
+
+export const REASONS = {
+  upstream_status: "Ollama answered with a status other than 2xx",
+  upstream_unavailable: "Ollama could not be reached; it may have been starting",
+  upstream_error: "the connection to Ollama broke before its answer began",
+  upstream_truncated: "the connection to Ollama broke inside the answer",
+  stream_incomplete: "the stream ended without its end event: generation died",
+  stream_error: "the stream ended with an error event",
+  client_disconnect: "the client closed its connection",
+  cancelled: "somebody cancelled it",
+  timeout: "Ollama was silent for too long",
+  shutdown: "the gateway was stopped",
+  lost: "its gateway was killed",
+  gateway_error: "the gateway refused it half-way, or failed itself",
+};

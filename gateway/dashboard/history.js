@@ -1,0 +1,124 @@
+// What the page knows of tasks: those of the last 15 minutes and those in flight, each in its newest version.
+// Decides which list to ask for next, so that one call every two seconds suffices. Pure but for its own memory.
+
+export const WINDOW_MS = 15 * 60_000;
+export const PAGE = 50;
+const IN_FLIGHT_PAGE = 200;
+const WALK_PAGE = 500;
+const MOST_TASKS = 5000;
+const MOST_WALKS = 3;
+const UNSEEN_MS = 15_000;
+
+const RANKS = { queued: 0, forwarding: 1, streaming: 2 };
+const rank = (task) => RANKS[task.stage] ?? 3;
+
+export const isInFlight = (task) => task.state === "PENDING" || task.state === "RUNNING";
+export const createdMs = (task) => task.extensions.created_ms;
+export const newestFirst = (a, b) => createdMs(b) - createdMs(a) || (a.task_id < b.task_id ? 1 : -1);
+
+// Which of two versions of a task is the later one.
+export function later(a, b) {
+  if (a.extensions.attempt !== b.extensions.attempt) return a.extensions.attempt > b.extensions.attempt ? a : b;
+  if (rank(a) !== rank(b)) return rank(a) > rank(b) ? a : b;
+  return a.timestamp > b.timestamp ? a : b;
+}
+
+export class History {
+  #tasks = new Map(); // id -> {task, seenAt}
+  #walks = []; // cursors of pages between what is known and what is new
+  #turn = 0;
+  #isNewestFull = false;
+  #coveredMs = 0; // what was created before this is known only in part
+
+  // Takes tasks from any answer. `now` is by the gateway's clock.
+  merge(tasks, now) {
+    for (const task of tasks) {
+      const known = this.#tasks.get(task.task_id);
+      this.#tasks.set(task.task_id, { task: known ? later(task, known.task) : task, seenAt: now });
+    }
+    this.#forget(now);
+  }
+
+  forgetTask(id) {
+    this.#tasks.delete(id);
+  }
+
+  best(task) {
+    const known = this.#tasks.get(task.task_id);
+    return known ? later(known.task, task) : task;
+  }
+
+  get inFlight() {
+    return this.#all().filter(isInFlight).sort(newestFirst);
+  }
+
+  // The tasks created since `sinceMs`, in no order.
+  since(sinceMs) {
+    return this.#all().filter((task) => createdMs(task) >= sinceMs);
+  }
+
+  // Up to three ids of tasks in flight that no list has shown for a while: they ended, or are far down.
+  unseen(now) {
+    const old = [...this.#tasks.values()].filter(({ task, seenAt }) => isInFlight(task) && now - seenAt > UNSEEN_MS);
+    return old.slice(0, 3).map(({ task }) => task.task_id);
+  }
+
+  // Where what is known of the 15 minutes begins, if that is later than they do; else null.
+  gapBefore(now) {
+    return this.#coveredMs > now - WINDOW_MS ? this.#coveredMs : null;
+  }
+
+  get isWalking() {
+    return this.#walks.length > 0;
+  }
+
+  // The list to ask for now: the newest tasks every other time, else what they leave out, in turns.
+  // `viewPath` is the list that the reader chose to see, or null.
+  nextList(viewPath) {
+    const others = [];
+    if (this.#walks.length) others.push({ kind: "walk", path: path({ limit: WALK_PAGE, cursor: this.#walks.at(-1) }) });
+    for (const state of this.#isNewestFull ? ["RUNNING", "PENDING"] : [])
+      others.push({ kind: "in-flight", path: path({ limit: IN_FLIGHT_PAGE, state }) });
+    if (viewPath) others.push({ kind: "view", path: viewPath });
+    this.#turn += 1;
+    if (this.#turn % 2 === 0 && others.length) return others[(this.#turn / 2) % others.length];
+    return { kind: "newest", path: path({ limit: PAGE }) };
+  }
+
+  // Takes the answer to what `nextList` gave.
+  take(kind, page, now) {
+    const last = page.items.at(-1);
+    const isGap =
+      page.next_cursor !== null && !this.#tasks.has(last.task_id) && createdMs(last) > Math.max(now - WINDOW_MS, this.#coveredMs);
+    if (kind === "newest") this.#isNewestFull = page.next_cursor !== null;
+    if (kind === "walk") this.#walks.pop();
+    this.merge(page.items, now);
+    if (isGap && (kind === "newest" || kind === "walk")) this.#walk(page.next_cursor, createdMs(last));
+  }
+
+  #walk(cursor, fromMs) {
+    if (this.#walks.length < MOST_WALKS && this.#tasks.size < MOST_TASKS) this.#walks.push(cursor);
+    else this.#coveredMs = Math.max(this.#coveredMs, fromMs);
+  }
+
+  #all() {
+    return [...this.#tasks.values()].map(({ task }) => task);
+  }
+
+  #forget(now) {
+    for (const [id, { task }] of this.#tasks)
+      if (!isInFlight(task) && createdMs(task) < now - WINDOW_MS) this.#tasks.delete(id);
+    if (this.#tasks.size <= MOST_TASKS) return;
+    const ended = this.#all().filter((task) => !isInFlight(task)).sort(newestFirst);
+    for (const task of ended.slice(MOST_TASKS)) {
+      this.#coveredMs = Math.max(this.#coveredMs, createdMs(task));
+      this.#tasks.delete(task.task_id);
+    }
+  }
+}
+
+// The path of a list with these parameters; empty ones are left out.
+export function path(parameters) {
+  const given = Object.entries(parameters).filter(([, value]) => value);
+  return `/tasks/status?${new URLSearchParams(given)}`;
+}

@@ -1,0 +1,69 @@
+// The table of the models that Ollama has in memory.
+
+import { byId, el, Rows, setClass, setText, svg } from "./dom.js";
+import { age, bytes } from "./format.js";
+
+const YEAR_MS = 365 * 86_400_000; // Ollama says "never" with a date centuries away
+
+export class ModelTable {
+  constructor(api) {
+    this.api = api;
+    this.models = [];
+    const columns = [
+      (cell, { name }) => setText(cell, name),
+      (cell, { size_bytes }) => setText(cell, bytes(size_bytes)),
+      fillShare,
+      (cell, { context_length }) => setText(cell, context_length === null ? "–" : context_length.toLocaleString()),
+      (cell, { expires_at }) => setText(cell, this.#left(expires_at)),
+    ];
+    this.rows = new Rows(byId("models"), columns, ({ name }) => name, null);
+  }
+
+  show(models) {
+    this.models = models;
+    this.rows.show(models);
+    const split = models.filter(({ vram_share: share }) => share > 0 && share < 1).map(({ name }) => name);
+    const note = byId("models-note");
+    setClass(note, split.length ? "note warning" : "note");
+    if (split.length) setText(note, `A part of ${split.join(", ")} is on the CPU, which slows all of it down: the GPU's memory does not suffice.`);
+    else setText(note, models.length ? "" : "None. Ollama loads a model with the first request for it.");
+  }
+
+  // `wanted` is what /readyz says of the models to be pulled at the start, or null.
+  showMissing(wanted) {
+    const note = byId("pull-note");
+    note.hidden = !wanted?.missing.length;
+    if (note.hidden) return;
+    const now = wanted.pulling === null ? "" : ` Pulling ${wanted.pulling}${wanted.percent === null ? "" : `: ${wanted.percent} %`}.`;
+    setText(note, `Not there yet: ${wanted.missing.join(", ")}.${now}`);
+  }
+
+  unknown() {
+    this.models = [];
+    this.rows.show([]);
+    setClass(byId("models-note"), "note");
+    setText(byId("models-note"), "Not known while Ollama does not answer.");
+  }
+
+  tick() {
+    this.rows.show(this.models);
+  }
+
+  #left(expires) {
+    const leftMs = Date.parse(expires) - this.api.now();
+    if (Number.isNaN(leftMs)) return "–";
+    return leftMs > YEAR_MS ? "never" : leftMs <= 0 ? "now" : `in ${age(leftMs)}`;
+  }
+}
+
+function fillShare(cell, { vram_share: share, size_vram_bytes: vram }) {
+  if (!cell.firstChild) {
+    const whole = svg("rect", { class: "whole", width: 100, height: 8, rx: 4 });
+    const bar = svg("svg", { class: "bar", viewBox: "0 0 100 8", "aria-hidden": "true" }, whole, svg("rect", { height: 8, rx: 4 }));
+    cell.append(bar, el("span"));
+  }
+  cell.firstChild.lastChild.setAttribute("width", share * 100);
+  const percent = share > 0 && share < 1 ? Math.min(Math.max(Math.round(share * 100), 1), 99) : share * 100;
+  setText(cell.lastChild, share === 0 ? "CPU only" : `${percent} %, ${bytes(vram)}`);
+  setClass(cell.firstChild, share > 0 && share < 1 ? "bar split" : "bar");
+}

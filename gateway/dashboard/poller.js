@@ -1,0 +1,63 @@
+// Asks again and again: while the page is seen, slower and slower while it fails, not at all in a hidden tab.
+
+const LONGEST_MS = 30_000;
+
+export class Poller {
+  #timer = 0;
+  #isAsking = false;
+  #isWanted = false;
+  #startedAt = -Infinity;
+
+  // `ask` is an async function; what it throws counts as a failure and goes no further.
+  constructor(ask, everyMs) {
+    this.ask = ask;
+    this.everyMs = everyMs;
+    this.isOn = false;
+    this.failures = 0;
+    this.nextAt = 0; // by Date.now()
+    document.addEventListener("visibilitychange", () => this.#plan(this.#restMs()));
+  }
+
+  start() {
+    if (this.isOn) return;
+    this.isOn = true;
+    this.#plan(this.#restMs());
+  }
+
+  stop() {
+    this.isOn = false;
+    clearTimeout(this.#timer);
+  }
+
+  // For what a person asked for: at once, and then as usual.
+  hurry() {
+    if (this.#isAsking) this.#isWanted = true;
+    else this.#plan(0);
+  }
+
+  #restMs() {
+    return Math.max(this.#startedAt + this.everyMs - Date.now(), 0);
+  }
+
+  #plan(ms) {
+    clearTimeout(this.#timer);
+    if (!this.isOn || document.hidden || this.#isAsking) return;
+    this.nextAt = Date.now() + ms;
+    this.#timer = setTimeout(() => this.#turn(), ms);
+  }
+
+  async #turn() {
+    this.#isAsking = true;
+    this.#startedAt = Date.now();
+    try {
+      await this.ask();
+      this.failures = 0;
+    } catch {
+      this.failures += 1;
+    }
+    this.#isAsking = false;
+    const delayMs = Math.min(this.everyMs * 2 ** this.failures, LONGEST_MS);
+    this.#plan(this.#isWanted ? 0 : delayMs);
+    this.#isWanted = false;
+  }
+}

@@ -1,0 +1,168 @@
+// The two tables of tasks, and the button that cancels one.
+
+import { Away } from "./api.js";
+import { announce, byId, el, Rows, setClass, setText } from "./dom.js";
+import { age, bytes, clock, count, duration, REASONS } from "./format.js";
+import { createdMs, isInFlight } from "./history.js";
+
+const MOST_IN_FLIGHT = 200;
+const key = (task) => `${task.extensions.attempt}:${task.task_id}`;
+const target = ({ method, path, query }) => `${method} ${path}${query ? `?${query}` : ""}`;
+const firstByte = ({ created_ms, first_byte_ms }) => duration(first_byte_ms === null ? null : first_byte_ms - created_ms);
+
+export class TaskTables {
+  // `open(id)` shows one task, `cancel(id)` ends one; `api` tells the time.
+  constructor(api, open, cancel) {
+    this.api = api;
+    this.open = open;
+    this.inFlight = new Rows(byId("in-flight"), this.#inFlightColumns(cancel), key, byId("h-in-flight"));
+    this.recent = new Rows(byId("recent"), this.#recentColumns(), key, byId("h-recent"));
+    this.shownInFlight = [];
+  }
+
+  showInFlight(tasks) {
+    this.shownInFlight = tasks.slice(0, MOST_IN_FLIGHT);
+    this.inFlight.show(this.shownInFlight);
+    setText(byId("in-flight-count"), String(tasks.length));
+    const left = tasks.length - this.shownInFlight.length;
+    setText(byId("in-flight-note"), left > 0 ? `and ${left} older` : tasks.length ? "" : "Nothing runs at the moment.");
+  }
+
+  // Ages go on between two answers.
+  tick() {
+    this.inFlight.show(this.shownInFlight);
+  }
+
+  showRecent(tasks, isFiltered) {
+    this.recent.show(tasks);
+    const nothing = isFiltered ? "No such tasks." : "No task yet. What is sent to /v1/… is listed here.";
+    setText(byId("recent-note"), tasks.length ? "" : nothing);
+  }
+
+  #inFlightColumns(cancel) {
+    return [
+      (cell, task) => this.#fillTask(cell, task),
+      (cell, { stage }) => fillBadge(cell, stage, stage),
+      (cell, task) => setText(cell, age(this.api.now() - createdMs(task))),
+      (cell, { extensions }) => setText(cell, firstByte(extensions)),
+      (cell, { extensions }) => setText(cell, bytes(extensions.response_bytes)),
+      (cell, { timestamp }) => setText(cell, `${age(this.api.now() - timestamp * 1000)} ago`),
+      (cell, { extensions }) => fillText(cell, extensions.instance),
+      (cell, task) => (cell.control ??= new CancelButton(cell, task.task_id, cancel)),
+    ];
+  }
+
+  #recentColumns() {
+    return [
+      (cell, task) => this.#fillTask(cell, task),
+      (cell, { state }) => fillBadge(cell, state, state.toLowerCase()),
+      fillResult,
+      (cell, task) => setText(cell, clock(createdMs(task), this.api.now())),
+      (cell, task) => setText(cell, isInFlight(task) ? "–" : duration(task.extensions.finished_ms - createdMs(task))),
+      (cell, { extensions }) => setText(cell, firstByte(extensions)),
+      (cell, { extensions }) => setText(cell, bytes(extensions.response_bytes)),
+    ];
+  }
+
+  #fillTask(cell, task) {
+    if (!cell.firstChild) {
+      const button = el("button", { type: "button", class: "id", title: task.task_id }, task.task_id);
+      button.addEventListener("click", () => this.open(task.task_id));
+      cell.append(button, el("bdi", { class: "target" }));
+    }
+    fillText(cell.lastChild, target(task.extensions));
+  }
+}
+
+function fillText(element, text) {
+  setText(element, text);
+  if (element.title !== text) element.title = text;
+}
+
+function fillBadge(cell, text, kind) {
+  if (!cell.firstChild) cell.append(el("span"));
+  setText(cell.firstChild, text);
+  setClass(cell.firstChild, `badge ${kind}`);
+}
+
+function fillResult(cell, { extensions, stage }) {
+  const { reason, status_code: status } = extensions;
+  setText(cell, reason && reason !== "upstream_status" ? reason : status === null ? stage : `HTTP ${status}`);
+  const title = REASONS[reason] ?? "";
+  if (cell.title !== title) cell.title = title;
+}
+
+// Asks once more, in its own place, before it cancels.
+export class CancelButton {
+  constructor(cell, id, cancel) {
+    this.id = id;
+    this.cancel = cancel;
+    this.ask = button("Cancel", `Cancel the task ${id}`, () => this.#show(true));
+    this.yes = button("Really cancel", `Really cancel the task ${id}`, () => this.#send());
+    this.no = button("Keep", `Keep the task ${id}`, () => this.#show(false));
+    this.yes.className = "danger";
+    cell.append(this.ask, this.yes, this.no);
+    cell.addEventListener("keydown", (event) => event.key === "Escape" && !this.yes.hidden && this.#leave(event));
+    this.yes.hidden = this.no.hidden = true;
+  }
+
+  #leave(event) {
+    event.preventDefault(); // inside a dialog, Escape would close that
+    this.#show(false);
+  }
+
+  #show(isAsking) {
+    this.ask.hidden = isAsking;
+    this.yes.hidden = this.no.hidden = !isAsking;
+    (isAsking ? this.yes : this.ask).focus();
+  }
+
+  async #send() {
+    if (this.yes.getAttribute("aria-disabled")) return;
+    this.yes.setAttribute("aria-disabled", "true");
+    this.yes.textContent = "Cancelling…";
+    try {
+      announce(outcome(this.id, await this.cancel(this.id)));
+    } catch (error) {
+      const why = error instanceof Away ? "the gateway does not answer" : error.message;
+      announce(`The task ${this.id} was not cancelled: ${why}`);
+      this.yes.title = why;
+    }
+    this.yes.removeAttribute("aria-disabled");
+    this.yes.textContent = "Really cancel";
+  }
+}
+
+function outcome(id, task) {
+  if (isInFlight(task)) return `The task ${id} is asked to end.`;
+  return task.stage === "cancelled" ? `The task ${id} is cancelled.` : `The task ${id} had ended already: ${task.state}.`;
+}
+
+function button(text, label, act) {
+  const made = el("button", { type: "button", "aria-label": label }, text);
+  made.addEventListener("click", act);
+  return made;
+}
+
+// What one task's document says, in words: [name, value].
+export function describe(task, now) {
+  const more = task.extensions;
+  const at = (ms) => (ms === null ? "–" : clock(ms, now));
+  return [
+    ["State", `${task.state}, ${task.stage}`],
+    ["Message", task.message],
+    ["Reason", more.reason ? `${more.reason}: ${REASONS[more.reason] ?? "?"}` : "–"],
+    ["Request", target(more)],
+    ["Answer", more.status_code === null ? "–" : `HTTP ${more.status_code}${more.stream ? ", a stream" : ""}`],
+    ["Created", at(more.created_ms)],
+    ["First byte", `${at(more.first_byte_ms)}${more.first_byte_ms === null ? "" : `, after ${firstByte(more)}`}`],
+    ["Ended", more.finished_ms === null ? "–" : `${at(more.finished_ms)}, after ${duration(more.finished_ms - more.created_ms)}`],
+    ["Bytes", `${bytes(more.request_bytes)} up, ${bytes(more.response_bytes)} down`],
+    ["Attempt", String(more.attempt)],
+    ["Gateway", more.instance],
+    ["API key", more.owner ?? "–"],
+    ["Last written", at(task.timestamp * 1000)],
+  ];
+}
+
+export const tasksInWords = (number) => count(number, "task", "tasks");
