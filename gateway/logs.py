@@ -1,4 +1,4 @@
-"""How the gateway's own log lines look: to stdout, as text or one JSON object a line. Called by __main__ alone.
+"""How the gateway's own log lines look: to stdout, as text or one JSON object a line. Called by __main__ and pull.
 
 A line never holds a body, a credential or a query; requests are logged when they fail, with their task id.
 """
@@ -38,6 +38,11 @@ class _JsonFormatter(_TextFormatter):
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
     return record.msg not in _UVICORN_NOISE
+
+
+def readable(text: str) -> str:
+    """`text` of others without what could drive a terminal or break a line: that is shown as an escape sequence."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def set_up(level: str, form: str) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CONFIGURATION = Path(__file__).resolve().parents[1] / "supervisord.conf"
-SOURCES = ("supervisord", "ollama", "gateway", "listener")
+SOURCES = ("supervisord", "ollama", "gateway", "pull", "listener")
 OLLAMA_PORT = 11434
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 STOP_MARGIN_SECONDS = 5  # the gateway writes its last states after the drain
@@ -38,7 +38,7 @@ READ_BYTES = 64 * 1024
 
 
 def main() -> int:
-    """Run both programs until a signal or the listener ends them."""
+    """Run all programs until a signal or the listener ends them."""
     for ending in (signal.SIGTERM, signal.SIGINT):  # supervisord takes over as soon as it runs
         signal.signal(ending, lambda *_: sys.exit(0))
     raise_open_files()
@@ -51,6 +51,7 @@ def main() -> int:
             LAUNCHER_PYTHON=sys.executable,
             LAUNCHER_DIRECTORY=directory,
             LAUNCHER_MARK=str(mark),
+            LAUNCHER_PULL=str(wants_models(os.environ)).lower(),
             LAUNCHER_GATEWAY_STOP_SECONDS=str(gateway_stop_seconds(os.environ)),
             **output.variables,
         )
@@ -90,6 +91,11 @@ def gateway_stop_seconds(environment: Mapping[str, str]) -> int:
     except (ValueError, OverflowError):
         drain = 30
     return drain + STOP_MARGIN_SECONDS
+
+
+def wants_models(environment: Mapping[str, str]) -> bool:
+    """Whether there is work for the pull program. Wrong names are the gateway's to name."""
+    return bool(environment.get("OLLAMA_PULL_MODELS", "").strip(" \t\r\n,"))
 
 
 def raise_open_files() -> None:

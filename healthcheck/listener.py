@@ -19,6 +19,7 @@ from typing import TextIO
 
 DEATHS = 5  # of one program that had come up, within
 WINDOW_SECONDS = 60
+ONE_SHOT = frozenset({"pull"})  # meant to end; nothing depends on how
 
 
 class Verdict:
@@ -29,6 +30,8 @@ class Verdict:
 
     def cannot_stay_up(self, event: str, program: str, now: float) -> bool:
         """Whether this event (its name after PROCESS_STATE_) at `now` (seconds) is one too many."""
+        if program in ONE_SHOT:
+            return False
         if event == "FATAL":
             return True
         if event != "EXITED":
