@@ -19,6 +19,8 @@ HEAD_SECONDS = 10.0
 # A body has to bring this many bytes, or its end, in each such time; what trickles in slower has stalled.
 BODY_SECONDS = 30.0
 BODY_LEAST_BYTES = 1024
+# How often to look whether a client is still there that we do not read from.
+LOOK_SECONDS = 0.5
 # After an answer that came before its request was whole: how long a silence, how long and how much in all.
 LINGER_IDLE_SECONDS = 2.0
 LINGER_SECONDS = 30.0

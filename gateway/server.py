@@ -21,7 +21,7 @@ from gateway.errors import TooManyConnections
 from gateway.guard import Refusal, check_head, head_bytes
 from gateway.link import ClientLink
 from gateway.target import split_absolute
-from gateway.transport import ClientTransport, Unchunked
+from gateway.transport import ClientTransport, Unchunked, has_left
 
 log = logging.getLogger("gateway.server")
 
@@ -102,7 +102,7 @@ class _HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Connections over the cap are told so; where even those are too many, they are just closed."""
         super().connection_made(transport)
-        self.flow = _Flow(transport, self.pipeline, self._on_reading_resumed)
+        self.flow = _Flow(transport, self.pipeline, self._on_reading_paused, self._on_reading_resumed)
         self._deadline.move(limits.IDLE_SECONDS)
         excess = len(self.connections) - self._max_connections
         if excess > 0:
@@ -173,27 +173,41 @@ class _HttpProtocol(HttpToolsProtocol):
         if self._pending_bytes > limits.MAX_HEAD_BYTES:
             self._refuse(Refusal(431, "The request head, the line of a chunk or a trailer section is too long."))
             return
+        if self.flow.read_paused:
+            return
         self._timed_bytes += size
         if not self._is_timed or (self._is_in_body and self._timed_bytes >= limits.BODY_LEAST_BYTES):
             self._deadline.move(limits.BODY_SECONDS if self._is_in_body else limits.HEAD_SECONDS)
             self._is_timed, self._timed_bytes = True, 0
 
+    def _on_reading_paused(self) -> None:
+        self._deadline.move(limits.LOOK_SECONDS)
+
     def _on_reading_resumed(self) -> None:
         """While we did not read, the client could not be late."""
-        if self._is_timed and (self._is_in_head or self._is_in_body):
+        if self._is_in_head or self._is_in_body:
             self._deadline.move(limits.BODY_SECONDS if self._is_in_body else limits.HEAD_SECONDS)
-            self._timed_bytes = 0
+            self._is_timed, self._timed_bytes = True, 0
+        else:
+            self._deadline.off()
 
     def _on_deadline(self) -> None:
         if self._is_deaf:
             self._end_lingering()
         elif self.flow.read_paused:
-            self._deadline.off()
+            self._look_for_client()
         elif self._is_in_head or self._is_in_body:
             self._may_linger = False  # who is this slow is not waited for
             self._refuse(Refusal(408, "The request did not come in time."))
         else:
             self.transport.abort()
+
+    def _look_for_client(self) -> None:
+        """Who leaves while we do not read is not heard of (contract 3.4): only the socket's state tells."""
+        if has_left(self.transport.get_extra_info("socket")):
+            self.transport.abort()
+        else:
+            self._deadline.move(limits.LOOK_SECONDS)
 
     # -- what the parser finds --
 
@@ -245,9 +259,10 @@ class _HttpProtocol(HttpToolsProtocol):
         """Reading goes on, or the client's leaving would not be noticed."""
         self._is_in_body = False
         self._has_progressed = True
-        self._deadline.off()
         super().on_message_complete()
         self.flow.resume_reading()
+        if not self.flow.read_paused:
+            self._deadline.off()
 
     def _ignore_upgrade(self) -> None:
         """Goes on as if no upgrade had been asked for (RFC 9110 section 7.8 allows that).
@@ -318,8 +333,8 @@ class _HttpProtocol(HttpToolsProtocol):
         self._is_deaf = True
         self.pipeline.clear()
         self._deaf_until = self.loop.time() + limits.LINGER_SECONDS
-        self._deadline.move(limits.LINGER_IDLE_SECONDS)
         self.flow.resume_reading()
+        self._deadline.move(limits.LINGER_IDLE_SECONDS)
         return True
 
     def _drop(self, size: int) -> None:
@@ -338,12 +353,24 @@ class _HttpProtocol(HttpToolsProtocol):
 
 
 class _Flow(FlowControl):
-    """Does not read on while many pipelined requests wait: they are held in memory. Tells when it does."""
+    """Does not read on while many pipelined requests wait: they are held in memory. Tells what it does."""
 
-    def __init__(self, transport: asyncio.Transport, pipeline: Sized, on_resumed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        pipeline: Sized,
+        on_paused: Callable[[], None],
+        on_resumed: Callable[[], None],
+    ) -> None:
         super().__init__(transport)
         self._pipeline = pipeline
+        self._on_paused = on_paused
         self._on_resumed = on_resumed
+
+    def pause_reading(self) -> None:
+        if not self.read_paused:
+            super().pause_reading()
+            self._on_paused()
 
     def resume_reading(self) -> None:
         if self.read_paused and len(self._pipeline) <= _MAX_PIPELINED:

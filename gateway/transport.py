@@ -13,6 +13,12 @@ _INTERIM_START = b"HTTP/1.1 1"
 _CHUNKED_END = b"transfer-encoding: chunked\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
+_ESTABLISHED = 1  # the first byte of Linux's tcp_info
+
+
+def has_left(client: socket.socket) -> bool:
+    """Whether the peer has closed its side or reset the connection, also where what it sent before is unread."""
+    return client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
 
 
 class Receiver(Protocol):

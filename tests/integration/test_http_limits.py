@@ -1,0 +1,393 @@
+"""Owns the promises about clients that ask for too much: heads, times, bodies, requests and connections have limits.
+
+Contract 2.5 and 3.3. The numbers that take long are shortened; that they are the contract's is looked at here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from gateway import limits
+from tests.support.impatient import ImpatientGateway
+from tests.support.scripted import Gated
+from tests.support.waiting import until, until_steady, within
+from tests.support.wire import request
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.conftest import Launch
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Exchange, Upstream
+    from tests.support.wire import Client
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+MEGABYTE = 1024 * 1024
+GROWTH_BOUND = 16 * MEGABYTE
+SHORT = {"IDLE_SECONDS": 1.5, "HEAD_SECONDS": 0.5, "BODY_SECONDS": 0.8, "LINGER_IDLE_SECONDS": 0.5}
+CHUNKED = (b"Transfer-Encoding", b"chunked")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def short(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ImpatientGateway]:
+    """A gateway whose times are short."""
+    log = tmp_path_factory.mktemp("impatient") / "gateway.log"
+    gateway = ImpatientGateway(log, SHORT, UPSTREAM_BASE=f"http://127.0.0.1:{scripted.port}", MAX_BODY_BYTES="1000000")
+    yield await gateway.start()
+    await gateway.stop()
+
+
+async def closed_after(client: Client) -> float:
+    """The seconds until the gateway closes the connection, whatever it says before."""
+    start = time.monotonic()
+    await within(10, client.reader.read(), "the connection is closed")
+    return time.monotonic() - start
+
+
+async def test_the_numbers_are_the_contracts() -> None:
+    """64 KiB, 10 s for a head, 60 s for a connection without one, 30 s of stall in a body."""
+    numbers = (limits.MAX_HEAD_BYTES, limits.HEAD_SECONDS, limits.IDLE_SECONDS, limits.BODY_SECONDS)
+    assert numbers == (65_536, 10.0, 60.0, 30.0)
+
+
+# -- heads --
+
+
+def head_of(size: int) -> bytes:
+    """A request whose head has exactly `size` bytes."""
+    start = b"GET /v1/own HTTP/1.1\r\nHost: a\r\nX: "
+    return start + b"y" * (size - len(start) - 4) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("step", [1_000_000, 65_536, 40_000, 4_096, 509])
+async def test_a_head_may_have_64_kib(tracked: Gateway, upstream: Upstream, step: int) -> None:
+    """65,536 bytes are taken and one more is 431, however they are cut."""
+    for size, status in ((65_536, 200), (65_537, 431)):
+        client = await tracked.connect()
+        raw = head_of(size)
+        for start in range(0, size, step):
+            await client.send(raw[start : start + step])
+        answer = await within(5, client.answer(), "an answer")
+        assert answer.status == status
+        assert await client.at_end() if status == 431 else (await client.ask("GET", "/v1/own")).status == 200
+    assert len(upstream.exchanges) == 2
+
+
+async def test_a_head_without_end_is_refused_while_it_comes(tracked: Gateway, upstream: Upstream) -> None:
+    """Nobody has to send the end of a head to learn that it is too long."""
+    client = await tracked.connect()
+    await client.send(head_of(300_000)[:200_000])
+    assert (await within(5, client.answer(), "an answer")).status == 431
+    assert upstream.exchanges == []
+
+
+async def test_long_heads_behind_each_other_are_counted_apart(tracked: Gateway, upstream: Upstream) -> None:
+    """Pipelined requests with heads of 40 KB are five heads, not one of 200 KB."""
+    client = await tracked.connect()
+    await client.send(head_of(40_000) * 5)
+    assert [(await client.answer()).status for _ in range(5)] == [200] * 5
+
+
+# -- times --
+
+
+async def test_a_silent_connection_is_closed(short: ImpatientGateway, upstream: Upstream) -> None:
+    """A connection on which nothing is sent ends after its time, without a word."""
+    client = await short.connect()
+    assert 1.2 < await closed_after(client) < 3
+
+
+async def test_empty_lines_are_no_request(short: ImpatientGateway, upstream: Upstream) -> None:
+    """Who keeps sending empty lines is as silent as who sends nothing."""
+    client = await short.connect()
+
+    async def knock() -> None:
+        while not client.reader.at_eof():
+            await client.send(b"\r\n")
+            await short.ask("GET", "/livez")
+
+    knocking = asyncio.create_task(knock())
+    assert await closed_after(client) < 4
+    await asyncio.gather(knocking, return_exceptions=True)
+
+
+async def test_a_kept_connection_is_closed_when_idle(short: ImpatientGateway, upstream: Upstream) -> None:
+    """After an answer the same time counts from its end."""
+    client = await short.connect()
+    await until(lambda: client.ask("GET", "/v1/own"), what="an answer")
+    assert 1.2 < await closed_after(client) < 3
+
+
+async def test_a_slow_head_is_closed(short: ImpatientGateway, upstream: Upstream) -> None:
+    """The time of a head runs from its first byte to its end: trickling does not prolong it."""
+    client = await short.connect()
+    await client.send(b"GET /v1/own HTTP/1.1\r\n")
+    start = time.monotonic()
+
+    async def trickle() -> None:
+        while not client.reader.at_eof():
+            await client.send(b"X: y\r\n")
+            await short.ask("GET", "/livez")
+
+    trickling = asyncio.create_task(trickle())
+    answer = await within(5, client.answer(), "the end of its patience")
+    assert answer.status == 408
+    assert 0.4 < time.monotonic() - start < 2
+    trickling.cancel()
+    await asyncio.gather(trickling, return_exceptions=True)
+    assert upstream.exchanges == []
+
+
+async def test_a_slow_head_behind_an_answer_is_closed(short: ImpatientGateway, upstream: Upstream) -> None:
+    """The time counts for every head of a connection, not only for the first."""
+    client = await short.connect()
+    assert (await client.ask("GET", "/v1/own")).status == 200
+    await client.send(b"GET /v1/own HTTP/1.1\r\n")
+    assert (await within(3, client.answer(), "the end of its patience")).status == 408
+
+
+async def test_a_stalled_body_is_closed(short: ImpatientGateway, upstream: Upstream) -> None:
+    """A body that stops half-way ends the connection, the upstream's too, and the task is no success."""
+    client = await short.connect()
+    start = time.monotonic()
+    await client.send(request("POST", "/v1/own", (b"X-Task-Id", b"stalled"), (b"Content-Length", b"10")) + b"hello")
+    got = await upstream.exchange()
+    await within(3, got.closed.wait(), "the upstream is closed")
+    assert 0.6 < time.monotonic() - start < 2.5
+    assert (await client.answer()).status == 408
+    assert (await short.ended("stalled"))["state"] == "FAILED"
+    assert not got.body.complete
+
+
+async def test_a_body_that_trickles_has_stalled(short: ImpatientGateway, upstream: Upstream) -> None:
+    """Less than a kilobyte in the time of a stall is a stall."""
+    client = await short.connect()
+    await client.send(request("POST", "/v1/own", CHUNKED))
+    start = time.monotonic()
+
+    async def trickle() -> None:
+        while not client.reader.at_eof():
+            await client.send(b"1\r\nx\r\n")
+            await until_steady(lambda: len(upstream.exchanges), steady_seconds=0.05)
+
+    trickling = asyncio.create_task(trickle())
+    await closed_after(client)
+    assert 0.6 < time.monotonic() - start < 3
+    trickling.cancel()
+    await asyncio.gather(trickling, return_exceptions=True)
+
+
+async def test_a_slow_body_is_taken(short: ImpatientGateway, upstream: Upstream) -> None:
+    """A kilobyte in that time is enough, for as long as it takes."""
+    client = await short.connect()
+    await client.send(request("POST", "/v1/own", CHUNKED))
+    start = time.monotonic()
+    while time.monotonic() - start < 2.5:
+        await client.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
+        await until_steady(lambda: len(upstream.exchanges), steady_seconds=0.3)
+    await client.send(b"0\r\n\r\n")
+    assert (await within(2, client.answer(), "an answer")).status == 200
+
+
+async def test_a_slow_upstream_is_not_the_clients_stall(short: ImpatientGateway, upstream: Upstream) -> None:
+    """While the upload waits for the upstream, the client is not late; when it goes on, nothing is lost."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.stop_reading()
+        await until_steady(lambda: len(upstream.exchanges), steady_seconds=2)
+        exchange.go_on_reading()
+        await exchange.answer(200, body=b"{}")
+
+    upstream.then(script)
+    start = time.monotonic()
+    answer = await short.ask("POST", "/v1/own", body=bytes(999_999))
+    assert answer.status == 200
+    assert time.monotonic() - start > 2
+    assert upstream.exchanges[0].body.size == 999_999
+
+
+async def test_a_slow_answer_has_no_limit(short: ImpatientGateway, upstream: Upstream) -> None:
+    """None of the times counts while the client waits for its answer."""
+    slow = Gated()
+    upstream.then(slow)
+    client = await short.connect()
+    await client.send(request("POST", "/v1/own", body=b"{}"))
+    await upstream.exchange()
+    await until_steady(lambda: len(upstream.exchanges), steady_seconds=2)
+    slow.head()
+    assert (await within(1, client.head(), "the head")).status == 200
+    await until_steady(lambda: len(upstream.exchanges), steady_seconds=2)
+    slow.piece(b"data: [DONE]\n\n")
+    slow.end()
+    assert await within(1, client.up_to(b"0\r\n\r\n"), "the end")
+    assert (await client.ask("GET", "/v1/own")).status == 200
+
+
+# -- bodies --
+
+
+async def test_an_early_413_reaches_who_sends_on(gateways: Launch, upstream: Upstream) -> None:
+    """A client that sends all of its 100 MB before it reads finds the 413, and no reset; memory does not grow."""
+    gateway = await gateways(MAX_BODY_BYTES="1000")
+    await gateway.ask("GET", "/v1/own")
+    before = gateway.resident_bytes
+    for fields in ([(b"Content-Length", b"%d" % (100 * MEGABYTE))], [CHUNKED]):
+        client = await gateway.connect()
+        await client.send(request("POST", "/v1/own", *fields))
+        for _ in range(1600):
+            await client.send(b"10000\r\n" + bytes(65_536) + b"\r\n")
+        answer = await within(5, client.answer(), "the answer")
+        assert (answer.status, answer.json()["error"]["code"]) == (413, "body_too_large")
+        assert answer.head.all("connection") == [b"close"]
+        assert await within(5, client.at_end(), "the connection is closed")
+        assert gateway.resident_bytes - before < GROWTH_BOUND
+        await client.close()
+    assert not any(exchange.body.complete for exchange in upstream.exchanges[1:])
+
+
+async def test_nobody_lingers_for_ever(short: ImpatientGateway, upstream: Upstream) -> None:
+    """Who neither closes nor sends after an early answer is let go."""
+    await short.close_clients()
+    alone = await until_steady(lambda: descriptors(short), steady_seconds=0.2)
+    client = await short.connect()
+    await client.send(request("POST", "/v1/own", (b"Content-Length", b"9999999")))
+    assert (await client.answer()).status == 413
+    assert descriptors(short) > alone
+    await until(lambda: descriptors(short) <= alone, 3, "the connection is gone")
+
+
+def descriptors(gateway: Gateway) -> int:
+    """How many file descriptors the process has open."""
+    return len(list(Path(f"/proc/{gateway.process.pid}/fd").iterdir()))
+
+
+# -- requests and connections --
+
+
+async def test_pipelining_without_end_is_bounded(gateway: Gateway, upstream: Upstream) -> None:
+    """A client that sends requests without reading answers is stopped, and memory does not grow with it."""
+    first = Gated()
+    upstream.then(first)
+    before = gateway.resident_bytes
+    client = await gateway.connect()
+    burst = request("GET", "/v1/own") * 1000
+    sent = 0
+
+    async def flood() -> None:
+        nonlocal sent
+        while True:
+            await client.send(burst)
+            sent += len(burst)
+
+    flooding = asyncio.create_task(flood())
+    try:
+        await upstream.exchange()
+        held = await until_steady(lambda: sent, steady_seconds=1)
+        assert held < 24 * MEGABYTE  # what the kernel's buffers hold, and a little
+        assert gateway.resident_bytes - before < GROWTH_BOUND
+        assert len(upstream.exchanges) == 1
+    finally:
+        flooding.cancel()
+        await asyncio.gather(flooding, return_exceptions=True)
+        client.reset()
+    await within(1, upstream.exchanges[0].closed.wait(), "the upstream is closed")
+    assert len(upstream.exchanges) == 1
+
+
+async def test_who_resets_an_upload_that_waits_is_noticed(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
+    """Also while the upload stands still for the upstream, a reset ends the task within a second."""
+
+    gone = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        exchange.stop_reading()
+        await gone.wait()
+        exchange.go_on_reading()
+        await exchange.read()
+
+    upstream.then(script)
+    client = await gateway.connect()
+    fields = ((b"X-Task-Id", fresh_id.encode()), (b"Content-Length", b"99999999"))
+    client.writer.write(request("POST", "/v1/own", *fields) + bytes(50 * MEGABYTE))
+    got = await upstream.exchange()
+    await until_steady(client.writer.transport.get_write_buffer_size, steady_seconds=0.5)
+    client.reset()
+    assert (await gateway.ended(fresh_id, 1.2))["extensions"]["reason"] == "client_disconnect"
+    gone.set()
+    await within(1, got.closed.wait(), "the upstream is closed")
+    assert not got.body.complete
+
+
+async def test_connections_over_the_cap_are_told_so(launch: Launch, upstream: Upstream) -> None:
+    """One more than MAX_CONNECTIONS is 503 with Retry-After; those within go on, and a free place is taken again."""
+    gateway = await launch(MAX_CONNECTIONS="20")
+    await gateway.http.aclose()
+    clients = [await gateway.connect() for _ in range(19)]
+    assert [(await client.ask("GET", "/v1/own")).status for client in clients] == [200] * 19
+    clients.append(await until(lambda: served(gateway), what="a place for the twentieth"))
+    for _ in range(60):
+        answer = await refused(gateway)
+        assert (answer["type"], answer["code"]) == ("gateway_error", "too_many_connections")
+    assert [(await client.ask("GET", "/v1/own")).status for client in clients] == [200] * 20
+    await clients.pop().close()
+    await until(lambda: served(gateway), what="a place for another")
+    assert gateway.log.count("are refused") == 1
+
+
+async def served(gateway: Gateway) -> Client | None:
+    """A new connection that is served, or None."""
+    client = await gateway.connect()
+    return client if (await client.ask("GET", "/v1/own")).status == 200 else None
+
+
+async def refused(gateway: Gateway) -> dict[str, str]:
+    """The error on a connection that is one too many; it needs no request."""
+    client = await gateway.connect()
+    answer = await within(2, client.answer(), "the refusal")
+    assert (answer.status, answer.head.all("connection")) == (503, [b"close"])
+    assert answer.head.get("retry-after") == b"5"
+    assert await client.at_end()
+    await client.close()
+    error: dict[str, str] = answer.json()["error"]
+    return error
+
+
+async def test_it_recovers_when_descriptors_ran_out(launch: Launch, upstream: Upstream) -> None:
+    """Without a file descriptor left, who is connected is still served, no CPU burns, and all is well afterwards."""
+    gateway = await launch()
+    client = await gateway.connect()
+    assert (await client.ask("GET", "/v1/own")).status == 200
+    _, hard = resource.prlimit(gateway.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(gateway.process.pid, resource.RLIMIT_NOFILE, (40, hard))
+    crowd = [await gateway.connect() for _ in range(100)]
+    assert (await client.ask("GET", "/v1/own")).status == 200
+    before = cpu_seconds(gateway)
+    await until_steady(lambda: len(upstream.exchanges), steady_seconds=1)
+    assert cpu_seconds(gateway) - before < 0.5
+    for one in crowd:
+        one.reset()
+    await until(lambda: well(gateway), what="a new client is served")
+    assert gateway.process.poll() is None
+
+
+async def well(gateway: Gateway) -> bool:
+    """Whether a new connection is accepted and answered."""
+    try:
+        return (await gateway.ask("GET", "/v1/own")).status == 200
+    except (AssertionError, ConnectionError):
+        return False
+
+
+def cpu_seconds(gateway: Gateway) -> float:
+    """The CPU time that the process has used so far."""
+    fields = Path(f"/proc/{gateway.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
