@@ -84,8 +84,8 @@ class LoadedModelsProbe:
 
     async def _ask(self) -> LoadedModels | None:
         try:
-            status, body = await self._upstream.get_body(
-                "/api/ps", timeout_seconds=_ASK_TIMEOUT_SECONDS, most_bytes=_MAX_ANSWER_BYTES
+            status, body = await self._upstream.get(
+                "/api/ps", timeout_seconds=_ASK_TIMEOUT_SECONDS, keep_bytes=_MAX_ANSWER_BYTES
             )
         except UpstreamFailure:
             return None
