@@ -148,6 +148,7 @@ function showTasks() {
   if (view.page !== null) tables.showRecent(view.page.items.map((task) => tasks.best(task)), view.state !== "" || view.cursors.length > 1);
   document.title = inFlight.length ? `(${inFlight.length}) Ollama Gateway` : "Ollama Gateway";
   showPlots(now);
+  detail.refresh((task) => tasks.best(task));
 }
 
 function showPlots(now) {

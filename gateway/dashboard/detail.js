@@ -32,6 +32,13 @@ export class Detail {
     this.#followAgain();
   }
 
+  // Takes a version that came another way, by a list.
+  refresh(best) {
+    if (!this.dialog.open) return;
+    const task = best(this.known.body);
+    if (task.timestamp > this.known.body.timestamp) this.#draw(task);
+  }
+
   #followAgain() {
     this.#closing.abort();
     this.#closing = new AbortController();
@@ -56,11 +63,15 @@ export class Detail {
   }
 
   #show(task) {
+    this.#draw(task);
+    this.onNews(task);
+  }
+
+  #draw(task) {
     setText(byId("detail-note"), isInFlight(task) ? "It runs; what changes is shown here." : "");
     const rows = describe(task, this.api.now()).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, el("bdi", {}, value))]);
     byId("detail-fields").replaceChildren(...rows);
     setText(byId("detail-document"), JSON.stringify(task, null, 2));
-    this.onNews(task);
   }
 }
 

@@ -20,7 +20,7 @@ function drawRoute(route) {
   const head = el("h2", {}, el("span", { class: "method" }, route.method), " ", el("code", {}, route.path));
   const parts = [head, ...paragraphs(route.description ?? route.summary ?? "")];
   if (route.parameters?.length) parts.push(drawTable("Parameters", ["Name", "In", "Type", "Meaning"], route.parameters.map(parameterRow)));
-  parts.push(drawTable("Answers", ["Status", "Meaning", "Body"], Object.entries(route.responses).map(answerRow)));
+  parts.push(drawTable("Answers", ["Status", "Body", "Meaning"], Object.entries(route.responses).map(answerRow)));
   return el("section", { class: "panel" }, ...parts);
 }
 
@@ -46,7 +46,7 @@ function parameterRow({ name, in: where, schema, description, required }) {
 
 function answerRow([status, { description, content }]) {
   const schema = Object.values(content ?? {})[0]?.schema;
-  return [status, withCode(description ?? ""), schema ? typeOf(schema) : "none"];
+  return [status, schema ? typeOf(schema) : "none", withCode(description ?? "")];
 }
 
 function drawSchema([name, schema]) {

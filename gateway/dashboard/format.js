@@ -1,6 +1,7 @@
 // Numbers, times and reasons as people read them. Pure.
 
 const NONE = "–";
+const HOURS = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
 export function bytes(count) {
@@ -39,13 +40,13 @@ function long(seconds) {
 // The time of day, with the date where it is not today's.
 export function clock(ms, now) {
   const then = new Date(ms);
-  const time = then.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  const time = then.toLocaleTimeString([], { ...HOURS, second: "2-digit" });
   const isToday = then.toDateString() === new Date(now).toDateString();
   return isToday ? time : `${then.toLocaleDateString([], { month: "short", day: "numeric" })} ${time}`;
 }
 
 export function minute(ms) {
-  return new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  return new Date(ms).toLocaleTimeString([], HOURS);
 }
 
 export const count = (number, one, many) => `${number.toLocaleString()} ${number === 1 ? one : many}`;
