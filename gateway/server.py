@@ -42,7 +42,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     delegation. `shutdown` is what uvicorn's server calls on each connection at its end.
     """
 
-    def __init__(self, *, max_connections: int = 10_000, **settings: Any) -> None:
+    def __init__(self, *, max_connections: int = 8_000, **settings: Any) -> None:
         self._http = _HttpProtocol(max_connections, **settings)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

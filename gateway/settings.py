@@ -208,7 +208,7 @@ SETTINGS = (
             _matching(r"[A-Za-z0-9._:@\-]{1,128}")),
     Setting("MAX_BODY_BYTES", "268435456", "1 to 1099511627776 bytes", "The longest request body that is taken.",
             _whole(1, 2**40)),
-    Setting("MAX_CONNECTIONS", "10000", "1 to 1000000", "How many clients' connections a process serves at once; fewer "
+    Setting("MAX_CONNECTIONS", "8000", "1 to 1000000", "How many clients' connections a process serves at once; fewer "
             "where its file descriptors do not suffice for two each.", _whole(1, 1_000_000)),
     Setting("UPSTREAM_IDLE_TIMEOUT_SEC", "0", "0 (off) to 86400 seconds", "How long Ollama may stay silent. Loading a "
             "model takes minutes of silence.", _seconds(0, 86_400)),
