@@ -51,8 +51,8 @@ async def test_it_buries_nobody_else(mortal: LaunchMortal, new_store: NewStore, 
     gateway = await mortal(**settings, GATEWAY_INSTANCE="phoenix")
     other = await mortal(**settings, GATEWAY_INSTANCE="heron")
     own, foreign = HeldStream(), HeldStream()
+    await foreign.begin(other, upstream)  # the older one, which would be buried first
     await own.begin(gateway, upstream)
-    await foreign.begin(other, upstream)
     untouched = await store.raw(foreign.task_id)
     await gateway.kill()
     await gateway.start()
