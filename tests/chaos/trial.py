@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.chaos.load import Round, relay
 from tests.chaos.streams import HeldStream, stored_states, until_beaten
+from tests.support.faults import elapse
 from tests.support.process import terminate
 from tests.support.waiting import until
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 REQUESTS = 200
 ROUNDS = 3  # before the fault, and after it is known; the quickest counts
 POLLS = 3  # of one task; the quickest counts
+FAULT_SECONDS = 2.0  # it lasts no shorter: the gateway is to ask a failing store again and again
 GIVE_UP_SECONDS = 10.0
 
 
@@ -48,6 +50,7 @@ class Trial:
     fault: Fault
     gateway: Gateway
     upstream: Upstream
+    begun: float = 0.0  # monotonic seconds
     stream: HeldStream = field(default_factory=HeldStream)
     healthy: list[Round] = field(default_factory=list)  # to compare with
     onset: Round = field(default_factory=Round)  # begun with the fault
@@ -81,7 +84,7 @@ class Trial:
         """The whole course; where the store is away from the start, the comparison comes last."""
         log_before = 0
         if is_at_start:
-            await self.fault.begin()
+            await self._begin()
             await self.gateway.start()
             await self.stream.begin(self.gateway, self.upstream)
         else:
@@ -89,7 +92,7 @@ class Trial:
             self.healthy = await self._rounds()
             await self.stream.begin(self.gateway, self.upstream)
             log_before = len(self.gateway.log)
-            await self.fault.begin()
+            await self._begin()
         await self._while_it_lasts()
         await self.fault.end()
         await self._afterwards()
@@ -100,10 +103,15 @@ class Trial:
         self.exit_code = await terminate(self.gateway.process, GIVE_UP_SECONDS)
         self.whole_log = self.gateway.log
 
+    async def _begin(self) -> None:
+        await self.fault.begin()
+        self.begun = time.monotonic()
+
     async def _while_it_lasts(self) -> None:
         self.onset = await relay(self.gateway, REQUESTS)
         await until(lambda: self._says_store_is("down"), GIVE_UP_SECONDS, "the gateway knows that the store is away")
         self.known = await self._rounds()
+        await elapse(FAULT_SECONDS, self.begun, "the gateway has tried in vain to write what it keeps")
         await self._poll("running", self.stream.task_id)
         await self._poll("ended early", self.onset.task_ids[0])
         await self._poll("ended late", self.known[-1].task_ids[-1])
