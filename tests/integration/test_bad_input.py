@@ -127,6 +127,14 @@ async def test_a_400_never_gets_into_an_answer(tracked: Gateway, upstream: Upstr
     await client.close()
 
 
+async def test_a_400_never_gets_ahead_of_an_answer(tracked: Gateway, upstream: Upstream) -> None:
+    """Garbage directly behind a whole request is not answered as if it were that request."""
+    client = await tracked.connect()
+    await client.send(request("GET", "/v1/x") + b"\x00garbage\r\n\r\n")
+    assert await within(2, client.at_end(), "the connection is closed")
+    await client.close()
+
+
 async def test_a_body_over_the_limit_is_413(gateways: Launch, upstream: Upstream) -> None:
     """A body over MAX_BODY_BYTES is 413 body_too_large, at once by its length or when its chunks exceed it."""
     gateway = await gateways(MAX_BODY_BYTES="1000")

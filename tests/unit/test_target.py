@@ -203,6 +203,22 @@ def test_an_absolute_target_means_its_path(raw: bytes) -> None:
     assert (parsed.path, parsed.query) == ABSOLUTE[raw]
 
 
+@pytest.mark.parametrize(
+    ("raw", "split"),
+    [
+        (b"http://h:1/v1/x?y", (b"h:1", b"/v1/x?y")),
+        (b"http://h", (b"h", b"/")),
+        (b"http://h?y", (b"h", b"/?y")),
+        (b"http:///v1/x", (b"", b"/v1/x")),
+        (b"/http://h/v1/x", (None, b"/http://h/v1/x")),
+        (b"h:1", (None, b"h:1")),
+    ],
+)
+def test_an_absolute_target_has_an_authority(raw: bytes, split: tuple[bytes | None, bytes]) -> None:
+    """Authority and origin-form are told apart; what has no scheme has no authority."""
+    assert target.split_absolute(raw) == split
+
+
 @given(legal_paths(), st.sampled_from([b"http://h", b"https://a:b@h:1", b"x-y+z.1://"]))
 def test_an_absolute_target_keeps_the_bytes_of_its_path(path: bytes, origin: bytes) -> None:
     """What follows the authority is relayed byte for byte."""
