@@ -1,4 +1,4 @@
-"""A gateway is killed with 50 requests in flight, while another one with the same store lives on."""
+"""A gateway is killed with 50 streams and 10 silent requests in flight, while another one with its store lives on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 0.5
 LOST_SECONDS = 3 * HEARTBEAT_SECONDS + 2
-STREAMS = 40
+STREAMS = 50
 SILENT = 10  # the upstream has not answered these
 ENDED = 50
 
@@ -98,7 +98,7 @@ async def _listed(gateway: Mortal, state: str) -> list[str]:
 
 
 def test_nothing_stays_in_flight(killing: Killing) -> None:
-    """Three heartbeats and two seconds after the kill none of its 50 tasks is PENDING or RUNNING any more."""
+    """Three heartbeats and two seconds after the kill none of its tasks is PENDING or RUNNING any more."""
     assert list(killing.before.values()) == ["RUNNING"] * (STREAMS + SILENT)
     assert killing.seconds <= LOST_SECONDS
 
