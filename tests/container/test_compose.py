@@ -94,9 +94,11 @@ def test_the_stop_limits_nest() -> None:
     programs.read(ROOT / "supervisord.conf")
     gateway_seconds = gateway_stop_seconds({})
     others_seconds = [
-        programs.getint(section, "stopwaitsecs") for section in programs if section.endswith((":ollama", ":listener"))
+        programs.getint(section, "stopwaitsecs")
+        for section in programs
+        if section.endswith((":ollama", ":pull", ":listener"))
     ]
     grace = re.fullmatch(r"(?:(\d+)m)?(\d+)s", config()["services"]["gateway"]["stop_grace_period"])
     assert grace
-    assert len(others_seconds) == 2
+    assert len(others_seconds) == 3
     assert 30 < gateway_seconds < gateway_seconds + sum(others_seconds) < int(grace[1] or 0) * 60 + int(grace[2])

@@ -97,7 +97,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     yield begin
     for running in started:
         if running.process.poll() is None and await terminate(running.process, 40) is None:
-            for program in ("ollama", "gateway", "listener"):
+            for program in ("ollama", "gateway", "pull", "listener"):
                 for pid in running.pids(program):
                     if is_alive(pid):
                         os.killpg(pid, signal.SIGKILL)
@@ -119,6 +119,7 @@ def open_files(pid: int) -> list[str]:
 
 
 LASTING = "echo up; exec sleep 1000"
+PULLING = f'exec "{sys.executable}" "{ROOT / "tests" / "support" / "pulling_ollama.py"}"'
 
 
 @pytest.mark.model
@@ -127,6 +128,7 @@ async def test_a_killed_program_comes_back_and_all_stop_in_order(start: Start) -
     """Each program that dies is back as a younger process; at SIGTERM Ollama goes down last, exit code 0."""
     running = start()
     await running.healthy()
+    assert running.pids("pull") == [], "without OLLAMA_PULL_MODELS there is no such process"
     for program in ("ollama", "gateway"):
         [old] = running.pids(program)
         os.kill(old, signal.SIGKILL)
@@ -175,6 +177,41 @@ async def test_a_program_that_dies_again_and_again_ends_everything(start: Start)
     running = start("sleep 2.5; exit 0")
     assert await running.ended(60) == 1
     assert "listener | ollama cannot stay up (EXITED): ending\n" in running.log
+
+
+@pytest.mark.timeout(90)
+async def test_models_are_pulled_beside_the_gateway(start: Start) -> None:
+    """With OLLAMA_PULL_MODELS a third program pulls them, is heard and ends; all else stays up."""
+    running = start(PULLING, OLLAMA_PULL_MODELS="small:1b", READY_REQUIRES_MODELS="true")
+    await running.said(r"pull \| .* small:1b: .*the registry is away; trying again in 2 s")
+    await running.said(r"pull \| .* small:1b: 0 % of 1000\.0 MB")
+    await running.healthy()
+    assert re.search(r"pull \| .* all models are there: small:1b", running.log)
+    await running.said(r"exited: pull \(exit status 0; expected\)")
+    assert [len(running.pids(program)) for program in ("ollama", "gateway", "pull")] == [1, 1, 1]
+    assert await terminate(running.process, 45) == 0
+
+
+@pytest.mark.timeout(90)
+async def test_a_pull_program_that_dies_is_no_failure(start: Start) -> None:
+    """However it ends, it is not started again and nothing else ends."""
+    running = start(LASTING, OLLAMA_PULL_MODELS="small")
+    await running.said(r"pull \| .* waiting for Ollama")
+    [pull] = running.pids("pull")
+    os.kill(pull, signal.SIGKILL)
+    await running.said(r"exited: pull \(terminated by SIGKILL; not expected\)")
+    await running.said(r"success: gateway entered RUNNING")
+    assert running.pids("pull") == [pull]
+    assert "cannot stay up" not in running.log
+    assert await terminate(running.process, 45) == 0
+
+
+async def test_a_pull_program_that_waits_stops_with_the_others(start: Start) -> None:
+    """One that is not done when all is stopped goes first and holds nothing up."""
+    running = start(LASTING, OLLAMA_PULL_MODELS="small")
+    await running.said(r"pull \| .* waiting for Ollama")
+    assert await terminate(running.process, 45) == 0
+    assert running.log.index("stopped: pull") < running.log.index("stopped: gateway")
 
 
 async def test_children_of_a_killed_program_die(start: Start) -> None:

@@ -195,6 +195,7 @@ class Upstream:
         self.default: Script = answering(200, JSON, body=b"{}")
         self.models: Script = answering(200, JSON, body=b'{"object":"list","data":[]}')
         self.loaded: Script = answering(404)
+        self.tags: Script = answering(404)
         self.exchanges: list[Exchange] = []
         self.connections: list[Connection] = []
         self.failures: list[BaseException] = []
@@ -229,7 +230,8 @@ class Upstream:
 
     def _script_for(self, got: Head) -> Script:
         if is_probe(got):
-            return self.loaded if b"/api/ps" in got.line else self.models
+            own = {b"/v1/models": self.models, b"/api/ps": self.loaded, b"/api/tags": self.tags}
+            return own[got.line.split()[1]]
         return self.scripts.popleft() if self.scripts else self.default
 
     def _record(self, connection: Connection, got: Head) -> Exchange:
@@ -256,7 +258,7 @@ class Upstream:
         failures, self.failures = self.failures, []
         fresh = Upstream()
         self.scripts, self.exchanges = deque(), []
-        self.default, self.models, self.loaded = fresh.default, fresh.models, fresh.loaded
+        self.default, self.models, self.loaded, self.tags = fresh.default, fresh.models, fresh.loaded, fresh.tags
         assert not failures, failures
 
     async def stop(self) -> None:
@@ -269,5 +271,5 @@ class Upstream:
 
 
 def is_probe(got: Head) -> bool:
-    """Whether the request is a question of the gateway's own: for readiness, or for loaded models."""
-    return got.line.startswith((b"GET /v1/models HTTP/1.1", b"GET /api/ps HTTP/1.1"))
+    """Whether the request is a question of the gateway's own: for readiness, for loaded models, or for all models."""
+    return got.line.startswith((b"GET /v1/models HTTP/1.1", b"GET /api/ps HTTP/1.1", b"GET /api/tags HTTP/1.1"))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from healthcheck import launcher
-from healthcheck.launcher import Lines, Output, addresses, gateway_stop_seconds
+from healthcheck.launcher import Lines, Output, addresses, gateway_stop_seconds, wants_models
 
 DEFAULT = {"OLLAMA_HOST": "127.0.0.1:11434", "UPSTREAM_BASE": "http://127.0.0.1:11434"}
 MOVED = {"OLLAMA_HOST": "127.0.0.1:11500", "UPSTREAM_BASE": "http://127.0.0.1:11500"}
@@ -54,6 +54,14 @@ def test_a_wrong_port_ends_the_start_with_one_line(value: str) -> None:
 def test_the_gateway_may_stop_longer_than_it_drains(drain: str | None, seconds: int) -> None:
     """The stop wait is the drain and five seconds more; a wrong drain is the gateway's to refuse."""
     assert gateway_stop_seconds({} if drain is None else {"DRAIN_SEC": drain}) == seconds
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"), [(None, False), ("", False), (" ,\n", False), ("m", True), ("?", True)]
+)
+def test_models_are_pulled_only_where_some_are_named(models: str | None, expected: bool) -> None:
+    """No names, no program; a wrong name is the gateway's to refuse."""
+    assert wants_models({} if models is None else {"OLLAMA_PULL_MODELS": models}) is expected
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=6))

@@ -49,6 +49,13 @@ def test_a_wanted_stop_is_no_death() -> None:
     assert not any(verdict.cannot_stay_up("STOPPED", "ollama", float(n)) for n in range(3 * DEATHS))
 
 
+@pytest.mark.parametrize("name", ["EXITED", "FATAL", "STOPPED"])
+def test_a_program_that_is_meant_to_end_never_counts(name: str) -> None:
+    """The pull program runs once; whatever becomes of it, both others stay up without it."""
+    verdict = Verdict()
+    assert not any(verdict.cannot_stay_up(name, "pull", float(n)) for n in range(3 * DEATHS))
+
+
 def test_an_event_is_read_by_its_length() -> None:
     """The payload ends where its header says, for the next header follows without a line end."""
     source = io.StringIO(event("EXITED", "ollama", 7) + event("FATAL", "gateway", 8))

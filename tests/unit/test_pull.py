@@ -1,0 +1,59 @@
+"""What the pull program decides by itself: how far a model is, and when to try again."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.pull import Meter, PullFailed, pause_seconds
+
+
+def test_layers_add_up() -> None:
+    """The percent is that of all layers seen so far; a layer's later message replaces its earlier one."""
+    meter = Meter()
+    assert meter.percent is None
+    meter.feed({"status": "pulling manifest"})
+    assert meter.percent is None
+    meter.feed({"status": "pulling a", "digest": "a", "total": 300})
+    assert (meter.completed_bytes, meter.percent) == (0, 0)
+    meter.feed({"status": "pulling a", "digest": "a", "total": 300, "completed": 150})
+    assert meter.percent == 50
+    meter.feed({"status": "pulling b", "digest": "b", "total": 100, "completed": 100})
+    assert (meter.completed_bytes, meter.total_bytes, meter.percent) == (250, 400, 62)
+
+
+def test_a_hundred_percent_is_all() -> None:
+    """It never says 100 before the last byte, nor more than 100."""
+    meter = Meter()
+    meter.feed({"digest": "a", "total": 1000, "completed": 999})
+    assert meter.percent == 99
+    meter.feed({"digest": "a", "total": 1000, "completed": 1001})
+    assert meter.percent == 100
+
+
+@pytest.mark.parametrize("event", [{"digest": 1, "total": 1}, {"digest": "a", "total": "1"}, {"digest": "a"}, {}])
+def test_what_tells_no_size_changes_nothing(event: dict[str, object]) -> None:
+    """Messages of another shape are none of the meter's business."""
+    meter = Meter()
+    meter.feed(event)
+    assert meter.percent is None
+
+
+def test_the_pauses_double_up_to_a_minute() -> None:
+    """1, 2, 4 seconds and so on, never more than 60, however long it goes on."""
+    assert [pause_seconds(failures) for failures in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert pause_seconds(1_000_000) == 60
+
+
+@pytest.mark.parametrize(
+    "error", ["pull model manifest: file does not exist", "412: requires a newer version of Ollama"]
+)
+def test_what_will_not_mend_itself_is_tried_rarely(error: str) -> None:
+    """A name that does not exist, or a model for a newer Ollama, is asked for once an hour, from the first time on."""
+    assert PullFailed(error).is_lasting
+    assert pause_seconds(1, is_lasting=True) == 3600
+
+
+@pytest.mark.parametrize("error", ["dial tcp: no such host", "max retries exceeded: EOF", "no space left on device"])
+def test_what_may_mend_itself_is_tried_soon(error: str) -> None:
+    """Networks come back, and room can be made."""
+    assert not PullFailed(error).is_lasting
