@@ -10,12 +10,14 @@ import signal
 import socket
 import sys
 from functools import partial
+from pathlib import Path
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from gateway import __version__, logs
-from gateway.app import create_app
+from gateway.app import app_of_environment
+from gateway.ledger import shared_file
 from gateway.limits import fitting_connections
 from gateway.server import GatewayHttpProtocol
 from gateway.settings import InvalidSettings, Settings, load, share_run
@@ -34,7 +36,6 @@ def main() -> int:
         print(*(f"gateway: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
         return 2
     logs.set_up(settings.log_level, settings.log_format)
-    config = _config(settings)
     try:
         listener = _bind(settings)
     except OSError as error:
@@ -42,21 +43,13 @@ def main() -> int:
         return 1
     log.info("version %s listens on http://%s:%d", __version__, settings.gateway_host, settings.gateway_port)
     if settings.gateway_workers > 1:
-        share_run()
-        return _serve_with_workers(config, listener)
-    return _serve(config, listener)
+        return _serve_with_workers(settings, listener)
+    return _serve(_config(settings), listener)
 
 
-def app() -> object:
-    """The application, built in each worker from the same environment."""
-    settings = load()
-    logs.set_up(settings.log_level, settings.log_format)
-    return create_app(settings)
-
-
-def _config(settings: Settings) -> uvicorn.Config:
+def _config(settings: Settings, counts_file: Path | None = None) -> uvicorn.Config:
     return uvicorn.Config(
-        "gateway.__main__:app",
+        partial(app_of_environment, counts_file),
         factory=True,
         workers=settings.gateway_workers,
         # a BufferedProtocol, which uvicorn only makes and closes
@@ -94,8 +87,14 @@ def _serve(config: uvicorn.Config, listener: socket.socket) -> int:
     return 0
 
 
-def _serve_with_workers(config: uvicorn.Config, listener: socket.socket) -> int:
-    Multiprocess(config, sockets=[listener]).run()
+def _serve_with_workers(settings: Settings, listener: socket.socket) -> int:
+    share_run()
+    try:
+        with shared_file() as counts_file:
+            Multiprocess(_config(settings, counts_file), sockets=[listener]).run()
+    except OSError as error:
+        log.error("cannot make the file that workers count in: %s", error)
+        return 1
     return 0
 
 

@@ -14,22 +14,27 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate
 from ipaddress import ip_address
+from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway import __version__, origins
+from gateway import __version__, logs, origins
 from gateway.access import identify
+from gateway.counts import Counts
 from gateway.drain import Drain
 from gateway.errors import GatewayError, NotFound, Unauthorized
 from gateway.keyring import Keyring
+from gateway.ledger import Ledger
 from gateway.link import ClientLink
 from gateway.memory import MemoryStore
+from gateway.metrics import Metrics
 from gateway.origins import OriginPolicy
 from gateway.proxy import Proxy, send_error
 from gateway.records import Store
 from gateway.routes import dashboard, health, models, tasks
-from gateway.settings import Settings, pull_progress_file, run_name
+from gateway.routes import metrics as scraping
+from gateway.settings import Settings, load, pull_progress_file, run_name
 from gateway.store import RedisStore
 from gateway.target import Target, parse
 from gateway.tracker import Tracker, new_boot
@@ -41,8 +46,16 @@ log = logging.getLogger("gateway")
 _OPEN_TARGETS = frozenset({b"/livez", b"/readyz"}) | dashboard.SHELL_TARGETS
 
 
-def create_app(settings: Settings) -> "Gateway":
-    """The gateway as an ASGI application."""
+def app_of_environment(counts_file: Path | None = None) -> "Gateway":
+    """The gateway as each worker builds it, all from the same environment. They count in a file that they share."""
+    settings = load()
+    logs.set_up(settings.log_level, settings.log_format)
+    return create_app(settings, counts_file)
+
+
+def create_app(settings: Settings, counts_file: Path | None = None) -> "Gateway":
+    """The gateway as an ASGI application. `counts_file` is what several workers share, see ledger."""
+    ledger = Ledger(counts_file)
     upstream = Upstream(
         settings.upstream_host,
         settings.upstream_port,
@@ -57,14 +70,17 @@ def create_app(settings: Settings) -> "Gateway":
         ttl_running_seconds=settings.ttl_running_seconds,
         ttl_done_seconds=settings.ttl_done_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
+        counts=ledger.counts,
     )
     date = _DateClock()
-    proxy = Proxy(upstream, tracker, max_body_bytes=settings.max_body_bytes, date=date)
+    proxy = Proxy(upstream, tracker, ledger.counts, max_body_bytes=settings.max_body_bytes, date=date)
     drain = Drain(tracker, settings.drain_seconds)
     keyring = _keyring(settings)
-    routes = _routes(upstream, tracker, drain, keyring, _readiness(settings, upstream, tracker))
+    readiness = _readiness(settings, upstream, tracker)
+    metrics = Metrics(ledger, tracker, has_store=settings.redis_url is not None)
+    routes = _routes(upstream, tracker, drain, keyring, readiness, metrics)
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
-    return Gateway(proxy, routes, policy, keyring, date)
+    return Gateway(proxy, routes, policy, keyring, ledger.counts, date)
 
 
 def _store(settings: Settings, boot: str) -> Store:
@@ -107,18 +123,25 @@ def _readiness(settings: Settings, upstream: Upstream, tracker: Tracker) -> heal
 
 
 def _routes(
-    upstream: Upstream, tracker: Tracker, drain: Drain, keyring: Keyring, readiness: health.ReadinessProbe
+    upstream: Upstream,
+    tracker: Tracker,
+    drain: Drain,
+    keyring: Keyring,
+    readiness: health.ReadinessProbe,
+    metrics: Metrics,
 ) -> FastAPI:
     """The gateway's own routes; its lifespan is the writer's."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Counts]]:
         writer = asyncio.create_task(tracker.run(), name="status writer")
+        measuring = asyncio.create_task(metrics.run(), name="metrics")
         _spare_the_collector()
         drain.install()
         if threading.current_thread() is threading.main_thread():  # no other thread may have signal handlers
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keyring.reload)
-        yield
+        yield {"counts": metrics.counts}  # for the server, which refuses what reaches no application
+        measuring.cancel()
         writer.cancel()
         with suppress(asyncio.CancelledError):
             await writer
@@ -136,10 +159,13 @@ def _routes(
     routes.state.tracker = tracker
     routes.state.readiness = readiness
     routes.state.loaded_models = models.LoadedModelsProbe(upstream)
+    routes.state.metrics = metrics
+    routes.state.ollama = scraping.OllamaState(readiness, routes.state.loaded_models)
     routes.include_router(tasks.router)
     routes.include_router(health.router)
     routes.include_router(models.router)
     routes.include_router(dashboard.router)
+    routes.include_router(scraping.router)
     return routes
 
 
@@ -154,12 +180,19 @@ class Gateway:
     """Sends targets under `/v1/` to the relay, all others to the routes; whoever may not call gets no further."""
 
     def __init__(
-        self, proxy: Proxy, routes: FastAPI, policy: OriginPolicy, keyring: Keyring, date: Callable[[], bytes]
+        self,
+        proxy: Proxy,
+        routes: FastAPI,
+        policy: OriginPolicy,
+        keyring: Keyring,
+        counts: Counts,
+        date: Callable[[], bytes],
     ) -> None:
         self._proxy = proxy
         self.routes = routes
         self._policy = policy
         self._keyring = keyring
+        self._counts = counts
         self._date = date
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -176,6 +209,7 @@ class Gateway:
                 send = _adding(send, origins.response_fields(fields[b"origin"]))
             target = self._admit(scope)
         except GatewayError as error:
+            self._counts.refused(error.code)
             await send_error(_challenging(send, error), error, date=self._date())
             return
         if target.is_relayed:

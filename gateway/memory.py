@@ -41,6 +41,7 @@ class MemoryStore:
     """Statuses in this process; when `max_tasks` is reached, the oldest ended ones go first. `clock` gives Unix s."""
 
     def __init__(self, *, max_tasks: int = MAX_TASKS, clock: Callable[[], float] = time.time) -> None:
+        self.lost = 0  # nothing is ever silent
         self._max_tasks = max_tasks
         self._clock = clock
         self._entries: dict[str, _Entry] = {}

@@ -16,6 +16,7 @@ from typing import cast
 from starlette.types import Receive, Scope, Send
 
 from gateway import headers
+from gateway.counts import Counts
 from gateway.errors import (
     BodyTooLarge,
     Cancelled,
@@ -48,9 +49,18 @@ class _ClientLeft(Exception):
 class Proxy:
     """Relays requests through `upstream` as tasks of `tracker`. `date` gives the current IMF-fixdate."""
 
-    def __init__(self, upstream: Upstream, tracker: Tracker, *, max_body_bytes: int, date: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        tracker: Tracker,
+        counts: Counts,
+        *,
+        max_body_bytes: int,
+        date: Callable[[], bytes],
+    ) -> None:
         self.upstream = upstream
         self.tracker = tracker
+        self._counts = counts
         self.max_body_bytes = max_body_bytes
         self.date = date
 
@@ -59,6 +69,7 @@ class Proxy:
         try:
             task = await self._admit(scope, target, deciding)
         except GatewayError as error:
+            self._counts.refused(error.code)
             await send_error(send, error, date=self.date())
             return
         await _Exchange(self, task, target, deciding, scope, receive, send).run()

@@ -61,8 +61,10 @@ class Store(Protocol):
     """Where the tracker keeps statuses. Every method but `close` raises StoreError when the store is away.
 
     Where `spared` is given, a task that has been silent for too long becomes FAILED lost before it is answered,
-    unless its id is in `spared`; where it is None, documents are answered as they stand.
+    unless its id is in `spared`; where it is None, documents are answered as they stand. `lost` counts them.
     """
+
+    lost: int
 
     async def put(self, records: Sequence[Record]) -> list[Written]: ...
     async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]: ...

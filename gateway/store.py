@@ -54,6 +54,7 @@ class RedisStore:
     def __init__(
         self, url: str, *, boot: str, longest_ttl_seconds: int, ttl_done_seconds: int = 86_400, instance: str = ""
     ) -> None:
+        self.lost = 0
         self._boot = boot
         self._instance = instance
         self._ttl_done_seconds = ttl_done_seconds
@@ -206,6 +207,7 @@ class RedisStore:
         key = DOCUMENT_PREFIX + fields["task_id"]
         if not await self._eval(self._replace, [key], [document, lost, self._ttl_done_seconds]):
             return _document(cast("str | None", await self._redis.get(key)))
+        self.lost += 1
         await self._list_ended(lost)
         return lost
 

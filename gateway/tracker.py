@@ -9,14 +9,16 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
 from gateway.changes import Changes, event_id
+from gateway.counts import Counts
 from gateway.errors import Cancelled, GatewayError, ShuttingDown, TaskIdInUse
 from gateway.outbox import Outbox, TrackedTask
 from gateway.records import Page, Record, Store, StoreError, cancel_name
-from gateway.task import Reason, State, complete_document, fields_of, new_id, rank_of
+from gateway.task import Reason, Stage, State, complete_document, fields_of, new_id, rank_of
 from gateway.writer import StoreWriter
 
 log = logging.getLogger("gateway.tracker")
@@ -45,6 +47,7 @@ class Tracker:
         ttl_running_seconds: int,
         ttl_done_seconds: int,
         heartbeat_seconds: float,
+        counts: Counts | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.is_draining = False
@@ -55,6 +58,7 @@ class Tracker:
         self._ttl_running_seconds = ttl_running_seconds
         self._ttl_done_seconds = ttl_done_seconds
         self._heartbeat_seconds = heartbeat_seconds
+        self._counts = counts or Counts()
         self._clock = clock
         self._in_flight: dict[str, TrackedTask] = {}
         self._outbox = Outbox()
@@ -64,6 +68,7 @@ class Tracker:
             render=self._record,
             in_flight=self._in_flight,
             on_cancel=self._cancel_named,
+            counts=self._counts,
             grace_seconds=_SILENT_BEATS * heartbeat_seconds,
         )
         self._changes = Changes(store.read, self._in_flight)
@@ -87,6 +92,15 @@ class Tracker:
     def unsaved(self) -> int:
         """How many tasks wait to be written."""
         return self._outbox.unsaved
+
+    def stages(self) -> Counter[Stage]:
+        """How many tasks are in flight, by stage."""
+        return Counter(task.stage for task in self._in_flight.values())
+
+    @property
+    def lost(self) -> int:
+        """How many tasks of gateways that are gone this one has made FAILED lost."""
+        return self._store.lost
 
     @property
     def dropped(self) -> int:
@@ -143,6 +157,7 @@ class Tracker:
     def finish(self, task: TrackedTask, reason: Reason | None, message: str) -> None:
         """The one end of a task: SUCCESS without a reason, else FAILED. Later ends are ignored."""
         if task.finish(reason, message, self._now_ms()):
+            self._counts.ended(task)
             self._leave(task)
             self._outbox.post_urgently(task)
             self._changes.changed(task.task_id)

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Container
 
+from gateway.counts import STORE_FAILED, STORE_WAIT, STORE_WRITE, Counts
 from gateway.outbox import KEPT_TASKS, MAX_WAIT_SECONDS, Outbox, TrackedTask
 from gateway.records import Record, Store, StoreError, Written
 from gateway.task import Stage
@@ -45,6 +46,7 @@ class StoreWriter:
         in_flight: Container[str],
         on_cancel: Callable[[str], None],
         grace_seconds: float,
+        counts: Counts | None = None,
     ) -> None:
         self.is_up = True
         self._store = store
@@ -53,6 +55,7 @@ class StoreWriter:
         self._in_flight = in_flight
         self._on_cancel = on_cancel
         self._grace_seconds = grace_seconds
+        self._counts = counts or Counts()
         self._back_at = float("-inf")
         self._reported_dropped = 0
         self._waiting: dict[TrackedTask, None] = {}
@@ -80,7 +83,9 @@ class StoreWriter:
             timer.cancel()
             del self._waiting[task]
             task.waiter = None
-            task.wait_left -= time.monotonic() - started
+            waited = time.monotonic() - started
+            task.wait_left -= waited
+            self._counts.observe(STORE_WAIT, waited)
 
     def _give_up(self, task: TrackedTask) -> None:
         self._set_condition(is_up=False, why="no answer in time")
@@ -114,6 +119,7 @@ class StoreWriter:
             written = await self._store.put([self._render(task) for task in batch])
         except BaseException as error:
             self._outbox.give_back()
+            self._counts.add(STORE_FAILED)
             if not isinstance(error, Exception):
                 raise
             if not isinstance(error, StoreError):
@@ -121,7 +127,9 @@ class StoreWriter:
             self._set_condition(is_up=False, why=str(error))
             return False
         self._outbox.finish_batch()
-        self._has_answered_in(time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self._counts.observe(STORE_WRITE, seconds)
+        self._has_answered_in(seconds)
         for task, result in zip(batch, written, strict=True):
             self._take_result(task, result)
         return True

@@ -1,0 +1,63 @@
+"""`/metrics`: what Prometheus reads. Asks Ollama now and then, waits for it a second at most, and shapes nothing."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+
+from gateway.metrics import Metrics, ModelMemory
+from gateway.routes.health import Readiness
+from gateway.routes.models import LoadedModel, LoadedModels
+
+router = APIRouter(tags=["metrics"])
+
+_WAIT_SECONDS = 1.0
+_MODELS_AGE_SECONDS = 10.0
+
+
+class OllamaState:
+    """What Ollama last said: whether it answers, and which models it has loaded."""
+
+    def __init__(
+        self,
+        readiness: Callable[[], Awaitable[Readiness]],
+        loaded_models: Callable[[], Awaitable[LoadedModels | None]],
+    ) -> None:
+        self.is_up = False
+        self.models: Sequence[ModelMemory] = ()
+        self._readiness = readiness
+        self._loaded_models = loaded_models
+        self._asked_at = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
+
+    async def refresh(self) -> None:
+        """Asks again. What has not come after a second is seen by the next who ask."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+        await asyncio.wait([self._asking], timeout=_WAIT_SECONDS)
+
+    async def _ask(self) -> None:
+        try:
+            self.is_up = (await self._readiness()).upstream == "up"
+            if time.monotonic() - self._asked_at >= _MODELS_AGE_SECONDS:
+                loaded = await self._loaded_models()
+                self.models = [] if loaded is None else [_memory(model) for model in loaded.models]
+                self._asked_at = time.monotonic()
+        finally:
+            self._asking = None
+
+
+def _memory(model: LoadedModel) -> ModelMemory:
+    return ModelMemory(model.name, model.size_bytes, model.size_vram_bytes)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def scrape(request: Request, accept: Annotated[str, Header()] = "") -> Response:
+    """What Prometheus scrapes: the same from every worker, in OpenMetrics where `Accept` asks for it."""
+    metrics: Metrics = request.app.state.metrics
+    ollama: OllamaState = request.app.state.ollama
+    await ollama.refresh()
+    text, content_type = metrics.render(accept, is_upstream_up=ollama.is_up, models=ollama.models)
+    return Response(text, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
