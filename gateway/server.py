@@ -7,8 +7,6 @@ takes too long to be one, ends here and reaches no application. Used by __main__
 import asyncio
 import logging
 from collections.abc import Callable, Sized
-from email.utils import formatdate
-from http import HTTPStatus
 from math import inf
 from typing import Any, cast
 
@@ -21,7 +19,7 @@ from gateway.errors import TooManyConnections
 from gateway.guard import Refusal, check_head, head_bytes
 from gateway.link import ClientLink
 from gateway.target import split_absolute
-from gateway.transport import ClientTransport, Unchunked, has_left
+from gateway.transport import ClientTransport, Unchunked, closing_answer, has_left
 
 log = logging.getLogger("gateway.server")
 
@@ -199,7 +197,7 @@ class _HttpProtocol(HttpToolsProtocol):
         elif self._is_in_head or self._is_in_body:
             self._may_linger = False  # who is this slow is not waited for
             self._refuse(Refusal(408, "The request did not come in time."))
-        else:
+        elif not self._unanswered:
             self.transport.abort()
 
     def _look_for_client(self) -> None:
@@ -310,6 +308,7 @@ class _HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answers what is no request; not inside an answer or ahead of one, where the client would take it for that."""
+        log.debug("%s is refused: %d %s", self.client, refusal.status, refusal)
         others = [cycle for cycle in self._unanswered if cycle.response_started or not cycle.more_body]
         if others:
             self.transport.abort()
@@ -385,18 +384,10 @@ def _refusal(error: httptools.HttpParserError) -> Refusal:
 
 
 def _plain(refusal: Refusal) -> bytes:
-    return _message(refusal.status, b"content-type: text/plain; charset=utf-8\r\n", str(refusal).encode())
+    return closing_answer(refusal.status, b"content-type: text/plain; charset=utf-8\r\n", str(refusal).encode())
 
 
 def _refused_connection(most: int) -> bytes:
     error = TooManyConnections(f"the gateway serves at most {most} connections")
     fields = b"content-type: application/json\r\nretry-after: %d\r\n" % error.retry_after_seconds
-    return _message(error.status, fields, error.body())
-
-
-def _message(status: int, fields: bytes, body: bytes) -> bytes:
-    """A whole answer, the connection's last."""
-    date = formatdate(usegmt=True).encode()
-    line = b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())
-    ours = b"date: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (date, len(body))
-    return line + fields + ours + body
+    return closing_answer(error.status, fields, error.body())

@@ -1,4 +1,4 @@
-"""The client's transport as uvicorn is to see it: heads written with what follows, closings that lose no answer.
+"""The client's transport as uvicorn is to see it: heads written with what follows, endings that lose no answer.
 
 Knows bytes and the socket, nothing of requests. Used by server alone.
 """
@@ -6,6 +6,8 @@ Knows bytes and the socket, nothing of requests. Used by server alone.
 import asyncio
 import socket
 import struct
+from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any, Protocol
 
 _HEAD_START = b"HTTP/1.1 "
@@ -19,6 +21,14 @@ _ESTABLISHED = 1  # the first byte of Linux's tcp_info
 def has_left(client: socket.socket) -> bool:
     """Whether the peer has closed its side or reset the connection, also where what it sent before is unread."""
     return client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
+
+
+def closing_answer(status: int, fields: bytes, body: bytes) -> bytes:
+    """A whole answer that is the connection's last; `fields` are lines with their ends."""
+    date = formatdate(usegmt=True).encode()
+    line = b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())
+    ours = b"date: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (date, len(body))
+    return line + fields + ours + body
 
 
 class Receiver(Protocol):
