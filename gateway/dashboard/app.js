@@ -103,8 +103,9 @@ async function askModels() {
     const { body } = await ask("/models/loaded");
     models.show(body.models);
   } catch (error) {
+    if (!(error instanceof Refused || error instanceof Away)) throw error;
     models.unknown();
-    if (!(error instanceof Refused)) throw error; // Ollama is away, which is not for us to wait out
+    if (error instanceof Away) throw error;
   }
 }
 

@@ -25,7 +25,7 @@ export function setText(element, text) {
 }
 
 export function setClass(element, name) {
-  if (element.className !== name) element.className = name;
+  if (element.getAttribute("class") !== name) element.setAttribute("class", name);
 }
 
 // Says something once to those who cannot see it happen.

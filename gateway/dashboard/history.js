@@ -27,6 +27,7 @@ export class History {
   #tasks = new Map(); // id -> {task, seenAt}
   #walks = []; // cursors of pages between what is known and what is new
   #turn = 0;
+  #asked = new Map(); // name of a list -> the turn in which it was asked for
   #isNewestFull = false;
   #coveredMs = 0; // what was created before this is known only in part
 
@@ -72,17 +73,27 @@ export class History {
     return this.#walks.length > 0;
   }
 
-  // The list to ask for now: the newest tasks every other time, else what they leave out, in turns.
+  // The list to ask for now: the newest tasks every other time, else of what they leave out that which waited longest.
   // `viewPath` is the list that the reader chose to see, or null.
   nextList(viewPath) {
-    const others = [];
-    if (this.#walks.length) others.push({ kind: "walk", path: path({ limit: WALK_PAGE, cursor: this.#walks.at(-1) }) });
-    for (const state of this.#isNewestFull ? ["RUNNING", "PENDING"] : [])
-      others.push({ kind: "in-flight", path: path({ limit: IN_FLIGHT_PAGE, state }) });
-    if (viewPath) others.push({ kind: "view", path: viewPath });
     this.#turn += 1;
-    if (this.#turn % 2 === 0 && others.length) return others[(this.#turn / 2) % others.length];
-    return { kind: "newest", path: path({ limit: PAGE }) };
+    const others = this.#others(viewPath);
+    const isNew = others.some(({ name }) => !this.#asked.has(name));
+    if (this.#turn === 1 || !others.length || (this.#turn % 2 && !isNew)) return { kind: "newest", path: path({ limit: PAGE }) };
+    const waited = ({ name }) => this.#turn - (this.#asked.get(name) ?? 0);
+    const next = others.reduce((a, b) => (waited(b) > waited(a) ? b : a));
+    this.#asked.set(next.name, this.#turn);
+    return next;
+  }
+
+  #others(viewPath) {
+    const others = [];
+    const add = (name, kind, listPath) => others.push({ name, kind, path: listPath });
+    if (this.#isNewestFull) add("RUNNING", "in-flight", path({ limit: IN_FLIGHT_PAGE, state: "RUNNING" }));
+    if (this.#walks.length) add("walk", "walk", path({ limit: WALK_PAGE, cursor: this.#walks.at(-1) }));
+    if (this.#isNewestFull) add("PENDING", "in-flight", path({ limit: IN_FLIGHT_PAGE, state: "PENDING" }));
+    if (viewPath) add("view", "view", viewPath);
+    return others;
   }
 
   // Takes the answer to what `nextList` gave.

@@ -1,5 +1,7 @@
 // Asks again and again: while the page is seen, slower and slower while it fails, not at all in a hidden tab.
 
+import { Away, Refused } from "./api.js";
+
 const LONGEST_MS = 30_000;
 
 export class Poller {
@@ -8,7 +10,7 @@ export class Poller {
   #isWanted = false;
   #startedAt = -Infinity;
 
-  // `ask` is an async function; what it throws counts as a failure and goes no further.
+  // `ask` is an async function. What it throws counts as a failure; what is no answer's fault is reported as well.
   constructor(ask, everyMs) {
     this.ask = ask;
     this.everyMs = everyMs;
@@ -52,8 +54,9 @@ export class Poller {
     try {
       await this.ask();
       this.failures = 0;
-    } catch {
+    } catch (error) {
       this.failures += 1;
+      if (!(error instanceof Away || error instanceof Refused)) reportError(error);
     }
     this.#isAsking = false;
     const delayMs = Math.min(this.everyMs * 2 ** this.failures, LONGEST_MS);

@@ -1,0 +1,88 @@
+"""Owns the fixtures of the browser tests: one Chromium, its pages, and the gateways that they look at.
+
+Chromium is the machine's own (Debian's `chromium`), named by CHROMIUM or found on the PATH: skipped at home without
+one, a failure in CI. Each test has a page of its own, with nothing stored. Pictures of the states go to SCREENSHOTS.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import async_playwright, expect
+
+from tests.browser.watched import Watched
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from playwright.async_api import Browser
+
+    from tests.conftest import Launch
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Upstream
+
+    NewPage = Callable[..., Awaitable[Watched]]
+
+DESKTOP = {"width": 1280, "height": 900}
+expect.set_options(timeout=8000)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def chromium() -> AsyncIterator[Browser]:
+    """The browser; as root it runs without its sandbox, which root cannot have."""
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("there is no chromium; Debian has it as a package")
+        pytest.skip("there is no chromium; Debian has it as a package")
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the pictures go."""
+    named = os.environ.get("SCREENSHOTS")
+    directory = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def new_page(chromium: Browser, screenshots: Path) -> AsyncIterator[NewPage]:
+    """Makes pages that look at a gateway; each is checked at the end."""
+    pages: list[Watched] = []
+
+    async def make(gateway: Gateway, **options: Any) -> Watched:
+        context = await chromium.new_context(
+            **({"viewport": DESKTOP, "locale": "en-GB", "reduced_motion": "reduce"} | options)
+        )
+        context.set_default_timeout(10_000)
+        pages.append(Watched(await context.new_page(), gateway, screenshots))
+        return pages[-1]
+
+    yield make
+    for page in pages:
+        await page.page.context.close()
+    for page in pages:
+        page.check()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def beating(gateways: Launch, upstream: Upstream) -> Gateway:
+    """A gateway without a store, whose tasks renew their status often; tests share it."""
+    return await gateways(HEARTBEAT_SEC="0.5")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(beating: Gateway, new_page: NewPage) -> Watched:
+    """A page that looks at it, not loaded yet."""
+    return await new_page(beating)

@@ -1,0 +1,122 @@
+"""What the dashboard says when Ollama, the store or the gateway itself is away, and that it recovers by itself."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.async_api import expect
+
+from tests.support.gateway import COMMAND
+from tests.support.ports import refusing_port
+from tests.support.process import kill, spawn
+from tests.support.scripted import JSON, Gated, Upstream, answering
+from tests.support.wire import request
+
+if TYPE_CHECKING:
+    from tests.browser.conftest import NewPage
+    from tests.conftest import Launch, NewStore
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CHAT = "/v1/chat/completions"
+REFUSED = "net::ERR_CONNECTION_REFUSED"
+
+
+async def test_ollama_is_down(launch: Launch, new_page: NewPage) -> None:
+    """While Ollama does not answer, the page says so and what it means; failed requests are listed with their reason."""
+    with refusing_port() as port:
+        gateway = await launch(UPSTREAM_BASE=f"http://127.0.0.1:{port}")
+        for number in range(3):
+            await gateway.ask("POST", CHAT, (b"X-Task-Id", b"failed-%d" % number), body=b"{}")
+        page = await new_page(gateway)
+        await page.open("/", "503")
+        await page.shows("#problems", "Ollama does not answer: requests get 503")
+        await page.shows("#condition-ollama", "down")
+        await page.shows("#condition-gateway", "up")
+        await page.shows("#models-note", "Not known while Ollama does not answer")
+        await expect(page.row("recent", "failed-0")).to_contain_text("upstream_unavailable")
+        await page.shows("#plot-states-text", "3 failed")
+        await page.shoot("ollama-down")
+
+
+async def test_ollama_comes_back(launch: Launch, upstream: Upstream, new_page: NewPage) -> None:
+    """When Ollama answers again, the page says that all is well, and shows its models."""
+    upstream.models = answering(500)
+    upstream.loaded = answering(500)
+    page = await new_page(await launch())
+    await page.open("/", "503")
+    await page.shows("#condition-ollama", "down")
+    upstream.models = answering(200, JSON, body=b'{"data":[]}')
+    upstream.loaded = answering(200, JSON, body=b'{"models":[{"name":"tiny","size":1048576,"size_vram":0}]}')
+    await page.shows("#problems", "All is well.", seconds=12)
+    await page.shows("#models tbody", "tiny", seconds=12)
+    await page.shows("#models tbody", "CPU only")
+
+
+async def test_the_store_is_down_and_comes_back(launch: Launch, new_store: NewStore, new_page: NewPage) -> None:
+    """Without the store the last list stays, marked as old, and the page says what waits; with it all is well again."""
+    store = await new_store()
+    gateway = await launch(REDIS_URL=store.url, HEARTBEAT_SEC="0.5")
+    await gateway.ask("POST", CHAT, (b"X-Task-Id", b"before"), body=b"{}")
+    page = await new_page(gateway)
+    await page.open("/", "503")
+    await expect(page.row("recent", "before")).to_be_visible()
+    await page.shows("#condition-store", "up")
+
+    await store.kill()
+    await page.shows("#problems", "Tasks cannot be listed: the status store is away", seconds=10)
+    await gateway.ask("POST", CHAT, (b"X-Task-Id", b"meanwhile"), body=b"{}")
+    await page.shows("#condition-store", "down", seconds=12)
+    await page.shows("#problems", "The store is away: requests are served")
+    await page.shows("#condition-unsaved", re.compile("[1-9]"), seconds=12)
+    await expect(page.row("recent", "before")).to_be_visible()
+    await page.shoot("store-down")
+    await page["#search-id"].fill("meanwhile")
+    await page["#search-id"].press("Enter")
+    await page.shows("#detail-fields", "SUCCESS, done")  # this gateway knows its own tasks
+    await page.page.keyboard.press("Escape")
+
+    await store.start()
+    await page.shows("#problems", "All is well.", seconds=20)
+    await expect(page.row("recent", "meanwhile")).to_be_visible()
+
+
+async def test_the_gateway_goes_and_comes_back(launch: Launch, upstream: Upstream, new_page: NewPage) -> None:
+    """A gateway that is gone is told, what was known stays, it is asked again, and at once when somebody asks for it."""
+    gateway = await launch()
+    await gateway.ask("POST", CHAT, (b"X-Task-Id", b"before"), body=b"{}")
+    page = await new_page(gateway)
+    await page.open(
+        "/", REFUSED, "net::ERR_CONNECTION_RESET", "net::ERR_EMPTY_RESPONSE", "net::ERR_SOCKET_NOT_CONNECTED"
+    )
+    await expect(page.row("recent", "before")).to_be_visible()
+    await kill(gateway.process)
+    await page.shows("#problems", "The gateway does not answer")
+    await page.shows("#condition-gateway", "away")
+    await page.shows("#condition-ollama", "?")
+    await expect(page.row("recent", "before")).to_be_visible()
+    await page.shoot("gateway-away")
+
+    gateway.process = spawn(COMMAND, gateway.log_path, gateway.settings)
+    await page["#try-now"].click()
+    await page.shows("#problems", "All is well.", seconds=15)
+    await page.shows("#recent-note", "No task yet", seconds=15)  # it kept them in its memory
+
+
+async def test_a_gateway_that_stops_says_so(launch: Launch, upstream: Upstream, new_page: NewPage) -> None:
+    """While it waits for its last tasks, the page says that it takes no new ones."""
+    gateway = await launch()
+    gated = Gated()
+    upstream.then(gated)
+    client = await gateway.connect()
+    await client.send(request("POST", CHAT, (b"X-Task-Id", b"last"), body=b"{}"))
+    page = await new_page(gateway)
+    await page.open("/", "503", REFUSED)
+    await expect(page.row("in-flight", "last")).to_be_visible()
+    gateway.process.terminate()
+    await page.shows("#problems", "The gateway is being stopped", seconds=10)
+    await page.page.close()
+    gated.head()
+    gated.end()
