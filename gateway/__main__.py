@@ -1,101 +1,20 @@
-"""`python -m gateway`: checks the settings, binds the port and serves until SIGTERM or SIGINT.
+"""`python -m gateway`, and `ollama-gateway` where that is installed: serves, or with arguments runs one command.
 
-The only module that knows uvicorn. Exit codes: 0 after a normal stop, 1 where the port cannot be had, 2 for wrong
-settings.
+Each half is imported only when it is asked for: the server needs no tables, and a command no server.
 """
 
-import asyncio
-import logging
-import signal
-import socket
 import sys
-from functools import partial
-from pathlib import Path
-
-import uvicorn
-from uvicorn.supervisors import Multiprocess
-
-from gateway import __version__, logs
-from gateway.app import app_of_environment
-from gateway.ledger import shared_file
-from gateway.limits import fitting_connections
-from gateway.server import GatewayHttpProtocol
-from gateway.settings import InvalidSettings, Settings, load, share_run
-
-log = logging.getLogger("gateway")
-
-# When gateway.drain has ended the requests, uvicorn gives the answers still being written this long.
-_LEFTOVER_SECONDS = 1
 
 
 def main() -> int:
-    """Serves; gives the exit code."""
-    try:
-        settings = load()
-    except InvalidSettings as error:
-        print(*(f"gateway: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
-        return 2
-    logs.set_up(settings.log_level, settings.log_format)
-    try:
-        listener = _bind(settings)
-    except OSError as error:
-        log.error("cannot listen on %s:%d: %s", settings.gateway_host, settings.gateway_port, error.strerror)
-        return 1
-    log.info("version %s listens on http://%s:%d", __version__, settings.gateway_host, settings.gateway_port)
-    if settings.gateway_workers > 1:
-        return _serve_with_workers(settings, listener)
-    return _serve(_config(settings), listener)
+    """Gives the exit code of whichever it is."""
+    if arguments := sys.argv[1:]:
+        from gateway.cli import main as run
 
+        return run(arguments)
+    from gateway.serve import main as serve
 
-def _config(settings: Settings, counts_file: Path | None = None) -> uvicorn.Config:
-    return uvicorn.Config(
-        partial(app_of_environment, counts_file),
-        factory=True,
-        workers=settings.gateway_workers,
-        # a BufferedProtocol, which uvicorn only makes and closes
-        http=partial(GatewayHttpProtocol, max_connections=fitting_connections(settings.max_connections)),  # type: ignore[arg-type]
-        loop="uvloop",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        timeout_graceful_shutdown=_LEFTOVER_SECONDS,
-        backlog=2048,
-    )
-
-
-def _bind(settings: Settings) -> socket.socket:
-    family, kind, proto, _, address = socket.getaddrinfo(
-        settings.gateway_host, settings.gateway_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, proto)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(address)
-    listener.set_inheritable(True)
-    return listener
-
-
-def _serve(config: uvicorn.Config, listener: socket.socket) -> int:
-    server = uvicorn.Server(config)
-    # uvicorn raises the signal that stopped it once more; by then all is done, and the exit code is to be 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(server.serve(sockets=[listener]))
-    return 0
-
-
-def _serve_with_workers(settings: Settings, listener: socket.socket) -> int:
-    share_run()
-    try:
-        with shared_file() as counts_file:
-            Multiprocess(_config(settings, counts_file), sockets=[listener]).run()
-    except OSError as error:
-        log.error("cannot make the file that workers count in: %s", error)
-        return 1
-    return 0
+    return serve()
 
 
 if __name__ == "__main__":

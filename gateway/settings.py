@@ -300,6 +300,12 @@ def _settings(values: Mapping[str, Any]) -> Settings:
     )
 
 
+def terminal_peer() -> tuple[str, str | None]:
+    """For the terminal's commands: the URL of the gateway to ask, and the key to it, if any."""
+    port = os.environ.get("GATEWAY_PORT") or "11535"
+    return os.environ.get("OLLAMA_GATEWAY_URL") or f"http://127.0.0.1:{port}", os.environ.get("OLLAMA_GATEWAY_KEY")
+
+
 def run_name() -> str:
     """A name of this run of the gateway: all its processes have it, another run on the same machine has not."""
     return os.environ.get(_RUN) or f"{_machine()}-{secrets.token_hex(4)}"

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Self
 
 from gateway import limits
-from gateway.__main__ import main
+from gateway.serve import main
 from tests.support.gateway import Gateway
 from tests.support.process import spawn
 from tests.support.waiting import until

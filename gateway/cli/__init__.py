@@ -1,0 +1,161 @@
+"""The terminal's commands, `tasks`, `status` and `cancel`: asked of a gateway over HTTP, answered on the terminal.
+
+Owns the arguments and the exit codes, which tell scripts a task's state. Must not import the server's modules, nor be
+imported by what serves: HTTP client and tables would cost it memory for nothing. Called by __main__.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+
+from gateway import __version__
+from gateway.cli import show
+from gateway.cli.client import Away, Client, Document, UnknownTask, has_ended
+from gateway.cli.watch import ended, follow
+from gateway.logs import readable
+from gateway.settings import terminal_peer
+from gateway.task import State, is_valid_id
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+NOT_ENDED = 3
+UNKNOWN = 4
+AWAY = 5
+INTERRUPTED = 130  # as shells say it, and the next one, too
+NOBODY_READS = 141
+
+_KEY = re.compile(r"[!-~]+")
+_CODES = {"SUCCESS": DONE, "FAILED": FAILED, "PENDING": NOT_ENDED, "RUNNING": NOT_ENDED}
+_EPILOG = """Exit codes: 0 SUCCESS (cancel: ended), 1 FAILED, 2 wrong usage, 3 not ended, 4 no such task, 5 the gateway
+is away or refuses. Without a command the gateway itself is started."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command; gives the exit code. Raises SystemExit(2) for wrong usage."""
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    try:
+        with _client(parser, chosen) as client:
+            code: int = chosen.run(client, chosen)
+        sys.stdout.flush()
+    except UnknownTask as error:
+        return _complain(str(error), UNKNOWN)
+    except Away as error:
+        return _complain(str(error), AWAY)
+    except KeyboardInterrupt:
+        return DONE if chosen.run is _tasks else INTERRUPTED  # the way to end `tasks --watch`
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return NOBODY_READS
+    return code
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"ollama-gateway: {readable(text)}", file=sys.stderr)
+    return code
+
+
+def _tasks(client: Client, chosen: argparse.Namespace) -> int:
+    if chosen.watch and not chosen.json and not sys.stdout.isatty():
+        return _complain("--watch needs a terminal; for scripts: --watch --json", USAGE)
+    if chosen.watch:
+        follow(client, chosen.limit, chosen.state, show.JsonLines() if chosen.json else show.LiveTable())
+        return DONE
+    page = client.page(chosen.limit, chosen.state)
+    if chosen.json:
+        show.print_json(page)
+    else:
+        show.print_table(page["items"])
+    return DONE
+
+
+def _status(client: Client, chosen: argparse.Namespace) -> int:
+    with show.waiting(chosen.task_id, is_wanted=chosen.wait > 0 and not chosen.json) as tell:
+        document = ended(client, chosen.task_id, chosen.wait, tell)
+    _print(document, chosen)
+    return _CODES[document["state"]]
+
+
+def _cancel(client: Client, chosen: argparse.Namespace) -> int:
+    document = client.cancel(chosen.task_id)
+    _print(document, chosen)
+    return DONE if has_ended(document) else NOT_ENDED
+
+
+def _print(document: Document, chosen: argparse.Namespace) -> None:
+    if chosen.json:
+        show.print_json(document)
+    else:
+        show.print_document(document)
+
+
+# -- arguments --
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--url", help="the gateway (OLLAMA_GATEWAY_URL; else this machine's, at GATEWAY_PORT or 11535)")
+    common.add_argument("--key-file", type=Path, metavar="FILE", help="holds the API key (else OLLAMA_GATEWAY_KEY)")
+    common.add_argument("--json", action="store_true", help="what the gateway answers, on one line")
+    parser = argparse.ArgumentParser("ollama-gateway", description="Shows and ends tasks.", epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=f"ollama-gateway {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    tasks = commands.add_parser("tasks", parents=[common], help="the newest tasks")
+    tasks.add_argument("--watch", action="store_true", help="keep showing them, until Ctrl-C; with --json each change")
+    tasks.add_argument("--state", type=str.upper, choices=[str(state) for state in State])
+    tasks.add_argument("--limit", type=_limit, default=20, metavar="N", help="at most so many, 1 to 1000 (20)")
+    tasks.set_defaults(run=_tasks)
+
+    status = commands.add_parser("status", parents=[common], help="one task")
+    status.add_argument("task_id", type=_task_id, metavar="ID")
+    wait = "wait until it has ended, or so many seconds"
+    status.add_argument(
+        "--wait", type=_seconds, nargs="?", const=float("inf"), default=0.0, metavar="SECONDS", help=wait
+    )
+    status.set_defaults(run=_status)
+
+    cancel = commands.add_parser("cancel", parents=[common], help="end a task that is in flight")
+    cancel.add_argument("task_id", type=_task_id, metavar="ID")
+    cancel.set_defaults(run=_cancel)
+    return parser
+
+
+def _limit(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 1000):
+        raise argparse.ArgumentTypeError("1 to 1000")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not number >= 0:  # nan, too
+        raise argparse.ArgumentTypeError("0 or more seconds")
+    return number
+
+
+def _task_id(text: str) -> str:
+    if not is_valid_id(text):
+        raise argparse.ArgumentTypeError(f"not a task id: {text!r}")
+    return text
+
+
+def _client(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> Client:
+    """The gateway that is asked, and the key to it; both from the arguments or the environment."""
+    url, key = terminal_peer()
+    try:
+        if chosen.key_file:
+            key = chosen.key_file.read_text(encoding="utf-8").strip()
+        if key and not _KEY.fullmatch(key):
+            parser.error("the API key holds what no key does")
+        return Client(chosen.url or url, key)
+    except (OSError, UnicodeError) as error:
+        parser.error(f"--key-file {chosen.key_file}: {getattr(error, 'strerror', None) or error}")
+    except (ValueError, httpx.InvalidURL) as error:
+        parser.error(f"not the URL of a gateway: {error}")

@@ -1,0 +1,111 @@
+"""A gateway as seen by the terminal: its routes for tasks, over HTTP. The only module that knows httpx.
+
+Whatever goes wrong is one of two errors, with words for people. It follows no redirect and heeds no proxy, so the key
+goes to the named gateway alone. Called by cli and watch.
+"""
+
+import ssl
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from gateway.task import State
+
+Document = dict[str, Any]
+
+_TIMEOUT_SECONDS = 10.0
+_ENDED = (State.SUCCESS, State.FAILED)
+
+
+class Away(Exception):
+    """The gateway does not answer, or refuses to."""
+
+
+class UnknownTask(Exception):
+    """The gateway has no such task."""
+
+
+class Client:
+    """One gateway. Raises ValueError or httpx.InvalidURL where `url` or `key` cannot be one."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        parts = httpx.URL(url)
+        if parts.scheme not in ("http", "https") or not parts.host:
+            raise ValueError(f"{url!r}; allowed: http://host[:port] or https://host[:port]")
+        self._name = f"{parts.scheme}://{parts.netloc.decode()}"  # without what may be a password
+        self._http = httpx.Client(
+            base_url=parts,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=_TIMEOUT_SECONDS,
+            verify=ssl.create_default_context(),  # what this machine trusts
+            trust_env=False,
+        )
+        self._page_etag = ""
+        self._page: Document = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._http.close()
+
+    def page(self, limit: int, state: str | None) -> Document:
+        """The newest tasks. Asked again, an unchanged page costs the gateway no more than its ETag."""
+        query = {"limit": str(limit)} | ({"state": state} if state else {})
+        answer = self._ask("GET", "/tasks/status", query, self._page_etag)
+        if answer.status_code != 304:
+            self._page_etag, self._page = answer.headers.get("etag", ""), self._json(answer, "items")
+        return self._page
+
+    def document(self, task_id: str, wait_seconds: float = 0, known: str = "") -> Document | None:
+        """A task's status; None where it is still the event `known`, after the wait. Raises UnknownTask."""
+        query = {"wait": f"{wait_seconds:.3f}"} if wait_seconds else {}
+        answer = self._ask("GET", f"/tasks/status/{task_id}", query, f'"{known}"' if known else "", wait_seconds)
+        return None if answer.status_code == 304 else self._json(answer, "state")
+
+    def cancel(self, task_id: str) -> Document:
+        """The status after the cancel call, ended or not yet. Raises UnknownTask."""
+        return self._json(self._ask("POST", f"/tasks/{task_id}/cancel", {}), "state")
+
+    def _ask(
+        self, method: str, path: str, query: dict[str, str], etag: str = "", wait_seconds: float = 0
+    ) -> httpx.Response:
+        headers = {"If-None-Match": etag} if etag else {}
+        timeout = _TIMEOUT_SECONDS + wait_seconds
+        try:
+            answer = self._http.request(method, path, params=query, headers=headers, timeout=timeout)
+        except httpx.HTTPError as error:
+            raise Away(f"{self._name} does not answer: {error or type(error).__name__}") from error
+        if answer.status_code in (200, 202, 304):
+            return answer
+        text = _words(answer)
+        if answer.status_code == 404 and text.startswith("no task "):
+            raise UnknownTask(text)
+        hint = "; set OLLAMA_GATEWAY_KEY or --key-file" if answer.status_code == 401 else ""
+        raise Away(f"{self._name} answers {answer.status_code}: {text}{hint}")
+
+    def _json(self, answer: httpx.Response, field: str) -> Document:
+        try:
+            content = answer.json()
+        except ValueError:
+            content = None
+        if not (isinstance(content, dict) and field in content):
+            raise Away(f"{self._name} is no gateway: it answers {answer.text[:80]!r}")
+        return content
+
+
+def _words(answer: httpx.Response) -> str:
+    """Why there is no document, in the server's words."""
+    try:
+        match answer.json():
+            case {"detail": str(text)} | {"error": {"message": str(text)}}:
+                return text
+    except ValueError:
+        pass
+    return answer.text[:200]
+
+
+def has_ended(document: Document) -> bool:
+    """Whether the status is final."""
+    return document["state"] in _ENDED

@@ -1,0 +1,183 @@
+"""What the terminal shows: tables for people, JSON for scripts. The only module that knows rich.
+
+Text that came with a request (paths, queries) is shown with control characters escaped and never read as markup: it
+must not be able to drive the terminal. No colours where the output is no terminal. Called by cli and watch.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from gateway.cli.client import Document
+from gateway.logs import readable
+
+_STYLES = {"PENDING": "yellow", "RUNNING": "cyan", "SUCCESS": "green", "FAILED": "red"}
+_WIDTH_OF_FILES = 400  # columns are as wide as what is in them; a file has no edge to wrap at
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would exit with 1, which means FAILED here
+
+
+def _console() -> Console:
+    return _Console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES, highlight=False, markup=False, emoji=False)
+
+
+def print_json(content: Document) -> None:
+    """One line; whatever is not ASCII is escaped."""
+    print(json.dumps(content, separators=(",", ":")), flush=True)
+
+
+def print_table(tasks: list[Document]) -> None:
+    """The tasks, one a line."""
+    _console().print(_table(tasks) if tasks else "no tasks")
+
+
+def print_document(document: Document) -> None:
+    """All that is known of one task, one thing a line."""
+    grid = Table.grid(padding=(0, 2))
+    for name, value in _facts(document):
+        grid.add_row(name, value if isinstance(value, Text) else Text(readable(value)))
+    _console().print(grid)
+
+
+@contextmanager
+def waiting(task_id: str, *, is_wanted: bool) -> Iterator[Callable[[Document], None]]:
+    """Shows on a terminal what a task is at while it is waited for; nothing elsewhere."""
+    if not is_wanted:
+        yield lambda _: None
+        return
+    with _console().status(Text(task_id)) as status:
+        yield lambda document: status.update(Text(f"{task_id}: {document['state']} {readable(document['stage'])}"))
+
+
+class LiveTable:
+    """A table that stays where it is on the terminal while it changes."""
+
+    def __init__(self) -> None:
+        self._live = Live(console=_console(), auto_refresh=False)
+
+    def __enter__(self) -> None:
+        self._live.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
+
+    def show(self, tasks: list[Document], trouble: str) -> None:
+        """Replaces what is shown."""
+        in_flight = sum(task["state"] in ("PENDING", "RUNNING") for task in tasks)
+        line = Text(readable(trouble), "red") if trouble else Text(f"{in_flight} of {len(tasks)} in flight", "dim")
+        self._live.update(Group(_table(tasks), line), refresh=True)
+
+
+class JsonLines:
+    """One line for each event of a task, oldest first; none for heartbeats."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def show(self, tasks: list[Document], trouble: str) -> None:  # noqa: ARG002 (a script sees no more lines)
+        """Prints what is new since the last time."""
+        for task in reversed(tasks):
+            if self._known.get(task["task_id"]) != task["event_id"]:
+                print_json(task)
+        self._known = {task["task_id"]: task["event_id"] for task in tasks}
+
+
+def _table(tasks: list[Document]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("TASK", "STATE", "STAGE", "REQUEST"):
+        table.add_column(name, overflow="fold")
+    for name in ("AGE", "FIRST BYTE", "TOOK", "BYTES"):
+        table.add_column(name, justify="right", no_wrap=True)
+    now_ms = time.time() * 1000
+    for task in tasks:
+        table.add_row(*_row(task, now_ms))
+    return table
+
+
+def _row(task: Document, now_ms: float) -> list[Text]:
+    more = _more(task)
+    return [
+        Text(readable(task["task_id"])),
+        Text(task["state"], _STYLES.get(task["state"], "")),
+        Text(_stage(task)),
+        Text(readable(f"{more['method']} {more['path']}")),
+        Text(_span(more["created_ms"], now_ms)),
+        Text(_span(more["started_ms"], more["first_byte_ms"])),
+        Text(_span(more["started_ms"], more["finished_ms"] or now_ms)),
+        Text(_size(more["response_bytes"])),
+    ]
+
+
+def _facts(task: Document) -> Iterator[tuple[str, str | Text]]:
+    more = _more(task)
+    query = f"?{more['query']}" if more["query"] else ""
+    yield "task", task["task_id"]
+    yield "state", Text(task["state"], _STYLES.get(task["state"], ""))
+    yield "stage", _stage(task)
+    yield "message", task["message"]
+    yield "request", f"{more['method']} {more['path']}{query}, {_size(more['request_bytes'])}"
+    yield "answer", f"status {more['status_code'] or '-'}, {_size(more['response_bytes'])}"
+    yield "created", _moment(more["created_ms"])
+    yield "first byte", f"after {_span(more['started_ms'], more['first_byte_ms'])}"
+    yield "took", _span(more["started_ms"], more["finished_ms"] or time.time() * 1000)
+    yield "heartbeat", _moment(task["timestamp"] * 1000)
+    yield "attempt", str(more["attempt"])
+    yield "gateway", more["instance"] or "-"
+
+
+class _More(dict[str, Any]):
+    """A document's extensions; what an older gateway leaves out is None."""
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+def _more(task: Document) -> _More:
+    return _More(task["extensions"])
+
+
+def _stage(task: Document) -> str:
+    reason = _more(task)["reason"]
+    return readable(f"{task['stage']} {reason}" if reason and reason != task["stage"] else task["stage"])
+
+
+def _moment(unix_ms: float | None) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000).astimezone().isoformat(" ", "seconds") if unix_ms else "-"
+
+
+def _span(from_ms: float | None, to_ms: float | None) -> str:
+    """A duration with as much of it as matters: 0.12 s, 34.5 s, 12:34, 2:03:04."""
+    if from_ms is None or to_ms is None:
+        return "-"
+    seconds = max(0.0, (to_ms - from_ms) / 1000)
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def _size(count: int | None) -> str:
+    """Bytes in units of a thousand."""
+    size, units = float(count or 0), iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while size >= 1000 and unit != "TB":
+        size, unit = size / 1000, next(units)
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
