@@ -15,6 +15,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway import limits
+from gateway.counts import Counts
 from gateway.errors import TooManyConnections
 from gateway.guard import Refusal, check_head, head_bytes
 from gateway.link import ClientLink
@@ -106,7 +107,13 @@ class _HttpProtocol(HttpToolsProtocol):
         if excess > 0:
             self._turn_away(excess)
 
+    @property
+    def _counts(self) -> Counts:
+        """Where the application counts; it says so at its start."""
+        return cast("Counts", self.app_state["counts"])
+
     def _turn_away(self, excess: int) -> None:
+        self._counts.refused(TooManyConnections.code)
         now = self.loop.time()
         if now > _HttpProtocol._warned_at + _WARN_SECONDS:
             _HttpProtocol._warned_at = now
@@ -309,6 +316,7 @@ class _HttpProtocol(HttpToolsProtocol):
     def _refuse(self, refusal: Refusal) -> None:
         """Answers what is no request; not inside an answer or ahead of one, where the client would take it for that."""
         log.debug("%s is refused: %d %s", self.client, refusal.status, refusal)
+        self._counts.refused_by_server(refusal.status)
         others = [cycle for cycle in self._unanswered if cycle.response_started or not cycle.more_body]
         if others:
             self.transport.abort()
