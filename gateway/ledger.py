@@ -7,6 +7,7 @@ on in that row: nothing that was counted is lost, and no counter ever falls. Cal
 
 import fcntl
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,8 @@ class Ledger:
 
     def __init__(self, path: Path | None = None) -> None:
         self._rows: list[Row] = [] if path is None else _mapped(path)
-        self._file = None if path is None else path.open("r+b")
+        # Stays open: closing any descriptor of a file gives up all locks that a process has on it.
+        self._file = -1 if path is None else os.open(path, os.O_RDWR)
         self._own = 0 if path is None else self._take_row()
         self.counts = Counts(self._rows[self._own] if self._rows else None)
 
@@ -41,18 +43,18 @@ class Ledger:
 
     def _try_lock(self, number: int, kind: int) -> bool:
         try:
-            fcntl.lockf(self._file, kind | fcntl.LOCK_NB, 1, number)  # type: ignore[arg-type]
+            fcntl.lockf(self._file, kind | fcntl.LOCK_NB, 1, number)
         except OSError:
             return False
         return True
 
     def _is_alive(self, number: int) -> bool:
-        """Whether a worker counts in a row. Its own lock would tell a process nothing, and be lost by trying."""
+        """Whether a worker counts in a row. To its own process a lock is no obstacle, and trying would give it up."""
         if number == self._own:
             return True
         if not self._try_lock(number, fcntl.LOCK_SH):
             return True
-        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)  # type: ignore[arg-type]
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
         return False
 
     def totals(self) -> list[float]:

@@ -1,0 +1,332 @@
+"""Owns the promise that metrics count right, with labels from closed sets, and lose nothing with a worker."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway import counts, errors
+from gateway.counts import FAMILIES, SIZE, Counts
+from gateway.ledger import Ledger, shared_file
+from gateway.memory import MemoryStore
+from gateway.metrics import MAX_MODELS, Metrics, ModelMemory
+from gateway.task import Reason, Stage, Task
+from gateway.tracker import Tracker
+from tests.support.exposition import Scrape
+from tests.support.process import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+CHAT = "/v1/chat/completions"
+
+
+def tracker_of(ledger: Ledger) -> Tracker:
+    """A tracker that counts in the ledger's row."""
+    return Tracker(
+        MemoryStore(),
+        algorithm_id="a",
+        instance="i",
+        boot="b",
+        ttl_running_seconds=60,
+        ttl_done_seconds=60,
+        heartbeat_seconds=10,
+        counts=ledger.counts,
+    )
+
+
+def ended(
+    path: str = CHAT, method: str = "POST", status: int | None = 200, reason: Reason | None = None, end_ms: int = 1_040
+) -> Task:
+    """A task that was created at 1,000 ms and ended at `end_ms`."""
+    task = Task("a", method, path, "", 1_000)
+    task.forward(1_002)
+    if status is not None:
+        task.answer(status, False, 1_030)
+    task.finish(reason, "", end_ms)
+    return task
+
+
+def scraped(ledger: Ledger, accept: str = "", models: Sequence[ModelMemory] = (), has_store: bool = True) -> Scrape:
+    """What a scrape of this ledger says."""
+    metrics = Metrics(ledger, tracker_of(ledger), has_store=has_store)
+    text, content_type = metrics.render(accept, is_upstream_up=True, models=models)
+    return Scrape(text.decode(), content_type)
+
+
+@pytest.mark.parametrize(("end_ms", "bound"), [(1_005, "0.005"), (1_006, "0.01"), (61_000, "60"), (61_001, "120"),
+                                               (1_801_000, "1800"), (9_999_999, "+Inf")])  # fmt: skip
+async def test_a_time_counts_in_every_bucket_from_its_own_on(end_ms: int, bound: str) -> None:
+    """A duration is in the first bucket that is not below it, and in all above."""
+    ledger = Ledger()
+    ledger.counts.ended(ended(end_ms=end_ms))
+    buckets = [sample for sample in scraped(ledger).families["ollama_gateway_request_duration_seconds"].samples
+               if sample.name.endswith("_bucket")]  # fmt: skip
+    assert [float(sample.labels["le"]) for sample in buckets if sample.value == 0] == [
+        number for number in counts.LONG if number < float(bound)
+    ]
+
+
+async def test_sums_and_counts_go_with_the_buckets() -> None:
+    """A histogram's count is its last bucket, its sum what was observed."""
+    ledger = Ledger()
+    for end_ms in (1_500, 2_000):
+        ledger.counts.ended(ended(end_ms=end_ms))
+    seen = scraped(ledger)
+    name, path = "request_duration_seconds", "chat_completions"
+    assert seen(f"{name}_count", path=path) == seen(f"{name}_bucket", path=path, le="+Inf") == 2
+    assert seen(f"{name}_sum", path=path) == 1.5
+    assert seen("first_byte_seconds_sum", path=path) == pytest.approx(0.06)
+    assert seen("handover_seconds_sum") == pytest.approx(0.004)
+
+
+def test_buckets_rise_up_to_thirty_minutes() -> None:
+    """Times are told apart from milliseconds to half an hour."""
+    assert counts.LONG[-1] == 1800
+    for family in FAMILIES:
+        assert all(low < high for low, high in pairwise(family.buckets)), family.name
+
+
+async def test_a_clock_set_back_makes_nothing_negative() -> None:
+    """A task that ended before it began took no time."""
+    ledger = Ledger()
+    ledger.counts.ended(ended(end_ms=500))
+    assert scraped(ledger)("request_duration_seconds_sum", path="chat_completions") == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/v1/chat/completions", "chat_completions"),
+        ("/v1/completions", "completions"),
+        ("/v1/responses", "responses"),
+        ("/v1/embeddings", "embeddings"),
+        ("/v1/messages", "messages"),
+        ("/v1/models", "models"),
+        ("/v1/models/qwen3:0.6b", "models"),
+        ("/v1/audio/transcriptions", "other"),
+        ("/v1/chat%2Fcompletions", "other"),
+        ("/v1/modelsque", "other"),
+        ("/v1/", "other"),
+    ],
+)
+async def test_paths_count_by_class(path: str, name: str) -> None:
+    """The known paths have a label each, all others share one."""
+    ledger = Ledger()
+    ledger.counts.ended(ended(path))
+    assert scraped(ledger).series("requests_total") == {("POST", name, "2xx"): 1}
+
+
+@pytest.mark.parametrize(
+    ("status", "name"), [(200, "2xx"), (204, "2xx"), (304, "3xx"), (499, "4xx"), (503, "5xx"), (None, "none"),
+                         (0, "none"), (999, "none")]
+)  # fmt: skip
+async def test_statuses_count_by_class(status: int | None, name: str) -> None:
+    """A status counts by its first digit; none, or one of no class, is a class too."""
+    ledger = Ledger()
+    ledger.counts.ended(ended(status=status))
+    assert scraped(ledger).series("requests_total") == {("POST", "chat_completions", name): 1}
+
+
+async def test_hostile_requests_do_not_make_the_series_grow() -> None:
+    """A thousand methods and paths that nobody knows make no more series than one does."""
+    ledger = Ledger()
+    ledger.counts.ended(ended("/v1/x", "X"))
+    few = scraped(ledger)
+    for number in range(1000):
+        ledger.counts.ended(ended(f'/v1/{number}"}}\n\\{{', f"M{number}", 200))
+    many = scraped(ledger)
+    assert many.samples.keys() == few.samples.keys()
+    assert many.series("requests_total") == {("other", "other", "2xx"): 1001}
+
+
+@pytest.mark.parametrize("reason", [None, *(reason for reason in Reason if reason is not Reason.LOST)])
+async def test_every_end_counts_by_state_and_reason(reason: Reason | None) -> None:
+    """SUCCESS has no reason, FAILED has each of them."""
+    ledger = Ledger()
+    ledger.counts.ended(ended(reason=reason))
+    assert scraped(ledger).series("tasks_total") == {(reason or "", "SUCCESS" if reason is None else "FAILED"): 1}
+
+
+async def test_what_was_found_lost_counts() -> None:
+    """A task of a gateway that is gone counts where it was found."""
+    ledger = Ledger()
+    tracker = tracker_of(ledger)
+    tracker._store.lost = 2
+    text, _ = Metrics(ledger, tracker, has_store=True).render("", is_upstream_up=True, models=())
+    assert Scrape(text.decode()).series("tasks_total") == {("lost", "FAILED"): 2}
+
+
+def test_every_code_of_ours_can_be_counted() -> None:
+    """Whatever GatewayError refuses a request, there is a number for it; for the server's own refusals, too."""
+    row = Counts()
+    kinds = [errors.GatewayError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        row.refused(kind.code)
+    for status in (400, 408, 431, 501, 505, 418):
+        row.refused_by_server(status)
+    assert sum(row.row[counts.REFUSED.start : counts.REFUSED.end]) == len(kinds) + 6
+
+
+async def test_models_are_bounded_and_their_names_are_only_text() -> None:
+    """At most 32 models are shown, the largest; a name cannot break out of its label."""
+    names = ['a"} 1\nollama_gateway_workers 7 #\\', *(f"m{number}" for number in range(40)), "n" * 5000]
+    models = [ModelMemory(name, 10_000 - at, at) for at, name in enumerate(names)]
+    seen = scraped(Ledger(), models=models).series("model_memory_bytes")
+    assert list(seen) == [(name,) for name in names[:MAX_MODELS]]
+    long = scraped(Ledger(), models=[models[-1]]).series("model_memory_bytes")
+    assert [len(name) for (name,) in long] == [200]
+
+
+async def test_openmetrics_where_it_is_asked_for() -> None:
+    """`Accept` chooses between the two formats, and whatever else it says changes nothing."""
+    asked = "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+    assert scraped(Ledger(), asked).text.endswith("# EOF\n")
+    for other in ("", "*/*", "text/plain", "application/json; version=\r\nx: y"):
+        assert "# EOF" not in scraped(Ledger(), other).text
+
+
+async def test_the_stores_metrics_need_a_store() -> None:
+    """Without a store configured nothing is said of one."""
+    assert any("_store_" in name for name in scraped(Ledger()).families)
+    assert not any("_store_" in name for name in scraped(Ledger(), has_store=False).families)
+
+
+async def test_the_tasks_in_flight_count_by_stage() -> None:
+    """What has not ended is shown with its stage, and no longer once it has."""
+    ledger = Ledger()
+    tracker = tracker_of(ledger)
+    metrics = Metrics(ledger, tracker, has_store=True)
+    tasks = [await tracker.begin(None, "POST", CHAT, "") for _ in range(3)]
+    tracker.forward(tasks[0])
+    tracker.forward(tasks[1])
+    tracker.answer(tasks[1], 200, is_stream=True)
+
+    def in_flight() -> dict[tuple[str, ...], float]:
+        return Scrape(metrics.render("", is_upstream_up=True, models=())[0].decode()).series("tasks_in_flight")
+
+    assert in_flight() == {(Stage.QUEUED,): 1, (Stage.FORWARDING,): 1, (Stage.STREAMING,): 1}
+    for task in tasks:
+        tracker.finish(task, None, "")
+    assert in_flight() == {}
+
+
+# -- several workers --
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from gateway import counts
+from gateway.counts import Counts
+from gateway.ledger import Ledger
+ledger = Ledger(Path(sys.argv[1]))
+for _ in range(int(sys.argv[2])):
+    ledger.counts.refused("invalid_path")
+ledger.counts.carry(counts.STORE_DROPPED, int(sys.argv[2]))
+ledger.counts.show(counts.STORE_UNSAVED, 1)
+ledger.counts.show(counts.STORE_UP, 1)
+print("counted", flush=True)
+sys.stdin.read()
+"""
+
+
+def worker(file: Path, number: int) -> subprocess.Popen[str]:
+    """A process that has counted `number` refusals and as many dropped, and lives until it is killed."""
+    command = [sys.executable, "-c", WORKER, str(file), str(number)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "counted\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """SIGKILL: it can bring nothing to an end."""
+    process.kill()
+    process.communicate()
+
+
+def numbers(ledger: Ledger) -> tuple[float, float, float]:
+    """Refused, dropped and unsaved over all workers."""
+    totals = ledger.totals()
+    refused = sum(totals[counts.REFUSED.start : counts.REFUSED.end])
+    return refused, totals[counts.STORE_DROPPED.start], totals[counts.STORE_UNSAVED.start]
+
+
+def test_workers_add_up_and_a_killed_one_stays_counted() -> None:
+    """Counters are those of all that ever counted, gauges those of the living; a replacement counts on."""
+    with shared_file() as file:
+        first, second = worker(file, 3), worker(file, 4)
+        ledger = Ledger(file)
+        assert numbers(ledger) == (7, 7, 2)
+        end(first)
+        assert numbers(ledger) == (7, 7, 1)
+        replacement = worker(file, 5)
+        assert numbers(ledger) == (12, 12, 2)
+        for process in (second, replacement):
+            end(process)
+        assert numbers(ledger) == (12, 12, 0)
+
+
+def test_a_crash_loop_takes_no_more_room() -> None:
+    """Workers that die one after another count in one and the same row."""
+    with shared_file() as file:
+        for _ in range(5):
+            end(worker(file, 1))
+        ledger = Ledger(file)
+        assert sum(bool(row[0]) for row in ledger._rows) == 1
+        assert numbers(ledger) == (5, 5, 0)
+
+
+def test_the_stores_condition_is_the_worst_of_all() -> None:
+    """Where one worker finds the store away, so does the sum of them."""
+    with shared_file() as file:
+        other = worker(file, 0)
+        ledger = Ledger(file)
+        ledger.counts.show(counts.STORE_UP, 0)
+        assert ledger.totals()[counts.STORE_UP.start] == 0
+        ledger.counts.show(counts.STORE_UP, 1)
+        assert ledger.totals()[counts.STORE_UP.start] == 1
+        end(other)
+
+
+def test_the_shared_file_is_private_and_goes_with_its_owner() -> None:
+    """Nobody else may read or write it, and it is gone afterwards."""
+    with shared_file() as file:
+        assert file.stat().st_mode & 0o777 == 0o600
+    assert not file.exists()
+
+
+def test_each_number_has_one_place() -> None:
+    """The families stand behind each other, without a gap, under names of their own."""
+    assert [family.start for family in FAMILIES] == [1, *(family.end for family in FAMILIES[:-1])]
+    assert FAMILIES[-1].end == SIZE
+    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+# -- the page --
+
+
+async def test_the_page_lists_the_metrics_that_there_are() -> None:
+    """docs/metrics.md has every metric once, with its type, and no other."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `((?:ollama_gateway|process)_\w+)` \| (\w+) \|", page, re.MULTILINE)
+    there = [
+        (name + "_total" if family.type == "counter" else name, family.type)
+        for name, family in scraped(Ledger()).families.items()
+    ]
+    assert sorted(rows) == sorted(there)
+
+
+async def test_the_page_lists_the_labels_that_there_are() -> None:
+    """docs/metrics.md names every value of path, method and status."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    for label, values in (("path", counts.PATHS), ("method", counts.METHODS), ("status", counts.STATUSES)):
+        (cell,) = re.findall(rf"^\| `{label}` \| (.*) \|$", page, re.MULTILINE)
+        assert set(re.findall(r"`(\w+)`", cell)) == set(values)
