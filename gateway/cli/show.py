@@ -102,8 +102,8 @@ class JsonLines:
 
 def _table(tasks: list[Document]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("TASK", "STATE", "STAGE", "REQUEST"):
-        table.add_column(name, overflow="fold")
+    for name, is_whole in (("TASK", False), ("STATE", True), ("STAGE", True), ("REQUEST", False)):
+        table.add_column(name, overflow="fold", no_wrap=is_whole)
     for name in ("AGE", "FIRST BYTE", "TOOK", "BYTES"):
         table.add_column(name, justify="right", no_wrap=True)
     now_ms = time.time() * 1000
@@ -131,12 +131,13 @@ def _facts(task: Document) -> Iterator[tuple[str, str | Text]]:
     query = f"?{more['query']}" if more["query"] else ""
     yield "task", task["task_id"]
     yield "state", Text(task["state"], _STYLES.get(task["state"], ""))
-    yield "stage", _stage(task)
+    yield "stage", task["stage"]
+    yield "reason", more["reason"] or "-"
     yield "message", task["message"]
     yield "request", f"{more['method']} {more['path']}{query}, {_size(more['request_bytes'])}"
     yield "answer", f"status {more['status_code'] or '-'}, {_size(more['response_bytes'])}"
     yield "created", _moment(more["created_ms"])
-    yield "first byte", f"after {_span(more['started_ms'], more['first_byte_ms'])}"
+    yield "first byte", _span(more["started_ms"], more["first_byte_ms"])
     yield "took", _span(more["started_ms"], more["finished_ms"] or time.time() * 1000)
     yield "heartbeat", _moment(task["timestamp"] * 1000)
     yield "attempt", str(more["attempt"])
@@ -155,8 +156,8 @@ def _more(task: Document) -> _More:
 
 
 def _stage(task: Document) -> str:
-    reason = _more(task)["reason"]
-    return readable(f"{task['stage']} {reason}" if reason and reason != task["stage"] else task["stage"])
+    """The reason says all that a failed task's stage says, and more."""
+    return readable(_more(task)["reason"] or task["stage"])
 
 
 def _moment(unix_ms: float | None) -> str:

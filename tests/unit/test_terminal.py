@@ -1,0 +1,162 @@
+"""The terminal's commands by themselves: arguments, what text of others may do, and what serving does not load."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from typing import Any
+
+import pytest
+
+from gateway.cli import main, show
+from gateway.logs import readable
+from gateway.task import Task, complete_document
+from tests.support.process import ROOT, environment
+
+HOSTILE = {
+    "\x1b]0;owned\x07\x1b[31m": r"\x1b]0;owned\x07\x1b[31m",
+    "\x9b31m\x90": r"\x9b31m\x90",
+    "a\r\nb\tc\x08\x7f": r"a\r\nb\tc\x08\x7f",
+    "\u202eltr\u200b\u2028": r"\u202eltr\u200b\u2028",
+    "[red]x[/red] :smile: [link=http://h]": "[red]x[/red] :smile: [link=http://h]",
+    "\udc80": r"\udc80",
+    "é 漢": "é 漢",
+}
+
+
+def document(path: str = "/v1/models", query: str = "", message: str = "m") -> dict[str, Any]:
+    """A task's document with these texts."""
+    task = Task("one", "GET", "", "", created_ms=1)
+    head = task.document_head(algorithm_id="a", instance="i", boot="b", now=1.5)
+    found: dict[str, Any] = json.loads(complete_document(head, 1))
+    return found | {"message": message, "extensions": found["extensions"] | {"path": path, "query": query}}
+
+
+@pytest.fixture(params=["file", "terminal"])
+def shown(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What can take the place of the standard output: a file, and what says that it is a terminal."""
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: request.param == "terminal")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return out
+
+
+def without_colours(text: str) -> str:
+    """What is left when the codes that we ourselves use are taken off."""
+    for code in ("\x1b[0m", "\x1b[1m", "\x1b[33m", "\x1b[2m"):
+        text = text.replace(code, "")
+    return text
+
+
+@pytest.mark.parametrize(("hostile", "harmless"), HOSTILE.items(), ids=range(len(HOSTILE)))
+def test_text_of_others_cannot_drive_the_terminal(shown: io.StringIO, hostile: str, harmless: str) -> None:
+    """Whatever stands in path, query or message: no control character gets through, and nothing is read as markup."""
+    task = document(path=f"/v1/{hostile}", query=hostile, message=hostile)
+    with redirect_stdout(shown):
+        show.print_table([task])
+        show.print_document(task)
+    text = without_colours(shown.getvalue())
+    assert all(line.isprintable() for line in text.splitlines()), ascii(text)
+    assert text.count(harmless) == 4, text
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_json_is_ascii_on_one_line(capsys: pytest.CaptureFixture[str], hostile: str) -> None:
+    """For scripts everything is there, escaped."""
+    task = document(path=hostile)
+    show.print_json(task)
+    line = capsys.readouterr().out
+    assert line.isascii()
+    assert line.count("\n") == 1
+    assert json.loads(line) == task
+
+
+def test_colours_are_for_terminals(shown: io.StringIO) -> None:
+    """A file gets no escape code at all, a terminal does."""
+    with redirect_stdout(shown):
+        show.print_table([document()])
+    assert ("\x1b" in shown.getvalue()) == shown.isatty()
+
+
+def test_readable_text_stays_as_it_is() -> None:
+    """Only what is not printable is escaped, a backslash is not."""
+    assert readable("a b\\x1b é[]") == "a b\\x1b é[]"
+
+
+SPANS = {0: "0.00 s", 120: "0.12 s", 9994: "9.99 s", 34_500: "34.5 s", 60_000: "1:00", 754_000: "12:34",
+         7_384_000: "2:03:04", -5: "0.00 s"}  # fmt: skip
+SIZES = {0: "0 B", 999: "999 B", 1000: "1.0 kB", 39_539: "39.5 kB", 2_500_000: "2.5 MB", 10**15: "1000.0 TB"}
+
+
+@pytest.mark.parametrize(("milliseconds", "text"), SPANS.items())
+def test_spans_are_short(milliseconds: int, text: str) -> None:
+    """Durations are shown as precisely as matters; a clock that is behind makes none negative."""
+    assert show._span(1000, 1000 + milliseconds) == text
+    assert show._span(None, 1000) == show._span(1000, None) == "-"
+
+
+@pytest.mark.parametrize(("count", "text"), SIZES.items())
+def test_sizes_are_short(count: int, text: str) -> None:
+    """Bytes are shown in units of a thousand."""
+    assert show._size(count) == text
+
+
+WRONG = [
+    ["frob"], ["status"], ["status", "no id"], ["status", "-x"], ["status", "../x"], ["cancel"], ["cancel", "a/b"],
+    ["tasks", "--limit", "0"], ["tasks", "--limit", "1001"], ["tasks", "--limit", "x"], ["tasks", "--state", "DONE"],
+    ["tasks", "extra"], ["status", "one", "--wait", "soon"], ["status", "one", "--wait", "-1"],
+    ["status", "one", "--wait", "nan"], ["tasks", "--url", "ftp://h"], ["tasks", "--url", "h:1"],
+    ["tasks", "--url", "http://"], ["tasks", "--url", "http://h:x"], ["tasks", "--key-file", "/no/such/file"],
+    ["tasks", "--key-file", "/"], ["--json"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """What cannot be asked for is refused on the standard error, before any gateway is asked."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert "usage: ollama-gateway" in error
+
+
+def test_a_malformed_key_is_not_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key with what no key has is refused, and nobody reads it in the refusal."""
+    monkeypatch.setenv("OLLAMA_GATEWAY_KEY", "secret\r\nX: y")
+    with pytest.raises(SystemExit) as ended:
+        main(["tasks", "--url", "http://127.0.0.1:1"])
+    assert ended.value.code == 2
+    assert "secret" not in "".join(capsys.readouterr())
+
+
+def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` ends with 0 and names them."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert "3 not ended, 4 no" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("module", "unwanted"), [
+    ("gateway.serve", {"httpx", "httpcore", "rich", "pygments", "gateway.cli", "gateway.pull"}),
+    ("gateway.pull", {"httpx", "rich", "uvicorn", "fastapi", "redis", "asyncio"}),
+    ("gateway.cli", {"uvicorn", "fastapi", "redis", "prometheus_client", "gateway.app"}),
+    ("gateway.__main__", {"httpx", "rich", "uvicorn", "fastapi"}),
+])  # fmt: skip
+def test_each_half_loads_only_its_own(module: str, unwanted: set[str]) -> None:
+    """The server holds no terminal's libraries in its memory, a command waits for no server's, pulling is small."""
+    script = f"import {module}, sys, json; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment({}), capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(json.loads(done.stdout))
+    assert module in loaded
+    assert loaded & unwanted == set()
