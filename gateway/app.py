@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate
-from ipaddress import ip_address
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -75,7 +74,7 @@ def create_app(settings: Settings, counts_file: Path | None = None) -> "Gateway"
     date = _DateClock()
     proxy = Proxy(upstream, tracker, ledger.counts, max_body_bytes=settings.max_body_bytes, date=date)
     drain = Drain(tracker, settings.drain_seconds)
-    keyring = _keyring(settings)
+    keyring = Keyring(settings.api_keys, settings.api_keys_file)
     readiness = _readiness(settings, upstream, tracker)
     metrics = Metrics(ledger, tracker, has_store=settings.redis_url is not None)
     routes = _routes(upstream, tracker, drain, keyring, readiness, metrics)
@@ -95,20 +94,6 @@ def _store(settings: Settings, boot: str) -> Store:
         ttl_done_seconds=settings.ttl_done_seconds,
         instance=settings.instance,
     )
-
-
-def _keyring(settings: Settings) -> Keyring:
-    keyring = Keyring(settings.api_keys, settings.api_keys_file)
-    if not keyring.is_on and not _is_loopback(settings.gateway_host):
-        log.warning("no API keys are set: whoever reaches this gateway may use the models and read all statuses")
-    return keyring
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _readiness(settings: Settings, upstream: Upstream, tracker: Tracker) -> health.ReadinessProbe:

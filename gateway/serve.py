@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 
 import uvicorn
@@ -42,6 +43,8 @@ def main() -> int:
         log.error("cannot listen on %s:%d: %s", settings.gateway_host, settings.gateway_port, error.strerror)
         return 1
     log.info("version %s listens on http://%s:%d", __version__, settings.gateway_host, settings.gateway_port)
+    if not (settings.api_keys or settings.api_keys_file or _is_loopback(settings.gateway_host)):
+        log.warning("no API keys are set: whoever reaches this gateway may use the models and read all statuses")
     if settings.gateway_workers > 1:
         return _serve_with_workers(settings, listener)
     return _serve(_config(settings), listener)
@@ -75,6 +78,13 @@ def _bind(settings: Settings) -> socket.socket:
     listener.bind(address)
     listener.set_inheritable(True)
     return listener
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _serve(config: uvicorn.Config, listener: socket.socket) -> int:

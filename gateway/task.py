@@ -18,7 +18,7 @@ EVENT_TYPE = "task.status.update"
 
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}"
 _ID = re.compile(ID_PATTERN)
-_CREDENTIAL_KEY = re.compile(r"(?i)key|token|secret|pass|^pwd$|auth|signature|^sig$|credential|session")
+_CREDENTIAL_KEY = re.compile(r"(?i)key|token|secret|pass|pwd|auth|signature|^sig$|credential|session")
 REDACTED = "REDACTED"
 
 
