@@ -82,7 +82,6 @@ async def test_a_refusal_ends_only_its_own_connection(tracked: Gateway, upstream
         await broken.send(b"GET / HTTP/9.9\r\n\r\n")
         assert (await broken.answer()).status == 400
         assert (await other.ask("GET", "/v1/own")).status == 200
-    assert len(upstream.connections) < 20
 
 
 async def test_the_host_of_an_absolute_target_replaces_the_field(tracked: Gateway, upstream: Upstream) -> None:
