@@ -1,0 +1,347 @@
+"""Owns the promises of the terminal's commands: they say what is, to people and to scripts, and exit codes tell states.
+
+The command is a process of its own, in front of a real gateway with a real store and a scripted upstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from tests.support.ports import refusing_port
+from tests.support.process import ROOT, environment
+from tests.support.scripted import JSON, Gated, answering
+from tests.support.waiting import until, within
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from tests.conftest import Launch
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Upstream
+
+    Ask = Callable[..., Awaitable["Said"]]
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+COMMAND = [sys.executable, "-m", "gateway"]
+CHAT = "/v1/chat/completions"
+END = b"data: [DONE]\n\n"
+
+
+class Said:
+    """What a command wrote, and its exit code."""
+
+    def __init__(self, code: int | None, out: bytes, error: bytes) -> None:
+        self.code = code
+        self.out = out.decode()
+        self.error = error.decode()
+        assert "Traceback" not in self.error, self.error
+
+    @property
+    def json(self) -> Any:
+        """The one line of JSON."""
+        (line,) = self.out.splitlines()
+        return json.loads(line)
+
+
+async def said(*words: str, **settings: str) -> Said:
+    """Run a command to its end."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, *words, cwd=ROOT, env=environment(settings),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, error = await within(30, process.communicate(), " ".join(words))
+    return Said(process.returncode, out, error)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def ask(tracked: Gateway) -> Ask:
+    """Runs commands that ask the gateway of this test."""
+
+    async def run(*words: str, **settings: str) -> Said:
+        return await said(*words, **{"GATEWAY_PORT": str(tracked.port), **settings})
+
+    return run
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def stream(tracked: Gateway, upstream: Upstream, fresh_id: str) -> AsyncIterator[Gated]:
+    """A task in flight, its id `fresh_id`, that the test ends or leaves to the fixture."""
+    gated = Gated()
+    upstream.then(gated)
+    gated.head()
+    fields = [(b"X-Task-Id", fresh_id.encode()), (b"Content-Length", b"0")]
+    client = asyncio.create_task(tracked.ask("POST", CHAT, *fields))
+
+    async def is_streaming() -> bool:
+        answer = await tracked.http.get(f"/tasks/status/{fresh_id}")
+        return answer.status_code == 200 and answer.json()["stage"] == "streaming"
+
+    await until(is_streaming, what="the task streams")
+    yield gated
+    client.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):  # broken off, cancelled: the test has seen to it
+        await client
+
+
+async def ended_task(gateway: Gateway, upstream: Upstream, task_id: str, status: int = 200) -> None:
+    """A task that is over."""
+    upstream.then(answering(status, JSON, body=b"{}"))
+    await gateway.ask("GET", "/v1/thing", (b"X-Task-Id", task_id.encode()))
+    await gateway.ended(task_id)
+
+
+@pytest.mark.parametrize(("status", "state", "code"), [(200, "SUCCESS", 0), (500, "FAILED", 1)])
+async def test_status_tells_how_it_ended(
+    ask: Ask, tracked: Gateway, upstream: Upstream, fresh_id: str, status: int, state: str, code: int
+) -> None:
+    """SUCCESS is 0 and FAILED 1, with the document for scripts and all its facts for people."""
+    await ended_task(tracked, upstream, fresh_id, status)
+    found = await ask("status", fresh_id, "--json")
+    assert (found.code, found.json) == (code, await tracked.status(fresh_id))
+    found = await ask("status", fresh_id)
+    assert found.code == code
+    facts = dict(line.split(maxsplit=1) for line in found.out.splitlines() if not line.startswith("first byte"))
+    assert facts["task"].strip() == fresh_id
+    assert facts["state"].strip() == state
+    assert facts["request"].startswith("GET /v1/thing")
+    assert facts["answer"].startswith(f"status {status}")
+
+
+async def test_status_of_a_task_in_flight_is_3(ask: Ask, stream: Gated, fresh_id: str) -> None:
+    """Not ended is 3, also after a wait that was too short."""
+    found = await ask("status", fresh_id, "--json")
+    assert (found.code, found.json["state"]) == (3, "RUNNING")
+    found = await ask("status", fresh_id, "--wait", "0.3", "--json")
+    assert (found.code, found.json["stage"]) == (3, "streaming")
+
+
+async def test_status_waits_for_the_end(tracked: Gateway, stream: Gated, fresh_id: str) -> None:
+    """`--wait` shows what the task is at, and comes back when it has ended, with the state that it ended in."""
+    async with Live(tracked.port, "status", fresh_id, "--wait", is_terminal=True) as waiting:
+        await waiting.shows(f"{fresh_id}: RUNNING streaming")
+        stream.piece(END)
+        stream.end()
+        assert await within(10, waiting.process.wait()) == 0
+        await waiting.shows("SUCCESS", "complete")
+
+
+async def test_an_unknown_task_is_4(ask: Ask, fresh_id: str) -> None:
+    """No such task is 4, on the standard error, for status, for waiting and for cancel."""
+    for words in (["status", fresh_id], ["status", fresh_id, "--wait"], ["cancel", fresh_id, "--json"]):
+        found = await ask(*words)
+        assert (found.code, found.out) == (4, "")
+        assert fresh_id in found.error
+
+
+async def test_cancel_ends_a_task(ask: Ask, stream: Gated, fresh_id: str, tracked: Gateway) -> None:
+    """Cancelling ends it and is 0; once more changes nothing and is 0 again; its status is then 1."""
+    first = await ask("cancel", fresh_id, "--json")
+    assert (first.code, first.json["state"], first.json["extensions"]["reason"]) == (0, "FAILED", "cancelled")
+    again = await ask("cancel", fresh_id, "--json")
+    assert (again.code, again.json) == (0, first.json)
+    assert (await ask("status", fresh_id)).code == 1
+
+
+async def test_tasks_lists_the_newest(ask: Ask, tracked: Gateway, upstream: Upstream, fresh_id: str) -> None:
+    """Newest first, as many as asked for, of one state if asked for; one page of JSON for scripts."""
+    for number in range(3):
+        await ended_task(tracked, upstream, f"{fresh_id}-{number}", 500 if number == 1 else 200)
+    found = await ask("tasks", "--limit", "2")
+    assert found.code == 0
+    header, *rows = found.out.splitlines()
+    assert header.split()[:4] == ["TASK", "STATE", "STAGE", "REQUEST"]
+    assert [row.split()[0] for row in rows] == [f"{fresh_id}-2", f"{fresh_id}-1"]
+    assert rows[1].split()[1:3] == ["FAILED", "upstream_status"]
+    found = await ask("tasks", "--state", "failed", "--limit", "1", "--json")
+    assert (found.code, [item["task_id"] for item in found.json["items"]]) == (0, [f"{fresh_id}-1"])
+
+
+async def test_no_tasks_is_said(launch: Launch) -> None:
+    """An empty list is no failure."""
+    gateway = await launch()
+    found = await said("tasks", "--url", f"http://127.0.0.1:{gateway.port}")
+    assert (found.code, found.out.strip()) == (0, "no tasks")
+
+
+async def test_a_gateway_that_is_away_is_5() -> None:
+    """Refused connections, and servers that are no gateway, are 5, with one line that names the address."""
+    with refusing_port() as port:
+        for words in (["tasks"], ["tasks", "--watch", "--json"], ["status", "x", "--wait"], ["cancel", "x"]):
+            found = await said(*words, OLLAMA_GATEWAY_URL=f"http://127.0.0.1:{port}")
+            assert (found.code, found.out) == (5, "")
+            assert f"http://127.0.0.1:{port} does not answer" in found.error
+            assert found.error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "script",
+    [answering(200, body=b"<html>\x1b[31m"), answering(404, body=b"none"), answering(302, (b"Location", b"/"))],
+)
+async def test_another_server_is_5(upstream: Upstream, script: Any) -> None:
+    """What does not answer as a gateway does is refused, and its bytes do not drive the terminal."""
+    upstream.default = script
+    for words in (["tasks"], ["status", "x"]):
+        found = await said(*words, "--url", f"http://127.0.0.1:{upstream.port}")
+        assert (found.code, found.out) == (5, "")
+        assert "\x1b" not in found.error
+    assert len(upstream.exchanges) == 2, "no redirect was followed"
+
+
+async def test_keys_come_from_the_environment_or_a_file(launch: Launch, tmp_path: Path) -> None:
+    """With API keys on: none is 5 with a hint, a right one from either place is 0; no output holds it."""
+    gateway = await launch(GATEWAY_API_KEYS="admin:some-secret-key")
+    settings = {"GATEWAY_PORT": str(gateway.port)}
+    refused = await said("tasks", **settings)
+    assert refused.code == 5
+    assert "OLLAMA_GATEWAY_KEY" in refused.error
+    file = tmp_path / "key"
+    file.write_text("some-secret-key\n")
+    right = [await said("tasks", **settings, OLLAMA_GATEWAY_KEY="some-secret-key")]
+    right += [await said("tasks", "--key-file", str(file), **settings)]
+    assert [found.code for found in right] == [0, 0]
+    wrong = await said("tasks", **settings, OLLAMA_GATEWAY_KEY="some-other-key")
+    assert wrong.code == 5
+    assert "secret" not in "".join(found.out + found.error for found in [refused, *right])
+    assert "some-other-key" not in wrong.out + wrong.error
+
+
+async def test_no_proxy_gets_the_key(tracked: Gateway) -> None:
+    """A proxy of the environment is not used: this is between the terminal and its gateway."""
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:1")
+    assert (await said("tasks", GATEWAY_PORT=str(tracked.port), **proxies)).code == 0
+
+
+async def test_a_request_cannot_drive_the_terminal(
+    ask: Ask, tracked: Gateway, upstream: Upstream, fresh_id: str
+) -> None:
+    """Escape sequences and markup in path and query come out as the text that they are."""
+    upstream.then(answering(200, JSON, body=b"{}"))
+    target = b"/v1/[red]%1b[31m\x1b[31mx?q=[link=http://h]\x9b31m".replace(b"\x1b", b"%1B").replace(b"\x9b", b"%9B")
+    await tracked.ask("GET", target, (b"X-Task-Id", fresh_id.encode()))
+    await tracked.ended(fresh_id)
+    table, facts = await ask("tasks", "--limit", "1"), await ask("status", fresh_id)
+    for found in (table, facts):
+        assert found.code == 0
+        assert "/v1/[red]%1b[31m%1B[31mx" in found.out
+        assert found.out.replace("\n", "").isprintable()
+
+
+# -- watching --
+
+
+class Live:
+    """A command that goes on for a while, on a terminal or not."""
+
+    def __init__(self, port: int, *words: str, is_terminal: bool) -> None:
+        self.ours, theirs = pty.openpty() if is_terminal else os.pipe()
+        os.set_blocking(self.ours, False)
+        settings = environment({"GATEWAY_PORT": str(port), "TERM": "xterm", "COLUMNS": "150", "LINES": "40"})
+        command = asyncio.create_subprocess_exec(
+            *COMMAND, *words, cwd=ROOT, env=settings, stdin=asyncio.subprocess.DEVNULL,
+            stdout=theirs, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        self.theirs, self.command, self.out = theirs, command, ""
+        self.process: asyncio.subprocess.Process
+
+    async def __aenter__(self) -> Live:
+        self.process = await self.command
+        os.close(self.theirs)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        _, complaint = await self.process.communicate()
+        os.close(self.ours)
+        assert b"Traceback" not in complaint, complaint
+
+    def read(self) -> str:
+        """All that it has written so far."""
+        with contextlib.suppress(OSError):  # nothing there, or a terminal whose other end is gone
+            self.out += os.read(self.ours, 1_000_000).decode()
+        return self.out
+
+    async def shows(self, *words: str) -> None:
+        """Wait until it has written these words."""
+        await until(lambda: all(word in self.read() for word in words), 15, f"{words} in the output")
+
+    async def interrupted(self) -> int:
+        """Its exit code after Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+        return await within(10, self.process.wait())
+
+
+async def test_watch_follows_on_a_terminal(tracked: Gateway, upstream: Upstream, stream: Gated, fresh_id: str) -> None:
+    """A task in flight is shown, and how it ends; Ctrl-C is the way out, with 0 and the cursor back."""
+    async with Live(tracked.port, "tasks", "--watch", "--limit", "5", is_terminal=True) as watch:
+        await until(lambda: re.search(rf"{fresh_id}\s+\S+RUNNING\S+\s+streaming", watch.read()), 15, "its row")
+        await watch.shows(" in flight")
+        stream.piece(END)
+        stream.end()
+        await until(lambda: re.search(rf"{fresh_id}\s+\S+SUCCESS", watch.read()), 15, "its row says SUCCESS")
+        assert await watch.interrupted() == 0
+        await watch.shows("\x1b[?25h")
+
+
+async def test_watch_as_json_is_one_line_for_each_event(tracked: Gateway, stream: Gated, fresh_id: str) -> None:
+    """Scripts get each event of a task once, oldest first, and nothing in between; a signal ends it with 0."""
+    async with Live(tracked.port, "tasks", "--watch", "--json", "--limit", "3", is_terminal=False) as watch:
+        await watch.shows(fresh_id)
+        stream.piece(END)
+        stream.end()
+        await until(lambda: watch.read().count(fresh_id) == 2, 15, "another event of this task")
+        assert await watch.interrupted() == 0
+    events = [json.loads(line) for line in watch.read().splitlines()]
+    assert [(e["state"], e["stage"]) for e in events if e["task_id"] == fresh_id] == [
+        ("RUNNING", "streaming"),
+        ("SUCCESS", "done"),
+    ]
+    assert len({e["event_id"] for e in events}) == len(events)
+
+
+async def test_watch_goes_on_when_the_gateway_comes_back(launch: Launch, tmp_path: Path) -> None:
+    """A gateway that is away for a while is said to be, in place of an end."""
+    gateway = await launch()
+    async with Live(gateway.port, "tasks", "--watch", is_terminal=True) as watch:
+        await watch.shows("0 of 0 in flight")
+        gateway.process.terminate()
+        await until(lambda: gateway.process.poll() is not None, 10, "it has stopped")
+        await watch.shows("does not answer")
+        await gateway.start()
+        before = len(watch.read())
+        await until(lambda: "0 of 0 in flight" in watch.read()[before:], 15, "it is back")
+        assert await watch.interrupted() == 0
+
+
+async def test_watch_without_a_terminal_wants_json(ask: Ask) -> None:
+    """A table that moves is nothing for a file: 2, and what to do instead."""
+    found = await ask("tasks", "--watch")
+    assert (found.code, found.out) == (2, "")
+    assert "--json" in found.error
+
+
+async def test_a_reader_that_leaves_is_no_failure_of_a_task(ask: Ask, tracked: Gateway, upstream: Upstream) -> None:
+    """`… | head -0`: the exit code is what shells give for it, 141, not that of a FAILED task."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    for words in (["tasks"], ["tasks", "--json"]):
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, *words, cwd=ROOT, env=environment({"GATEWAY_PORT": str(tracked.port)}), stdout=writer,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, error = await within(30, process.communicate())
+        assert (process.returncode, error) == (141, b"")
+    os.close(writer)
