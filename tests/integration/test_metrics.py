@@ -1,0 +1,320 @@
+"""Owns the promise that /metrics agrees with the tasks there were, over all workers, and holds nothing of anybody's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from tests.support.exposition import scrape
+from tests.support.scripted import JSON, Gated, answering, head, sending, streaming
+from tests.support.waiting import until, within
+from tests.support.wire import request
+
+if TYPE_CHECKING:
+    from tests.conftest import Launch, NewStore
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Exchange, Upstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CHAT = "/v1/chat/completions"
+PATHS = {CHAT: "chat_completions", "/v1/completions": "completions", "/v1/models/m": "models", "/v1/x": "other"}
+BODY = b'{"model":"m","prompt":"a-prompt-of-somebody"}'
+DELTA, DONE = b'data: {"choices":[{"delta":{"content":"an-answer"}}]}\n\n', b"data: [DONE]\n\n"
+PROMTOOL = shutil.which("promtool")
+
+
+async def make_tasks_of_every_kind(gateway: Gateway, upstream: Upstream) -> None:
+    """Tasks with nine kinds of ends, some of them several times, on four paths."""
+    for number, path in enumerate(PATHS, 1):
+        upstream.then(*[answering(200, JSON, body=b"x" * 1000 * number)] * number)
+        for _ in range(number):
+            await gateway.ask("POST", path, body=BODY)
+    upstream.then(streaming(DELTA, DONE), streaming(DELTA), streaming(DELTA, b'data: {"error":{}}\n\n'))
+    upstream.then(answering(404), answering(500), sending(then="drop"))
+    upstream.then(sending(head(200, (b"Content-Length", b"50")) + b"short", then="drop"))
+    for method in ("POST", "POST", "POST", "GET", "DELETE", "PROPFIND", "PUT"):
+        await gateway.ask(method, CHAT, body=BODY)
+    await leave(gateway, upstream)
+    await cancel(gateway, upstream)
+
+
+async def leave(gateway: Gateway, upstream: Upstream) -> None:
+    """A client that leaves before there is an answer."""
+    upstream.then(Gated())
+    client = await gateway.connect()
+    await client.send(request("POST", CHAT, (b"X-Task-Id", b"left"), body=BODY))
+    await until(lambda: is_stage(gateway, "left", "forwarding"))
+    await client.close()
+    await gateway.ended("left")
+
+
+async def is_stage(gateway: Gateway, task_id: str, stage: str) -> bool:
+    """Whether the task is at this stage now."""
+    answer = await gateway.http.get(f"/tasks/status/{task_id}")
+    return answer.status_code == 200 and answer.json()["stage"] == stage
+
+
+async def cancel(gateway: Gateway, upstream: Upstream) -> None:
+    """A stream that somebody cancels in the middle of it."""
+    gated = Gated()
+    upstream.then(gated)
+    gated.head()
+    gated.piece(DELTA)
+    asking = asyncio.create_task(gateway.ask("POST", CHAT, (b"X-Task-Id", b"cancelled"), body=BODY))
+    await until(lambda: is_stage(gateway, "cancelled", "streaming"))
+    await gateway.http.post("/tasks/cancelled/cancel")
+    await asking
+
+
+async def documents(gateway: Gateway) -> list[dict[str, Any]]:
+    """The status documents of all tasks."""
+    answer = await gateway.http.get("/tasks/status?limit=1000")
+    items: list[dict[str, Any]] = answer.json()["items"]
+    assert answer.json()["next_cursor"] is None
+    return items
+
+
+def method_of(extensions: dict[str, Any]) -> str:
+    """The label of a task's method."""
+    return extensions["method"] if extensions["method"] != "PROPFIND" else "other"
+
+
+def status_of(extensions: dict[str, Any]) -> str:
+    """The label of a task's status."""
+    return f"{extensions['status_code'] // 100}xx" if extensions["status_code"] else "none"
+
+
+async def test_counters_agree_with_the_tasks(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
+    """Over a mix of ends, every counter and histogram is what the status documents add up to."""
+    gateway = await launch(REDIS_URL=(await new_store()).url)
+    await make_tasks_of_every_kind(gateway, upstream)
+    tasks = await documents(gateway)
+    seen = await scrape(gateway.http)
+    assert len(tasks) == 10 + 7 + 2
+    requests, ends, durations, bytes_in, bytes_out, first = (Counter[Any]() for _ in range(6))
+    for task in tasks:
+        extensions = task["extensions"]
+        path = (PATHS[extensions["path"]],)
+        requests[method_of(extensions), *path, status_of(extensions)] += 1
+        ends[extensions["reason"] or "", task["state"]] += 1
+        durations[path] += extensions["finished_ms"] - extensions["created_ms"]
+        bytes_in[path] += extensions["request_bytes"]
+        bytes_out[path] += extensions["response_bytes"]
+        first[path] += extensions["first_byte_ms"] is not None
+    assert seen.series("requests_total") == requests
+    assert seen.series("tasks_total") == ends
+    assert len(ends) == 8
+    assert seen.series("request_body_bytes_total") == bytes_in
+    assert seen.series("response_body_bytes_total") == bytes_out
+    assert seen.series("first_byte_seconds_count") == first
+    assert {
+        key: round(value * 1000) for key, value in seen.series("request_duration_seconds_sum").items()
+    } == +durations
+    assert seen("handover_seconds_count") == len(tasks)
+    assert seen.series("tasks_in_flight") == {}
+
+
+async def test_refusals_count_by_code(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
+    """What is refused and no task counts by its code, and not among the requests."""
+    gateway = await launch(REDIS_URL=(await new_store()).url, MAX_BODY_BYTES="100")
+    await gateway.ask("GET", "/v1/%2e%2e/api/tags")
+    await gateway.ask("GET", "/v1/models", (b"X-Task-Id", b"!"))
+    await gateway.ask("POST", CHAT, body=b"x" * 101)
+    await gateway.ask("TRACE", "/v1/models")
+    await gateway.ask("GET", "/v1/models", (b"Origin", b"http://stranger.example"))
+    await gateway.ask("GET", "/v1/models", (b"Host", b"two"), (b"Host", b"hosts"))
+    await gateway.ask("GET", "/v1/models", *[(b"X-%d" % number, b"y" * 8000) for number in range(10)])
+    gated = Gated()
+    upstream.then(gated)
+    asking = asyncio.create_task(gateway.ask("POST", CHAT, (b"X-Task-Id", b"twice")))
+    await until(lambda: is_stage(gateway, "twice", "forwarding"))
+    assert (await gateway.ask("POST", CHAT, (b"X-Task-Id", b"twice"))).head.status == 409
+    gated.head()
+    gated.end()
+    await asking
+    seen = await scrape(gateway.http)
+    codes = ("invalid_path", "invalid_task_id", "body_too_large", "method_not_allowed", "origin_not_allowed",
+             "bad_request", "head_too_large", "task_id_in_use")  # fmt: skip
+    assert seen.series("refused_total") == {(code,): 1 for code in codes}
+    assert sum(seen.series("requests_total").values()) == 1
+
+
+async def test_metrics_need_a_key_where_keys_are_on(launch: Launch, new_store: NewStore) -> None:
+    """Without a key they are 401, which counts; no metric holds a key."""
+    gateway = await launch(REDIS_URL=(await new_store()).url, GATEWAY_API_KEYS="me:a-secret-key-of-mine")
+    assert (await gateway.http.get("/metrics")).status_code == 401
+    seen = await scrape(gateway.http, Authorization="Bearer a-secret-key-of-mine")
+    assert seen.series("refused_total") == {("unauthorized",): 1}
+    assert "a-secret-key" not in seen.text
+
+
+async def test_metrics_hold_nothing_of_anybodys(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
+    """No prompt, answer, id, path, query, model or field of a request is in the metrics."""
+    upstream.then(streaming(DELTA, DONE))
+    body = b'{"model":"a-model-of-somebody","messages":["a-prompt-of-somebody"]}'
+    fields = (b"X-Task-Id", fresh_id.encode()), (b"X-Secret", b"a-field-of-somebody")
+    await gateway.ask("POST", CHAT + "?q=a-query-of-somebody", *fields, body=body)
+    await gateway.ask("GET", "/v1/models/a-path-of-somebody")
+    text = (await scrape(gateway.http)).text
+    assert [word for word in ("somebody", "an-answer", fresh_id) if word in text] == []
+
+
+async def test_tasks_in_flight_are_shown_by_stage(launch: Launch, upstream: Upstream) -> None:
+    """A task is forwarding until the head comes, then streaming, then gone."""
+    gateway = await launch()
+    gated = Gated()
+    upstream.then(gated)
+    asking = asyncio.create_task(gateway.ask("POST", CHAT, (b"X-Task-Id", b"one"), body=BODY))
+    await until(lambda: is_stage(gateway, "one", "forwarding"))
+    assert (await scrape(gateway.http)).series("tasks_in_flight") == {("forwarding",): 1}
+    gated.head()
+    await until(lambda: is_stage(gateway, "one", "streaming"))
+    assert (await scrape(gateway.http)).series("tasks_in_flight") == {("streaming",): 1}
+    gated.piece(DONE)
+    gated.end()
+    await asking
+    assert (await scrape(gateway.http)).series("tasks_in_flight") == {}
+
+
+async def test_the_stores_condition_is_shown(launch: Launch, new_store: NewStore) -> None:
+    """Up and quick; then away, with what waits to be written; waits and batches are timed."""
+    store = await new_store()
+    gateway = await launch(REDIS_URL=store.url)
+    await gateway.ask("POST", CHAT, body=BODY)
+    seen = await scrape(gateway.http)
+    assert (seen("store_up"), seen("store_unsaved"), seen("store_write_failures_total")) == (1, 0, 0)
+    assert seen("store_write_seconds_count") >= 1
+    assert 0 < seen("store_wait_seconds_sum") < 1
+    await store.kill()
+    for _ in range(3):
+        await gateway.ask("POST", CHAT, body=BODY)
+    seen = await scrape(gateway.http)
+    assert (seen("store_up"), seen("store_unsaved")) == (0, 3)
+    assert seen("store_write_failures_total") >= 1
+
+
+async def test_without_a_store_nothing_is_said_of_one(launch: Launch) -> None:
+    """Where no store is configured there are no metrics of it."""
+    gateway = await launch()
+    assert "_store_" not in (await scrape(gateway.http)).text
+
+
+async def test_ollama_is_shown(launch: Launch, upstream: Upstream) -> None:
+    """Whether it answers and what it has loaded; the second is asked for once in ten seconds."""
+    asked = 0
+    models = [{"name": "qwen3:0.6b", "size": 1000, "size_vram": 600}, {"name": "other", "size": 5, "size_vram": 0}]
+
+    async def loaded(exchange: Exchange) -> None:
+        nonlocal asked
+        asked += 1
+        await exchange.answer(200, JSON, body=json.dumps({"models": models}).encode())
+
+    upstream.loaded = loaded
+    gateway = await launch()
+    for _ in range(5):
+        seen = await scrape(gateway.http)
+        assert seen("upstream_up") == 1
+        assert seen.series("model_memory_bytes") == {("qwen3:0.6b",): 1000, ("other",): 5}
+        assert seen.series("model_vram_bytes") == {("qwen3:0.6b",): 600}
+    assert asked == 1
+
+
+async def test_a_silent_ollama_does_not_hold_a_scrape(launch: Launch, upstream: Upstream) -> None:
+    """A scrape waits a second for Ollama, and then says what it knows."""
+
+    async def silent(exchange: Exchange) -> None:
+        await exchange.closed.wait()
+
+    upstream.models = silent
+    gateway = await launch()
+    seen = await within(1.9, scrape(gateway.http))
+    assert seen("upstream_up") == 0
+
+
+def files_in(directory: Path) -> list[Path]:
+    """What is in a directory."""
+    return list(directory.iterdir())
+
+
+async def test_one_worker_makes_no_file(launch: Launch, tmp_path: Path) -> None:
+    """Nothing is written to disk where there is nobody to share with."""
+    gateway = await launch(TMPDIR=str(tmp_path))
+    await gateway.ask("POST", CHAT, body=BODY)
+    await scrape(gateway.http)
+    assert files_in(tmp_path) == []
+
+
+def check_metrics(text: str) -> tuple[int, str, str]:
+    """What promtool says of a scrape: its exit code, output and errors."""
+    assert PROMTOOL is not None, "promtool is not installed"
+    command = [PROMTOOL, "check", "metrics"]
+    checked = subprocess.run(command, input=text, capture_output=True, text=True, timeout=20, check=False)
+    return checked.returncode, checked.stdout, checked.stderr
+
+
+@pytest.mark.skipif(PROMTOOL is None and not os.environ.get("CI"), reason="promtool is not installed")
+async def test_promtool_finds_nothing_wrong(tracked: Gateway) -> None:
+    """`promtool check metrics` has neither an error nor advice, in both formats."""
+    await tracked.ask("POST", CHAT, body=BODY)
+    text = (await scrape(tracked.http)).text
+    assert check_metrics(text) == (0, "", "")
+    assert (await scrape(tracked.http, Accept="application/openmetrics-text")).text.endswith("# EOF\n")
+
+
+# -- several workers --
+
+
+def workers_of(gateway: Gateway) -> list[int]:
+    """The processes that serve: the parent's children, but for multiprocessing's own."""
+    children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+async def ask_often(gateway: Gateway, times: int) -> None:
+    """Requests, each on a connection of its own, so that they spread over the workers."""
+    for _ in range(times):
+        assert (await gateway.ask("POST", CHAT, body=BODY)).head.status == 200
+
+
+async def scrape_anew(gateway: Gateway) -> tuple[float, float]:
+    """Tasks and workers, by a scrape on a connection of its own."""
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", trust_env=False) as http:
+        seen = await scrape(http)
+    return sum(seen.series("tasks_total").values()), seen("workers")
+
+
+async def test_two_workers_add_up_also_after_one_was_killed(
+    launch: Launch, new_store: NewStore, upstream: Upstream, tmp_path: Path
+) -> None:
+    """Whichever worker answers, the counters are those of both; a killed one's stay, and its successor counts on."""
+    gateway = await launch(REDIS_URL=(await new_store()).url, GATEWAY_WORKERS="2", TMPDIR=str(tmp_path))
+    await until(lambda: len(workers_of(gateway)) == 2)
+    await until(lambda: has_workers(gateway, 2))
+    await ask_often(gateway, 40)
+    assert [await scrape_anew(gateway) for _ in range(20)] == [(40, 2)] * 20
+    killed = workers_of(gateway)[0]
+    os.kill(killed, signal.SIGKILL)
+    await until(lambda: killed not in workers_of(gateway) and len(workers_of(gateway)) == 2, 20)
+    await until(lambda: has_workers(gateway, 2), 20)
+    assert [await scrape_anew(gateway) for _ in range(10)] == [(40, 2)] * 10
+    await ask_often(gateway, 20)
+    assert [await scrape_anew(gateway) for _ in range(10)] == [(60, 2)] * 10
+    assert len(files_in(tmp_path)) == 1
+    await gateway.stop()
+    assert files_in(tmp_path) == []
+
+
+async def has_workers(gateway: Gateway, number: int) -> bool:
+    """Whether so many workers count."""
+    return (await scrape_anew(gateway))[1] == number
