@@ -6,7 +6,7 @@ export const PAGE = 50;
 const IN_FLIGHT_PAGE = 200;
 const WALK_PAGE = 500;
 const MOST_TASKS = 5000;
-const MOST_WALKS = 3;
+const MOST_WALKS = 10;
 const UNSEEN_MS = 15_000;
 
 const RANKS = { queued: 0, forwarding: 1, streaming: 2 };
@@ -73,26 +73,31 @@ export class History {
     return this.#walks.length > 0;
   }
 
-  // The list to ask for now: the newest tasks every other time, else of what they leave out that which waited longest.
+  // The list to ask for now: the newest tasks at least every other time, else of what they leave out what is due longest.
   // `viewPath` is the list that the reader chose to see, or null.
   nextList(viewPath) {
     this.#turn += 1;
-    const others = this.#others(viewPath);
-    const isNew = others.some(({ name }) => !this.#asked.has(name));
-    if (this.#turn === 1 || !others.length || (this.#turn % 2 && !isNew)) return { kind: "newest", path: path({ limit: PAGE }) };
-    const waited = ({ name }) => this.#turn - (this.#asked.get(name) ?? 0);
-    const next = others.reduce((a, b) => (waited(b) > waited(a) ? b : a));
+    const due = this.#others(viewPath).filter((other) => this.#waited(other) > 0);
+    const isFirst = due.some(({ name }) => !this.#asked.has(name));
+    if (!due.length || (this.#turn % 2 && !isFirst)) return { kind: "newest", path: path({ limit: PAGE }) };
+    const next = due.reduce((a, b) => (this.#waited(b) > this.#waited(a) ? b : a));
     this.#asked.set(next.name, this.#turn);
     return next;
   }
 
+  // How many turns a list is due already.
+  #waited({ name, rest }) {
+    return this.#turn - rest - (this.#asked.get(name) ?? -100);
+  }
+
+  // The lists besides the newest, each with the turns that it rests between two askings.
   #others(viewPath) {
     const others = [];
-    const add = (name, kind, listPath) => others.push({ name, kind, path: listPath });
-    if (this.#isNewestFull) add("RUNNING", "in-flight", path({ limit: IN_FLIGHT_PAGE, state: "RUNNING" }));
-    if (this.#walks.length) add("walk", "walk", path({ limit: WALK_PAGE, cursor: this.#walks.at(-1) }));
-    if (this.#isNewestFull) add("PENDING", "in-flight", path({ limit: IN_FLIGHT_PAGE, state: "PENDING" }));
-    if (viewPath) add("view", "view", viewPath);
+    const add = (name, rest, kind, parameters) => others.push({ name, rest, kind, path: path(parameters) });
+    if (this.#isNewestFull) add("RUNNING", 5, "in-flight", { limit: IN_FLIGHT_PAGE, state: "RUNNING" });
+    if (this.#walks.length) add("walk", 0, "walk", { limit: WALK_PAGE, cursor: this.#walks.at(-1) });
+    if (this.#isNewestFull) add("PENDING", 9, "in-flight", { limit: IN_FLIGHT_PAGE, state: "PENDING" });
+    if (viewPath) others.push({ name: "view", rest: 1, kind: "view", path: viewPath });
     return others;
   }
 

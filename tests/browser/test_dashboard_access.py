@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 import pytest_asyncio
 from playwright.async_api import expect
 
-from tests.support.ports import free_port
-
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.browser.conftest import NewPage
     from tests.browser.watched import Watched
     from tests.conftest import Launch
@@ -126,17 +125,14 @@ async def test_the_api_page_needs_the_key_too(page: Watched) -> None:
     await expect(page.row("recent", "task-of-bob")).to_be_visible()
 
 
-async def test_a_key_that_is_taken_away_ends_the_view(launch: Launch, new_page: NewPage) -> None:
+async def test_a_key_that_is_taken_away_ends_the_view(launch: Launch, new_page: NewPage, tmp_path: Path) -> None:
     """A key that stops working while the page is open leads back to the form, and what it showed is hidden."""
-    port = str(free_port())
-    first = await launch(GATEWAY_PORT=port, GATEWAY_API_KEYS=ALICE)
-    first.port = int(port)
-    first.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False)
-    page = await new_page(first)
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice:{ALICE}\n")
+    page = await new_page(await launch(GATEWAY_API_KEYS_FILE=str(keys)))
     await page.open("/", "401")
     await enter(page, ALICE)
     await page.shows("#recent-note", "No task yet")
-    await page.evaluate("sessionStorage.setItem('ollama-gateway-key', 'a-key-of-yesterday')")
-    await page.page.reload()
+    keys.write_text(f"bob:{BOB}\n")
     await page.shows("#key-problem", "does not take this key")
     await expect(page["#view-dashboard"]).to_be_hidden()

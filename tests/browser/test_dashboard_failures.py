@@ -25,7 +25,7 @@ REFUSED = "net::ERR_CONNECTION_REFUSED"
 
 
 async def test_ollama_is_down(launch: Launch, new_page: NewPage) -> None:
-    """While Ollama does not answer, the page says so and what it means; failed requests are listed with their reason."""
+    """While Ollama does not answer, the page says so and what it means; failed requests have their reason."""
     with refusing_port() as port:
         gateway = await launch(UPSTREAM_BASE=f"http://127.0.0.1:{port}")
         for number in range(3):
@@ -84,7 +84,7 @@ async def test_the_store_is_down_and_comes_back(launch: Launch, new_store: NewSt
 
 
 async def test_the_gateway_goes_and_comes_back(launch: Launch, upstream: Upstream, new_page: NewPage) -> None:
-    """A gateway that is gone is told, what was known stays, it is asked again, and at once when somebody asks for it."""
+    """A gateway that is gone is told, what was known stays, and it is asked again, at once if somebody wants it."""
     gateway = await launch()
     await gateway.ask("POST", CHAT, (b"X-Task-Id", b"before"), body=b"{}")
     page = await new_page(gateway)

@@ -211,7 +211,7 @@ async def test_hostile_texts_are_texts(page: Watched, beating: Gateway, upstream
     refused = await beating.http.post("/v1/embeddings", headers={"X-Task-Id": image})
     assert refused.status_code == 400
 
-    await page.open("/", "400")
+    await page.open("/", "400", "404")
     for number, target in enumerate(targets):
         shown = await page.row("recent", f"{fresh_id}-{number}").locator(".target").text_content()
         assert shown == f"POST {target}"

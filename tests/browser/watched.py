@@ -24,6 +24,8 @@ WATCH = """
 addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective}`));
 addEventListener("unhandledrejection", (event) => console.error(`unhandled: ${event.reason}`));
 """
+# The page's own waits, four times as short: what they are is tested with the clock that Playwright turns.
+HURRY = "const wait = window.setTimeout; window.setTimeout = (act, ms, ...more) => wait(act, ms / 4, ...more);"
 # A browser logs every answer of 4xx and 5xx, and every connection that failed, as an error.
 FAILED_ANSWER = re.compile(r"Failed to load resource: (?:the server responded with a status of (\d+)|(net::\w+))")
 
@@ -37,7 +39,8 @@ class Watched:
         self.screenshots = screenshots
         self.requests: list[Request] = []
         self.complaints: list[str] = []
-        self.expected: set[str] = set()
+        self.expected: set[str] = set()  # statuses and network errors
+        self.provoked: list[str] = []  # beginnings of what else the test makes the console say
         page.on("request", lambda request: self.requests.append(request))
         page.on("console", self._hear)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -45,13 +48,18 @@ class Watched:
 
     def _hear(self, message: ConsoleMessage) -> None:
         failed = FAILED_ANSWER.match(message.text)
-        if message.type in ("error", "warning") and not (failed and (failed[1] or failed[2]) in self.expected):
+        is_expected = failed is not None and (failed[1] or failed[2]) in self.expected
+        if (
+            message.type in ("error", "warning")
+            and not is_expected
+            and not message.text.startswith(tuple(self.provoked))
+        ):
             self.complaints.append(message.text)
 
-    async def open(self, path: str = "/", *expected: str) -> None:
+    async def open(self, path: str = "/", *expected: str, turns_clock: bool = False) -> None:
         """Load a page; `expected` are the statuses and network errors that the test provokes."""
         self.expected.update(expected)
-        await self.page.add_init_script(WATCH)
+        await self.page.add_init_script(WATCH if turns_clock else WATCH + HURRY)
         await self.page.goto(self.origin + path)
 
     def __getitem__(self, selector: str) -> Locator:
@@ -104,5 +112,5 @@ class Watched:
     def check(self) -> None:
         """Nothing was asked of anybody else, and nothing went wrong."""
         elsewhere = [r.url for r in self.requests if not r.url.startswith((self.origin + "/", "data:"))]
-        assert elsewhere == []
-        assert self.complaints == []
+        assert elsewhere == [], elsewhere
+        assert self.complaints == [], self.complaints
