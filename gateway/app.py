@@ -35,7 +35,7 @@ from gateway.routes import dashboard, health, models, tasks
 from gateway.routes import metrics as scraping
 from gateway.settings import Settings, load, pull_progress_file, run_name
 from gateway.store import RedisStore
-from gateway.target import Target, parse
+from gateway.target import RELAYED_PREFIX, Target, parse
 from gateway.tracker import Tracker, new_boot
 from gateway.upstream import Upstream
 
@@ -140,6 +140,7 @@ def _routes(
         lifespan=lifespan,
         docs_url=None,  # both pages load their assets from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
     )
     routes.state.tracker = tracker
     routes.state.readiness = readiness
@@ -195,7 +196,7 @@ class Gateway:
             target = self._admit(scope)
         except GatewayError as error:
             self._counts.refused(error.code)
-            await send_error(_challenging(send, error), error, date=self._date())
+            await send_error(_challenging(send, error), error, date=self._date(), has_detail=not _is_relayed(scope))
             return
         if target.is_relayed:
             await self._proxy(scope, receive, send, target)
@@ -248,6 +249,11 @@ def _adding(send: Send, fields: list[tuple[bytes, bytes]]) -> Send:
 def _challenging(send: Send, error: GatewayError) -> Send:
     """A 401 names the scheme that is asked for (RFC 9110 section 11.6.1)."""
     return _adding(send, [(b"www-authenticate", b"Bearer")]) if isinstance(error, Unauthorized) else send
+
+
+def _is_relayed(scope: Scope) -> bool:
+    link: ClientLink = scope["extensions"]["gateway"]
+    return link.target.startswith(RELAYED_PREFIX)
 
 
 def _looks_relayed(decoded_path: str, target: Target) -> bool:

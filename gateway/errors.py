@@ -18,10 +18,11 @@ class GatewayError(Exception):
     retry_after_seconds: int | None = None
     is_last = False  # the connection is closed behind the answer
 
-    def body(self) -> bytes:
-        """The answer's body: OpenAI's error shape, UTF-8 JSON."""
+    def body(self, *, has_detail: bool = False) -> bytes:
+        """The answer's body, UTF-8 JSON: OpenAI's error shape; `has_detail` adds what our own routes' errors have."""
         error = {"message": str(self), "type": "gateway_error", "param": None, "code": self.code}
-        return json.dumps({"error": error}, separators=(",", ":")).encode()
+        detail = {"detail": str(self)} if has_detail else {}
+        return json.dumps({**detail, "error": error}, separators=(",", ":")).encode()
 
 
 class InvalidPath(GatewayError):

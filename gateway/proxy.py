@@ -372,9 +372,11 @@ def _task_id(ids: list[bytes]) -> str | None:
     return text or None
 
 
-async def send_error(send: Send, error: GatewayError, *, date: bytes, task_id: str | None = None) -> None:
-    """Answers with an error of the gateway's own, in OpenAI's shape."""
-    body = error.body()
+async def send_error(
+    send: Send, error: GatewayError, *, date: bytes, task_id: str | None = None, has_detail: bool = False
+) -> None:
+    """Answers with an error of the gateway's own, in OpenAI's shape; outside `/v1/` with a `detail`, too."""
+    body = error.body(has_detail=has_detail)
     fields = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

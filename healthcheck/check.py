@@ -59,7 +59,7 @@ class Gateway(Probe):
     def ask(self) -> tuple[bool, str]:
         status, body = get(f"{gateway_base()}/readyz")
         said = json.loads(body)
-        is_ready = status == 200 and said["status"] == "ready"
+        is_ready = status == 200 and said["status"] in ("ready", "degraded")
         return is_ready, f"{said['status']}, upstream {said['upstream']}, store {said['store']}"
 
 

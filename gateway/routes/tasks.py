@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.changes import event_id
@@ -190,7 +191,8 @@ async def task_list(
     except StoreUnavailable as error:
         raise _store_is_away(error) from error
     except InvalidCursor as error:
-        raise HTTPException(422, "cursor is not valid; allowed: next_cursor of an earlier page") from error
+        problem = {"type": "value_error", "loc": ("query", "cursor"), "msg": "allowed: next_cursor of an earlier page"}
+        raise RequestValidationError([problem | {"input": cursor}]) from error
     next_cursor = "null" if page.next_cursor is None else f'"{page.next_cursor}"'
     body = (
         f'{{"items":[{",".join(page.documents)}],"count":{len(page.documents)},"next_cursor":{next_cursor}}}'.encode()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter, asyncio.Event], Awaitable[None]]
 
 MODELS = b'{"object": "list", "data": []}'
-READY = b'{"status": "ready", "upstream": "up", "store": "down"}'
+READY = b'{"status": "degraded", "upstream": "up", "store": "down"}'
 NOT_READY = b'{"status": "not_ready", "upstream": "down", "store": "off"}'
 
 
@@ -89,7 +89,7 @@ async def test_healthy_when_both_are_whatever_the_store_does() -> None:
     """Exit 0 with Ollama's 200 and a ready gateway; the store is only reported, proxies are not heeded."""
     async with peer(answering(200, MODELS)) as ollama, peer(answering(200, READY)) as gateway:
         code, output, _ = await check(ollama, gateway)
-    assert (code, output) == (0, "healthy: ollama: up; gateway: ready, upstream up, store down\n")
+    assert (code, output) == (0, "healthy: ollama: up; gateway: degraded, upstream up, store down\n")
 
 
 async def test_ollamas_port_follows_ollama_host() -> None:
@@ -113,7 +113,7 @@ async def test_only_200_of_ollama_counts(status: int) -> None:
     [
         (503, NOT_READY, "not_ready, upstream down"),
         (200, NOT_READY, "not_ready"),
-        (503, READY, "ready"),
+        (503, READY, "degraded"),
         (200, b"hello\nthere", "JSONDecodeError"),
         (200, b"[]", "TypeError"),
         (200, b"", "JSONDecodeError"),
