@@ -33,7 +33,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 MEGABYTE = 1024 * 1024
 GROWTH_BOUND = 16 * MEGABYTE
-SHORT = {"IDLE_SECONDS": 1.5, "HEAD_SECONDS": 0.5, "BODY_SECONDS": 0.8, "LINGER_IDLE_SECONDS": 0.5}
+SHORT = {"IDLE_SECONDS": 2.2, "HEAD_SECONDS": 1.5, "BODY_SECONDS": 0.8, "LINGER_IDLE_SECONDS": 0.5}
 CHUNKED = (b"Transfer-Encoding", b"chunked")
 
 
@@ -41,7 +41,9 @@ CHUNKED = (b"Transfer-Encoding", b"chunked")
 async def short(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ImpatientGateway]:
     """A gateway whose times are short."""
     log = tmp_path_factory.mktemp("impatient") / "gateway.log"
-    gateway = ImpatientGateway(log, SHORT, UPSTREAM_BASE=f"http://127.0.0.1:{scripted.port}", MAX_BODY_BYTES="1000000")
+    gateway = ImpatientGateway(
+        log, SHORT, UPSTREAM_BASE=f"http://127.0.0.1:{scripted.port}", MAX_BODY_BYTES="100000000"
+    )
     yield await gateway.start()
     await gateway.stop()
 
@@ -103,7 +105,7 @@ async def test_long_heads_behind_each_other_are_counted_apart(tracked: Gateway, 
 async def test_a_silent_connection_is_closed(short: ImpatientGateway, upstream: Upstream) -> None:
     """A connection on which nothing is sent ends after its time, without a word."""
     client = await short.connect()
-    assert 1.2 < await closed_after(client) < 3
+    assert 2 < await closed_after(client) < 4
 
 
 async def test_empty_lines_are_no_request(short: ImpatientGateway, upstream: Upstream) -> None:
@@ -124,7 +126,7 @@ async def test_a_kept_connection_is_closed_when_idle(short: ImpatientGateway, up
     """After an answer the same time counts from its end."""
     client = await short.connect()
     await until(lambda: client.ask("GET", "/v1/own"), what="an answer")
-    assert 1.2 < await closed_after(client) < 3
+    assert 2 < await closed_after(client) < 4
 
 
 async def test_a_slow_head_is_closed(short: ImpatientGateway, upstream: Upstream) -> None:
@@ -141,7 +143,7 @@ async def test_a_slow_head_is_closed(short: ImpatientGateway, upstream: Upstream
     trickling = asyncio.create_task(trickle())
     answer = await within(5, client.answer(), "the end of its patience")
     assert answer.status == 408
-    assert 0.4 < time.monotonic() - start < 2
+    assert 1.4 < time.monotonic() - start < 3
     trickling.cancel()
     await asyncio.gather(trickling, return_exceptions=True)
     assert upstream.exchanges == []
@@ -209,10 +211,10 @@ async def test_a_slow_upstream_is_not_the_clients_stall(short: ImpatientGateway,
 
     upstream.then(script)
     start = time.monotonic()
-    answer = await short.ask("POST", "/v1/own", body=bytes(999_999))
+    answer = await short.ask("POST", "/v1/own", body=bytes(60_000_000))
     assert answer.status == 200
     assert time.monotonic() - start > 2
-    assert upstream.exchanges[0].body.size == 999_999
+    assert upstream.exchanges[0].body.size == 60_000_000
 
 
 async def test_a_slow_answer_has_no_limit(short: ImpatientGateway, upstream: Upstream) -> None:
@@ -259,7 +261,7 @@ async def test_nobody_lingers_for_ever(short: ImpatientGateway, upstream: Upstre
     await short.close_clients()
     alone = await until_steady(lambda: descriptors(short), steady_seconds=0.2)
     client = await short.connect()
-    await client.send(request("POST", "/v1/own", (b"Content-Length", b"9999999")))
+    await client.send(request("POST", "/v1/own", (b"Content-Length", b"999999999")))
     assert (await client.answer()).status == 413
     assert descriptors(short) > alone
     await until(lambda: descriptors(short) <= alone, 3, "the connection is gone")
