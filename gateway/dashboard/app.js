@@ -86,12 +86,13 @@ async function askHealth() {
   setCondition("gateway", body.status === "draining" ? ["stopping", "bad"] : ["up", "good"]);
   setCondition("ollama", body.upstream === "up" ? ["up", "good"] : ["down", "bad"]);
   setCondition("store", { up: ["up", "good"], down: ["down", "bad"], off: ["none", ""] }[body.store]);
-  setCondition("unsaved", [body.unsaved.toLocaleString(), body.unsaved && body.store === "down" ? "bad" : ""]);
+  const isUnsaved = body.unsaved && body.store === "down";
+  setCondition("unsaved", body.store === "off" ? ["–", ""] : [body.unsaved.toLocaleString(), isUnsaved ? "bad" : ""]);
   setCondition("dropped", [body.dropped.toLocaleString(), body.dropped ? "bad" : ""]);
   models.showMissing(body.models ?? null);
   setProblem("draining", body.status === "draining" ? "The gateway is being stopped: it takes no new requests." : "");
   setProblem("ollama", body.upstream === "up" ? "" : "Ollama does not answer: requests get 503 until it is back. It may still be starting.");
-  setProblem("store", body.store === "down" ? "The store is away: requests are served, their statuses wait in this gateway to be written." : "");
+  setProblem("store", body.store === "down" ? "The store is away: requests are served, but tasks cannot be listed, and their statuses wait to be written." : "");
   setProblem("dropped", body.dropped ? "The store was away for too long: the statuses of some ended tasks were dropped." : "");
   const now = `${body.upstream} ${body.store}`;
   if (condition && now !== condition) hurryAll();
@@ -132,7 +133,8 @@ function setCondition(name, [text, kind]) {
 function setProblem(name, text) {
   if ((problems.get(name) ?? "") === text && problems.size) return;
   problems.set(name, text);
-  const wrong = [...problems.values()].filter(Boolean);
+  // Without its store the gateway cannot list tasks: that is one problem, not two.
+  const wrong = [...problems].filter(([what, line]) => line && !(what === "lists" && problems.get("store"))).map(([, line]) => line);
   const isAway = Boolean(problems.get("gateway"));
   setClass(byId("problems"), wrong.length ? "wrong" : "");
   byId("problems").replaceChildren(...(wrong.length ? wrong : ["All is well."]).map((line) => el("li", {}, line)));
@@ -145,7 +147,8 @@ function setProblem(name, text) {
 function showTasks() {
   const now = api.now();
   const inFlight = tasks.inFlight;
-  if (newest !== null) tables.showInFlight(inFlight);
+  const isOld = document.body.classList.contains("stale");
+  if (newest !== null) tables.showInFlight(inFlight, isOld);
   if (view.page !== null) tables.showRecent(view.page.items.map((task) => tasks.best(task)), view.state !== "" || view.cursors.length > 1);
   document.title = inFlight.length ? `(${inFlight.length}) Ollama Gateway` : "Ollama Gateway";
   showPlots(now);
@@ -219,8 +222,8 @@ function askForKey() {
   const problem = api.hasKey ? "The gateway does not take this key." : "";
   api.setKey("");
   setText(byId("key-problem"), problem);
+  setProblem("lists", "");
   showParts(true);
-  setProblem("lists", "An API key is needed.");
 }
 
 function takeKey(event) {
@@ -229,7 +232,6 @@ function takeKey(event) {
   byId("key").value = "";
   if (!/^[!-~]+$/.test(key)) return setText(byId("key-problem"), "A key consists of printable ASCII characters.");
   api.setKey(key);
-  setProblem("lists", "");
   showParts(false);
 }
 

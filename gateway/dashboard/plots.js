@@ -1,6 +1,6 @@
 // Two plots of the last 15 minutes, drawn by hand as SVG: requests a minute by state, and the time to first byte.
 
-import { byId, setText, svg } from "./dom.js";
+import { byId, el, setText, svg } from "./dom.js";
 import { duration, minute } from "./format.js";
 import { createdMs, WINDOW_MS } from "./history.js";
 
@@ -31,7 +31,7 @@ export class Plots {
     const drawn = JSON.stringify([start, counted, times, widths]);
     if (drawn === this.#drawn || !widths[0]) return;
     this.#drawn = drawn;
-    setText(byId("plot-states-text"), statesInWords(counted));
+    byId("plot-states-text").replaceChildren(...legend(counted));
     setText(byId("plot-first-byte-text"), timesInWords(times.flat()));
     drawStates(byId("plot-states"), new Frame(widths[0], start), counted);
     drawTimes(byId("plot-first-byte"), new Frame(widths[1], start), times);
@@ -47,10 +47,20 @@ function firstBytes(tasks) {
   return known.map(({ first_byte_ms, created_ms }) => Math.max(first_byte_ms - created_ms, 0)).sort((a, b) => a - b);
 }
 
+// [state, text] for each state that occurs.
+function sums(counted) {
+  const all = STATES.map((state, index) => [state, counted.reduce((sum, counts) => sum + counts[index], 0)]);
+  return all.filter(([, sum]) => sum).map(([state, sum]) => [state, `${sum.toLocaleString()} ${WORDS[state]}`]);
+}
+
 function statesInWords(counted) {
-  const sums = STATES.map((state, index) => [counted.reduce((sum, counts) => sum + counts[index], 0), WORDS[state]]);
-  const told = sums.filter(([sum]) => sum).map(([sum, word]) => `${sum.toLocaleString()} ${word}`);
-  return told.join(", ") || "none";
+  return sums(counted).map(([, text]) => text).join(", ") || "none";
+}
+
+// The same, each with the colour of its bars.
+function legend(counted) {
+  const parts = sums(counted).flatMap(([state, text]) => [", ", el("span", { class: `key ${state.toLowerCase()}` }), text]);
+  return parts.length ? parts.slice(1) : ["none"];
 }
 
 function timesInWords(times) {

@@ -20,12 +20,14 @@ export class TaskTables {
     this.shownInFlight = [];
   }
 
-  showInFlight(tasks) {
+  // `isOld` says that the lists do not come at the moment.
+  showInFlight(tasks, isOld) {
     this.shownInFlight = tasks.slice(0, MOST_IN_FLIGHT);
     this.inFlight.show(this.shownInFlight);
     setText(byId("in-flight-count"), String(tasks.length));
     const left = tasks.length - this.shownInFlight.length;
-    setText(byId("in-flight-note"), left > 0 ? `and ${left} older` : tasks.length ? "" : "Nothing runs at the moment.");
+    const nothing = isOld ? "Nothing ran when tasks could last be listed." : "Nothing runs at the moment.";
+    setText(byId("in-flight-note"), left > 0 ? `and ${left} older` : tasks.length ? "" : nothing);
   }
 
   // Ages go on between two answers.
