@@ -9,7 +9,7 @@ EMBEDDED := $(VENV)/.installed-embedded
 COMPILE := uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-chaos check format test-container bench sbom lock clean
+.PHONY: help install run test test-chaos test-monitoring check format test-container bench sbom lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -25,6 +25,12 @@ test: $(DEV) $(EMBEDDED) ## unit and integration tests, with coverage
 test-chaos: $(DEV) ## what holds while the store, a gateway or the network fails
 	$(BIN)/python -m pytest tests/chaos
 
+test-monitoring: $(DEV) ## Debian's Prometheus scrapes a gateway under load; alerts, dashboard
+	$(BIN)/python -m pytest tests/monitoring
+
+test-browser: $(DEV) $(EMBEDDED) ## the dashboard in Chromium (Debian's, or the one CHROMIUM names)
+	$(BIN)/python -m pytest tests/browser
+
 check: $(DEV) ## format, lint, types, import rules; shell, container and compose files
 	$(BIN)/ruff format --check . embedded/ollama
 	$(BIN)/ruff check . embedded/ollama
@@ -32,7 +38,7 @@ check: $(DEV) ## format, lint, types, import rules; shell, container and compose
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck .ci/run tools/*.sh
 	$(BIN)/hadolint Containerfile tests/container/images/*.Containerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml compose.gpu.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml compose.gpu.yaml deploy/monitoring/compose.yaml
 
 format: $(DEV) ## rewrite the code as ruff wants it
 	$(BIN)/ruff format . embedded/ollama
