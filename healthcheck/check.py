@@ -60,7 +60,9 @@ class Gateway(Probe):
         status, body = get(f"{gateway_base()}/readyz")
         said = json.loads(body)
         is_ready = status == 200 and said["status"] in ("ready", "degraded")
-        return is_ready, f"{said['status']}, upstream {said['upstream']}, store {said['store']}"
+        missing = " ".join((said.get("models") or {}).get("missing", ()))
+        lack = f", without {missing}" if missing else ""
+        return is_ready, f"{said['status']}, upstream {said['upstream']}, store {said['store']}{lack}"
 
 
 def gateway_base() -> str:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 MODELS = b'{"object": "list", "data": []}'
 READY = b'{"status": "degraded", "upstream": "up", "store": "down"}'
+PULLING = (
+    b'{"status": "not_ready", "upstream": "up", "store": "off", "models": {"wanted": ["m"], "missing": ["m", "n:1b"]}}'
+)
 NOT_READY = b'{"status": "not_ready", "upstream": "down", "store": "off"}'
 
 
@@ -113,6 +116,7 @@ async def test_only_200_of_ollama_counts(status: int) -> None:
     [
         (503, NOT_READY, "not_ready, upstream down"),
         (200, NOT_READY, "not_ready"),
+        (503, PULLING, "not_ready, upstream up, store off, without m n:1b\n"),
         (503, READY, "degraded"),
         (200, b"hello\nthere", "JSONDecodeError"),
         (200, b"[]", "TypeError"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -11,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from gateway.cli import main, show
+from gateway.cli import AWAY, DONE, FAILED, INTERRUPTED, NOBODY_READS, NOT_ENDED, UNKNOWN, USAGE, main, show
 from gateway.logs import readable
 from gateway.task import Task, complete_document
+from tests.support.ports import refusing_port
 from tests.support.process import ROOT, environment
 
 HOSTILE = {
@@ -160,3 +163,24 @@ def test_each_half_loads_only_its_own(module: str, unwanted: set[str]) -> None:
     loaded = set(json.loads(done.stdout))
     assert module in loaded
     assert loaded & unwanted == set()
+
+
+# -- the page --
+
+PAGE = (ROOT / "docs" / "terminal.md").read_text()
+
+
+def test_the_page_has_the_exit_codes() -> None:
+    """docs/terminal.md explains each code once, and no other."""
+    codes = [int(code) for row in re.findall(r"^\| ([\d, ]+) \|", PAGE, re.MULTILINE) for code in row.split(", ")]
+    ours = [DONE, FAILED, USAGE, NOT_ENDED, UNKNOWN, AWAY, INTERRUPTED, NOBODY_READS]
+    assert codes == ours
+
+
+@pytest.mark.parametrize("command", re.findall(r"ollama-gateway ((?:tasks|status|cancel)[^`|;>\n]*)", PAGE))
+def test_the_pages_commands_are_commands(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command of the page is understood: it fails only for the gateway that is not there."""
+    words = shlex.split(command.replace("$job", "job"))
+    with refusing_port() as port:
+        assert main([*words, "--url", f"http://127.0.0.1:{port}"]) in ({2, 5} if "--watch" in words else {5})
+    assert "usage:" not in capsys.readouterr().err
