@@ -9,7 +9,7 @@ EMBEDDED := $(VENV)/.installed-embedded
 COMPILE := uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-chaos test-monitoring check format test-container bench sbom lock clean
+.PHONY: help install run test test-chaos test-monitoring test-browser check format test-container bench sbom lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -57,6 +57,7 @@ lock: ## compile requirements/*.txt again; needs uv
 	$(COMPILE) pyproject.toml --output-file requirements/gateway.txt
 	$(COMPILE) --group dev --constraint requirements/gateway.txt --output-file requirements/dev.txt
 	$(COMPILE) --group embedded --no-deps --output-file requirements/embedded.txt
+	$(COMPILE) --group bench --output-file requirements/bench.txt
 
 clean: ## remove what was made here, .venv too
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
