@@ -42,6 +42,8 @@ _BURIED_AT_ONCE = 256
 _REASON_CHARACTERS = 120
 
 T = TypeVar("T")
+# RuntimeError: uvloop's word for writing to a connection that was reset.
+_LIBRARY_ERRORS = (RedisError, OSError, RuntimeError)
 _Command = tuple[str | int, ...]
 
 
@@ -71,7 +73,7 @@ class RedisStore:
             socket_timeout=_COMMAND_TIMEOUT_SECONDS,
             max_connections=_MAX_READERS,
             socket_connect_timeout=_CONNECT_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError, RuntimeError)),  # type: ignore[arg-type]
         )
 
     # -- the writer --
@@ -90,7 +92,7 @@ class RedisStore:
         except RedisConnectionError as error:
             if not was_open:
                 raise StoreError(_reason(error)) from error
-        except (RedisError, OSError) as error:
+        except _LIBRARY_ERRORS as error:
             raise StoreError(_reason(error)) from error
         return await _mapped(self._put(records))
 
@@ -363,13 +365,21 @@ async def _mapped(answer: Awaitable[T]) -> T:
     """`answer`, the library's and the system's errors mapped to StoreError."""
     try:
         return await answer
-    except (RedisError, OSError) as error:
+    except _LIBRARY_ERRORS as error:
         raise StoreError(_reason(error)) from error
 
 
 async def _uncancelled(answer: Coroutine[Any, Any, T]) -> T:
     """Lets a command finish when its request is cancelled, so that its reply cannot reach the next caller."""
-    return await asyncio.shield(asyncio.ensure_future(answer))
+    command = asyncio.ensure_future(answer)
+    command.add_done_callback(_look_at)
+    return await asyncio.shield(command)
+
+
+def _look_at(command: "asyncio.Future[Any]") -> None:
+    """Nobody may be left to hear how an abandoned command failed; asyncio would log that."""
+    if not command.cancelled():
+        command.exception()
 
 
 def _reason(error: BaseException) -> str:

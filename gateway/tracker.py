@@ -247,6 +247,8 @@ class Tracker:
                 own = own if own is not None and _is_news(own, document) else None
         if own is not None:
             document = complete_document(self._head(own), own.likely_attempt)
+        elif document is None and not self.is_store_up:
+            raise StoreUnavailable("it may be a task whose gateway cannot write it now")
         return document if document is not None and _is_visible(document, reader) else None
 
     async def page(self, limit: int, state: State | None, cursor: str | None, reader: str | None = None) -> Page:
@@ -315,9 +317,9 @@ class Tracker:
         )
 
     def _head(self, task: TrackedTask) -> str:
-        return task.document_head(
-            algorithm_id=self._algorithm_id, instance=self._instance, boot=self._boot, now=self._clock()
-        )
+        """The document as of now; an ended task's is of its end, and the same whenever it is rendered."""
+        now = self._clock() if task.finished_ms is None else task.finished_ms / 1000
+        return task.document_head(algorithm_id=self._algorithm_id, instance=self._instance, boot=self._boot, now=now)
 
     def _claim_ms(self) -> int:
         """The time, but no two the same: with `boot` it tells an id's claims from each other."""
