@@ -1,0 +1,31 @@
+"""`pip install .` gives the whole gateway: pyproject.toml names every package, every other file and the command."""
+
+from __future__ import annotations
+
+import importlib
+import tomllib
+
+from tests.support.process import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGE = ROOT / "gateway"
+
+
+def test_every_package_is_named() -> None:
+    """A package that is not named would be missing where the gateway is installed."""
+    packages = {".".join(file.parent.relative_to(ROOT).parts) for file in PACKAGE.rglob("__init__.py")}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages
+
+
+def test_every_other_file_is_named() -> None:
+    """Scripts of the store and the dashboard's files go with the code."""
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["gateway"]
+    taken = {file for pattern in patterns for file in PACKAGE.glob(pattern)}
+    files = {file for file in PACKAGE.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
+    assert {file for file in files if file.suffix != ".py"} == taken
+
+
+def test_the_command_is_there() -> None:
+    """`ollama-gateway` is a function that gives an exit code."""
+    module, _, name = PROJECT["project"]["scripts"]["ollama-gateway"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
