@@ -27,6 +27,7 @@ log = logging.getLogger("gateway.server")
 # One read holds at most this much, so that a stalled upload stays within 256 KiB (contract 3.3).
 _READ_BYTES = 65_536
 _MAX_PIPELINED = 16
+_PLAIN = b"content-type: text/plain; charset=utf-8\r\n"
 _FRAMING = (b"content-length", b"transfer-encoding")
 # One buffer for all connections: the parser has copied what it needs before the next read begins.
 _read_buffer = memoryview(bytearray(_READ_BYTES))
@@ -121,7 +122,9 @@ class _HttpProtocol(HttpToolsProtocol):
         if excess > _SPARE_CONNECTIONS:
             self.transport.abort()
         else:
-            self._say(_refused_connection(self._max_connections))
+            error = TooManyConnections(f"the gateway serves at most {self._max_connections} connections")
+            fields = b"content-type: application/json\r\nretry-after: %d\r\n" % error.retry_after_seconds
+            self._say(closing_answer(error.status, fields, error.body()))
 
     def eof_received(self) -> None:
         """A half-close counts as leaving, also for who does not read: no waiting until all is written."""
@@ -230,7 +233,10 @@ class _HttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """The parser leaves white space behind values; fields behind the head are trailers, and no fields of it."""
         if self._is_in_head:
-            super().on_header(name, value.rstrip(b" \t"))
+            name, value = name.lower(), value.rstrip(b" \t")
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """uvicorn checks nothing of the head."""
@@ -321,7 +327,7 @@ class _HttpProtocol(HttpToolsProtocol):
         if others:
             self.transport.abort()
         else:
-            self._say(_plain(refusal))
+            self._say(closing_answer(refusal.status, _PLAIN, str(refusal).encode()))
 
     def _say(self, answer: bytes) -> None:
         """The connection's last words."""
@@ -389,13 +395,3 @@ def _refusal(error: httptools.HttpParserError) -> Refusal:
     """What to answer: our own refusal where one of our callbacks raised it."""
     cause = error.__context__
     return cause if isinstance(cause, Refusal) else Refusal(400, "Invalid HTTP request received.")
-
-
-def _plain(refusal: Refusal) -> bytes:
-    return closing_answer(refusal.status, b"content-type: text/plain; charset=utf-8\r\n", str(refusal).encode())
-
-
-def _refused_connection(most: int) -> bytes:
-    error = TooManyConnections(f"the gateway serves at most {most} connections")
-    fields = b"content-type: application/json\r\nretry-after: %d\r\n" % error.retry_after_seconds
-    return closing_answer(error.status, fields, error.body())
