@@ -39,6 +39,7 @@ from gateway.upstream import Connection, Upstream
 
 log = logging.getLogger("gateway.proxy")
 
+_ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
@@ -386,6 +387,8 @@ async def send_error(
         fields.append((headers.TASK_ID, task_id.encode()))
     if error.retry_after_seconds is not None:
         fields.append((b"retry-after", str(error.retry_after_seconds).encode()))
+    if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        fields.append((b"allow", _ALLOWED))
     if error.is_last:
         fields.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.status, "headers": fields})

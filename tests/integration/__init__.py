@@ -1,0 +1,1 @@
+"""Real processes: the gateway, a store, a scripted or an embedded Ollama."""
