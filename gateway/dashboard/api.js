@@ -17,6 +17,7 @@ export class Refused extends Error {
 export class Api {
   #key = "";
   #skewMs = 0;
+  keyNumber = 0; // counts the keys, so that an answer to an older one is told apart
 
   constructor() {
     try {
@@ -32,6 +33,7 @@ export class Api {
 
   setKey(key) {
     this.#key = key;
+    this.keyNumber += 1;
     try {
       if (key) sessionStorage.setItem(KEY, key);
       else sessionStorage.removeItem(KEY);

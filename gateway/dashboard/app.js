@@ -30,12 +30,14 @@ const known = new Map(); // path -> the last answer, for its ETag
 const problems = new Map(); // what is wrong: "gateway", "lists", …
 const view = { state: "", cursors: [""], page: null, isWanted: false };
 let newest = null;
-let condition = "";
+let condition = ""; // of Ollama and the store; empty until the first answer
+let shownProblems = "";
 let lastAnswerMs = null;
 
 // -- asking ----------------------------------------------------------------------------------------------------------
 
 async function ask(url, options = {}) {
+  const { keyNumber } = api;
   try {
     const answer = await api.get(url, { known: known.get(url) ?? null, ...options });
     known.delete(url); // the order is that of use
@@ -46,7 +48,7 @@ async function ask(url, options = {}) {
     return answer;
   } catch (error) {
     if (error instanceof Away) sayAway(error);
-    if (error instanceof Refused && error.status === 401) askForKey();
+    if (error instanceof Refused && error.status === 401 && keyNumber === api.keyNumber) askForKey();
     throw error;
   }
 }
@@ -82,21 +84,13 @@ async function lookForUnseen() {
 
 async function askHealth() {
   const { body } = await ask("/readyz", { also: [503] });
-  setText(byId("version"), body.version ?? "");
-  setCondition("gateway", body.status === "draining" ? ["stopping", "bad"] : ["up", "good"]);
-  setCondition("ollama", body.upstream === "up" ? ["up", "good"] : ["down", "bad"]);
-  setCondition("store", { up: ["up", "good"], down: ["down", "bad"], off: ["none", ""] }[body.store]);
-  const isUnsaved = body.unsaved && body.store === "down";
-  setCondition("unsaved", body.store === "off" ? ["–", ""] : [body.unsaved.toLocaleString(), isUnsaved ? "bad" : ""]);
-  setCondition("dropped", [body.dropped.toLocaleString(), body.dropped ? "bad" : ""]);
-  models.showMissing(body.models ?? null);
-  setProblem("draining", body.status === "draining" ? "The gateway is being stopped: it takes no new requests." : "");
-  setProblem("ollama", body.upstream === "up" ? "" : "Ollama does not answer: requests get 503 until it is back. It may still be starting.");
-  setProblem("store", body.store === "down" ? "The store is away: requests are served, but tasks cannot be listed, and their statuses wait to be written." : "");
-  setProblem("dropped", body.dropped ? "The store was away for too long: the statuses of some ended tasks were dropped." : "");
-  const now = `${body.upstream} ${body.store}`;
-  if (condition && now !== condition) hurryAll();
-  condition = now;
+  const before = condition;
+  condition = `${body.upstream} ${body.store}`;
+  setText(byId("version"), body.version);
+  models.showMissing(body.models);
+  showConditions(body);
+  showHealthProblems(body);
+  if (before && condition !== before) hurryAll();
 }
 
 async function askModels() {
@@ -124,22 +118,43 @@ function hurryAll() {
 
 // -- what is wrong ---------------------------------------------------------------------------------------------------
 
+function showConditions({ status, upstream, store, unsaved, dropped }) {
+  setCondition("gateway", status === "draining" ? ["stopping", "bad"] : ["up", "good"]);
+  setCondition("ollama", upstream === "up" ? ["up", "good"] : ["down", "bad"]);
+  setCondition("store", { up: ["up", "good"], down: ["down", "bad"], off: ["none", ""] }[store]);
+  setCondition("unsaved", store === "off" ? ["–", ""] : [unsaved.toLocaleString(), store === "down" && unsaved ? "bad" : ""]);
+  setCondition("dropped", [dropped.toLocaleString(), dropped ? "bad" : ""]);
+}
+
 function setCondition(name, [text, kind]) {
   const place = byId(`condition-${name}`);
   setText(place, text);
   setClass(place, kind);
 }
 
+function showHealthProblems({ status, upstream, store, dropped }) {
+  const texts = {
+    draining: status === "draining" && "The gateway is being stopped: it takes no new requests.",
+    ollama: upstream === "down" && "Ollama does not answer: requests get 503 until it is back. It may still be starting.",
+    store: store === "down" && "The store is away: requests are served, but tasks cannot be listed, and their statuses wait to be written.",
+    dropped: dropped > 0 && "The store was away for too long: the statuses of some ended tasks were dropped.",
+  };
+  for (const [name, text] of Object.entries(texts)) setProblem(name, text || "");
+}
+
+// Says what is wrong; an empty text says that it no longer is.
 function setProblem(name, text) {
-  if ((problems.get(name) ?? "") === text && problems.size) return;
   problems.set(name, text);
-  // Without its store the gateway cannot list tasks: that is one problem, not two.
-  const wrong = [...problems].filter(([what, line]) => line && !(what === "lists" && problems.get("store"))).map(([, line]) => line);
   const isAway = Boolean(problems.get("gateway"));
-  setClass(byId("problems"), wrong.length ? "wrong" : "");
-  byId("problems").replaceChildren(...(wrong.length ? wrong : ["All is well."]).map((line) => el("li", {}, line)));
   byId("try-now").hidden = !isAway;
   document.body.classList.toggle("stale", isAway || Boolean(problems.get("lists")));
+  // Without its store the gateway cannot list tasks: that is one problem, not two.
+  const wrong = [...problems].filter(([what, line]) => line && !(what === "lists" && problems.get("store"))).map(([, line]) => line);
+  const lines = wrong.length ? wrong : [condition ? "All is well." : "Asking the gateway…"];
+  if (lines.join() === shownProblems) return; // or a screen reader would read it again
+  shownProblems = lines.join();
+  setClass(byId("problems"), wrong.length ? "wrong" : "");
+  byId("problems").replaceChildren(...lines.map((line) => el("li", {}, line)));
 }
 
 // -- tasks -----------------------------------------------------------------------------------------------------------
@@ -219,9 +234,9 @@ function turnTo(cursors) {
 function askForKey() {
   lists.stop();
   loaded.stop();
-  const problem = api.hasKey ? "The gateway does not take this key." : "";
+  detail.close();
+  setText(byId("key-problem"), api.hasKey ? "The gateway does not take this key." : "");
   api.setKey("");
-  setText(byId("key-problem"), problem);
   setProblem("lists", "");
   showParts(true);
 }
@@ -232,12 +247,14 @@ function takeKey(event) {
   byId("key").value = "";
   if (!/^[!-~]+$/.test(key)) return setText(byId("key-problem"), "A key consists of printable ASCII characters.");
   api.setKey(key);
+  if (newest !== null) return location.reload(); // nothing that another key showed stays
+  setText(byId("key-problem"), "");
   showParts(false);
 }
 
 function forgetKey() {
   api.setKey("");
-  location.reload(); // nothing that the key showed stays
+  location.reload();
 }
 
 // -- parts of the page -----------------------------------------------------------------------------------------------
@@ -282,6 +299,10 @@ byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
   const id = byId("search-id").value.trim();
   if (id) openTask(id);
+});
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the part of the page that is shown is named by the same place of the address
+  byId("content").focus();
 });
 window.addEventListener("hashchange", () => showParts(!byId("key-form").hidden));
 window.addEventListener("resize", () => showPlots(api.now()));

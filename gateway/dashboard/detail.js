@@ -17,7 +17,7 @@ export class Detail {
     this.api = api;
     this.onNews = onNews;
     this.dialog = byId("detail");
-    byId("detail-close").addEventListener("click", () => this.dialog.close());
+    byId("detail-close").addEventListener("click", () => this.close());
     this.dialog.addEventListener("close", () => this.#closing.abort());
     document.addEventListener("visibilitychange", () => this.#followAgain());
   }
@@ -30,6 +30,10 @@ export class Detail {
     this.#show(known.body);
     if (!this.dialog.open) this.dialog.showModal();
     this.#followAgain();
+  }
+
+  close() {
+    this.dialog.close();
   }
 
   // Takes a version that came another way, by a list.

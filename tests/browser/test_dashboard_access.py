@@ -126,13 +126,21 @@ async def test_the_api_page_needs_the_key_too(page: Watched) -> None:
 
 
 async def test_a_key_that_is_taken_away_ends_the_view(launch: Launch, new_page: NewPage, tmp_path: Path) -> None:
-    """A key that stops working while the page is open leads back to the form, and what it showed is hidden."""
+    """A key that stops working while the page is open leads back to the form; the next one sees nothing of it."""
     keys = tmp_path / "keys"
     keys.write_text(f"alice:{ALICE}\n")
-    page = await new_page(await launch(GATEWAY_API_KEYS_FILE=str(keys)))
+    gateway = await launch(GATEWAY_API_KEYS_FILE=str(keys))
+    await gateway.http.post(CHAT, headers={"X-Task-Id": "task-of-alice", "x-api-key": ALICE}, json={})
+    page = await new_page(gateway)
     await page.open("/", "401")
     await enter(page, ALICE)
-    await page.shows("#recent-note", "No task yet")
+    await page.row("recent", "task-of-alice").get_by_role("button").click()
+    await expect(page["#detail"]).to_be_visible()
     keys.write_text(f"bob:{BOB}\n")
     await page.shows("#key-problem", "does not take this key")
     await expect(page["#view-dashboard"]).to_be_hidden()
+    await expect(page["#detail"]).to_be_hidden()
+    await enter(page, BOB)
+    await page.shows("#recent-note", "No task yet")
+    assert "task-of-alice" not in await page.page.content()
+    await page.shows("#plot-states-text", "none")
