@@ -55,6 +55,13 @@ async def test_ollama_comes_back(launch: Launch, upstream: Upstream, new_page: N
     await page.shows("#models tbody", "CPU only")
 
 
+async def test_models_that_are_not_there_yet_are_named(launch: Launch, upstream: Upstream, new_page: NewPage) -> None:
+    """Which of the models that were asked for at the start Ollama does not have yet, stands with the loaded ones."""
+    page = await new_page(await launch(OLLAMA_PULL_MODELS="qwen3:0.6b gpt-oss:20b"))
+    await page.open("/", "503")
+    await page.shows("#pull-note", "Not there yet: qwen3:0.6b, gpt-oss:20b.")
+
+
 async def test_the_store_is_down_and_comes_back(launch: Launch, new_store: NewStore, new_page: NewPage) -> None:
     """Without the store the last list stays, marked as old, and the page says what waits; with it all is well again."""
     store = await new_store()
