@@ -1,0 +1,449 @@
+"""No history makes a status untrue: three gateways, one real store, and whatever may go wrong between them.
+
+Issue 3, acceptance 4. Hypothesis picks the history: requests, heartbeats, cancels, silence, outages, lost answers,
+pauses, deaths. After every step all that the store says is compared with what it said before, and the lists with the
+documents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+import pytest_asyncio
+import redis
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from gateway.errors import GatewayError, TaskIdInUse
+from gateway.records import StoreError, cancel_name
+from gateway.store import INDEX_PREFIX, RedisStore
+from gateway.task import Reason, Stage, State, rank_of
+from gateway.tracker import StoreUnavailable, Tracker, has_ended
+from tests.conftest import started_store
+from tests.support.store import DOCUMENTS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Container, Coroutine, Sequence
+
+    from gateway.outbox import TrackedTask
+    from gateway.records import Page, Record, Written
+    from tests.support.store import Store as Server
+
+STEPS = 10_000
+STEPS_EACH = 100
+EXAMPLES = 120
+GATEWAYS = 3
+IDS = ["a", "b", "c"]
+SKEWS_SECONDS = [0, 5, -5]  # how wrong each gateway's clock is
+LONG_SECONDS = 3600.0
+MOMENT_SECONDS = 0.001
+FINAL = 3
+WRITES = 3  # enough to write all that a gateway has
+
+Seen = tuple[int, int, str, str]  # attempt, rank, event, state
+NOTHING: Seen = (0, 0, "", "")
+
+
+class Weather:
+    """A real store as one gateway reaches it: it may refuse, lose its answers or hold a write back."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self.store = store
+        self.is_refusing = False
+        self.loses_answers = False
+        self.grace_seconds = LONG_SECONDS  # with a moment its tasks are silent as soon as they are written
+        self.way = asyncio.Event()  # held back while clear
+        self.way.set()
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether the store answers."""
+        return not self.is_refusing and not self.loses_answers
+
+    async def _pass(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        await self.way.wait()
+        if self.is_refusing:
+            raise StoreError("refused")
+        answer = await call()
+        if self.loses_answers:
+            raise StoreError("the answer was lost")
+        return answer
+
+    async def put(self, records: Sequence[Record]) -> list[Written]:
+        """Writes, late where it is held back."""
+        records = [replace(record, grace_seconds=self.grace_seconds) for record in records]
+        written: list[Written] = await self._pass(lambda: self.store.put(records))
+        return written
+
+    async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
+        """Reads."""
+        documents: list[str | None] = await self._pass(lambda: self.store.read(task_ids, spared))
+        return documents
+
+    async def page(self, limit: int, state: State | None, cursor: str | None, **more: Any) -> Page:
+        """Lists."""
+        page: Page = await self._pass(lambda: self.store.page(limit, state, cursor, **more))
+        return page
+
+    async def bury(self) -> None:
+        """Buries."""
+        await self._pass(self.store.bury)
+
+    async def watch(self, spared: Container[str]) -> list[str]:
+        """Looks."""
+        names: list[str] = await self._pass(lambda: self.store.watch(spared))
+        return names
+
+    async def ask_cancel(self, name: str) -> None:
+        """Asks."""
+        await self._pass(lambda: self.store.ask_cancel(name))
+
+    async def ping(self) -> None:
+        """Answers."""
+        await self._pass(self.store.ping)
+
+    async def listen(self, on_cancel: Callable[[str], None]) -> None:
+        """Hears nothing: cancels are found by looking."""
+
+    async def close(self) -> None:
+        """Gives the connections back."""
+        await self.store.close()
+
+
+class SteppedTracker(Tracker):
+    """A tracker whose timers are the test's: it writes, beats and looks when it is told to."""
+
+    async def write(self) -> None:
+        """What the writer does when something is due."""
+        self._outbox.end_linger()
+        await self._writer.write_batch()
+
+    def post_all(self) -> None:
+        """What the timer does when heartbeats are due."""
+        for task in self._in_flight.values():
+            self._outbox.post(task)
+
+    async def look(self) -> None:
+        """What the writer does once a second."""
+        for name in await self._store.watch(self._writer.spared):
+            self._cancel_named(name)
+
+
+class Gateway:
+    """One run of one gateway process."""
+
+    def __init__(self, url: str, number: int, run: int) -> None:
+        self.number, self.run = number, run
+        boot = f"machine-run{run}-process{number}{run}"
+        instance = f"gateway-{number}"
+        self.weather = Weather(RedisStore(url, boot=boot, longest_ttl_seconds=7200, instance=instance))
+        self.tracker = SteppedTracker(
+            self.weather,
+            algorithm_id="a",
+            instance=instance,
+            boot=boot,
+            ttl_running_seconds=3600,
+            ttl_done_seconds=7200,
+            heartbeat_seconds=0.001,  # no grace after an outage: nobody is spared for long
+            clock=lambda: time.time() + SKEWS_SECONDS[number],
+        )
+        self.tasks: dict[str, TrackedTask] = {}
+        self.held: asyncio.Task[None] | None = None  # the write in which it was stopped
+        self.said: dict[str, Seen] = {}  # since it cannot ask the store
+
+    def __repr__(self) -> str:
+        return f"{self.number}.{self.run}"
+
+    async def go_on(self, task_id: str, reason: Reason | None, is_end: bool) -> None:
+        """What comes next for the request with this id: its claim, the next stage or its end."""
+        task = self.tasks.get(task_id)
+        if task is None:
+            await self.claim(task_id)
+        elif is_end or task.stage is Stage.STREAMING:
+            self._end(task_id, reason)
+        elif task.stage is Stage.QUEUED:
+            self.tracker.forward(task)
+        else:
+            self.tracker.answer(task, 200, is_stream=True)
+
+    async def claim(self, task_id: str) -> None:
+        """A request comes in, as far as its claim."""
+        beginning = asyncio.create_task(self.tracker.begin(task_id, "POST", "/v1/x", ""))
+        await asyncio.sleep(0)
+        await self.tracker.write()
+        try:
+            task = await beginning
+        except TaskIdInUse:
+            return
+        task.on_cut = lambda: self._end(task_id, Reason.CANCELLED)
+        self.tasks[task_id] = task
+
+    def _end(self, task_id: str, reason: Reason | None) -> None:
+        self.tracker.finish(self.tasks.pop(task_id), reason, "the end")
+
+    async def beat(self, grace_seconds: float = LONG_SECONDS) -> None:
+        """All tasks in flight are written; they may then be silent for this long."""
+        self.weather.grace_seconds = grace_seconds
+        self.tracker.post_all()
+        await self.tracker.write()
+        self.weather.grace_seconds = LONG_SECONDS
+
+    async def fall_silent(self) -> None:
+        """Its heartbeats are late, though it lives on."""
+        await self.beat(MOMENT_SECONDS)
+        await asyncio.sleep(3 * MOMENT_SECONDS)
+
+    async def pause(self) -> None:
+        """It is stopped in the middle of a write, and silent from then on."""
+        await self.fall_silent()
+        self.weather.way.clear()
+        self.held = asyncio.create_task(self.beat())
+        await asyncio.sleep(0)
+
+    async def wake(self) -> None:
+        """It goes on where it was, if it was stopped."""
+        if self.held is not None:
+            self.weather.way.set()
+            await self.held
+            self.held = None
+
+    async def ask_cancel(self, task_id: str) -> None:
+        """Asks all gateways for the end of a task, if it runs."""
+        document = await self.tracker.read(task_id)
+        if document is not None and not has_ended(document):
+            await self.weather.ask_cancel(cancel_name(task_id, _seen(document)[0]))
+
+    async def die(self) -> None:
+        """Nothing of it goes on."""
+        if self.held is not None:
+            self.held.cancel()
+            await asyncio.gather(self.held, return_exceptions=True)
+        await self.weather.close()
+
+
+def _awake(machine: Histories) -> st.SearchStrategy[Gateway]:
+    return st.sampled_from(machine.awake())
+
+
+# Each draws from a gateway that is not paused, so that nearly every step does something.
+an_awake = st.runner().flatmap(_awake)
+task_ids = st.sampled_from(IDS)
+
+
+class Histories(RuleBasedStateMachine):
+    """Few ids, three gateways, one store."""
+
+    server: ClassVar[Server]
+    runner: ClassVar[asyncio.Runner]
+    client: ClassVar[redis.Redis]
+    steps: ClassVar[Counter[str]]
+
+    @initialize()
+    def start(self) -> None:
+        """Everything is well and nothing is known."""
+        self.client.flushall()
+        self.runs = 0
+        self.gateways = [self.new_gateway(number) for number in range(GATEWAYS)]
+        self.last: dict[str, Seen] = {}
+        self.ends: dict[tuple[str, int], str] = {}
+
+    def new_gateway(self, number: int) -> Gateway:
+        """A run of its own of gateway `number`."""
+        self.runs += 1
+        return self.run(self.made(number))
+
+    async def made(self, number: int) -> Gateway:
+        """As `new_gateway`, on the loop."""
+        return Gateway(self.server.url, number, self.runs)
+
+    def run(self, call: Coroutine[Any, Any, Any]) -> Any:
+        """The result of an async call, on the loop of this test."""
+        return self.runner.run(call)
+
+    def awake(self) -> list[Gateway]:
+        """The gateways that are not paused."""
+        return [gateway for gateway in self.gateways if gateway.held is None]
+
+    # -- requests --
+
+    @rule(gateway=an_awake, task_id=task_ids)
+    def claim(self, gateway: Gateway, task_id: str) -> None:
+        """A request with this id comes in; it may be in use, here or elsewhere."""
+        self.run(gateway.claim(task_id))
+
+    @rule(gateway=an_awake, task_id=task_ids, reason=st.none() | st.sampled_from(Reason), is_end=st.booleans())
+    def go_on(self, gateway: Gateway, task_id: str, reason: Reason | None, is_end: bool) -> None:
+        """A request goes on or ends; nothing of it is written yet. Where none has the id, one comes in."""
+        runner = next((other for other in self.awake() if task_id in other.tasks), gateway)
+        self.run(runner.go_on(task_id, reason, is_end))
+
+    @rule(gateway=an_awake, task_id=task_ids, reason=st.none() | st.sampled_from(Reason), is_end=st.booleans())
+    def go_on_and_write(self, gateway: Gateway, task_id: str, reason: Reason | None, is_end: bool) -> None:
+        """A request goes on or ends, and somebody waits for its status."""
+        self.go_on(gateway, task_id, reason, is_end)
+        self.run(gateway.tracker.write())
+
+    @rule(gateway=an_awake)
+    def beat(self, gateway: Gateway) -> None:
+        """Heartbeats and all else that waits are written."""
+        self.run(gateway.beat())
+
+    # -- what pollers do --
+
+    @rule(gateway=an_awake, task_id=task_ids)
+    def read(self, gateway: Gateway, task_id: str) -> None:
+        """A gateway never says less than the store, nor, while it cannot ask, less than it said before."""
+        document = self.run(_known(gateway.tracker.read(task_id)))
+        if document is None:
+            return
+        attempt, rank, event, _ = _seen(document)
+        if gateway.weather.is_fine:
+            gateway.said.clear()
+            before = self.stored().get(task_id, NOTHING)
+            assert rank < FINAL or (attempt, rank) > before[:2] or event == before[2]
+        else:
+            before = gateway.said.get(task_id, NOTHING)
+            gateway.said[task_id] = _seen(document)
+        assert (attempt, rank) >= before[:2]
+
+    @rule(gateway=an_awake, task_id=task_ids, state=st.none() | st.sampled_from(State))
+    def poll(self, gateway: Gateway, task_id: str, state: State | None) -> None:
+        """Somebody asks for the end of a task, then looks at a list: each id once and only what was asked for."""
+        self.run(_known(gateway.ask_cancel(task_id)))
+        page = self.run(_known(gateway.tracker.page(1000, state, None)))
+        listed = [_seen(document) for document in page.documents] if page else []
+        assert len({event for _, _, event, _ in listed}) == len(listed)
+        assert {found for _, _, _, found in listed} <= ({state} if state else set(State))
+
+    @rule(gateway=an_awake)
+    def look(self, gateway: Gateway) -> None:
+        """A gateway looks for what is silent and for what is to be cancelled."""
+        self.run(_known(gateway.tracker.look()))
+
+    # -- what goes wrong --
+
+    @rule(gateway=an_awake, trouble=st.sampled_from(["silent", "refused", "unheard", "paused", "killed"]))
+    def suffer(self, gateway: Gateway, trouble: str) -> None:
+        """A gateway misses its heartbeats, loses the store or its answers, is stopped or killed."""
+        weather = gateway.weather
+        if trouble == "silent":
+            self.run(gateway.fall_silent())
+        elif trouble in ("refused", "unheard"):
+            weather.is_refusing, weather.loses_answers = trouble == "refused", trouble == "unheard"
+        elif trouble == "paused":
+            if len(self.awake()) > 1:
+                self.run(gateway.pause())
+        else:
+            self.kill(gateway)
+
+    def kill(self, gateway: Gateway) -> None:
+        """A gateway goes without a word. Its successor buries what it left, or it falls silent."""
+        is_found_by_silence = gateway.weather.is_fine
+        if is_found_by_silence:
+            self.run(gateway.fall_silent())
+        self.run(gateway.die())
+        self.gateways[gateway.number] = successor = self.new_gateway(gateway.number)
+        if not is_found_by_silence:
+            self.run(successor.weather.bury())
+
+    @rule(gateway=an_awake)
+    def recover(self, gateway: Gateway) -> None:
+        """A gateway reaches its store again, and who was stopped goes on: his write comes late."""
+        for other in self.gateways:
+            self.run(other.wake())
+        gateway.weather.is_refusing = gateway.weather.loses_answers = False
+        self.run(gateway.tracker.write())
+
+    # -- what has to hold --
+
+    def stored(self) -> dict[str, Seen]:
+        """What the store says of each id."""
+        texts = self.client.mget([DOCUMENTS + task_id for task_id in IDS])
+        return {task_id: _seen(text) for task_id, text in zip(IDS, texts, strict=True) if text is not None}
+
+    @invariant()
+    def nothing_goes_back(self) -> None:
+        """An end stays as it is, ranks and attempts never fall, and what was there is there."""
+        self.steps["all"] += 1
+        now = self.stored()
+        assert now.keys() >= self.last.keys()
+        for task_id, (attempt, rank, event, state) in now.items():
+            assert (attempt, rank) >= self.last.get(task_id, NOTHING)[:2], task_id
+            if rank == FINAL:
+                assert self.ends.setdefault((task_id, attempt), event + state) == event + state, task_id
+        self.last = now
+
+    @invariant()
+    def lists_agree(self) -> None:
+        """Each document is listed once, under its own state, and what is in flight is watched."""
+        documents = self.stored()
+        with self.client.pipeline(transaction=False) as pipe:
+            for key in ("all", *State, "beats"):
+                pipe.zrange(INDEX_PREFIX + key, 0, -1)
+            everything, *by_state, beats = pipe.execute()
+        assert sorted(place[14:] for place in everything) == sorted(documents)
+        for state, places in zip(State, by_state, strict=True):
+            listed = sorted(place[14:] for place in places)
+            assert listed == sorted(task_id for task_id, seen in documents.items() if seen[3] == state), state
+        assert set(beats) == {task_id for task_id, seen in documents.items() if seen[1] < FINAL}
+
+    def teardown(self) -> None:
+        """When all is well again everybody can write what he has, and all of it still holds."""
+        if not hasattr(self, "gateways"):
+            return
+        for gateway in self.gateways:
+            self.recover(gateway)
+            for _ in range(WRITES):
+                self.run(gateway.tracker.write())
+            assert gateway.tracker.unsaved == 0
+        self.nothing_goes_back()
+        self.lists_agree()
+        for gateway in self.gateways:
+            self.run(gateway.die())
+
+
+async def _known(call: Coroutine[Any, Any, Any]) -> Any:
+    """What a call answers; None where the store is away."""
+    try:
+        return await call
+    except (StoreError, StoreUnavailable, GatewayError):
+        return None
+
+
+def _seen(text: str) -> Seen:
+    fields = json.loads(text)
+    return fields["extensions"]["attempt"], rank_of(fields), fields["event_id"], fields["state"]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """A server of this file's own, which is emptied before each history."""
+    server = await started_store(tmp_path_factory)
+    yield server
+    await server.close()
+
+
+@pytest.mark.timeout(300)
+def test_no_history_makes_a_status_untrue(server: Server) -> None:
+    """In 10,000 steps no end ever changes, no rank and no attempt falls, and lists agree with documents."""
+    steps: Counter[str] = Counter()
+    with asyncio.Runner() as runner, redis.Redis(port=server.port, decode_responses=True) as client:
+        parts = {"server": server, "runner": runner, "client": client, "steps": steps}
+        run_state_machine_as_test(
+            type("Machine", (Histories,), parts),
+            settings=settings(
+                deadline=None,
+                max_examples=EXAMPLES,
+                stateful_step_count=STEPS_EACH,
+                phases=[Phase.generate],  # shrinking would take minutes
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    assert steps["all"] >= STEPS
