@@ -1,128 +1,145 @@
-"""`python -m bench`: interleaved rounds over all variants, then medians and ratios to nginx.
+"""`python -m bench`: interleaved rounds over all variants of each scenario, figures into one JSON file, tables.
 
-Owns the options, the order of the runs and what is printed. Installs nothing: it exits 2 and says what to
-install when a program is missing, and 1 when a run had errors or a task did not reach the store.
+Owns the options and the order of the runs. A peer that cannot be had is left out and named; a run that fails is
+reported and the rest goes on. Exit codes: 0, 1 where a run failed or had errors, 2 where the store is missing, 130
+after Ctrl-C or SIGTERM; what was measured until then is in the file.
 """
 
 import argparse
-import json
 import resource
 import signal
 import sys
-import time
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import groupby
 from pathlib import Path
 
-import uvloop
+from bench import docs, results, tools
+from bench.load import Outcome, Scenario
+from bench.peers import PEERS, TITLES, Variant, standing
+from bench.process import StartFailedError
+from bench.report import QUIET_CORES, busiest_others, summary, table
+from bench.scenarios import SCENARIOS
 
-from bench.load import JsonScenario, Measured, Scenario, SseScenario, Target, measure
-from bench.peers import (
-    VARIANTS,
-    MissingToolError,
-    Peers,
-    StartFailedError,
-    Variant,
-    nginx_path,
-    running,
-    store_command,
-    store_path,
-)
-from bench.procstat import Meter
-from bench.report import Results, busiest_others, environment, figures, table
+LATEST = Path(__file__).parent / "results" / "latest.json"
 
-SCENARIOS: tuple[Scenario, ...] = (
-    JsonScenario("json-1", "Small JSON, 1 client", 1),
-    JsonScenario("json-32", "Small JSON, 32 clients", 32),
-    SseScenario("sse-100", "Server-sent events, 100 streams of 50 pieces a second", 100, 50),
-)
-_SETTLE_SECONDS = 0.2
-_QUIET_CORES = 0.3
-_LATEST = Path(__file__).parent / "results" / "latest.json"
-
-
-class RunFailedError(Exception):
-    """A run could not be done; the text says which one and why."""
+_Find = Callable[[str], AbstractContextManager[Variant]]
 
 
 def main() -> int:
     options = _options()
+    if options.publish:
+        docs.publish(results.load(options.json))
+        return 0
     _stop_on_signals()
     _raise_file_limit()
-    scenarios = [_shortened(s) if options.quick else s for s in SCENARIOS if s.name in options.scenario]
-    rounds = min(options.rounds, 2) if options.quick else options.rounds
     try:
-        nginx_path(), store_path()
-        versions = environment()
-        print("\n".join(f"{key}: {value}" for key, value in versions.items()), flush=True)
-        with running(options.variant, dict(pair.split("=", 1) for pair in options.env)) as peers:
-            results = _rounds(peers, scenarios, rounds)
-    except MissingToolError as error:
+        tools.store()
+        return _Bench(options).run()
+    except tools.MissingToolError as error:
         print(error, file=sys.stderr)
         return 2
-    except (StartFailedError, RunFailedError) as error:
-        print(error, file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
-    for scenario in scenarios:
-        print("\n" + table(scenario, results[scenario.name]))
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    document = {"environment": versions, "rounds": rounds, "results": results}
-    options.json.write_text(json.dumps(document, indent=1) + "\n")
-    print(f"raw figures: {options.json}")
-    if (others := busiest_others(results)) > _QUIET_CORES:
-        print(f"the machine was busy: other processes took {others:.1f} cores; the figures are noisier for it")
-    return 1 if _has_errors(results) else 0
 
 
-def _rounds(peers: Peers, scenarios: list[Scenario], rounds: int) -> Results:
-    """Every variant once per round and scenario, beginning with another one each time."""
-    names = [variant.name for variant in peers.variants]
-    results: Results = {s.name: {name: [] for name in names} for s in scenarios}
-    for number in range(rounds):
-        for scenario in scenarios:
-            turn = number % len(peers.variants)
-            for variant in peers.variants[turn:] + peers.variants[:turn]:
-                measured = _one_run(peers, scenario, variant)
-                results[scenario.name][variant.name].append(figures(measured))
-                _say(number, scenario, variant, measured)
-    return results
+class _Bench:
+    """One call of the command."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._path: Path = options.json
+        self._results = results.load(self._path)
+        self._resumes: bool = options.resume
+        self._rounds: int = min(options.rounds, 2) if options.quick else options.rounds
+        self._env = dict(pair.split("=", 1) for pair in options.env)
+        self._wanted = options.variant or [name for name in TITLES if name not in PEERS or name in options.peers]
+        chosen = [scenario for scenario in SCENARIOS if _is_chosen(scenario.name, options.only)]
+        self._scenarios = [scenario.shortened() for scenario in chosen] if options.quick else chosen
+
+    def run(self) -> int:
+        """Measures all that is chosen, prints it, and gives the exit code."""
+        print(*(f"{name}: {value}" for name, value in results.environment().items()), sep="\n", flush=True)
+        open_ = [scenario for scenario in self._scenarios if self._begin(scenario)]
+        for _, group in groupby(open_, key=lambda scenario: scenario.name if scenario.is_fresh else scenario.group):
+            self._run_group(list(group))
+        return self._report()
+
+    def _begin(self, scenario: Scenario) -> bool:
+        """Whether rounds are missing. Those of another commit, and without --resume all, are measured anew."""
+        found = self._results.scenarios.get(scenario.name)
+        if not (self._resumes and found is not None and found.commit == results.commit()):
+            self._results.scenarios[scenario.name] = results.begin()
+        return len(self._results.of(scenario.name).rounds) < self._total(scenario)
+
+    def _total(self, scenario: Scenario) -> int:
+        return min(self._rounds, scenario.most_rounds)
+
+    def _names(self, scenario: Scenario) -> list[str]:
+        return [name for name in scenario.variants if name in self._wanted]
+
+    def _run_group(self, group: Sequence[Scenario]) -> None:
+        """Scenarios that share their processes; or one of which each run has its own."""
+        if group[0].is_fresh:
+            self._run_rounds(group[0], lambda name: _alone(name, {**group[0].gateway_env, **self._env}))
+            return
+        names = list(dict.fromkeys(name for scenario in group for name in self._names(scenario)))
+        with standing(names, {**group[0].gateway_env, **self._env}) as stand:
+            variants = {variant.name: variant for variant in stand.variants}
+            for scenario in group:
+                left_out = {name: why for name, why in stand.left_out.items() if name in scenario.variants}
+                self._results.of(scenario.name).left_out.update(left_out)
+                self._run_rounds(scenario, lambda name: nullcontext(variants[name]))
+
+    def _run_rounds(self, scenario: Scenario, find: _Find) -> None:
+        """Every variant once per round, beginning with another one each time."""
+        found = self._results.of(scenario.name)
+        for number in range(len(found.rounds), self._total(scenario)):
+            names = [name for name in self._names(scenario) if name not in found.left_out]
+            round_: results.Round = {}
+            for name in names[number % max(len(names), 1) :] + names[: number % max(len(names), 1)]:
+                outcome = self._run_one(scenario, name, find)
+                print(f"round {number + 1} {scenario.name:11} {name:16} {summary(scenario, outcome)}", flush=True)
+                if outcome.figures:
+                    round_[name] = outcome.figures
+                found.errors += [f"round {number + 1}, {name}: {error}" for error in outcome.errors]
+            found.rounds.append({name: round_[name] for name in names if name in round_})
+            self._results.environment = results.environment()
+            results.save(self._results, self._path)
+
+    def _run_one(self, scenario: Scenario, name: str, find: _Find) -> Outcome:
+        try:
+            with find(name) as variant:
+                return scenario.run(variant)
+        except tools.MissingToolError as error:
+            self._results.of(scenario.name).left_out[name] = str(error)
+            return Outcome({}, [])
+        except (OSError, StartFailedError) as error:  # refused, reset, or (TimeoutError is one) without an end
+            return Outcome({}, [repr(error)])
+
+    def _report(self) -> int:
+        chosen = {scenario.name: self._results.of(scenario.name) for scenario in self._scenarios}
+        for scenario in self._scenarios:
+            print("\n" + table(scenario, chosen[scenario.name]))
+        for name, why in {pair for found in chosen.values() for pair in found.left_out.items()}:
+            print(f"left out: {TITLES[name]}: {why}")
+        print(f"raw figures: {self._path}")
+        if (others := busiest_others(chosen.values())) > QUIET_CORES:
+            print(f"the machine was busy: other processes took {others:.1f} cores; the figures are noisier for it")
+        return 1 if any(found.errors for found in chosen.values()) else 0
 
 
-def _one_run(peers: Peers, scenario: Scenario, variant: Variant) -> Measured:
-    store_command(peers.store, "FLUSHALL")  # ours alone, started for this bench
-    time.sleep(_SETTLE_SECONDS)
-    meter = Meter(variant.proxy, peers.store.pid if variant.has_store else None, peers.upstream.pid)
-    target = Target(variant.port, variant.sends_task_ids)
-    try:
-        measured = uvloop.run(measure(scenario, target, meter))
-    except OSError as error:  # refused, reset, or (TimeoutError is one) a run that did not end
-        raise RunFailedError(f"{scenario.name}, {variant.name}: {error!r}") from error
-    if variant.has_store:
-        # A terminal state is stored before the last byte goes out, so all of them are there by now.
-        tracked = int(store_command(peers.store, "DBSIZE").removeprefix(":"))
-        if tracked < measured.answers:
-            measured.errors.append(f"{measured.answers} answers, only {tracked} keys in the store")
-    return measured
+def _is_chosen(name: str, only: Sequence[str]) -> bool:
+    """Whether `name` is asked for, by its whole name or its kind, which is what stands before the dash."""
+    return not only or name in only or name.partition("-")[0] in only
 
 
-def _say(number: int, scenario: Scenario, variant: Variant, measured: Measured) -> None:
-    found = figures(measured)
-    print(
-        f"round {number + 1} {scenario.name:8} {variant.name:20} {found['per_second']:8.0f}/s "
-        f"p50 {found['p50_us']:7.0f} us  proxy {found['proxy_us']:6.1f} us/{scenario.unit}",
-        *measured.errors[:3],
-        flush=True,
-    )
-
-
-def _has_errors(results: Results) -> bool:
-    runs = (run for by_variant in results.values() for rounds in by_variant.values() for run in rounds)
-    return any(run["errors"] for run in runs)
-
-
-def _shortened(scenario: Scenario) -> Scenario:
-    return replace(scenario, seconds=1.0)
+@contextmanager
+def _alone(name: str, gateway_env: dict[str, str]) -> Iterator[Variant]:
+    """A variant with processes of its own."""
+    with standing([name], gateway_env) as stand:
+        if name in stand.left_out:
+            raise tools.MissingToolError(stand.left_out[name])
+        yield stand.variants[0]
 
 
 def _stop_on_signals() -> None:
@@ -138,18 +155,24 @@ def _raise_file_limit() -> None:
 
 
 def _options() -> argparse.Namespace:
-    names = [scenario.name for scenario in SCENARIOS]
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the gateway beside nginx.")
+    names = ", ".join(scenario.name for scenario in SCENARIOS)
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the gateway beside its peers.")
+    parser.add_argument(
+        "--only", type=_list, default=[], metavar="A,B", help=f"these scenarios, or kinds of them: {names}"
+    )
+    parser.add_argument("--peers", type=_list, default=list(PEERS), metavar="A,B", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--variant", action="append", choices=TITLES, help="only this one (repeatable)")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
-    parser.add_argument("--quick", action="store_true", help="2 rounds of 1 s windows: does it run at all?")
-    parser.add_argument("--scenario", action="append", choices=names, help="only this one (repeatable)")
-    parser.add_argument("--variant", action="append", choices=VARIANTS, help="only this one (repeatable)")
+    parser.add_argument("--quick", action="store_true", help="2 rounds of short windows: does it run at all?")
+    parser.add_argument("--resume", action="store_true", help="keep the rounds of this commit that are in the file")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for the gateways")
-    parser.add_argument("--json", type=Path, default=_LATEST, help="where the raw figures go")
-    options = parser.parse_args()
-    options.scenario = options.scenario or names
-    options.variant = options.variant or list(VARIANTS)
-    return options
+    parser.add_argument("--json", type=Path, default=LATEST, help="where the figures are kept")
+    parser.add_argument("--publish", action="store_true", help="measure nothing; figures and plots into docs/")
+    return parser.parse_args()
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 if __name__ == "__main__":

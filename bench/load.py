@@ -1,216 +1,353 @@
-"""The load generator: raw asyncio protocols on uvloop, in the bench's own process.
+"""What a measured run is: warm up, open a window, close it, look at every answer.
 
-Owns what one measured run of a scenario is: connect, warm up, open the window, count, close it, and look at
-every answer. It knows nothing of who is behind the port; `__main__` calls it and starts nothing in between.
+Owns the kinds of scenario and the figures that each gives. Starts no process. The scenarios are listed in
+`scenarios`, `__main__` runs them.
 """
 
 import asyncio
 import gc
-import itertools
+import random
+import re
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
-import httptools
+import orjson
+import redis.asyncio
+import uvloop
 
+from bench import tools
+from bench.clients import AskingClient, BulkClient, Client, Run, StreamClient, Target, chat, is_completion
+from bench.filled import FAILED_EVERY, task_id
+from bench.peers import Variant, store_command
 from bench.procstat import Meter, Usage
-from bench.upstream import COMPLETION_BYTES, END_EVENT, SENT_NS
 
-_BODY = (
-    b'{"model":"smollm2:135m","stream":%s,"messages":[{"role":"user","content":"Say hello to me, please."}],'
-    b'"temperature":0.2,"max_tokens":32}'
-)
-_HEAD = (
-    b"POST /v1/chat/completions%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: application/json\r\n"
-    b"Content-Type: application/json\r\nAuthorization: Bearer ollama\r\nUser-Agent: bench\r\n"
-    b"Content-Length: %d\r\n"
-)
+Figures = dict[str, float]
+_SETTLE_SECONDS = 0.2
 _LIMIT_SECONDS = 30.0  # what a run may take beyond its planned time
-_task_numbers = itertools.count(1)
+_WARM_SECONDS = 0.2  # of small requests, before the memory of a fresh process is read
+_SAMPLE_SECONDS = 0.02
+_LIST_LIMIT = 50
+_MIB = 1024 * 1024
+_C = TypeVar("_C", bound=Client)
 
 
 @dataclass(frozen=True, slots=True)
-class JsonScenario:
-    """`clients` connections, each sending its next small request when it has the last answer."""
+class Outcome:
+    """One run of a variant: its figures, and what went wrong in it."""
 
-    name: str
-    title: str
-    clients: int
-    warm_seconds: float = 0.5
-    seconds: float = 3.0
-    unit: str = "request"
-
-
-@dataclass(frozen=True, slots=True)
-class SseScenario:
-    """`streams` event streams at once, each of `rate` pieces a second."""
-
-    name: str
-    title: str
-    streams: int
-    rate: int
-    warm_seconds: float = 1.0
-    seconds: float = 5.0
-    unit: str = "piece"
-
-
-Scenario = JsonScenario | SseScenario
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where one variant listens, and whether its clients name their tasks."""
-
-    port: int
-    sends_task_ids: bool
-
-
-@dataclass(slots=True)
-class Run:
-    """What the clients of one run share: the open window's delays in seconds, answers and errors."""
-
-    is_over: bool = False
-    delays: list[float] = field(default_factory=list)
-    answers: int = 0
-    errors: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One run's outcome: sorted delays of the window in seconds, CPU in it, and the whole run's answers."""
-
-    delays: list[float]
-    usage: Usage
-    answers: int
+    figures: Figures
     errors: list[str]
 
 
-class _Client(asyncio.Protocol):
-    """What both kinds of client share: the parser, the transport and what counts as an error."""
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One way to measure variants. `is_fresh`: each run gets processes of its own, since their memory is read.
 
-    def __init__(self, run: Run, target: Target, query: bytes = b"") -> None:
-        self._run = run
-        self._sends_task_ids = target.sends_task_ids
-        self._body = _BODY % (b"true" if query else b"false")
-        self._head = _HEAD % (query, target.port, len(self._body))
-        self._parser = httptools.HttpResponseParser(self)
-        self._is_done = False
-        self.closed = asyncio.get_running_loop().create_future()
+    Others of one `group` that follow each other share theirs. `most_rounds`: more would tell nothing. `gateway_env`:
+    settings of the gateways in it.
+    """
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
-        self.send()
+    name: str
+    title: str
+    variants: tuple[str, ...]
+    warm_seconds: float = 0.4
+    seconds: float = 1.0
+    is_fresh: bool = False
+    group: str = ""
+    most_rounds: int = 99
+    gateway_env: Mapping[str, str] = field(default_factory=dict)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self._is_done:
-            self._run.errors.append(f"connection lost: {exc!r}")
-        self.closed.set_result(None)
+    def shortened(self) -> "Scenario":
+        """The same with windows of a second at most, to see whether it runs at all."""
+        return replace(self, seconds=min(self.seconds, 1.0))
 
-    def send(self) -> None:
-        task_id = b"X-Task-Id: bench-%d\r\n" % next(_task_numbers) if self._sends_task_ids else b""
-        self._transport.write(b"%s%s\r\n%s" % (self._head, task_id, self._body))
+    def run(self, variant: Variant) -> Outcome:
+        """One run. Raises OSError, of which TimeoutError is one, where it cannot be done."""
+        if variant.store is not None and variant.counts_tasks:
+            store_command(variant.store, "FLUSHALL")  # ours alone, started for this bench
+        time.sleep(_SETTLE_SECONDS)
+        run = Run()
+        figures = uvloop.run(self._bounded(variant, run))
+        if variant.store is not None and variant.counts_tasks:
+            # A terminal state is stored before the last byte goes out, so all of them are there by now.
+            tracked = int(store_command(variant.store, "DBSIZE").removeprefix(":"))
+            if tracked < run.answers:
+                run.errors.append(f"{run.answers} answers, only {tracked} keys in the store")
+        return Outcome({**figures, "errors": len(run.errors)}, run.errors[:3])
 
-    def finish(self) -> None:
-        self._is_done = True
-        self._transport.close()
+    async def _bounded(self, variant: Variant, run: Run) -> Figures:
+        async with asyncio.timeout(self.warm_seconds + self.seconds + _LIMIT_SECONDS):
+            with _without_collector():
+                return await self.measure(variant, run)
 
-    def fail(self, what: str) -> None:
-        self._run.errors.append(what)
-        self.finish()
+    async def measure(self, variant: Variant, run: Run) -> Figures:
+        """The figures of one run; what `run` collects beside them is judged by the caller."""
+        raise NotImplementedError
 
+    async def window(self, variant: Variant, run: Run, *, clears_first_bytes: bool = True) -> tuple[Usage, list[float]]:
+        """Warms up and measures: what everybody used meanwhile, and the delays of what ended in it, sorted.
 
-class _JsonClient(_Client):
-    """Sends, waits for the whole answer, sends again."""
-
-    _sent_at = 0.0
-    _received_bytes = 0
-
-    def send(self) -> None:
-        self._received_bytes = 0
-        self._sent_at = time.perf_counter()
-        super().send()
-
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_body(self, data: bytes) -> None:
-        self._received_bytes += len(data)
-
-    def on_message_complete(self) -> None:
-        self._run.delays.append(time.perf_counter() - self._sent_at)
-        self._run.answers += 1
-        status = self._parser.get_status_code()
-        if status != 200 or self._received_bytes != COMPLETION_BYTES:
-            self.fail(f"status {status}, {self._received_bytes} body bytes")
-        elif self._run.is_over:
-            self.finish()
-        else:
-            self.send()
-
-
-class _SseClient(_Client):
-    """Sends one request and notes for every piece how long it was under way."""
-
-    def __init__(self, run: Run, target: Target, pieces: int, rate: int) -> None:
-        super().__init__(run, target, b"?pieces=%d&rate=%d" % (pieces, rate))
-        self._pieces_left = pieces
-        self._is_ended = False
-        self._buffer = b""
-        self._received_ns = 0
-
-    def data_received(self, data: bytes) -> None:
-        self._received_ns = time.monotonic_ns()
-        self._parser.feed_data(data)
-
-    def on_body(self, data: bytes) -> None:
-        *events, self._buffer = (self._buffer + data).split(b"\n\n")
-        for event in events:
-            if event == END_EVENT:
-                self._is_ended = True
-            else:
-                self._pieces_left -= 1
-                self._run.delays.append((self._received_ns - int(event[SENT_NS])) / 1e9)
-
-    def on_message_complete(self) -> None:
-        self._run.answers += 1
-        status = self._parser.get_status_code()
-        if status != 200 or self._pieces_left or not self._is_ended:
-            self.fail(f"status {status}, {self._pieces_left} pieces missing, end seen: {self._is_ended}")
-        else:
-            self.finish()
+        Raises TimeoutError where nothing did.
+        """
+        meter = variant.meter
+        await asyncio.sleep(self.warm_seconds)
+        before = meter.read()
+        run.delays.clear()
+        if clears_first_bytes:
+            run.first_bytes.clear()
+        await asyncio.sleep(self.seconds * variant.patience)
+        usage = meter.read() - before
+        if not run.delays:
+            raise TimeoutError("nothing ended in the window")
+        return usage, sorted(run.delays)
 
 
-async def measure(scenario: Scenario, target: Target, meter: Meter) -> Measured:
-    """Run `scenario` once against `target`; TimeoutError when it takes much longer than planned."""
-    planned_seconds = scenario.warm_seconds + scenario.seconds
-    run = Run()
-    async with asyncio.timeout(planned_seconds + _LIMIT_SECONDS):
-        with _without_collector():
-            clients = await _connect(scenario, target, run)
-            await asyncio.sleep(scenario.warm_seconds)
-            before = meter.read()
-            run.delays.clear()
-            await asyncio.sleep(scenario.seconds)
-            usage, delays = meter.read() - before, sorted(run.delays)
-            run.is_over = True
-            await asyncio.gather(*(client.closed for client in clients))
-    return Measured(delays, usage, run.answers, run.errors)
+@dataclass(frozen=True, kw_only=True)
+class JsonScenario(Scenario):
+    """`clients` connections, each sending its next small request when it has the last answer."""
+
+    clients: int
+
+    async def measure(self, variant: Variant, run: Run) -> Figures:
+        make = partial(AskingClient, run, *self.asking(variant))
+        clients = await _connect(variant.target, make, self.clients)
+        usage, delays = await self.window(variant, run)
+        await _end(clients, run)
+        return _load_figures(usage, delays)
+
+    def asking(self, variant: Variant) -> tuple[Callable[[], bytes], Callable[[bytes], bool]]:
+        """What is sent, and which answer is right."""
+        return chat(variant.target), is_completion(variant.target)
 
 
-async def _connect(scenario: Scenario, target: Target, run: Run) -> list[_Client]:
-    loop = asyncio.get_running_loop()
+@dataclass(frozen=True, kw_only=True)
+class StatusScenario(JsonScenario):
+    """Status documents of tasks that the store was filled with: any one, or with a `query` the newest 50."""
 
-    def client() -> _Client:
-        if isinstance(scenario, JsonScenario):
-            return _JsonClient(run, target)
+    query: str = ""
+
+    def asking(self, variant: Variant) -> tuple[Callable[[], bytes], Callable[[bytes], bool]]:
+        head = f" HTTP/1.1\r\nHost: 127.0.0.1:{variant.target.port}\r\n\r\n".encode()
+        if self.query:
+            request = f"GET /tasks/status?{self.query}".encode() + head
+            expected = min(_LIST_LIMIT, variant.filled // (FAILED_EVERY if "FAILED" in self.query else 1))
+            return lambda: request, lambda body: len(orjson.loads(body)["items"]) == expected
+        requests = [
+            f"GET /tasks/status/{task_id(random.randrange(variant.filled))}".encode() + head for _ in range(10_000)
+        ]
+        return partial(random.choice, requests), lambda body: orjson.loads(body)["state"] in ("SUCCESS", "FAILED")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamScenario(Scenario):
+    """`streams` event streams at once, each of `rate` pieces a second.
+
+    `pieces`: short ones, one after another on each connection; 0: as long as the window needs.
+    """
+
+    streams: int
+    rate: int
+    pieces: int = 0
+
+    async def measure(self, variant: Variant, run: Run) -> Figures:
         # Half a second more than the window needs, so that no stream ends inside it.
-        pieces = int((scenario.warm_seconds + scenario.seconds + 0.5) * scenario.rate)
-        return _SseClient(run, target, pieces, scenario.rate)
+        pieces = self.pieces or int((self.warm_seconds + self.seconds + 0.5) * self.rate)
+        request = chat(variant.target, f"pieces={pieces}&rate={self.rate}", is_stream=True)
+        make = partial(StreamClient, run, request, pieces, repeats=bool(self.pieces))
+        meter, before = variant.meter, await _warm_memory(self, variant)
+        clients = await _connect(variant.target, make, self.streams)
+        usage, delays = await self.window(variant, run, clears_first_bytes=bool(self.pieces))
+        grown = meter.resident_bytes() - before
+        first = sorted(run.first_bytes)
+        await _end(clients, run)
+        return {
+            **_load_figures(usage, delays),
+            "first_p50_us": percentile(first, 0.50) * 1e6,
+            "first_p99_us": percentile(first, 0.99) * 1e6,
+            "stream_kib": grown / 1024 / self.streams,
+        }
 
-    count = scenario.clients if isinstance(scenario, JsonScenario) else scenario.streams
-    return [(await loop.create_connection(client, "127.0.0.1", target.port))[1] for _ in range(count)]
+
+@dataclass(frozen=True, kw_only=True)
+class IdleScenario(Scenario):
+    """`streams` event streams that have begun and are silent: what each takes in memory."""
+
+    streams: int
+
+    async def measure(self, variant: Variant, run: Run) -> Figures:
+        request = chat(variant.target, "hold", is_stream=True)
+        before = await _warm_memory(self, variant)
+        clients = await _connect(variant.target, partial(StreamClient, run, request, 2), self.streams)
+        await asyncio.gather(*(client.has_begun for client in clients))
+        await asyncio.sleep(self.seconds)
+        grown = variant.meter.resident_bytes() - before
+        for client in clients:
+            client.finish()
+        await _end(clients, run)
+        return {"stream_kib": grown / 1024 / self.streams}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BulkScenario(Scenario):
+    """One connection that carries large bodies one after another, up or down."""
+
+    megabytes: int
+    is_upload: bool
+
+    async def measure(self, variant: Variant, run: Run) -> Figures:
+        size = self.megabytes * _MIB
+        request = chat(variant.target, padding=size) if self.is_upload else chat(variant.target, f"bytes={size}")
+        meter, before = variant.meter, await _warm_memory(self, variant)
+        begun = meter.read()
+        make = partial(BulkClient, run, request, None if self.is_upload else size)
+        [client] = await _connect(variant.target, make, 1)
+        highest = before
+        while not client.closed.done():
+            highest = max(highest, meter.resident_bytes())
+            run.is_over = time.perf_counter() - begun.at_seconds > self.seconds
+            await asyncio.wait([client.closed], timeout=_SAMPLE_SECONDS)
+        usage = meter.read() - begun
+        sent = self.megabytes * run.answers
+        return {
+            **_shares(usage),
+            "mib_per_second": sent / usage.at_seconds,
+            "cpu_us_per_mib": usage.proxy / max(sent, 1) * 1e6,
+            "grown_mib": (highest - before) / _MIB,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeartbeatScenario(Scenario):
+    """Streams under way while all documents are read again and again: how old does a running task's status get?"""
+
+    streams: int
+    rate: int
+    heartbeat_seconds: float
+    slack_seconds: float = 1.0
+
+    async def measure(self, variant: Variant, run: Run) -> Figures:
+        assert variant.store is not None
+        pieces = int((self.seconds + 1.0) * self.rate)
+        request = chat(variant.target, f"pieces={pieces}&rate={self.rate}", is_stream=True)
+        clients = await _connect(variant.target, partial(StreamClient, run, request, pieces), self.streams)
+        await asyncio.gather(*(client.has_begun for client in clients))
+        ages: list[float] = []
+        async with redis.asyncio.Redis(port=variant.store.port) as store:
+            keys = [key async for key in store.scan_iter("ts:ollama:*", count=1_000)]
+            until = time.monotonic() + self.seconds
+            while time.monotonic() < until:
+                await asyncio.sleep(0.25)
+                ages += _ages(await store.mget(keys))
+        await _end(clients, run)
+        late = sum(age > self.heartbeat_seconds + self.slack_seconds for age in ages)
+        if late or len(keys) != self.streams:
+            run.errors.append(f"{len(keys)} documents, {late} times older than a heartbeat and its slack")
+        return {"documents": len(keys), "reads": len(ages), "oldest_seconds": max(ages, default=0.0), "late": late}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartScenario(Scenario):
+    """How long a process takes until it is ready, and what it holds then."""
+
+    async def measure(self, variant: Variant, run: Run) -> Figures:  # noqa: ARG002
+        assert variant.proxy is not None
+        await asyncio.sleep(self.seconds)
+        resident = variant.meter.resident_bytes()
+        return {"ready_ms": variant.proxy.start_seconds * 1e3, "idle_mib": resident / _MIB}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrkScenario(Scenario):
+    """The same small requests from wrk, a load generator in C: does ours hold anybody back?"""
+
+    clients: int
+
+    async def measure(self, variant: Variant, run: Run) -> Figures:
+        head, _, body = chat(variant.target)().decode().partition("\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if not line.startswith("Content-Length"))
+        script = f"wrk.method = 'POST'\nwrk.body = [[{body}]]\n"
+        script += "".join(f"wrk.headers['{name}'] = '{value}'\n" for name, value in fields.items())
+        with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+            file.write(script)
+            file.flush()
+            url = f"http://127.0.0.1:{variant.target.port}/v1/chat/completions"
+            argv = ["-t1", f"-c{self.clients}", f"-d{max(1, round(self.seconds))}s", "--latency", "-s", file.name, url]
+            text = await _output(tools.system("wrk"), *argv)
+        if "Non-2xx" in text or "Socket errors" in text:
+            run.errors.append(text)
+        found = re.search(r"Requests/sec:\s+([\d.]+)", text)
+        return {"per_second": float(found[1]) if found else 0.0}
+
+
+async def _output(*argv: str) -> str:
+    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE, stderr=sys.stderr)
+    output, _ = await process.communicate()
+    return output.decode()
+
+
+async def _connect(target: Target, make: Callable[[], _C], count: int) -> list[_C]:
+    loop = asyncio.get_running_loop()
+    return [(await loop.create_connection(make, "127.0.0.1", target.port))[1] for _ in range(count)]
+
+
+async def _end(clients: Sequence[Client], run: Run) -> None:
+    """Lets every client finish what it is at."""
+    run.is_over = True
+    await asyncio.gather(*(client.closed for client in clients))
+
+
+async def _warm_memory(scenario: Scenario, variant: Variant) -> int:
+    """What the proxy holds before the load; a fresh one has served some requests first, as any has."""
+    if scenario.is_fresh:
+        run = Run()
+        request, is_right = chat(variant.target), is_completion(variant.target)
+        [client] = await _connect(variant.target, partial(AskingClient, run, request, is_right), 1)
+        await asyncio.sleep(_WARM_SECONDS)
+        await _end([client], run)
+    return variant.meter.resident_bytes()
+
+
+def _ages(documents: Sequence[bytes | str | None]) -> Iterator[float]:
+    """How long ago each running task was last told of."""
+    now = time.time()
+    for document in documents:
+        fields = orjson.loads(document) if document else {}
+        if fields.get("state") == "RUNNING":
+            yield now - fields["timestamp"]
+
+
+def _load_figures(usage: Usage, delays: list[float]) -> Figures:
+    """Microseconds for times and CPU per request or piece, shares of one core for who was busy."""
+    count = len(delays)
+    return {
+        **_shares(usage),
+        "per_second": len(delays) / usage.at_seconds,
+        "p50_us": percentile(delays, 0.50) * 1e6,
+        "p99_us": percentile(delays, 0.99) * 1e6,
+        "proxy_us": usage.proxy / count * 1e6,
+        "store_us": usage.store / count * 1e6,
+    }
+
+
+def _shares(usage: Usage) -> Figures:
+    others = usage.machine - usage.proxy - usage.store - usage.upstream - usage.load
+    return {
+        "proxy_core": usage.proxy / usage.at_seconds,
+        "upstream_core": usage.upstream / usage.at_seconds,
+        "load_core": usage.load / usage.at_seconds,
+        "others_core": others / usage.at_seconds,
+    }
+
+
+def percentile(ordered: list[float], share: float) -> float:
+    """The value below which `share` of the ordered values lie; 0 where there is none."""
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
 
 
 @contextmanager

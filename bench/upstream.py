@@ -1,13 +1,20 @@
 """The fast upstream behind every proxy: `python -m bench.upstream PORT`.
 
-Any request is answered with a small JSON completion. With `?pieces=N&rate=R` in the query the answer is a
-server-sent event stream instead: N chunks at R a second, each carrying the clock at which it was sent, then
-`data: [DONE]`. It does no more than that, so that it never becomes the bottleneck. Started by `peers`.
+A request is answered with a small JSON completion, unless the plan in its body's `"user"` asks for something else:
+
+- `pieces=N&rate=R`: an event stream of N chunks at R a second, then `data: [DONE]`
+- `hold`: the head and one chunk of an event stream, then nothing until the client leaves
+- `bytes=N`: a body of N bytes, as fast as it is taken
+
+Each chunk carries the clocks at which the request came and at which it was sent. The plan is in a field that every
+peer passes on, also those that write the request anew. It does no more than that, so that it never becomes the
+bottleneck. Started by `peers`.
 """
 
 import asyncio
 import gc
 import random
+import re
 import sys
 import time
 from typing import cast
@@ -16,41 +23,45 @@ from urllib.parse import parse_qs
 import httptools
 import uvloop
 
-_COMPLETION = (
+COMPLETION = (
     b'{"id":"chatcmpl-214","object":"chat.completion","created":1767225600,"model":"smollm2:135m",'
     b'"system_fingerprint":"fp_ollama","choices":[{"index":0,"message":{"role":"assistant","content":'
     b'"Hello! How can I help you today?"},"finish_reason":"stop"}],"usage":{"prompt_tokens":31,'
     b'"completion_tokens":10,"total_tokens":41}}\n'
 )
 JSON_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
-    len(_COMPLETION),
-    _COMPLETION,
+    len(COMPLETION),
+    COMPLETION,
 )
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
 _PIECE = (
-    b'data: {"sent_ns":%020d,"id":"chatcmpl-214","object":"chat.completion.chunk","created":1767225600,'
-    b'"model":"smollm2:135m","system_fingerprint":"fp_ollama","choices":[{"index":0,"delta":{"role":'
-    b'"assistant","content":" hello"},"finish_reason":null}]}\n\n'
+    b'data: {"id":"chatcmpl-214","object":"chat.completion.chunk","created":1767225600,"model":"smollm2:135m",'
+    b'"system_fingerprint":"fp_ollama","choices":[{"index":0,"delta":{"role":"assistant","content":'
+    b'"sent=%020d asked=%020d "},"finish_reason":null}]}\n\n'
 )
-SENT_NS = slice(len(b'data: {"sent_ns":'), len(b'data: {"sent_ns":') + 20)
-END_EVENT = b"data: [DONE]"
-_STREAM_END = b"e\r\n%s\n\n\r\n0\r\n\r\n" % END_EVENT
-COMPLETION_BYTES = len(_COMPLETION)
+_STREAM_END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+_BULK_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n"
+_BULK_PIECE = bytes(65_536)
+_PLAN = re.compile(rb'"user": ?"([^"]*)"')
+_PLAN_WITHIN_BYTES = 1_000
 
 
 class Upstream(asyncio.Protocol):
-    """One connection: requests one after another, each answered as its target asks."""
+    """One connection: requests one after another, each answered as its plan asks."""
 
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
-        self._target = b""
+        self._body = b""  # its first piece
+        self._asked_ns = 0
         self._timer: asyncio.TimerHandle | None = None
         self._pieces_left = 0
         self._interval_seconds = 0.0
         self._next_at = 0.0
+        self._bytes_left = 0
+        self._is_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
@@ -59,39 +70,67 @@ class Upstream(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._bytes_left = 0
         if self._timer is not None:
             self._timer.cancel()
 
-    # httptools calls these two by name.
-    def on_url(self, target: bytes) -> None:
-        self._target = target
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._send_bulk()
+
+    # httptools calls these three by name.
+    def on_message_begin(self) -> None:
+        self._body = b""
+
+    def on_body(self, piece: bytes) -> None:
+        self._body = self._body or piece
 
     def on_message_complete(self) -> None:
-        if b"pieces=" in self._target:
-            self._start_stream()
-        else:
+        self._asked_ns = time.monotonic_ns()
+        plan = _PLAN.search(self._body, 0, _PLAN_WITHIN_BYTES)
+        if plan is None:
             self._transport.write(JSON_ANSWER)
+        else:
+            self._follow(plan[1].decode())
 
-    def _start_stream(self) -> None:
-        query = parse_qs(self._target.partition(b"?")[2].decode())
-        self._pieces_left = int(query["pieces"][0])
-        self._interval_seconds = 1 / float(query["rate"][0])
+    def _follow(self, plan: str) -> None:
+        values = {key: float(found[0]) for key, found in parse_qs(plan).items()}
+        if plan == "hold":
+            self._pieces_left = 2
+            self._send_piece(_STREAM_HEAD)
+        elif "bytes" in values:
+            self._bytes_left = int(values["bytes"])
+            self._transport.write(_BULK_HEAD % self._bytes_left)
+            self._send_bulk()
+        else:
+            self._start_stream(int(values["pieces"]), values["rate"])
+
+    def _start_stream(self, pieces: int, rate: float) -> None:
+        self._pieces_left, self._interval_seconds = pieces, 1 / rate
         # A random phase, so that streams opened together do not beat together.
-        phase = random.random() * self._interval_seconds
         loop = asyncio.get_running_loop()
-        self._next_at = loop.time() + phase
+        self._next_at = loop.time() + random.random() * self._interval_seconds
         self._timer = loop.call_at(self._next_at, self._send_piece, _STREAM_HEAD)
 
     def _send_piece(self, head: bytes = b"") -> None:
         """One piece; the head goes with the first one, as Ollama does it."""
-        piece = _PIECE % time.monotonic_ns()
+        piece = _PIECE % (time.monotonic_ns(), self._asked_ns)
         self._transport.write(b"%s%x\r\n%s\r\n" % (head, len(piece), piece))
         self._pieces_left -= 1
         if self._pieces_left == 0:
             self._transport.write(_STREAM_END)
-            return
-        self._next_at += self._interval_seconds
-        self._timer = asyncio.get_running_loop().call_at(self._next_at, self._send_piece)
+        elif self._interval_seconds:
+            self._next_at += self._interval_seconds
+            self._timer = asyncio.get_running_loop().call_at(self._next_at, self._send_piece)
+
+    def _send_bulk(self) -> None:
+        while self._bytes_left and not self._is_paused:
+            piece = _BULK_PIECE if self._bytes_left >= len(_BULK_PIECE) else _BULK_PIECE[: self._bytes_left]
+            self._bytes_left -= len(piece)
+            self._transport.write(piece)
 
 
 async def _serve(port: int) -> None:

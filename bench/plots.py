@@ -1,0 +1,79 @@
+"""Plots as SVG: one dot per variant on a logarithmic scale, with the range of its rounds.
+
+Owns the drawing; readable on light and dark pages. Pure. Called by `docs`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+_WIDTH = 760
+_LEFT = 190  # where the scale begins
+_RIGHT = 90  # what is left for the figure behind the last dot
+_TOP = 58
+_ROW = 26
+_STYLE = """
+text { font: 13px system-ui, sans-serif; fill: #24292f; }
+.title { font-weight: 600; font-size: 15px; }
+.note, .tick { fill: #57606a; font-size: 12px; }
+.grid { stroke: #d0d7de; }
+.other { fill: #6e7781; stroke: #6e7781; }
+.ours { fill: #0969da; stroke: #0969da; }
+text.ours { font-weight: 600; stroke: none; }
+@media (prefers-color-scheme: dark) {
+  text { fill: #e6edf3; }
+  .note, .tick { fill: #9198a1; }
+  .grid { stroke: #3d444d; }
+  .other { fill: #9198a1; stroke: #9198a1; }
+  .ours { fill: #4493f8; stroke: #4493f8; }
+}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """One variant: the median of its rounds, the lowest and the highest. `is_ours` marks the gateway."""
+
+    title: str
+    middle: float
+    lowest: float
+    highest: float
+    is_ours: bool
+
+
+def dot_plot(title: str, unit: str, dots: Sequence[Dot]) -> str:
+    """The plot; values have to be greater than 0. Each whole power of ten is marked."""
+    first = math.floor(math.log10(min(dot.lowest for dot in dots)))
+    last = max(math.ceil(math.log10(max(dot.highest for dot in dots))), first + 1)
+    height = _TOP + _ROW * len(dots) + 12
+
+    def x(value: float) -> float:
+        return _LEFT + (math.log10(value) - first) / (last - first) * (_WIDTH - _LEFT - _RIGHT)
+
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img"',
+        f' aria-label="{escape(title)}">',
+        f"<style>{_STYLE}</style>",
+        f'<text class="title" x="0" y="16">{escape(title)}</text>',
+        f'<text class="note" x="0" y="34">{escape(unit)}; median, range of the rounds; logarithmic</text>',
+    ]
+    for power in range(first, last + 1):
+        at = x(10**power)
+        lines.append(f'<line class="grid" x1="{at:.1f}" y1="{_TOP - 6}" x2="{at:.1f}" y2="{height - 8}"/>')
+        lines.append(f'<text class="tick" x="{at:.1f}" y="{_TOP - 10}" text-anchor="middle">{10**power:,g}</text>')
+    for number, dot in enumerate(dots):
+        lines += _row(dot, _TOP + _ROW * number + _ROW / 2, x(dot.lowest), x(dot.middle), x(dot.highest))
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def _row(dot: Dot, y: float, left: float, middle: float, right: float) -> list[str]:
+    kind = "ours" if dot.is_ours else "other"
+    figure = f"{dot.middle:,.0f}" if dot.middle >= 100 else f"{dot.middle:.3g}"
+    return [
+        f'<text class="{"ours" if dot.is_ours else ""}" x="{_LEFT - 12}" y="{y + 4:.1f}" text-anchor="end">'
+        f"{escape(dot.title)}</text>",
+        f'<line class="{kind}" x1="{left:.1f}" y1="{y:.1f}" x2="{right:.1f}" y2="{y:.1f}" stroke-width="2"/>',
+        f'<circle class="{kind}" cx="{middle:.1f}" cy="{y:.1f}" r="5"/>',
+        f'<text x="{right + 10:.1f}" y="{y + 4:.1f}">{figure}</text>',
+    ]

@@ -1,0 +1,120 @@
+"""Child processes of a bench: started with a clean environment, waited for, ended by pid whatever happens.
+
+Measures nothing and knows no peer. Called by `peers`.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+START_SECONDS = 20.0
+STOP_SECONDS = 10.0
+_ANSWER_SECONDS = 15.0
+_LOG_BYTES = 1500  # of a log that an error shows
+
+
+class StartFailedError(Exception):
+    """A process of the bench did not come up; the text says which one and what it wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A running process, the loopback port it listens on, and how long it took until it was ready."""
+
+    pid: int
+    port: int
+    start_seconds: float = 0.0
+
+
+@contextmanager
+def running(
+    folder: Path,
+    name: str,
+    argv: Sequence[str],
+    port: int,
+    env: Mapping[str, str] | None = None,
+    *,
+    is_ready: Callable[[int], bool] | None = None,
+    limit_seconds: float = START_SECONDS,
+) -> Iterator[Process]:
+    """Run `argv` until the block is left; its environment holds nothing of ours but PATH and HOME."""
+    base = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    log = folder / f"{name}-{port}.log"
+    begun = time.perf_counter()
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            argv,
+            cwd=Path(__file__).parents[1],
+            env={**base, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        _wait(child, lambda: (is_ready or listens)(port), limit_seconds, f"{name} did not start", log)
+        yield Process(child.pid, port, time.perf_counter() - begun)
+    finally:
+        child.terminate()
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+@contextmanager
+def frozen(process: Process) -> Iterator[None]:
+    """Stops a process where it is, and lets it go on at the end."""
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+
+
+def _wait(
+    child: "subprocess.Popen[bytes]", is_ready: Callable[[], bool], limit_seconds: float, what: str, log: Path
+) -> None:
+    deadline = time.monotonic() + limit_seconds
+    while child.poll() is None and time.monotonic() < deadline:
+        if is_ready():
+            return
+        time.sleep(0.005)
+    raise StartFailedError(f"{what}:\n{log.read_text(errors='replace')[-_LOG_BYTES:]}")
+
+
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def answers(request: bytes) -> Callable[[int], bool]:
+    """A question to a port: whether `request` is answered with 200."""
+
+    def ask(port: int) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=_ANSWER_SECONDS) as connection:
+                connection.sendall(request)
+                return connection.recv(64).startswith(b"HTTP/1.1 200")
+        except OSError:
+            return False
+
+    return ask
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,77 @@
+"""Which scenarios there are, and which variants run in each. Read by `__main__`; a table, no code."""
+
+from bench.load import (
+    BulkScenario,
+    HeartbeatScenario,
+    IdleScenario,
+    JsonScenario,
+    Scenario,
+    StartScenario,
+    StatusScenario,
+    StreamScenario,
+    WrkScenario,
+)
+
+_PLAIN = ("direct", "nginx", "nginx-tuned", "haproxy", "gateway")
+_FEW = ("direct", "nginx", "haproxy", "gateway")
+_FILLED = ("gateway-1k", "gateway-1m")
+_ALL = (
+    *_PLAIN, "gateway-ids", "gateway-no-store", "gateway-frozen", "gateway-2", "fastapi", "litellm", "portkey",
+)  # fmt: skip
+
+SCENARIOS: tuple[Scenario, ...] = (
+    JsonScenario(name="json-1", title="Small JSON, 1 client", variants=_ALL, clients=1),
+    JsonScenario(name="json-32", title="Small JSON, 32 clients", variants=_ALL, clients=32),
+    WrkScenario(name="wrk-32", title="Small JSON, 32 clients of wrk", variants=_PLAIN, clients=32, most_rounds=2),
+    StreamScenario(
+        name="sse-1",
+        title="Event streams, 1 at a time, 20 pieces at 200 a second",
+        variants=(*_PLAIN, "fastapi", "litellm"),  # Portkey 1.15 answers streams with 500 on Node 20
+        streams=1, rate=200, pieces=20,
+    ),
+    StreamScenario(
+        name="sse-100",
+        title="Event streams, 100 at once, 50 pieces a second each",
+        variants=(*_PLAIN, "gateway-no-store", "fastapi"),
+        streams=100, rate=50, warm_seconds=0.6, seconds=1.5,
+    ),
+    StreamScenario(
+        name="sse-1000",
+        title="Event streams, 1,000 at once, 10 pieces a second each",
+        variants=_FEW,
+        streams=1_000, rate=10, warm_seconds=1.0, seconds=2.0, is_fresh=True,
+    ),
+    HeartbeatScenario(
+        name="heartbeats",
+        title="Heartbeats of 1,000 streams of 10 pieces a second, HEARTBEAT_SEC=2",
+        variants=("gateway",),
+        streams=1_000, rate=10, seconds=9.0, is_fresh=True, most_rounds=2,
+        heartbeat_seconds=2.0, gateway_env={"HEARTBEAT_SEC": "2"},
+    ),
+    IdleScenario(
+        name="idle-1000",
+        title="Idle event streams, 1,000 at once",
+        variants=("nginx", "haproxy", "gateway", "gateway-no-store", "fastapi"),
+        streams=1_000, seconds=0.5, is_fresh=True, most_rounds=3,
+    ),
+    BulkScenario(
+        name="up-50", title="50 MiB up", variants=(*_FEW, "fastapi"),
+        megabytes=50, is_upload=True, seconds=0.7, is_fresh=True,
+    ),
+    BulkScenario(
+        name="down-50", title="50 MiB down", variants=(*_FEW, "fastapi"),
+        megabytes=50, is_upload=False, seconds=0.7, is_fresh=True,
+    ),
+    StartScenario(
+        name="start", title="Start and idle memory", variants=("nginx", "haproxy", "gateway", "gateway-2", "fastapi"),
+        seconds=0.5, is_fresh=True,
+    ),
+    StatusScenario(name="status", title="Status reads, 1 client", variants=_FILLED, clients=1, group="filled"),
+    StatusScenario(
+        name="list", title="Lists of 50, 1 client", variants=_FILLED, clients=1, group="filled", query="limit=50",
+    ),
+    StatusScenario(
+        name="list-failed", title="Lists of 50 that failed, 1 client", variants=_FILLED, clients=1,
+        query="limit=50&state=FAILED", group="filled",
+    ),
+)  # fmt: skip

