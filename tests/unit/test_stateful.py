@@ -27,6 +27,7 @@ from gateway.store import INDEX_PREFIX, RedisStore
 from gateway.task import Reason, Stage, State, rank_of
 from gateway.tracker import StoreUnavailable, Tracker, has_ended
 from tests.conftest import started_store
+from tests.support.faults import elapse
 from tests.support.store import DOCUMENTS
 
 if TYPE_CHECKING:
@@ -175,15 +176,13 @@ class Gateway:
 
     async def claim(self, task_id: str) -> None:
         """A request comes in, as far as its claim."""
-        beginning = asyncio.create_task(self.tracker.begin(task_id, "POST", "/v1/x", ""))
-        await asyncio.sleep(0)
-        await self.tracker.write()
+        beginning = asyncio.ensure_future(self.tracker.begin(task_id, "POST", "/v1/x", ""))
+        await asyncio.gather(beginning, self.tracker.write(), return_exceptions=True)
         try:
-            task = await beginning
+            self.tasks[task_id] = task = beginning.result()
         except TaskIdInUse:
             return
         task.on_cut = lambda: self._end(task_id, Reason.CANCELLED)
-        self.tasks[task_id] = task
 
     def _end(self, task_id: str, reason: Reason | None) -> None:
         self.tracker.finish(self.tasks.pop(task_id), reason, "the end")
@@ -198,14 +197,14 @@ class Gateway:
     async def fall_silent(self) -> None:
         """Its heartbeats are late, though it lives on."""
         await self.beat(MOMENT_SECONDS)
-        await asyncio.sleep(3 * MOMENT_SECONDS)
+        await elapse(3 * MOMENT_SECONDS, time.monotonic(), "the silence is noticed")
 
     async def pause(self) -> None:
         """It is stopped in the middle of a write, and silent from then on."""
         await self.fall_silent()
         self.weather.way.clear()
         self.held = asyncio.create_task(self.beat())
-        await asyncio.sleep(0)
+        await elapse(MOMENT_SECONDS, time.monotonic(), "the write is on its way")
 
     async def wake(self) -> None:
         """It goes on where it was, if it was stopped."""
