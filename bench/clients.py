@@ -16,7 +16,7 @@ import httptools
 from bench.upstream import COMPLETION
 
 _BODY = (
-    b'{"model":"smollm2:135m","messages":[{"role":"user","content":"Say hello to me, please."}],'
+    b'{"model":"smollm2:135m","messages":[{"role":"user","content":"Say hello to me, please.%s"}],'
     b'"temperature":0.2,"max_tokens":32%s}'
 )
 _HEAD = (
@@ -187,9 +187,9 @@ class StreamClient(Client):
 def chat(target: Target, plan: str = "", *, is_stream: bool = False, padding: int = 0) -> Callable[[], bytes]:
     """Chat requests for `target`; `plan` is what the upstream is to answer, `padding` bytes make the body long."""
     more = b',"stream":true' if is_stream else b""
-    more += b',"user":"%s"' % plan.encode() if plan else b""
+    words = f" [{plan}]".encode() if plan else b""
     more += b',"metadata":"%s"' % bytes(padding).replace(b"\0", b"x") if padding else b""
-    body = _BODY % more
+    body = _BODY % (words, more)
     head = _HEAD % (target.port, target.fields, len(body))
     if not target.sends_task_ids:
         request = b"%s\r\n%s" % (head, body)

@@ -25,7 +25,7 @@ from bench import tools
 from bench.clients import AskingClient, BulkClient, Client, Run, StreamClient, Target, chat, is_completion
 from bench.filled import FAILED_EVERY, task_id
 from bench.peers import Variant, store_command
-from bench.procstat import Meter, Usage
+from bench.procstat import Usage
 
 Figures = dict[str, float]
 _SETTLE_SECONDS = 0.2
@@ -170,7 +170,7 @@ class StreamScenario(Scenario):
             **_load_figures(usage, delays),
             "first_p50_us": percentile(first, 0.50) * 1e6,
             "first_p99_us": percentile(first, 0.99) * 1e6,
-            "stream_kib": grown / 1024 / self.streams,
+            **({"stream_kib": grown / 1024 / self.streams} if self.is_fresh else {}),
         }
 
 

@@ -1,13 +1,13 @@
 """The fast upstream behind every proxy: `python -m bench.upstream PORT`.
 
-A request is answered with a small JSON completion, unless the plan in its body's `"user"` asks for something else:
+A request is answered with a small JSON completion, unless the plan `[...]` in its message asks for something else:
 
 - `pieces=N&rate=R`: an event stream of N chunks at R a second, then `data: [DONE]`
 - `hold`: the head and one chunk of an event stream, then nothing until the client leaves
 - `bytes=N`: a body of N bytes, as fast as it is taken
 
-Each chunk carries the clocks at which the request came and at which it was sent. The plan is in a field that every
-peer passes on, also those that write the request anew. It does no more than that, so that it never becomes the
+Each chunk carries the clocks at which the request came and at which it was sent. The plan is in the message, which
+every peer passes on, also those that write the request anew. It does no more than that, so that it never becomes the
 bottleneck. Started by `peers`.
 """
 
@@ -45,7 +45,7 @@ _PIECE = (
 _STREAM_END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 _BULK_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n"
 _BULK_PIECE = bytes(65_536)
-_PLAN = re.compile(rb'"user": ?"([^"]*)"')
+_PLAN = re.compile(rb"\[([a-z][a-z0-9.=&]*)\]")
 _PLAN_WITHIN_BYTES = 1_000
 
 
