@@ -138,7 +138,7 @@ class RedisStore:
 
     async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
         """The documents of `task_ids`, None where there is none."""
-        return await _uncancelled(_mapped(self._documents(task_ids, spared)))
+        return await self._asked(self._documents(task_ids, spared))
 
     async def page(
         self,
@@ -152,7 +152,7 @@ class RedisStore:
         """Up to `limit` documents (of `owner`), newest first, from behind `cursor` on. Raises InvalidCursor."""
         start = "(" + decode_cursor(cursor) if cursor else "+"
         key = INDEX_PREFIX + (state or "all") + (f"@{owner}" if owner else "")
-        return await _uncancelled(_mapped(self._page(key, limit, state, start, spared)))
+        return await self._asked(self._page(key, limit, state, start, spared))
 
     async def _page(self, key: str, limit: int, state: State | None, start: str, spared: Container[str] | None) -> Page:
         """Walks the index until `limit` documents are found that still are what the index says of them."""
@@ -226,7 +226,7 @@ class RedisStore:
 
     async def bury(self) -> None:
         """Makes lost what a former run of this gateway left in flight: nobody else can have written that."""
-        await _uncancelled(_mapped(self._bury()))
+        await self._asked(self._bury())
 
     async def _bury(self) -> None:
         task_ids = cast("list[str]", await self._redis.zrange(_BEATS, 0, -1))
@@ -244,7 +244,7 @@ class RedisStore:
 
     async def watch(self, spared: Container[str]) -> list[str]:
         """Makes lost what has been silent for too long; answers what is to be cancelled."""
-        return await _uncancelled(_mapped(self._look(spared)))
+        return await self._asked(self._look(spared))
 
     async def _look(self, spared: Container[str]) -> list[str]:
         silent, cancels = await self._eval(self._watch, [_BEATS, _CANCELS], [])
@@ -268,7 +268,7 @@ class RedisStore:
         pipe.zremrangebyscore(_CANCELS, "-inf", now - _CANCEL_SECONDS)
         pipe.expire(_CANCELS, _CANCEL_SECONDS)
         pipe.publish(_CANCEL_CHANNEL, name)
-        *replies, _ = await _uncancelled(_mapped(pipe.execute(raise_on_error=False)))  # publishing may be forbidden
+        *replies, _ = await self._asked(pipe.execute(raise_on_error=False))  # publishing may be forbidden
         for reply in replies:
             if isinstance(reply, Exception):
                 raise StoreError(_reason(reply)) from reply
@@ -284,12 +284,20 @@ class RedisStore:
 
     # -- the rest --
 
+    async def _asked(self, answer: Coroutine[Any, Any, T]) -> T:
+        """`answer`; after a failure no connection that lay idle is trusted, for it may be as dead."""
+        try:
+            return await _uncancelled(_mapped(answer))
+        except StoreError:
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
+            raise
+
     async def _eval(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
         return await self._redis.eval(script, len(keys), *keys, *map(str, arguments))
 
     async def ping(self) -> None:
         """Writes something: a server may answer reads and refuse writes."""
-        await _uncancelled(_mapped(cast("Coroutine[Any, Any, Any]", self._redis.set(_PROBE, self._boot, ex=60))))
+        await self._asked(cast("Coroutine[Any, Any, Any]", self._redis.set(_PROBE, self._boot, ex=60)))
 
     async def close(self) -> None:
         await self._line.close()
