@@ -1,0 +1,138 @@
+"""What a request may cost, counted and not timed: a machine that is busy or slow changes none of these figures.
+
+Each limit is what was measured, plus a tenth where it is not a whole number. After a change that is meant to cost more
+or less, `python -m pytest tests/integration/test_cost.py -s` prints the figures to write down here. What they mean in
+microseconds is in docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from tests.support.counted import ROUNDS, Cost, Counted, least
+from tests.support.scripted import JSON, Gated, answering
+from tests.support.wire import Client, request
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.conftest import NewStore
+    from tests.support.scripted import Upstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CHAT = "/v1/chat/completions"
+BODY = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
+ANSWER = b'{"choices":[{"message":{"role":"assistant","content":"hello"}}]}'
+EVENT = b'data: {"choices":[{"delta":{"content":"hello"}}]}\n\n'
+REQUESTS = 200
+PIECES = 200
+
+# Measured on Python 3.11, where a list comprehension counts as a call; the limit is a tenth more.
+CALLS_PER_REQUEST = 287 * 1.1
+CALLS_PER_CLAIMED_REQUEST = 447 * 1.1
+CALLS_PER_PIECE = 16 * 1.1
+# Measured, and allowed: a little of the background may fall into each of three rounds, but nothing in every request.
+WHOLE = 0.5
+# The document, its id and the list's arguments; this request's head and path are short.
+STORE_BYTES_PER_REQUEST = 1234 * 1.1
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def counted(
+    upstream: Upstream, new_store: NewStore, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Counted]:
+    """A gateway that counts, with connections open and scripts loaded."""
+    log = tmp_path_factory.mktemp("counted") / "gateway.log"
+    gateway = Counted(log, await new_store(), UPSTREAM_BASE=f"http://127.0.0.1:{upstream.port}")
+    await gateway.start()
+    yield gateway
+    await gateway.stop()
+
+
+async def ask(client: Client, count: int, name: str = "") -> None:
+    """Small requests one after another; with a `name` each has an id of its own."""
+    for number in range(count):
+        fields = [(b"X-Task-Id", f"{name}-{number}".encode())] if name else []
+        answer = await client.ask("POST", CHAT, *fields, body=BODY)
+        assert (answer.status, answer.data) == (200, ANSWER)
+
+
+async def stream(client: Client, script: Gated, pieces: int) -> None:
+    """One event stream, each piece sent when the one before has come through."""
+    await client.send(request("POST", CHAT, body=BODY))
+    script.head()
+    for _ in range(pieces):
+        script.piece(EVENT)
+        await client.up_to(EVENT + b"\r\n")
+    script.piece(b"data: [DONE]\n\n")
+    script.end()
+    await client.up_to(b"0\r\n\r\n")
+
+
+async def cost_per_request(counted: Counted, upstream: Upstream, name: str = "") -> Cost:
+    """The least that one request cost, of some rounds over one connection."""
+    upstream.default = answering(200, JSON, body=ANSWER)
+    client = await counted.connect()
+    await ask(client, 20, name and "warm")
+    rounds = [
+        (await counted.cost_of(lambda n=n: ask(client, REQUESTS, name and f"{name}-{n}"))).per(REQUESTS)
+        for n in range(ROUNDS)
+    ]
+    print(*rounds, sep="\n")
+    return least(rounds)
+
+
+async def test_a_small_request_costs_no_more(counted: Counted, upstream: Upstream) -> None:
+    """A request is relayed by two tasks, three writes and three reads, and in one step for status and one for list."""
+    cost = await cost_per_request(counted, upstream)
+    assert cost.calls <= CALLS_PER_REQUEST
+    assert cost.tasks <= 2 + WHOLE
+    assert cost.writes <= 3 + WHOLE, "one to Ollama, one to the store, one to the client"
+    assert cost.reads <= 3 + WHOLE
+    assert cost.scripts <= 2 + WHOLE
+    assert cost.commands <= 18 + WHOLE, "inside the steps, too"
+    assert cost.store_bytes <= STORE_BYTES_PER_REQUEST
+
+
+async def test_a_request_that_names_its_task_costs_one_more_round_trip(counted: Counted, upstream: Upstream) -> None:
+    """Its id is claimed first, and enters the list when it is granted: two steps, two writes and two reads more."""
+    cost = await cost_per_request(counted, upstream, "named")
+    assert cost.calls <= CALLS_PER_CLAIMED_REQUEST
+    assert cost.tasks <= 4 + WHOLE
+    assert cost.writes <= 5 + WHOLE
+    assert cost.reads <= 5 + WHOLE
+    assert cost.scripts <= 4 + WHOLE
+    assert cost.commands <= 39 + WHOLE
+
+
+async def test_a_piece_costs_no_more(counted: Counted, upstream: Upstream) -> None:
+    """A piece of a stream is relayed by one read and one write, without a task or a word to the store."""
+    client = await counted.connect()
+
+    async def streamed(pieces: int) -> Cost:
+        script = Gated()
+        upstream.then(script)
+        return await counted.cost_of(lambda: stream(client, script, pieces))
+
+    await streamed(10)
+    rounds = [(await streamed(PIECES + 10) - await streamed(10)).per(PIECES) for _ in range(ROUNDS)]
+    print(*rounds, sep="\n")
+    cost = least(rounds)
+    assert cost.calls <= CALLS_PER_PIECE
+    assert cost.tasks < WHOLE
+    assert cost.writes <= 1 + WHOLE
+    assert cost.reads <= 1 + WHOLE
+    assert cost.scripts < WHOLE
+    assert cost.store_bytes < 1
+
+
+async def test_a_task_under_way_costs_no_word_to_the_store_until_it_beats(counted: Counted, upstream: Upstream) -> None:
+    """A stream costs as many steps of the store as it has stages, however many pieces it has."""
+    client, script = await counted.connect(), Gated()
+    upstream.then(script)
+    cost = await counted.cost_of(lambda: stream(client, script, PIECES))
+    assert cost.scripts <= 4, "its status and its place in the list: when the head is here, and at its end"
