@@ -4,6 +4,7 @@ LiteLLM and Portkey are installed under build/ when they are first asked for; wh
 looked for. Runs none of them. Called by `peers` and for the report.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -72,10 +73,10 @@ def versions() -> dict[str, str]:
     found = {}
     for name, argument in (("nginx", "-v"), ("haproxy", "-v"), ("wrk", "-v")):
         try:
-            found[name] = first_line([system(name), argument])
+            found[name] = _number(first_line([system(name), argument]))
         except MissingToolError:
             found[name] = "missing"
-    found["store"] = first_line([store(), "--version"])
+    found["store"] = _number(first_line([store(), "--version"]))
     for name in ("uvicorn", "uvloop", "httptools", "redis", "hiredis", "fastapi", "httpx"):
         try:
             found[name] = version(name)
@@ -84,6 +85,12 @@ def versions() -> dict[str, str]:
     found["litellm"] = _litellm_version()
     found["portkey"] = PORTKEY_VERSION if (BUILD / "portkey" / "node_modules").exists() else "missing"
     return found
+
+
+def _number(text: str) -> str:
+    """The version in what a tool says of itself."""
+    found = re.search(r"\d+(\.\d+)+", text)
+    return found[0] if found else text
 
 
 def _litellm_version() -> str:
