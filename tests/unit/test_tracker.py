@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,174 +16,19 @@ from gateway import outbox as outbox_module
 from gateway.errors import TaskIdInUse
 from gateway.memory import MemoryStore
 from gateway.records import InvalidCursor, StoreError
-from gateway.task import Reason, Stage, State, complete_document
-from gateway.tracker import StoreUnavailable, Tracker, new_boot
+from gateway.task import Reason, Stage, State
+from gateway.tracker import StoreUnavailable, new_boot
 from tests.support.records import ids, record, stage_and_attempt, stored, text_of, walk
+from tests.support.tracking import Subject, seconds_of, tracking
 from tests.support.waiting import next_millisecond, until, within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Container, Sequence
+    from collections.abc import Callable
 
-    from gateway.outbox import TrackedTask
-    from gateway.records import Page, Record, Written
 
 WAIT_SECONDS = 0.25  # the contract's limits
 WAITS_SECONDS = 0.3
 AT_ONCE_SECONDS = 0.2  # as near to nothing as a busy machine can tell
-
-
-class ScriptedStore:
-    """The in-process table behind a door: open, held shut, or broken. Remembers what was written."""
-
-    def __init__(self) -> None:
-        self.table = MemoryStore()
-        self.door = asyncio.Event()
-        self.door.set()
-        self.failure: Exception | None = None
-        self.batches: list[list[Record]] = []
-        self.closed = False
-        self.pings = 0
-        self.puts = 0
-        self.cancels: list[str] = []
-        self.asked: list[str] = []
-        self.spared: Container[str] = ()
-
-    @property
-    def records(self) -> list[Record]:
-        """All that was written, in order."""
-        return [one for batch in self.batches for one in batch]
-
-    def stages(self, task_id: str) -> list[str]:
-        """The stages of one task as they were written."""
-        documents = [json.loads(complete_document(one.head, 1)) for one in self.records if one.task_id == task_id]
-        return [document["stage"] for document in documents]
-
-    async def _enter(self) -> None:
-        if self.failure is not None:
-            raise self.failure
-        await self.door.wait()
-
-    async def put(self, records: Sequence[Record]) -> list[Written]:
-        """Writes once the door is open."""
-        self.puts += 1
-        await self._enter()
-        self.batches.append(list(records))
-        return await self.table.put(records)
-
-    async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
-        """Reads once the door is open."""
-        await self._enter()
-        return await self.table.read(task_ids, spared)
-
-    async def page(self, limit: int, state: State | None, cursor: str | None, **more: Any) -> Page:
-        """Lists once the door is open."""
-        await self._enter()
-        return await self.table.page(limit, state, cursor, **more)
-
-    async def bury(self) -> None:
-        """Nobody is left behind."""
-        await self._enter()
-
-    async def watch(self, spared: Container[str]) -> list[str]:
-        """What is to be cancelled, once the door is open; remembers who was spared."""
-        await self._enter()
-        self.spared = spared
-        return self.cancels
-
-    async def ask_cancel(self, name: str) -> None:
-        """Remembers what was asked for."""
-        await self._enter()
-        self.asked.append(name)
-
-    async def listen(self, on_cancel: Callable[[str], None]) -> None:
-        """Hears what a test says."""
-        self.on_cancel = on_cancel
-        await asyncio.get_running_loop().create_future()
-
-    async def ping(self) -> None:
-        """Answers once the door is open."""
-        self.pings += 1
-        await self._enter()
-
-    async def close(self) -> None:
-        """Remembers that it was closed."""
-        self.closed = True
-
-
-class Subject:
-    """A tracker, its store and its writer."""
-
-    def __init__(self, heartbeat_seconds: float) -> None:
-        self.store = ScriptedStore()
-        self.boot = new_boot("m-r")
-        self.tracker = Tracker(
-            self.store,
-            algorithm_id="a",
-            instance="i",
-            boot=self.boot,
-            ttl_running_seconds=3600,
-            ttl_done_seconds=86400,
-            heartbeat_seconds=heartbeat_seconds,
-        )
-        self.writer: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Lets the writer run; returns when it has asked the store for a sign of life."""
-        self.writer = asyncio.create_task(self.tracker.run())
-        await until(lambda: self.store.pings, what="the writer runs")
-
-    async def stop(self) -> None:
-        """Ends the writer, as the gateway does before it closes the tracker."""
-        if self.writer is not None:
-            self.writer.cancel()
-            await asyncio.gather(self.writer, return_exceptions=True)
-            self.writer = None
-
-    async def begin(self, task_id: str | None = None) -> TrackedTask:
-        """A new task."""
-        return await self.tracker.begin(task_id, "POST", "/v1/x", "")
-
-    def run_through(self, task: TrackedTask, reason: Reason | None = None) -> None:
-        """Everything that happens to a task, at once."""
-        self.tracker.forward(task)
-        self.tracker.answer(task, 200, is_stream=False)
-        self.tracker.finish(task, reason, "the end")
-
-    async def stage(self, task_id: str) -> str | None:
-        """The stage that the store has, None where it has nothing."""
-        text = await text_of(self.store.table, task_id)
-        return None if text is None else json.loads(text)["stage"]
-
-    async def until_stage(self, task_id: str, stage: Stage, seconds: float = 3.0) -> None:
-        """Waits until the store has this stage of a task."""
-
-        async def is_there() -> bool:
-            return await self.stage(task_id) == stage
-
-        await until(is_there, seconds, f"{task_id} is {stage} in the store")
-
-    async def lose_store(self) -> None:
-        """The store refuses everything, and the tracker has noticed."""
-        self.store.failure = StoreError("gone")
-        await until(lambda: not self.tracker.is_store_up, 3, "the tracker notices")
-
-
-@asynccontextmanager
-async def tracking(heartbeat_seconds: float = 3600) -> AsyncIterator[Subject]:
-    """A tracker whose writer runs."""
-    subject = Subject(heartbeat_seconds)
-    await subject.start()
-    try:
-        yield subject
-    finally:
-        await subject.stop()
-
-
-async def seconds_of(awaitable: Any) -> float:
-    """How long something took."""
-    started = time.monotonic()
-    await awaitable
-    return time.monotonic() - started
 
 
 # -- a life --
@@ -269,7 +113,7 @@ async def test_statuses_that_wait_go_together() -> None:
         subject.store.door.clear()
         first = await subject.begin()
         settling = asyncio.create_task(subject.tracker.settle(first))
-        await until(lambda: subject.store.puts, what="a batch is under way")
+        await until(lambda: subject.store.calls["put"], what="a batch is under way")
         tasks = [await subject.begin() for _ in range(100)]
         for task in tasks:
             subject.run_through(task)
