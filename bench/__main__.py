@@ -9,6 +9,7 @@ import argparse
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import groupby
@@ -92,7 +93,7 @@ class _Bench:
 
     def _run_rounds(self, scenario: Scenario, find: _Find) -> None:
         """Every variant once per round, beginning with another one each time."""
-        found = self._results.of(scenario.name)
+        found, begun = self._results.of(scenario.name), time.monotonic()
         for number in range(len(found.rounds), self._total(scenario)):
             names = [name for name in self._names(scenario) if name not in found.left_out]
             round_: results.Round = {}
@@ -105,6 +106,7 @@ class _Bench:
             found.rounds.append({name: round_[name] for name in names if name in round_})
             self._results.environment = results.environment()
             results.save(self._results, self._path)
+        print(f"{scenario.name} took {time.monotonic() - begun:.0f} s", flush=True)
 
     def _run_one(self, scenario: Scenario, name: str, find: _Find) -> Outcome:
         try:

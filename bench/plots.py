@@ -61,10 +61,14 @@ def dot_plot(title: str, unit: str, dots: Sequence[Dot]) -> str:
     for power in range(first, last + 1):
         at = x(10**power)
         lines.append(f'<line class="grid" x1="{at:.1f}" y1="{_TOP - 6}" x2="{at:.1f}" y2="{height - 8}"/>')
-        lines.append(f'<text class="tick" x="{at:.1f}" y="{_TOP - 10}" text-anchor="middle">{10**power:,g}</text>')
+        lines.append(f'<text class="tick" x="{at:.1f}" y="{_TOP - 10}" text-anchor="middle">{_tick(power)}</text>')
     for number, dot in enumerate(dots):
         lines += _row(dot, _TOP + _ROW * number + _ROW / 2, x(dot.lowest), x(dot.middle), x(dot.highest))
     return "\n".join([*lines, "</svg>", ""])
+
+
+def _tick(power: int) -> str:
+    return f"{10**power:,}" if power >= 0 else f"{10**power:g}"
 
 
 def _row(dot: Dot, y: float, left: float, middle: float, right: float) -> list[str]:
