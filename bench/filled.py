@@ -17,7 +17,7 @@ from gateway.task import Reason, Task
 _BATCH_TASKS = 256
 _TRIES = 20  # a busy machine may not answer in the store's time
 _TTL_SECONDS = 86_400
-FAILED_EVERY = 100  # one task of so many has failed
+FAILED_EVERY = 10  # one task of so many has failed
 
 
 def task_id(number: int) -> str:
