@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gateway import outbox as outbox_module
-from gateway.errors import TaskIdInUse
+from gateway.errors import Cancelled, ShuttingDown, TaskIdInUse
 from gateway.memory import MemoryStore
 from gateway.records import InvalidCursor, StoreError
 from gateway.task import Reason, Stage, State
@@ -24,6 +25,8 @@ from tests.support.waiting import next_millisecond, until, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from gateway.outbox import TrackedTask
 
 
 WAIT_SECONDS = 0.25  # the contract's limits
@@ -516,6 +519,326 @@ async def test_pages_come_from_the_store() -> None:
         assert await walk(subject.store.table, state=State.SUCCESS) == ["t1"]
         with pytest.raises(InvalidCursor):
             await subject.tracker.page(2, None, "x")
+
+
+# -- which of two statuses is told --
+
+# What this process knows (stage, attempt, whether the store has that), what the store has, and which of them is told.
+# An attempt 0 is a claim that has no answer yet; a claim that was refused is another's task.
+VERSIONS = {
+    "the store has nothing yet": (Stage.QUEUED, 1, False, None, "own"),
+    "the store is behind": (Stage.FORWARDING, 1, False, (Stage.QUEUED, 1), "own"),
+    "the store has the same": (Stage.FORWARDING, 1, True, (Stage.FORWARDING, 1), "store"),
+    "an end that waits": (Stage.DONE, 1, False, (Stage.STREAMING, 1), "own"),
+    "called lost while it runs": (Stage.STREAMING, 1, False, (Stage.LOST, 1), "store"),
+    "called lost before its end came": (Stage.DONE, 1, False, (Stage.LOST, 1), "store"),
+    "a later attempt elsewhere": (Stage.DONE, 1, False, (Stage.QUEUED, 2), "store"),
+    "a later attempt here": (Stage.QUEUED, 2, False, (Stage.DONE, 1), "own"),
+    "a claim of a fresh id": (Stage.QUEUED, 0, False, None, "own"),
+    "a claim of an id that has ended": (Stage.QUEUED, 0, False, (Stage.DONE, 1), "store"),
+    "a claim of an id in flight": (Stage.QUEUED, 0, False, (Stage.STREAMING, 1), "store"),
+    "an end that has expired in the store": (Stage.DONE, 1, True, None, "nothing"),
+    "a task that the store has lost": (Stage.STREAMING, 1, False, None, "own"),
+}
+
+
+@pytest.mark.parametrize(("stage", "attempt", "is_saved", "stored_as", "told"), VERSIONS.values(), ids=VERSIONS)
+async def test_the_newer_status_is_told(
+    stage: Stage, attempt: int, is_saved: bool, stored_as: tuple[Stage, int] | None, told: str
+) -> None:
+    """Of what this process and the store say of a task the one that is further on is told, and an end stands."""
+    subject = Subject(3600)
+    task = await subject.begin()
+    advance(subject, task, stage)
+    task.attempt = attempt
+    task.saved_rank = stage.rank if is_saved else -1
+    if stored_as is not None:
+        await subject.store.table.put([record(task.task_id, stored_as[0], attempt=stored_as[1], message="store")])
+    document = await subject.tracker.read(task.task_id)
+    if told == "nothing":
+        assert document is None
+    else:
+        assert json.loads(document or "")["message"] == ("store" if told == "store" else task.message)
+
+
+def advance(subject: Subject, task: TrackedTask, stage: Stage) -> None:
+    """Tells the tracker what brings a task to this stage."""
+    if stage.rank >= Stage.FORWARDING.rank:
+        subject.tracker.forward(task)
+    if stage.rank >= Stage.STREAMING.rank:
+        subject.tracker.answer(task, 200, is_stream=True)
+    if stage is Stage.DONE:
+        subject.tracker.finish(task, None, "complete")
+
+
+async def test_a_refused_claim_is_not_told() -> None:
+    """Of an id that another gateway runs only that gateway's task is told, before, while and after a claim fails."""
+    async with tracking() as subject:
+        await subject.store.table.put([record("t", Stage.STREAMING, created_ms=1, boot="other", message="theirs")])
+        subject.store.door.clear()
+        claim = asyncio.create_task(subject.begin("t"))
+        await until(lambda: subject.store.calls["put"], 1, "the claim is under way")
+        reading = asyncio.create_task(subject.tracker.read("t"))
+        subject.store.door.set()
+        with pytest.raises(TaskIdInUse):
+            await claim
+        for document in (await reading, await subject.tracker.read("t")):
+            assert json.loads(document or "")["message"] == "theirs"
+
+
+async def test_an_end_does_not_seem_to_change_while_the_store_is_away() -> None:
+    """A second request with an ended id is told as the next attempt, though the store has not numbered it yet."""
+    async with tracking() as subject:
+        await subject.lose_store()
+        subject.run_through(await subject.begin("t"))
+        first = json.loads(await subject.tracker.read("t") or "")
+        await next_millisecond()
+        await subject.begin("t")
+        second = json.loads(await subject.tracker.read("t") or "")
+        assert (first["stage"], first["extensions"]["attempt"]) == ("done", 1)
+        assert (second["stage"], second["extensions"]["attempt"]) == ("queued", 2)
+
+
+async def test_an_ended_task_is_answered_while_the_store_is_away() -> None:
+    """What ended here is remembered, though the store has had it for long."""
+    async with tracking() as subject:
+        task = await subject.begin("t")
+        subject.run_through(task)
+        await subject.tracker.settle(task)
+        await subject.lose_store()
+        assert json.loads(await subject.tracker.read("t") or "")["stage"] == "done"
+
+
+async def test_a_read_of_a_store_that_hangs_ends_soon() -> None:
+    """While the store is known to be away, a poller waits 250 ms for it at most: 503 for what only it could know."""
+    async with tracking() as subject:
+        await subject.lose_store()
+        subject.store.failure = None
+        subject.store.door.clear()
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await subject.tracker.read("nobody")
+        assert time.monotonic() - started < WAIT_SECONDS + AT_ONCE_SECONDS
+
+
+# -- who may see a task --
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+@pytest.mark.parametrize(
+    ("owner", "reader", "is_seen"),
+    [("alice", "alice", True), ("alice", "bob", False), ("alice", None, True), ("", "bob", False), ("", None, True)],
+)
+async def test_a_task_is_its_owners(owner: str, reader: str | None, is_seen: bool, is_stored: bool) -> None:
+    """A reader sees his own tasks, one without a name sees all, wherever a task's newest status is."""
+    async with tracking() as subject:
+        task = await subject.tracker.begin(None, "POST", "/v1/x", "", owner)
+        if is_stored:
+            await subject.tracker.settle(task)
+        task_id = task.task_id
+        assert (await subject.tracker.read(task_id, reader) is not None) == is_seen
+        assert (await subject.tracker.wait(task_id, None, 0.01, reader) is not None) == is_seen
+        await subject.tracker.settle(task)
+        assert (task_id in ids(await subject.tracker.page(10, None, None, reader))) == is_seen
+        task.on_cut = lambda: subject.tracker.finish(task, Reason.CANCELLED, "cancelled")
+        assert (await subject.tracker.cancel(task_id, reader) is not None) == is_seen
+        assert task.is_final == is_seen
+
+
+# -- waiting for a change --
+
+
+async def test_a_wait_ends_with_the_change() -> None:
+    """Who waits for a task of this gateway has its next status at once, from each stage on."""
+    async with tracking() as subject:
+        task = await subject.begin("t")
+        for stage in (Stage.FORWARDING, Stage.STREAMING, Stage.DONE):
+            waiting = asyncio.create_task(subject.tracker.wait("t", None, 10))
+            await until(lambda: subject.tracker._changes._waiters, 1, "somebody waits")
+            advance(subject, task, stage)
+            document = await within(AT_ONCE_SECONDS, waiting)
+            assert json.loads(document or "")["stage"] == stage
+
+
+async def test_a_wait_for_an_older_event_is_none() -> None:
+    """Who names an event that is past has the present status at once."""
+    async with tracking() as subject:
+        await subject.begin("t")
+        assert await seconds_of(subject.tracker.wait("t", "an older one", 10)) < AT_ONCE_SECONDS
+
+
+async def test_a_wait_for_what_has_ended_is_none() -> None:
+    """An ended task does not change: nobody is kept waiting, whichever event he names; nor for an unknown task."""
+    async with tracking() as subject:
+        subject.run_through(task := await subject.begin("t"))
+        await subject.tracker.settle(task)
+        event = json.loads(await subject.tracker.read("t") or "")["event_id"]
+        for seen in (None, event, "another"):
+            assert await seconds_of(subject.tracker.wait("t", seen, 10)) < AT_ONCE_SECONDS
+        assert await subject.tracker.wait("nobody", None, 10) is None
+
+
+async def test_a_heartbeat_ends_no_wait() -> None:
+    """A heartbeat is no change: the wait goes on to its end and answers the same event, with a younger timestamp."""
+    async with tracking(heartbeat_seconds=0.05) as subject:
+        task = await subject.begin("t")
+        subject.tracker.forward(task)
+        await subject.tracker.settle(task)
+        before = json.loads(await subject.tracker.read("t") or "")
+        started = time.monotonic()
+        after = json.loads(await subject.tracker.wait("t", before["event_id"], 0.5) or "")
+        assert time.monotonic() - started >= 0.5
+        assert after["event_id"] == before["event_id"]
+        assert after["timestamp"] > before["timestamp"]
+
+
+async def test_a_wait_hears_of_another_gateways_task() -> None:
+    """A change that another gateway wrote ends the wait within half a second."""
+    async with tracking() as subject:
+        await subject.store.table.put([record("t", Stage.FORWARDING, boot="other")])
+        waiting = asyncio.create_task(subject.tracker.wait("t", None, 10))
+        await until(lambda: subject.store.calls["read"] >= 2, 2, "the store is looked at")
+        await subject.store.table.put([record("t", Stage.DONE, boot="other")])
+        assert json.loads(await within(0.5, waiting) or "")["stage"] == "done"
+
+
+# -- cancelling --
+
+
+async def test_cancelling_ends_an_own_task() -> None:
+    """A task of this gateway ends at once for the reason `cancelled`, and its final document is the answer."""
+    async with tracking() as subject:
+        task = await subject.begin("t")
+        subject.tracker.forward(task)
+        task.on_cut = lambda: subject.tracker.finish(task, Reason.CANCELLED, str(task.cut_by))
+        document = json.loads(await within(AT_ONCE_SECONDS, subject.tracker.cancel("t")) or "")
+        assert (document["state"], document["stage"], document["extensions"]["reason"]) == (
+            "FAILED", "cancelled", "cancelled",
+        )  # fmt: skip
+        assert subject.store.asked == []
+        assert json.loads(await subject.tracker.cancel("t") or "") == document
+
+
+async def test_cancelling_another_gateways_task_is_asked_for() -> None:
+    """The attempt that runs is named to all gateways; without an end the present document comes after a second."""
+    async with tracking() as subject:
+        await subject.store.table.put([record("t", Stage.STREAMING, attempt=3, boot="other")])
+        started = time.monotonic()
+        document = json.loads(await subject.tracker.cancel("t") or "")
+        assert 0.9 <= time.monotonic() - started <= 1.5
+        assert (document["stage"], subject.store.asked) == ("streaming", ["3:t"])
+
+
+async def test_cancelling_answers_as_soon_as_it_is_done() -> None:
+    """When the other gateway has written the end, that is the answer."""
+    async with tracking() as subject:
+        await subject.store.table.put([record("t", Stage.STREAMING, boot="other")])
+        cancelling = asyncio.create_task(subject.tracker.cancel("t"))
+        await until(lambda: subject.store.asked, 1, "it is asked for")
+        await subject.store.table.put([record("t", Stage.CANCELLED, boot="other")])
+        assert json.loads(await within(0.6, cancelling) or "")["stage"] == "cancelled"
+
+
+async def test_cancelling_what_has_ended_changes_nothing() -> None:
+    """An ended task is answered as it is, an unknown one is None, and nobody is asked for anything."""
+    async with tracking() as subject:
+        await subject.store.table.put([record("t", Stage.DONE, boot="other")])
+        assert await subject.tracker.cancel("t") == await text_of(subject.store.table, "t")
+        assert await subject.tracker.cancel("nobody") is None
+        assert subject.store.asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "is_cut"), [("2:t", True), ("1:t", False), ("3:t", False), ("2:other", False), ("t", False), (":", False)]
+)
+async def test_only_the_attempt_that_was_named_ends(name: str, is_cut: bool) -> None:
+    """A call that comes late for an earlier attempt, or names what is not here, ends nothing."""
+    async with tracking() as subject:
+        await subject.store.table.put([record("t", Stage.DONE, created_ms=1)])
+        task = await subject.begin("t")
+        assert task.attempt == 2
+        subject.store.on_cancel(name)
+        assert (task.cut_by is not None) == is_cut
+
+
+async def test_cancelling_without_the_store_works_for_own_tasks() -> None:
+    """While the store is away a task of this gateway can be cancelled; for another one that is said to be unknown."""
+    async with tracking() as subject:
+        task = await subject.begin("t")
+        task.on_cut = lambda: subject.tracker.finish(task, Reason.CANCELLED, "cancelled")
+        await subject.lose_store()
+        assert json.loads(await subject.tracker.cancel("t") or "")["stage"] == "cancelled"
+        with pytest.raises(StoreUnavailable):
+            await subject.tracker.cancel("nobody")
+
+
+async def test_a_request_is_cancelled_while_it_claims() -> None:
+    """A task that is cut before its request runs is known to be cut as soon as it does."""
+    async with tracking() as subject:
+        subject.store.door.clear()
+        claim = asyncio.create_task(subject.begin("t"))
+        await until(lambda: subject.store.calls["put"], 1, "the claim is under way")
+        subject.tracker.cut_all(Cancelled("the task was cancelled"))
+        subject.store.door.set()
+        task = await claim
+        assert isinstance(task.cut_by, Cancelled)
+        assert not task.is_final
+
+
+# -- stopping --
+
+
+async def test_nothing_begins_while_it_drains() -> None:
+    """From the start of the drain on a new request is refused, and what runs goes on."""
+    async with tracking() as subject:
+        task = await subject.begin("t")
+        subject.tracker.drain()
+        for task_id in ("new", None):
+            with pytest.raises(ShuttingDown):
+                await subject.begin(task_id)
+        assert subject.tracker.in_flight == 1
+        subject.run_through(task)
+        await subject.tracker.settle(task)
+        assert await subject.stage("t") == "done"
+
+
+async def test_idle_is_when_the_last_has_ended() -> None:
+    """Waiting for idleness ends with the last task, at once where there is none, and else when time is up."""
+    async with tracking() as subject:
+        first, second = await subject.begin(), await subject.begin()
+        subject.tracker.drain()
+        started = time.monotonic()
+        assert not await subject.tracker.until_idle(0.2)
+        assert 0.2 <= time.monotonic() - started < 0.2 + AT_ONCE_SECONDS
+        waiting = asyncio.create_task(subject.tracker.until_idle(10))
+        subject.run_through(first)
+        assert not waiting.done()
+        subject.run_through(second)
+        assert await within(AT_ONCE_SECONDS, waiting)
+        assert await seconds_of(subject.tracker.until_idle(10)) < AT_ONCE_SECONDS
+
+
+async def test_all_are_cut_at_once() -> None:
+    """Each request in flight is told to end, with the reason it has to give."""
+    async with tracking() as subject:
+        tasks = [await subject.begin() for _ in range(5)]
+        for task in tasks:
+            task.on_cut = partial(subject.tracker.finish, task, Reason.SHUTDOWN, "stopped")
+        subject.tracker.drain()
+        subject.tracker.cut_all(ShuttingDown("stopped"))
+        assert await subject.tracker.until_idle(0)
+        assert {task.stage for task in tasks} == {Stage.SHUTDOWN}
+
+
+async def test_pollers_do_not_hold_up_the_stop() -> None:
+    """Who waits for a change has his answer when the drain begins, and nobody is kept waiting from then on."""
+    async with tracking() as subject:
+        await subject.begin("t")
+        waiting = asyncio.create_task(subject.tracker.wait("t", None, 30))
+        await until(lambda: subject.tracker._changes._waiters, 1, "somebody waits")
+        subject.tracker.drain()
+        assert json.loads(await within(AT_ONCE_SECONDS, waiting) or "")["stage"] == "queued"
+        assert await seconds_of(subject.tracker.wait("t", None, 30)) < AT_ONCE_SECONDS
 
 
 def test_a_boot_is_a_name_of_its_own() -> None:
