@@ -40,6 +40,7 @@ from gateway.upstream import Connection, Upstream
 log = logging.getLogger("gateway.proxy")
 
 _ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_MAX_LENGTH_DIGITS = 19
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
@@ -79,8 +80,10 @@ class Proxy:
         """Refuses what must not reach the upstream; else the task of this request, PENDING."""
         if scope["method"] == "TRACE":
             raise MethodNotAllowed("TRACE is not allowed")
-        if any(int(length) > self.max_body_bytes for length in deciding.get(b"content-length", ())):
-            raise self.body_too_large()
+        for length in deciding.get(b"content-length", ()):
+            digits = length.lstrip(b"0")
+            if len(digits) > _MAX_LENGTH_DIGITS or int(digits or b"0") > self.max_body_bytes:
+                raise self.body_too_large()
         return await self.tracker.begin(
             _task_id(deciding.get(headers.TASK_ID, [])),
             scope["method"],
@@ -238,6 +241,8 @@ class _Exchange:
         whole = await self._take_whole(connection) if connection.is_complete else None
         if whole is None:
             await self._tracker.settle(self._task)
+        if status == HTTPStatus.NO_CONTENT:
+            fields = [field for field in fields if field[0] != b"content-length"]  # RFC 9110 section 8.6
         client_fields = headers.response_fields(
             fields, task_id=self._task.task_id, date=self._proxy.date(), is_stream=is_stream
         )

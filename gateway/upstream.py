@@ -19,6 +19,9 @@ from gateway.headers import Fields
 _READ_BYTES = 65_536
 _HIGH_WATER_BYTES = 65_536
 _CONNECT_TIMEOUT_SECONDS = 5.0
+# With what comes of the body in the same read.
+_MAX_HEAD_BYTES = 262_144
+_MAX_LENGTH_DIGITS = 19
 _MAX_IDLE_CONNECTIONS = 128
 
 # One buffer for all connections: the parser has copied what it needs before the next read begins.
@@ -56,6 +59,7 @@ class Connection(asyncio.BufferedProtocol):
         self._silent_since = 0.0
         self._pieces: list[bytes] = []
         self._waiting_bytes = 0
+        self._head_bytes = 0
         self._is_until_close = False
         self._is_keep_alive = False
         self._fields: Fields = []
@@ -170,6 +174,11 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self.has_received = True
         self._silent_since = self._loop.time()
+        if not self.status:
+            self._head_bytes += nbytes
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._fail(UpstreamBroken("Ollama's response head is too long"))
+                return
         try:
             self._parser.feed_data(_read_buffer[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -242,12 +251,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status == 101:
-            raise UpstreamBroken("a protocol switch nobody asked for")
+        if status == 101 or not 100 <= status < 600:
+            raise UpstreamBroken("a protocol switch nobody asked for, or no status at all")
         if status < 200:
             return  # an interim response (RFC 9110 section 15.2); the final one follows
+        is_framed = _is_framed(status, self._fields)
         self._is_keep_alive = self._parser.should_keep_alive()
-        self._is_until_close = self._method != "HEAD" and not _is_framed(status, self._fields)
+        self._is_until_close = self._method != "HEAD" and not is_framed
         self.status = status
         if self._method == "HEAD":
             # The parser expects the body that the fields describe; this connection cannot be used again.
@@ -265,8 +275,18 @@ class Connection(asyncio.BufferedProtocol):
 
 
 def _is_framed(status: int, fields: Fields) -> bool:
-    """Whether the message says itself where it ends (RFC 9112 section 6.3)."""
-    return status in (204, 304) or any(name in (b"content-length", b"transfer-encoding") for name, _ in fields)
+    """Whether the message says itself where it ends (RFC 9112 section 6.3). Raises UpstreamBroken for odd framing."""
+    is_framed = status in (204, 304)
+    for name, value in fields:
+        if name == b"content-length":
+            is_framed = True
+            if len(value) > _MAX_LENGTH_DIGITS:
+                raise UpstreamBroken("a length nobody can count")
+        elif name == b"transfer-encoding":
+            is_framed = True
+            if value.lower() != b"chunked":
+                raise UpstreamBroken("a transfer coding nobody asked for")
+    return is_framed
 
 
 class Upstream:

@@ -77,6 +77,11 @@ NO_ANSWER: dict[str, Script] = {
     "garbage": sending(b"\x16\x03\x01 not http at all\r\n\r\n", then="drop"),
     "a bad status": sending(b"HTTP/1.1 banana OK\r\nContent-Length: 0\r\n\r\n", then="drop"),
     "a bad length": sending(b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nhello", then="drop"),
+    "a status above 599": sending(b"HTTP/1.1 600 What\r\nContent-Length: 0\r\n\r\n"),
+    "a status below 100": sending(b"HTTP/1.1 099 What\r\nContent-Length: 0\r\n\r\n"),
+    "a length of 5000 digits": sending(b"HTTP/1.1 200 OK\r\nContent-Length: " + b"0" * 5000 + b"\r\n\r\n"),
+    "another transfer coding": sending(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+    "a head of 400 KB": sending(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 65_000 + b"Content-Length: 0\r\n\r\n"),
     "an endless head": sending(b"HTTP/1.1 200 OK\r\n" + b"X-Long: " + b"a" * 2_000_000, then="drop"),
 }
 

@@ -307,6 +307,15 @@ NO_BODY = [
 ]
 
 
+async def test_a_204_has_no_length(gateway: Gateway, upstream: Upstream) -> None:
+    """A length that an upstream gives a 204 is not passed on, and the connection goes on (RFC 9110 section 8.6)."""
+    upstream.then(sending(b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"))
+    client = await gateway.connect()
+    answer = await client.ask("POST", "/v1/x", body=b"{}")
+    assert (answer.status, answer.head.get("content-length"), answer.body.size) == (204, None, 0)
+    assert (await client.ask("GET", "/v1/own")).status == 200
+
+
 @pytest.mark.parametrize(("method", "status", "field"), NO_BODY)
 async def test_head_204_and_304_carry_no_body(
     gateway: Gateway, upstream: Upstream, method: str, status: int, field: Field
