@@ -246,6 +246,26 @@ async def test_a_new_attempt_is_a_new_creation(store: Store) -> None:
     assert await walk(store, state=State.PENDING) == ["a"]
 
 
+async def test_a_new_attempt_whose_clock_is_behind_is_the_one_listed(store: Store) -> None:
+    """An id claimed by a gateway whose clock is behind is listed where that puts it, with its new status alone."""
+    await store.put([record("a", Stage.DONE, created_ms=5000), record("b", Stage.DONE, created_ms=4000)])
+    assert await store.put([record("a", attempt=0, created_ms=3000)]) == [Written(True, 2)]
+    assert await walk(store) == ["b", "a"]
+    assert await walk(store, state=State.PENDING) == ["a"]
+    assert await walk(store, state=State.SUCCESS) == ["b"]
+
+
+@pytest.mark.parametrize("late", [Stage.STREAMING, Stage.DONE])
+async def test_a_late_write_of_an_earlier_attempt_leaves_the_list_alone(store: Store, late: Stage) -> None:
+    """Whatever its clock says, an earlier attempt does not come back into the list over one that has ended."""
+    await store.put([record("t", Stage.ERROR, created_ms=5000)])
+    await store.put([record("t", attempt=0, created_ms=3000)])
+    await store.put([record("t", Stage.DONE, attempt=2, created_ms=3000)])
+    assert await store.put([record("t", late, created_ms=5000)]) == [Written(False, 2)]
+    assert await walk(store, state=State.SUCCESS) == ["t"]
+    assert [await walk(store, state=state) for state in (State.RUNNING, State.FAILED)] == [[], []]
+
+
 @pytest.mark.parametrize(
     ("stage", "refused"),
     [(Stage.STREAMING, record("t", attempt=0, created_ms=2000)), (Stage.DONE, record("t", Stage.ERROR))],
@@ -324,6 +344,85 @@ async def test_a_bad_cursor_is_refused(store: Store, cursor: str) -> None:
     await store.put([record("t")])
     with pytest.raises(InvalidCursor):
         await store.page(5, None, cursor)
+
+
+# -- owners --
+
+
+async def owned(store: Store) -> None:
+    """Six tasks of alice's, bob's and nobody's."""
+    tasks = [("a1", "alice", Stage.DONE), ("b1", "bob", Stage.DONE), ("n1", "", Stage.ERROR),
+             ("a2", "alice", Stage.STREAMING), ("b2", "bob", Stage.ERROR), ("a3", "alice", Stage.DONE)]  # fmt: skip
+    await store.put([record(name, stage, created_ms=n, owner=owner) for n, (name, owner, stage) in enumerate(tasks)])
+
+
+@pytest.mark.parametrize(
+    ("owner", "state", "names"),
+    [
+        ("alice", None, ["a3", "a2", "a1"]),
+        ("bob", None, ["b2", "b1"]),
+        ("nobody", None, []),
+        (None, None, ["a3", "b2", "a2", "n1", "b1", "a1"]),
+        ("alice", State.SUCCESS, ["a3", "a1"]),
+        ("bob", State.FAILED, ["b2"]),
+        ("bob", State.RUNNING, []),
+        (None, State.FAILED, ["b2", "n1"]),
+    ],
+)
+@pytest.mark.parametrize("limit", [1, 2, 1000])
+async def test_a_list_is_of_an_owner(
+    store: Store, owner: str | None, state: State | None, names: list[str], limit: int
+) -> None:
+    """Each owner's list holds his tasks alone, by state and page by page too; without an owner it holds all."""
+    await owned(store)
+    assert await walk(store, limit, state, owner) == names
+
+
+async def test_an_owners_list_follows_his_tasks(store: Store) -> None:
+    """A task moves to its new state in its owner's lists too, and a new attempt to the top of them."""
+    await owned(store)
+    await store.put([record("a2", Stage.DONE, created_ms=3, owner="alice")])
+    assert await walk(store, state=State.RUNNING, owner="alice") == []
+    assert await walk(store, state=State.SUCCESS, owner="alice") == ["a3", "a2", "a1"]
+    await store.put([record("a1", attempt=0, created_ms=9, owner="alice")])
+    assert await walk(store, owner="alice") == ["a1", "a3", "a2"]
+
+
+@pytest.mark.parametrize("stage", [Stage.DONE, Stage.STREAMING])
+async def test_an_owners_id_cannot_be_taken(store: Store, stage: Stage) -> None:
+    """Nobody with another name can claim an id, in flight or ended; the document stays its owner's."""
+    await store.put([record("t", stage, owner="alice")])
+    assert await store.put([record("t", attempt=0, created_ms=2000, owner="bob")]) == [Written(False, 1)]
+    assert (await stored(store, "t"))["extensions"]["owner"] == "alice"
+    assert await walk(store, owner="bob") == []
+    assert await walk(store, owner="alice") == ["t"]
+
+
+@pytest.mark.parametrize(("before", "now"), [("alice", "alice"), ("", "bob"), ("alice", ""), ("", "")])
+async def test_an_ended_id_is_free_for_its_owner(store: Store, before: str, now: str) -> None:
+    """The same name may use it again; what was nobody's is free for all, and without keys there are no owners."""
+    await store.put([record("t", Stage.DONE, owner=before)])
+    assert await store.put([record("t", attempt=0, created_ms=2000, owner=now)]) == [Written(True, 2)]
+    assert (await stored(store, "t"))["extensions"]["owner"] == (now or None)
+    assert await walk(store) == ["t"]
+    for owner in {before, now} - {""}:
+        assert await walk(store, owner=owner) == (["t"] if owner == now else [])
+
+
+# -- cancelling and looking --
+
+
+async def test_reading_alone_loses_nothing(store: Store) -> None:
+    """Without a word on who is spared a silent task is read and listed as it stands."""
+    await store.put([record("t", Stage.STREAMING, grace_seconds=0)])
+    assert await stage_and_attempt(store, "t") == ("streaming", 1)
+    assert await walk(store, state=State.RUNNING) == ["t"]
+
+
+async def test_nothing_to_bury_and_nothing_to_watch(store: Store) -> None:
+    """An empty store is looked at without harm."""
+    await store.bury()
+    assert await store.watch(()) == []
 
 
 # -- time --
