@@ -282,7 +282,7 @@ class _Builder:
         how = running(
             self._folder, "litellm", [*argv, str(port)], port, env, is_ready=is_ready, limit_seconds=_SLOW_START_SECONDS
         )
-        return Variant("litellm", target, self._stack.enter_context(how), self._upstream, patience=3)
+        return Variant("litellm", target, self._stack.enter_context(how), self._upstream, patience=2)
 
     def _portkey(self) -> Variant:
         port = free_port()
@@ -292,7 +292,7 @@ class _Builder:
         )
         host = f"http://127.0.0.1:{self._upstream.port}/v1"
         fields = f"x-portkey-provider: openai\r\nx-portkey-custom-host: {host}\r\n".encode()
-        return Variant("portkey", Target(port, False, fields, is_verbatim=False), proxy, self._upstream, patience=2)
+        return Variant("portkey", Target(port, False, fields, is_verbatim=False), proxy, self._upstream)
 
 
 def store_command(store: Process, command: str) -> str:

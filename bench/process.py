@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +17,11 @@ from pathlib import Path
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 _ANSWER_SECONDS = 15.0
-_LOG_BYTES = 1500  # of a log that an error shows
+_LOG_BYTES = 1500  # of a log that is shown then
 
 
 class StartFailedError(Exception):
-    """A process of the bench did not come up; the text says which one and what it wrote."""
+    """A process of the bench did not come up; the text says which one, what it wrote goes to stderr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ def _wait(
         if is_ready():
             return
         time.sleep(0.005)
-    raise StartFailedError(f"{what}:\n{log.read_text(errors='replace')[-_LOG_BYTES:]}")
+    print(log.read_text(errors="replace")[-_LOG_BYTES:], file=sys.stderr)  # it may name this machine
+    raise StartFailedError(what)
 
 
 def listens(port: int) -> bool:

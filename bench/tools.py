@@ -105,10 +105,11 @@ def first_line(argv: list[str]) -> str:
 
 
 def _do(argv: list[str]) -> None:
+    """Runs a step of an installation. What it prints may name this machine, so that goes to stderr alone."""
     print("$", " ".join(argv), file=sys.stderr, flush=True)
     try:
-        subprocess.run(argv, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=True)
-    except subprocess.CalledProcessError as error:
-        raise MissingToolError(f"{argv[0]} failed: {(error.stderr or error.stdout).strip()[-300:]}") from error
+        done = subprocess.run(argv, stdout=sys.stderr, timeout=_INSTALL_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise MissingToolError(f"{argv[0]} failed: {error}") from error
+        raise MissingToolError(f"{Path(argv[0]).name} could not install it: {type(error).__name__}") from error
+    if done.returncode:
+        raise MissingToolError(f"{Path(argv[0]).name} could not install it: exit code {done.returncode}")
