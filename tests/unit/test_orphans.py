@@ -1,0 +1,363 @@
+"""What becomes of a task whose gateway went silent: FAILED lost, once, whoever notices, and never again anything else.
+
+Contract 4.10, against a real server. A grace of nought makes a task silent in the next millisecond.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from gateway.records import Written
+from gateway.store import RedisStore
+from gateway.task import Stage, State
+from tests.conftest import started_store
+from tests.support.records import ids, record, stage_and_attempt, stored, text_of, walk
+from tests.support.waiting import next_millisecond
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from gateway.records import Record
+    from tests.support.store import Store as Server
+
+    NewClient = Callable[..., RedisStore]
+
+INDEX = "tsx:ollama:{index}:"
+LONGEST_TTL_SECONDS = 3600
+TTL_DONE_SECONDS = 1234
+IN_FLIGHT = [Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING]
+NOBODY: tuple[str, ...] = ()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """A server of this file's own, which may be emptied."""
+    server = await started_store(tmp_path_factory)
+    yield server
+    await server.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def client(server: Server) -> AsyncIterator[NewClient]:
+    """Makes clients of the empty server: the store as some gateway process has it."""
+    await server.client.flushall()
+    clients: list[RedisStore] = []
+
+    def new(boot: str = "m-r2-p2", instance: str = "other") -> RedisStore:
+        clients.append(
+            RedisStore(
+                server.url,
+                boot=boot,
+                longest_ttl_seconds=LONGEST_TTL_SECONDS,
+                ttl_done_seconds=TTL_DONE_SECONDS,
+                instance=instance,
+            )
+        )
+        return clients[-1]
+
+    yield new
+    for each in clients:
+        await each.close()
+
+
+def silent(task_id: str, stage: Stage = Stage.STREAMING, **more: Any) -> Record:
+    """A task whose gateway will not be heard of in time."""
+    return record(task_id, stage, boot="m-r1-p1", instance="dead", grace_seconds=0, **more)
+
+
+async def leave(store: RedisStore, *records: Record) -> None:
+    """Tasks are left behind."""
+    assert all(written.is_written for written in await store.put(records))
+    await next_millisecond()
+    await next_millisecond()
+
+
+async def read(store: RedisStore, task_id: str) -> dict[str, Any]:
+    """What a poller gets."""
+    [text] = await store.read([task_id], NOBODY)
+    document: dict[str, Any] = json.loads(text or "")
+    return document
+
+
+async def beats(server: Server) -> list[str]:
+    """The ids that count as in flight."""
+    return [str(name) for name in await server.client.zrange(INDEX + "beats", 0, -1)]
+
+
+# -- who notices --
+
+
+@pytest.mark.parametrize("stage", IN_FLIGHT)
+async def test_a_read_that_comes_first_reports_it(client: NewClient, stage: Stage) -> None:
+    """Who asks for a silent task is told that it is lost, at whatever stage it was, and so is everybody after."""
+    store = client()
+    await leave(store, silent("t", stage))
+    assert (await read(store, "t"))["stage"] == "lost"
+    assert (await stored(client(), "t"))["stage"] == "lost"
+
+
+async def test_a_list_reports_it(client: NewClient) -> None:
+    """A list tells what is lost, leaves it out of RUNNING, and has it under FAILED from then on."""
+    store = client()
+    await leave(store, silent("a", created_ms=1), record("b", Stage.STREAMING, created_ms=2))
+    page = await store.page(10, State.RUNNING, None, spared=NOBODY)
+    assert ids(page) == ["b"]
+    page = await store.page(10, State.FAILED, None, spared=NOBODY)
+    assert (ids(page), json.loads(page.documents[0])["stage"]) == (["a"], "lost")
+
+
+async def test_a_look_finds_it(client: NewClient, server: Server) -> None:
+    """Nobody has to ask: the look that each gateway takes every second finds what is silent, and only that."""
+    store = client()
+    await leave(store, silent("t"), record("alive", Stage.STREAMING, created_ms=2), record("done", Stage.DONE))
+    await store.watch(NOBODY)
+    assert await stage_and_attempt(store, "t") == ("lost", 1)
+    assert await stage_and_attempt(store, "alive") == ("streaming", 1)
+    assert await stage_and_attempt(store, "done") == ("done", 1)
+    assert await beats(server) == ["alive"]
+    assert store.lost == 1
+
+
+async def test_any_number_is_found(client: NewClient, server: Server) -> None:
+    """A gateway that left a thousand tasks behind leaves none in the end, though each look takes some only."""
+    store = client()
+    await leave(store, *(silent(f"t{n}", created_ms=n) for n in range(1000)))
+    for _ in range(4):
+        await store.watch(NOBODY)
+    assert await beats(server) == []
+    assert len(await walk(store, state=State.FAILED)) == store.lost == 1000
+
+
+async def test_twenty_notice_it_and_it_is_lost_once(client: NewClient) -> None:
+    """Whoever reads, lists and looks at the same moment gets the same document, and one of them wrote it."""
+    clients = [client(boot=f"m-r{n}-p{n}") for n in range(4)]
+    await leave(clients[0], silent("t"))
+    reads = [each.read(["t"], NOBODY) for each in clients for _ in range(3)]
+    pages = [each.page(5, None, None, spared=NOBODY) for each in clients]
+    looks = [each.watch(NOBODY) for each in clients]
+    answers = await asyncio.gather(*reads, *pages, *looks)
+    told = {answer[0] for answer in answers[:12]} | {answer.documents[0] for answer in answers[12:16]}
+    assert told == {await text_of(clients[0], "t")}
+    assert sum(each.lost for each in clients) == 1
+    assert await walk(clients[0], state=State.FAILED) == ["t"]
+
+
+# -- what it becomes --
+
+
+async def test_the_document_of_a_lost_task(client: NewClient, server: Server) -> None:
+    """It is FAILED lost as a new event, ended now; all else stays as its gateway wrote it, for TTL_DONE."""
+    store = client()
+    await leave(store, silent("t", attempt=3, owner="alice", ttl_seconds=60))
+    before = await stored(store, "t")
+    begun = time.time()
+    after = await read(store, "t")
+    assert (after["state"], after["stage"]) == ("FAILED", "lost")
+    assert after["event_id"] != before["event_id"]
+    assert begun - 0.01 <= after["timestamp"] <= time.time() + 0.01
+    assert abs(after["extensions"].pop("finished_ms") - after["timestamp"] * 1000) <= 1
+    assert after["extensions"].pop("reason") == "lost"
+    assert after["extensions"].pop("lost_after_ms") is None
+    for changed in ("finished_ms", "reason", "lost_after_ms"):
+        del before["extensions"][changed]
+    assert after["extensions"] == before["extensions"]
+    assert {name for name in before if before[name] != after[name]} == {
+        "event_id", "state", "stage", "message", "timestamp",
+    }  # fmt: skip
+    assert TTL_DONE_SECONDS - 5 <= await server.ttl("t") <= TTL_DONE_SECONDS
+
+
+async def test_the_lists_of_a_lost_task(client: NewClient, server: Server) -> None:
+    """It moves from RUNNING to FAILED, for all and for its owner, keeps its place, and counts as in flight no more."""
+    store = client()
+    await leave(
+        store,
+        silent("t", created_ms=2000, owner="alice"),
+        record("older", Stage.DONE, created_ms=1000, owner="alice"),
+        record("newer", Stage.DONE, created_ms=3000, owner="alice"),
+    )
+    await store.watch(NOBODY)
+    for owner in (None, "alice"):
+        assert await walk(store, owner=owner) == ["newer", "t", "older"]
+        assert await walk(store, state=State.RUNNING, owner=owner) == []
+        assert await walk(store, state=State.FAILED, owner=owner) == ["t"]
+    assert await beats(server) == []
+
+
+async def test_a_lost_task_is_final(client: NewClient) -> None:
+    """A gateway that wakes up and goes on writing changes nothing: no heartbeat, no stage, no end is taken."""
+    store, owner = client(), client(boot="m-r1-p1", instance="dead")
+    await leave(owner, silent("t"))
+    await store.watch(NOBODY)
+    lost = await text_of(store, "t")
+    for stage in Stage:
+        assert await owner.put([record("t", stage, boot="m-r1-p1", instance="dead")]) == [Written(False, 1)]
+    assert await text_of(store, "t") == lost
+    assert await walk(store, state=State.FAILED) == ["t"]
+    assert [await walk(store, state=state) for state in State if state != State.FAILED] == [[], [], []]
+
+
+async def test_a_lost_id_is_free(client: NewClient) -> None:
+    """What is lost has ended: its id may be used again, as the next attempt."""
+    store = client()
+    await leave(store, silent("t"))
+    await store.watch(NOBODY)
+    assert await store.put([record("t", attempt=0, created_ms=2000)]) == [Written(True, 2)]
+
+
+# -- who is not lost --
+
+
+async def test_who_writes_in_time_is_not_lost(client: NewClient) -> None:
+    """Of a heartbeat and a reader at the same moment one wins: either the task lives, or the heartbeat is refused."""
+    store, owner = client(), client(boot="m-r1-p1", instance="dead")
+    names = [f"t{n}" for n in range(200)]
+    await leave(owner, *(silent(name) for name in names))
+    written, _ = await asyncio.gather(
+        owner.put([record(name, Stage.STREAMING, boot="m-r1-p1", instance="dead") for name in names]),
+        asyncio.gather(*(store.read([name], NOBODY) for name in names)),
+    )
+    for name, result in zip(names, written, strict=True):
+        assert await stage_and_attempt(store, name) == ("streaming" if result.is_written else "lost", 1)
+
+
+async def test_the_spared_are_not_lost(client: NewClient, server: Server) -> None:
+    """A gateway's own tasks, and everybody's after an outage, are read, listed and looked at as they stand."""
+    store = client()
+    await leave(store, silent("own"), silent("foreign"))
+    spared = {"own"}
+    assert [json.loads(text or "")["stage"] for text in await store.read(["own", "foreign"], spared)] == [
+        "streaming", "lost",
+    ]  # fmt: skip
+    await store.page(10, None, None, spared=spared)
+    await store.watch(spared)
+    assert await stage_and_attempt(store, "own") == ("streaming", 1)
+    assert await beats(server) == ["own"]
+
+
+@pytest.mark.parametrize("created_ms", [1, 4_000_000_000_000])
+async def test_no_gateways_clock_matters(client: NewClient, created_ms: int) -> None:
+    """Silence is told by the server's clock: a gateway that is decades behind or ahead loses nothing, and is found."""
+    store = client()
+    await leave(store, record("alive", Stage.STREAMING, created_ms=created_ms), silent("t", created_ms=created_ms))
+    await store.watch(NOBODY)
+    assert (await read(store, "alive"))["stage"] == "streaming"
+    assert await stage_and_attempt(store, "t") == ("lost", 1)
+
+
+async def test_a_heartbeat_moves_the_moment(client: NewClient) -> None:
+    """Each write says anew how long a task may be silent."""
+    store = client()
+    await leave(store, silent("t"))
+    await leave(store, record("t", Stage.STREAMING, boot="m-r1-p1", grace_seconds=30))
+    await store.watch(NOBODY)
+    document = await read(store, "t")
+    assert document["stage"] == "streaming"
+    assert 29_000 <= document["extensions"]["lost_after_ms"] - time.time() * 1000 <= 31_000
+
+
+# -- what stands in the way --
+
+
+async def test_what_is_gone_is_forgotten(client: NewClient, server: Server) -> None:
+    """A silent task whose document expired or was evicted is no more looked for, and not brought back."""
+    store = client()
+    await leave(store, silent("t"))
+    await server.client.delete("ts:ollama:t")
+    await store.watch(NOBODY)
+    assert await beats(server) == []
+    assert await text_of(store, "t") is None
+
+
+async def test_a_loss_that_came_half_way_is_completed(client: NewClient, server: Server) -> None:
+    """Where a gateway died between the document and the list, the next look brings the list up to date."""
+    store = client()
+    await leave(store, silent("t"))
+    await store.watch(NOBODY)
+    lost = await text_of(store, "t")
+    await server.client.flushall()
+    await leave(store, silent("t"))
+    await server.client.set("ts:ollama:t", lost or "", ex=60)
+    await store.watch(NOBODY)
+    assert await walk(store, state=State.FAILED) == ["t"]
+    assert await walk(store, state=State.RUNNING) == []
+    assert await beats(server) == []
+
+
+FOREIGN = ["", "hello", "[]", "{}", '{"extensions":5,"lost_after_ms":1}}']
+FOREIGN_DOCUMENTS = [
+    '{"extensions":{"lost_after_ms":1}}', '{"extensions":{}}', '{"task_id":"t","state":"RUNNING","extensions":{}}'
+]  # fmt: skip
+
+
+async def look_past(store: RedisStore, server: Server, value: str) -> None:
+    """What stands in a silent task's place is left as it is, and the others are found all the same."""
+    await leave(store, silent("a"), silent("t"), silent("z"))
+    await server.client.set("ts:ollama:t", value, ex=60)
+    for _ in range(2):
+        await store.watch(NOBODY)
+    assert await server.raw("t") == value
+    for name in ("a", "z"):
+        assert await stage_and_attempt(store, name) == ("lost", 1)
+
+
+@pytest.mark.parametrize("value", FOREIGN)
+async def test_a_foreign_value_does_not_end_the_look(client: NewClient, server: Server, value: str) -> None:
+    """What is no document does not keep a gateway from finding the other silent tasks."""
+    await look_past(client(), server, value)
+
+
+@pytest.mark.xfail(raises=KeyError, reason="the look takes every document for one of ours")
+@pytest.mark.parametrize("value", FOREIGN_DOCUMENTS)
+async def test_a_foreign_document_does_not_end_the_look(client: NewClient, server: Server, value: str) -> None:
+    """Nor does somebody else's document, though it may look like one of ours."""
+    await look_past(client(), server, value)
+
+
+# -- a gateway that comes back --
+
+
+@pytest.mark.parametrize(
+    ("boot", "instance", "is_buried"),
+    [
+        ("m-r1-p1", "gateway", True),  # the former run
+        ("m-r2-p9", "gateway", False),  # another worker of this run
+        ("n-r1-p1", "gateway", False),  # another machine that has the same name
+        ("m-r1-p1", "another", False),  # another gateway on this machine
+        ("old", "gateway", False),  # not a name of ours
+    ],
+)
+async def test_only_the_former_self_is_buried(client: NewClient, boot: str, instance: str, is_buried: bool) -> None:
+    """A gateway that starts again calls lost at once what its former run had in flight, and nobody else's tasks."""
+    store = client(boot="m-r2-p2", instance="gateway")
+    for n, stage in enumerate(IN_FLIGHT):
+        await store.put([record(f"t{n}", stage, boot=boot, instance=instance)])
+    await store.put([record("done", Stage.DONE, boot=boot, instance=instance)])
+    await store.bury()
+    for n, stage in enumerate(IN_FLIGHT):
+        assert await stage_and_attempt(store, f"t{n}") == ("lost" if is_buried else stage, 1)
+    assert await stage_and_attempt(store, "done") == ("done", 1)
+
+
+async def test_any_number_is_buried(client: NewClient, server: Server) -> None:
+    """A gateway that had a thousand streams when it was killed has none when it is back."""
+    store = client(boot="m-r2-p2", instance="gateway")
+    await store.put([record(f"t{n}", Stage.STREAMING, boot="m-r1-p1", instance="gateway") for n in range(1000)])
+    await store.bury()
+    assert await beats(server) == []
+    assert len(await walk(store, state=State.FAILED)) == 1000
+
+
+async def test_a_beat_is_gone_when_a_task_ends(client: NewClient, server: Server) -> None:
+    """What ends is in flight no more, so that the look has little to look at."""
+    store = client()
+    await store.put([record(name, Stage.STREAMING) for name in ("a", "b")])
+    assert await beats(server) == ["a", "b"]
+    await store.put([record("a", Stage.DONE)])
+    assert await beats(server) == ["b"]
