@@ -49,11 +49,11 @@ class Keyring:
             seen = stat.st_mtime_ns, stat.st_size, stat.st_ino
             if seen == self._seen:
                 return
-            self._seen = seen
             found = read_keys(path)
         except (OSError, InvalidKeys) as error:
             self._complain(error.strerror if isinstance(error, OSError) else str(error))
             return
+        self._seen = seen  # not before: what could not be read may be readable later without another change
         self._keys = {**found, **self._fixed}
         self._problem = ""
         log.info("API keys in force: %d", len(self._keys))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from hashlib import sha256
@@ -131,6 +132,27 @@ def test_a_file_that_is_gone_and_comes_back(path: Path, clock: Clock, caplog: py
     path.write_text("bob:key-of-bob\n")
     clock.now += 1
     assert names(ring) == {"bob"}
+
+
+def test_a_file_that_becomes_readable_is_read(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A new file that may not be read yet, as `sudo cp` leaves it, is in force once it may, unchanged as it is."""
+    ring = Keyring({}, path, clock)
+    replace(path, "bob:key-of-bob\n")
+    with monkeypatch.context() as patch:  # root may read whatever its mode is
+        patch.setattr(type(path), "read_text", forbidden)
+        for _ in range(3):
+            clock.now += 1
+            assert names(ring) == {"alice"}
+    clock.now += 1
+    assert names(ring) == {"bob"}
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+
+
+def forbidden(*_: object, **__: object) -> str:
+    """What reading a file of somebody else's is like."""
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def test_a_file_that_cannot_be_read_lets_nobody_in(tmp_path: Path) -> None:
