@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gateway.records import Record
     from tests.support.store import Store as Server
 
+owners = st.sampled_from(["", "alice", "bob"])
 LIVES = [Stage.FORWARDING, Stage.STREAMING, Stage.DONE, Stage.ERROR, Stage.CANCELLED]
 
 
@@ -35,12 +36,13 @@ class Request:
     task_id: str
     created_ms: int
     attempt: int
+    owner: str = ""
     stage: Stage = Stage.QUEUED
     written: list[Record] = field(default_factory=list)
 
     def status(self) -> Record:
         """Its status as it would be written now."""
-        return record(self.task_id, self.stage, attempt=self.attempt, created_ms=self.created_ms)
+        return record(self.task_id, self.stage, attempt=self.attempt, created_ms=self.created_ms, owner=self.owner)
 
 
 class Stores(RuleBasedStateMachine):
@@ -68,11 +70,11 @@ class Stores(RuleBasedStateMachine):
         """Closes the connections of this run."""
         self.run(self.redis.close())
 
-    @rule(target=requests, task_id=st.sampled_from("abc"), later_ms=st.integers(1, 3))
-    def begin(self, task_id: str, later_ms: int) -> Request:
-        """A request with an id of the client's own."""
+    @rule(target=requests, task_id=st.sampled_from("abc"), later_ms=st.integers(1, 3), owner=owners)
+    def begin(self, task_id: str, later_ms: int, owner: str) -> Request:
+        """A request with an id of the client's own, by whomever."""
         self.now_ms += later_ms
-        return self.known(Request(task_id, self.now_ms, attempt=0))
+        return self.known(Request(task_id, self.now_ms, attempt=0, owner=owner))
 
     @rule(target=requests, later_ms=st.integers(0, 1))
     def begin_with_a_new_id(self, later_ms: int) -> Request:
@@ -113,13 +115,13 @@ class Stores(RuleBasedStateMachine):
         assert results == self.run(self.memory.put(records))
         return results
 
-    @rule(limit=st.integers(1, 4), state=st.none() | st.sampled_from(State))
-    def list_all(self, limit: int, state: State | None) -> None:
+    @rule(limit=st.integers(1, 4), state=st.none() | st.sampled_from(State), owner=st.none() | owners)
+    def list_all(self, limit: int, state: State | None, owner: str | None) -> None:
         """Page for page the same tasks in the same order, and the same cursors."""
         cursor, listed = None, []
         while True:
-            one = self.run(self.redis.page(limit, state, cursor))
-            other = self.run(self.memory.page(limit, state, cursor))
+            one = self.run(self.redis.page(limit, state, cursor, owner=owner))
+            other = self.run(self.memory.page(limit, state, cursor, owner=owner))
             assert (ids(one), one.next_cursor) == (ids(other), other.next_cursor)
             listed += ids(one)
             cursor = one.next_cursor

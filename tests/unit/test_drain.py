@@ -1,0 +1,189 @@
+"""What a signal to stop does: nothing begins, what runs may finish, then it is cut, and only then the server stops.
+
+Real signals to this very process, in the place of uvicorn's handler one of the test's. Contract 6.2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.drain import Drain
+from gateway.errors import ShuttingDown
+from gateway.task import Reason, Stage
+from tests.support.tracking import Subject, tracking
+from tests.support.waiting import until, until_steady, within
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.outbox import TrackedTask
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+AT_ONCE_SECONDS = 0.2
+LONG_SECONDS = 30.0
+
+
+class Server:
+    """What stops when all is done: it remembers the signals that got through to it, and when."""
+
+    def __init__(self) -> None:
+        self.stops: list[tuple[int, float]] = []
+
+    def stop(self, number: int, _: object) -> None:
+        """uvicorn's handler."""
+        self.stops.append((number, time.monotonic()))
+
+    @property
+    def signals(self) -> list[int]:
+        """The signals that got through."""
+        return [number for number, _ in self.stops]
+
+
+@contextmanager
+def installed(subject: Subject, seconds: float) -> Iterator[Server]:
+    """A drain ahead of the server's handlers; everything is as before afterwards."""
+    server, before = Server(), {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        for number in SIGNALS:
+            signal.signal(number, server.stop)
+        Drain(subject.tracker, seconds).install()
+        yield server
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def send(number: int = signal.SIGTERM) -> None:
+    """Signal this process."""
+    os.kill(os.getpid(), number)
+
+
+async def begun(subject: Subject) -> TrackedTask:
+    """A request that runs until it ends or is cut."""
+    task = await subject.begin()
+    subject.tracker.forward(task)
+    task.on_cut = lambda: subject.tracker.finish(task, Reason.SHUTDOWN, str(task.cut_by))
+    return task
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+async def test_an_idle_gateway_stops_at_once(number: int) -> None:
+    """Without requests the server has its signal at once, whichever it was."""
+    async with tracking() as subject:
+        with installed(subject, LONG_SECONDS) as server:
+            send(number)
+            await until(lambda: server.stops, AT_ONCE_SECONDS)
+            assert server.signals == [number]
+            assert subject.tracker.is_draining
+
+
+async def test_what_runs_may_finish() -> None:
+    """The server goes on while requests run, refuses new ones, and stops with the end of the last."""
+    async with tracking() as subject:
+        first, second = await begun(subject), await begun(subject)
+        with installed(subject, LONG_SECONDS) as server:
+            send()
+            await until(lambda: subject.tracker.is_draining, 1)
+            with pytest.raises(ShuttingDown):
+                await subject.begin()
+            subject.run_through(first)
+            assert await until_steady(lambda: len(server.stops), 0.2) == 0
+            subject.run_through(second)
+            await until(lambda: server.stops, AT_ONCE_SECONDS)
+        assert (first.stage, second.stage) == (Stage.DONE, Stage.DONE)
+
+
+async def test_what_does_not_finish_is_cut() -> None:
+    """When the seconds are over all that runs ends as FAILED shutdown, and then the server stops."""
+    async with tracking() as subject:
+        tasks = [await begun(subject) for _ in range(3)]
+        with installed(subject, 0.5) as server:
+            sent = time.monotonic()
+            send()
+            await until(lambda: server.stops, 3)
+            assert 0.5 <= server.stops[0][1] - sent <= 0.5 + AT_ONCE_SECONDS
+        assert {task.stage for task in tasks} == {Stage.SHUTDOWN}
+        for task in tasks:
+            await subject.until_stage(task.task_id, Stage.SHUTDOWN)
+
+
+async def test_a_request_that_hears_nothing_does_not_hold_it_up() -> None:
+    """A request that does not end though it was cut delays the stop by a second, no more."""
+    async with tracking() as subject:
+        task = await subject.begin()
+        with installed(subject, 0.2) as server:
+            sent = time.monotonic()
+            send()
+            await until(lambda: server.stops, 3)
+            assert 1.2 <= server.stops[0][1] - sent <= 1.2 + AT_ONCE_SECONDS
+        assert isinstance(task.cut_by, ShuttingDown)
+
+
+async def test_a_second_interrupt_does_not_wait() -> None:
+    """Ctrl-C twice stops the server at once, whatever runs."""
+    async with tracking() as subject:
+        await begun(subject)
+        with installed(subject, LONG_SECONDS) as server:
+            send(signal.SIGINT)
+            await until(lambda: subject.tracker.is_draining, 1)
+            assert await until_steady(lambda: len(server.stops), 0.2) == 0
+            send(signal.SIGINT)
+            await until(lambda: server.stops, AT_ONCE_SECONDS)
+            assert server.signals == [signal.SIGINT]
+
+
+async def test_a_second_sigterm_changes_nothing() -> None:
+    """Supervisors may repeat themselves: requests keep their time, and the server is stopped once."""
+    async with tracking() as subject:
+        task = await begun(subject)
+        with installed(subject, LONG_SECONDS) as server:
+            for _ in range(3):
+                send()
+                await until(lambda: subject.tracker.is_draining, 1)
+            assert await until_steady(lambda: len(server.stops), 0.2) == 0
+            subject.run_through(task)
+            await until(lambda: server.stops, AT_ONCE_SECONDS)
+            assert await until_steady(lambda: len(server.stops), 0.2) == 1
+
+
+async def test_one_line_says_what_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    """The log tells how many requests may finish and how many were cut; an idle stop says nothing."""
+    with caplog.at_level("INFO", logger="gateway"):
+        async with tracking() as subject:
+            await begun(subject)
+            await begun(subject)
+            with installed(subject, 0.1) as server:
+                send()
+                await until(lambda: server.stops, 3)
+    lines = [line.getMessage() for line in caplog.records if line.name == "gateway"]
+    assert lines == ["stopping: 2 requests get 0.1 seconds to finish", "stopping: 2 requests are cut"]
+
+
+async def test_a_handler_that_is_none_stays() -> None:
+    """Where a signal is ignored or left to the system, as in some workers, it stays so."""
+    async with tracking() as subject:
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            Drain(subject.tracker, 1).install()
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+async def test_only_the_main_thread_has_signals() -> None:
+    """Installed from another thread it leaves the handlers alone."""
+    async with tracking() as subject:
+        before = [signal.getsignal(number) for number in SIGNALS]
+        thread = threading.Thread(target=Drain(subject.tracker, 1).install)
+        thread.start()
+        await within(1, asyncio.to_thread(thread.join))
+        assert [signal.getsignal(number) for number in SIGNALS] == before
