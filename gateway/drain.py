@@ -45,8 +45,9 @@ class Drain:
     def _begin(self, number: int, stop: _Handler) -> None:
         if self._draining is None:
             self._draining = asyncio.create_task(self._run(number, stop))
-        elif number == signal.SIGINT:
-            stop(number, None)  # a second Ctrl-C does not wait
+        elif number == signal.SIGINT:  # a second Ctrl-C does not wait
+            self._draining.cancel()
+            stop(number, None)
 
     async def _run(self, number: int, stop: _Handler) -> None:
         self._tracker.drain()

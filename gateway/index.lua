@@ -5,15 +5,16 @@
 -- KEYS[2]  tsx:ollama:{index}:entry    hash, task id -> "<attempt>:<rank>:<created_ms, 13 digits>:<STATE>:<owner>"
 -- KEYS[3]  tsx:ollama:{index}:expiry   sorted set of task ids, score: Unix second at which the document expires
 -- KEYS[4]  tsx:ollama:{index}:beats    sorted set of the ids in flight, score: Unix ms after which each counts as lost
--- KEYS[5]  tsx:ollama:{index}:cancels  sorted set of "<attempt>:<task id>" that are to be cancelled (see watch.lua)
+-- KEYS[5]  tsx:ollama:{index}:cancels  sorted set of "<boot>:<created_ms>:<task id>" to be cancelled (see watch.lua)
 -- Like `all` there is a set per state, `<STATE>`, and for each owner `all@<owner>` and `<STATE>@<owner>`.
--- ARGV[1]  the prefix of these keys   ARGV[2] their TTL in seconds
--- ARGV[3..]  nine per task: task id, attempt, rank, created_ms, state, owner, TTL of its document in seconds, grace in
---            ms, and 1 where its document is known to be written (else transition.lua may have refused it)
+-- ARGV[1]  the prefix of these keys   ARGV[2] their TTL in seconds   ARGV[3] how many expired entries to forget
+-- ARGV[4..]  ten per task: task id, attempt, rank, created_ms, state, owner, TTL of its document in seconds, grace in
+--            ms, boot of its process, and 1 where its document is known to be written (else transition.lua may have refused it)
 --
 -- Scores are equal, so members sort by their bytes: by creation, then by id. An entry follows a later attempt, a higher
 -- rank of the same one, and any other that is known to be written (attempts begin again at 1 where a document was
 -- evicted); the first end stays. Expired entries go a few at a time.
+-- Returns how many have gone.
 
 local all, entry, expiry, beats, cancels = unpack(KEYS)
 local prefix, ttl = ARGV[1], ARGV[2]
@@ -46,13 +47,13 @@ local function is_newer(found, new, attempt, rank, created, is_written)
 end
 
 local has_cancels = redis.call('EXISTS', cancels) == 1
-for i = 3, #ARGV, 9 do
+for i = 4, #ARGV, 10 do
   local id, attempt, rank, created = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   local state, owner = ARGV[i + 4], ARGV[i + 5]
   local created_text = string.format('%013.0f', created)
   local new = attempt .. ':' .. rank .. ':' .. created_text .. ':' .. state .. ':' .. owner
   local found = redis.call('HGET', entry, id)
-  if not found or is_newer(found, new, attempt, rank, created, ARGV[i + 8] == '1')
+  if not found or is_newer(found, new, attempt, rank, created, ARGV[i + 9] == '1')
     or tonumber(redis.call('ZSCORE', expiry, id) or 0) < now then
     if found and found ~= new then
       forget(id, found)
@@ -68,13 +69,14 @@ for i = 3, #ARGV, 9 do
     else
       redis.call('ZREM', beats, id)
       if has_cancels then
-        redis.call('ZREM', cancels, attempt .. ':' .. id)
+        redis.call('ZREM', cancels, ARGV[i + 8] .. ':' .. ARGV[i + 3] .. ':' .. id)
       end
     end
   end
 end
 
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', expiry, '-inf', '(' .. now, 'LIMIT', 0, 100)) do
+local expired = redis.call('ZRANGEBYSCORE', expiry, '-inf', '(' .. now, 'LIMIT', 0, ARGV[3])
+for _, id in ipairs(expired) do
   local found = redis.call('HGET', entry, id)
   if found then
     forget(id, found)
@@ -89,4 +91,4 @@ end
 for key in pairs(touched) do
   redis.call('EXPIRE', key, ttl)
 end
-return 1
+return #expired

@@ -14,6 +14,7 @@ from gateway.records import Page, Record, Written, decode_cursor, encode_cursor,
 from gateway.task import FINAL_RANK, State, complete_document
 
 MAX_TASKS = 10_000
+MAX_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +39,23 @@ class _Entry:
 
 
 class MemoryStore:
-    """Statuses in this process; when `max_tasks` is reached, the oldest ended ones go first. `clock` gives Unix s."""
+    """Statuses in this process; at `max_tasks` or 32 MB of documents, the oldest ended ones go first.
+
+    `clock` gives Unix seconds.
+    """
 
     def __init__(self, *, max_tasks: int = MAX_TASKS, clock: Callable[[], float] = time.time) -> None:
         self.lost = 0  # nothing is ever silent
         self._max_tasks = max_tasks
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
+        self._bytes = 0
         self._places: defaultdict[tuple[State | None, str | None], list[str]] = defaultdict(list)
 
     async def put(self, records: Sequence[Record]) -> list[Written]:
         """Writes each record by the rules of transition.lua."""
         written = [self._put(record) for record in records]
-        while len(self._entries) > self._max_tasks:
+        while len(self._entries) > self._max_tasks or self._bytes > MAX_BYTES:
             self._remove(self._oldest())
         return written
 
@@ -67,6 +72,8 @@ class MemoryStore:
                 attempt = stored.attempt if is_ours else stored.attempt + 1
             if attempt < stored.attempt:
                 return Written(False, stored.attempt)
+            if attempt == stored.attempt and stored.record.head == record.head and has_ended:
+                return Written(True, attempt)  # the very same again
             if attempt == stored.attempt and (has_ended or record.rank < stored.record.rank):
                 return Written(False, stored.attempt)
             self._remove(stored)
@@ -75,12 +82,14 @@ class MemoryStore:
     def _add(self, record: Record, attempt: int) -> Written:
         entry = _Entry(record, attempt, self._clock() + record.ttl_seconds)
         self._entries[record.task_id] = entry
+        self._bytes += len(record.head)
         for which in entry.lists:
             insort(self._places[which], entry.place)
         return Written(True, attempt)
 
     def _remove(self, entry: _Entry) -> None:
         del self._entries[entry.record.task_id]
+        self._bytes -= len(entry.record.head)
         for which in entry.lists:
             places = self._places[which]
             del places[bisect_left(places, entry.place)]
@@ -141,7 +150,7 @@ class MemoryStore:
     async def ask_cancel(self, name: str) -> None:
         """Nobody else to tell."""
 
-    async def listen(self, on_cancel: Callable[[str], None]) -> None:  # noqa: ARG002
+    async def listen(self, on_cancel: Callable[[str], object]) -> None:  # noqa: ARG002
         """Nobody to listen to."""
         await asyncio.get_running_loop().create_future()
 

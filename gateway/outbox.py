@@ -32,8 +32,8 @@ class TrackedTask(Task):
     """
 
     __slots__ = (
-        "beat_at", "boxed_rank", "cut_by", "is_refused", "likely_attempt", "on_cut", "saved_rank", "wait_left",
-        "waiter", "waiter_rank",
+        "beat_at", "boxed_rank", "cut_by", "is_refused", "is_superseded", "likely_attempt", "on_cut", "saved_rank",
+        "wait_left", "waiter", "waiter_rank",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +48,7 @@ class TrackedTask(Task):
         self.waiter: asyncio.Future[None] | None = None
         self.waiter_rank = 0
         self.is_refused = False  # its id is in flight elsewhere, or another's
+        self.is_superseded = False  # something else stands in its place in the store, for good
         self.cut_by: GatewayError | None = None
         self.on_cut: Callable[[], None] | None = None
 

@@ -8,7 +8,7 @@ import base64
 import re
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.task import ID_PATTERN, State
 
@@ -61,7 +61,8 @@ class Store(Protocol):
     """Where the tracker keeps statuses. Every method but `close` raises StoreError when the store is away.
 
     Where `spared` is given, a task that has been silent for too long becomes FAILED lost before it is answered,
-    unless its id is in `spared`; where it is None, documents are answered as they stand. `lost` counts them.
+    unless the name of its request is in `spared`; where it is None, documents are answered as they stand. `lost` counts
+    them.
     """
 
     lost: int
@@ -84,21 +85,27 @@ class Store(Protocol):
         """Makes lost what a former run of this gateway left in flight."""
 
     async def watch(self, spared: Container[str]) -> list[str]:
-        """Makes lost what has been silent for too long; answers which tasks are to be cancelled, see `cancel_name`."""
+        """Makes lost what has been silent for too long; answers the names of requests that are to be cancelled."""
         ...
 
     async def ask_cancel(self, name: str) -> None:
-        """Tells all gateways to cancel what `cancel_name` named."""
+        """Tells all gateways to cancel the request of this name."""
 
-    async def listen(self, on_cancel: Callable[[str], None]) -> None:
+    async def listen(self, on_cancel: Callable[[str], object]) -> None:
         """Calls `on_cancel` with each name that anybody asks to cancel; does not return."""
 
     async def close(self) -> None: ...
 
 
-def cancel_name(task_id: str, attempt: int) -> str:
-    """What to cancel: an attempt, so that a late call cannot meet the next one."""
-    return f"{attempt}:{task_id}"
+def request_name(boot: object, created_ms: object, task_id: str) -> str:
+    """One request of one process, unlike any other that has the same id, at whatever time."""
+    return f"{boot}:{created_ms}:{task_id}"
+
+
+def name_in(fields: dict[str, Any]) -> str:
+    """The name of the request that a document (its fields) tells of."""
+    extensions = fields["extensions"]
+    return request_name(extensions.get("boot"), extensions.get("created_ms"), str(fields.get("task_id")))
 
 
 def place(created_ms: int, task_id: str) -> str:

@@ -13,14 +13,14 @@ from collections.abc import Awaitable, Callable, Container, Coroutine, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar, cast
 
-from hiredis import pack_command
-from redis.asyncio import Connection, ConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
-from gateway.records import Page, Record, StoreError, Written, decode_cursor, encode_cursor
+from gateway.line import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, Command, Line
+from gateway.records import Page, Record, StoreError, Written, decode_cursor, encode_cursor, name_in
 from gateway.task import FINAL_RANK, State, fields_of, lost_document
 
 DOCUMENT_PREFIX = "ts:ollama:"
@@ -32,19 +32,20 @@ _INDEX_KEYS = [INDEX_PREFIX + "all", INDEX_PREFIX + "entry", INDEX_PREFIX + "exp
 _CANCEL_CHANNEL = OWN_PREFIX + "cancel"
 _PROBE = OWN_PREFIX + "probe"
 _LOST_AFTER = re.compile(r'"lost_after_ms":(\d{1,15})\}\}$')
-_COMMAND_TIMEOUT_SECONDS = 1.0
-_CONNECT_TIMEOUT_SECONDS = 1.0
 _INDEX_MARGIN_SECONDS = 3600
 _CANCEL_SECONDS = 3600  # how long a cancel waits for a gateway to hear it
 _LISTEN_SECONDS = 60.0
-_MAX_READERS = 1024
+_MAX_READERS = 32
+_PAGE_STEP = 128
+_PAGE_BYTES = 4 * 1024 * 1024
+_SWEEP = 1000
+_SWEEPS = 10
 _BURIED_AT_ONCE = 256
 _REASON_CHARACTERS = 120
 
 T = TypeVar("T")
 # RuntimeError: uvloop's word for writing to a connection that was reset.
 _LIBRARY_ERRORS = (RedisError, OSError, RuntimeError)
-_Command = tuple[str | int, ...]
 
 
 class RedisStore:
@@ -65,16 +66,19 @@ class RedisStore:
             _script, ("transition", "index", "watch", "replace")
         )
         self._scripts: tuple[str, str] | None = None  # SHA-1 of the first two, once this server has them
-        self._line = _Line(url)
-        self._redis = Redis.from_url(
+        self._line = Line(url)
+        # A burst of polls waits for one of these for a moment, instead of opening a connection each.
+        self._pool = BlockingConnectionPool.from_url(
             url,
+            timeout=COMMAND_TIMEOUT_SECONDS,
             decode_responses=True,
             encoding_errors="replace",  # somebody else's value is no reason to fail
-            socket_timeout=_COMMAND_TIMEOUT_SECONDS,
+            socket_timeout=COMMAND_TIMEOUT_SECONDS,
             max_connections=_MAX_READERS,
-            socket_connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+            socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError, RuntimeError)),  # type: ignore[arg-type]
         )
+        self._redis = Redis(connection_pool=self._pool)
 
     # -- the writer --
 
@@ -98,7 +102,7 @@ class RedisStore:
 
     async def _put(self, records: Sequence[Record]) -> list[Written]:
         transition, index = self._scripts or await self._load_scripts()
-        commands: list[_Command] = [
+        commands: list[Command] = [
             ("EVALSHA", transition, 1, DOCUMENT_PREFIX + r.task_id, *self._transition_arguments(r)) for r in records
         ]
         numbered = [(record, record.attempt) for record in records if record.attempt]
@@ -115,23 +119,31 @@ class RedisStore:
         self._scripts = (transition, index)
         return self._scripts
 
-    def _transition_arguments(self, r: Record) -> _Command:
+    def _transition_arguments(self, r: Record) -> Command:
         grace_ms = int(r.grace_seconds * 1000)
         return r.head, r.attempt, r.rank, r.ttl_seconds, self._boot, r.created_ms, r.owner, grace_ms
 
-    def _index_commands(
-        self, index: str, records: Sequence[tuple[Record, int]], *, are_written: bool
-    ) -> list[_Command]:
+    def _index_commands(self, index: str, records: Sequence[tuple[Record, int]], *, are_written: bool) -> list[Command]:
         if not records:
             return []
-        return [("EVALSHA", index, len(_INDEX_KEYS), *_INDEX_KEYS, *self._index_arguments(records, are_written))]
+        return [
+            (
+                "EVALSHA",
+                index,
+                len(_INDEX_KEYS),
+                *_INDEX_KEYS,
+                *self._index_arguments(records, self._boot, are_written=are_written),
+            )
+        ]
 
-    def _index_arguments(self, records: Sequence[tuple[Record, int]], are_written: bool) -> list[str | int]:
-        """The arguments of index.lua for records and their attempts."""
-        arguments: list[str | int] = [INDEX_PREFIX, self._index_ttl_seconds]
+    def _index_arguments(
+        self, records: Sequence[tuple[Record, int]], boot: str, *, are_written: bool
+    ) -> list[str | int]:
+        """The arguments of index.lua for records of the process `boot` and their attempts."""
+        arguments: list[str | int] = [INDEX_PREFIX, self._index_ttl_seconds, _SWEEP // 10]
         for r, attempt in records:
             arguments += (r.task_id, attempt, r.rank, r.created_ms, r.state, r.owner, r.ttl_seconds)
-            arguments += (int(r.grace_seconds * 1000), int(are_written))
+            arguments += (int(r.grace_seconds * 1000), boot, int(are_written))
         return arguments
 
     # -- reads --
@@ -157,18 +169,22 @@ class RedisStore:
     async def _page(self, key: str, limit: int, state: State | None, start: str, spared: Container[str] | None) -> Page:
         """Walks the index until `limit` documents are found that still are what the index says of them."""
         found: list[tuple[str, str]] = []
-        while len(found) <= limit:
-            wanted = limit + 1 - len(found)
+        step, size, is_end = _PAGE_STEP, 0, False
+        while not is_end and len(found) <= limit and size <= _PAGE_BYTES:
+            wanted = min(step, limit + 1 - len(found)) if step == _PAGE_STEP else step
             places = cast(
                 "list[str]",
                 await self._redis.zrange(key, start, "-", desc=True, bylex=True, offset=0, num=wanted),
             )
-            found += await self._documents_at(key, places, state, spared)
-            if len(places) < wanted:
-                break
-            start = "(" + places[-1]
+            here = await self._documents_at(key, places, state, spared)
+            found += here
+            size += sum(len(document) for _, document in here)
+            is_end = len(places) < wanted
+            start = "(" + places[-1] if places else start
+            step = _PAGE_STEP if here else _SWEEP  # nothing but places whose documents are gone: past them, quickly
         documents = [document for _, document in found[:limit]]
-        return Page(documents, encode_cursor(found[limit - 1][0]) if len(found) > limit else None)
+        is_last = is_end and len(found) <= limit
+        return Page(documents, None if is_last else encode_cursor(found[:limit][-1][0]))
 
     async def _documents_at(
         self, key: str, places: list[str], state: State | None, spared: Container[str] | None
@@ -203,7 +219,7 @@ class RedisStore:
     async def _make_lost(self, document: str, spared: Container[str] = ()) -> str | None:
         """FAILED lost in the place of `document`; whoever wrote it meanwhile keeps what he wrote."""
         fields = fields_of(document)
-        if fields is None or fields["task_id"] in spared:
+        if fields is None or name_in(fields) in spared:
             return document
         lost = lost_document(fields, time.time())
         key = DOCUMENT_PREFIX + fields["task_id"]
@@ -221,7 +237,8 @@ class RedisStore:
         record = Record(
             fields["task_id"], "", 0, FINAL_RANK, state, extensions["created_ms"], self._ttl_done_seconds, owner
         )
-        arguments = self._index_arguments([(record, extensions["attempt"])], are_written=True)
+        boot = str(extensions.get("boot"))
+        arguments = self._index_arguments([(record, extensions["attempt"])], boot, are_written=True)
         await self._eval(self._index, _INDEX_KEYS, arguments)
 
     async def bury(self) -> None:
@@ -248,15 +265,21 @@ class RedisStore:
 
     async def _look(self, spared: Container[str]) -> list[str]:
         silent, cancels = await self._eval(self._watch, [_BEATS, _CANCELS], [])
-        task_ids = [task_id for task_id in silent if task_id not in spared]
-        if task_ids:
-            documents = await self._documents(task_ids, spared)
-            ended = {t: d for t, d in zip(task_ids, documents, strict=True) if d is None or not _LOST_AFTER.search(d)}
+        if silent:
+            documents = await self._documents(silent, spared)
+            ended = {t: d for t, d in zip(silent, documents, strict=True) if d is None or not _LOST_AFTER.search(d)}
             for document in filter(None, ended.values()):
                 await self._list_ended(document)  # whoever ended it did not come so far
             if ended:
                 await self._redis.zrem(_BEATS, *ended)
+        await self._sweep()
         return cast("list[str]", cancels)
+
+    async def _sweep(self) -> None:
+        """Expired entries leave the index also when nobody writes; many of them in several steps."""
+        for _ in range(_SWEEPS):
+            if await self._eval(self._index, _INDEX_KEYS, [INDEX_PREFIX, self._index_ttl_seconds, _SWEEP]) < _SWEEP:
+                break
 
     # -- cancelling --
 
@@ -273,7 +296,7 @@ class RedisStore:
             if isinstance(reply, Exception):
                 raise StoreError(_reason(reply)) from reply
 
-    async def listen(self, on_cancel: Callable[[str], None]) -> None:
+    async def listen(self, on_cancel: Callable[[str], object]) -> None:
         """Calls `on_cancel` with each name that anybody asks to cancel. Raises StoreError when the connection ends."""
         async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
             await _mapped(pubsub.subscribe(_CANCEL_CHANNEL))
@@ -289,7 +312,7 @@ class RedisStore:
         try:
             return await _uncancelled(_mapped(answer))
         except StoreError:
-            await self._redis.connection_pool.disconnect(inuse_connections=False)
+            await self._pool.disconnect(inuse_connections=False)
             raise
 
     async def _eval(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
@@ -302,42 +325,7 @@ class RedisStore:
     async def close(self) -> None:
         await self._line.close()
         await self._redis.aclose()
-
-
-class _Line:
-    """The writer's own connection: commands in one write, one deadline for all replies.
-
-    A third of what redis-py's pipeline costs for a batch of one. It never outlives a failure, so no reply can reach a
-    later command.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._connection: Connection = ConnectionPool.from_url(
-            url,
-            decode_responses=True,
-            socket_connect_timeout=_CONNECT_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        ).make_connection()  # type: ignore[no-untyped-call]
-
-    @property
-    def is_open(self) -> bool:
-        return bool(self._connection.is_connected)
-
-    async def ask(self, commands: Sequence[_Command]) -> list[Any]:
-        """The replies to `commands`. Raises what redis-py and the system raise, also for an error among the replies."""
-        try:
-            async with asyncio.timeout(_COMMAND_TIMEOUT_SECONDS):
-                if not self.is_open:
-                    await self._connection.connect()  # type: ignore[no-untyped-call]
-                packed = b"".join(pack_command(cast("tuple[Any]", command)) for command in commands)
-                await self._connection.send_packed_command(packed, check_health=False)
-                return [await self._connection.read_response() for _ in commands]
-        except BaseException:
-            await self._connection.disconnect(nowait=True)
-            raise
-
-    async def close(self) -> None:
-        await self._connection.disconnect()
+        await self._pool.disconnect()
 
 
 def _script(name: str) -> str:

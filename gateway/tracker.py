@@ -10,17 +10,19 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any, TypeVar
 
 from gateway.changes import Changes, event_id
 from gateway.counts import Counts
 from gateway.errors import Cancelled, GatewayError, ShuttingDown, TaskIdInUse
 from gateway.outbox import Outbox, TrackedTask
-from gateway.records import Page, Record, Store, StoreError, cancel_name
-from gateway.task import Reason, Stage, State, complete_document, fields_of, new_id, rank_of
+from gateway.records import Page, Record, Store, StoreError, name_in, request_name
+from gateway.task import FINAL_RANK, Reason, Stage, State, complete_document, fields_of, new_id, rank_of
 from gateway.writer import StoreWriter
 
+T = TypeVar("T")
 log = logging.getLogger("gateway.tracker")
 
 _READ_SECONDS = 0.25  # for a read while the store is known to be away; it may take reads and no writes
@@ -66,7 +68,7 @@ class Tracker:
             store,
             self._outbox,
             render=self._record,
-            in_flight=self._in_flight,
+            own=_OwnRequests(self),
             on_cancel=self._cancel_named,
             counts=self._counts,
             grace_seconds=_SILENT_BEATS * heartbeat_seconds,
@@ -234,17 +236,18 @@ class Tracker:
 
         Raises StoreUnavailable.
         """
-        own = self._in_flight.get(task_id) or self._outbox.ended(task_id)
         document = None
-        if own is None or self.is_store_up:
+        if self.own(task_id) is None or self.is_store_up:
             try:
-                async with asyncio.timeout(None if self.is_store_up else _READ_SECONDS):
-                    [document] = await self._store.read([task_id], self._writer.spared)
-            except (StoreError, TimeoutError) as error:
-                if own is None:
-                    raise StoreUnavailable(str(error) or "no answer in time") from error
+                [document] = await self._ask(self._store.read([task_id], self._writer.spared))
+            except StoreUnavailable:
+                if self.own(task_id) is None:
+                    raise
+                own = self.own(task_id)
             else:
-                own = own if own is not None and _is_news(own, document) else None
+                own = self._own_news(task_id, document)
+        else:
+            own = self.own(task_id)
         if own is not None:
             document = complete_document(self._head(own), own.likely_attempt)
         elif document is None and not self.is_store_up:
@@ -253,10 +256,53 @@ class Tracker:
 
     async def page(self, limit: int, state: State | None, cursor: str | None, reader: str | None = None) -> Page:
         """Some status documents, newest first. Raises StoreUnavailable and InvalidCursor."""
+        return await self._ask(self._store.page(limit, state, cursor, owner=reader, spared=self._writer.spared))
+
+    async def _ask(self, answer: Awaitable[T]) -> T:
+        """The store's answer. While it is known to be away, it is not waited for as long. Raises StoreUnavailable."""
         try:
-            return await self._store.page(limit, state, cursor, owner=reader, spared=self._writer.spared)
-        except StoreError as error:
-            raise StoreUnavailable(str(error)) from error
+            async with asyncio.timeout(None if self.is_store_up else _READ_SECONDS):
+                return await answer
+        except (StoreError, TimeoutError) as error:
+            raise StoreUnavailable(str(error) or "no answer in time") from error
+
+    def own(self, task_id: str) -> TrackedTask | None:
+        """The task of this process with this id, in flight or remembered, unless another stands in its place."""
+        own = self._in_flight.get(task_id) or self._outbox.ended(task_id)
+        return None if own is None or own.is_superseded else own
+
+    def _own_news(self, task_id: str, document: str | None) -> TrackedTask | None:
+        """Our own task, where this process knows more of it than the store's document (None: there is none) says.
+
+        If the store had it before, it has lost that (a failover, an eviction), and is told once more.
+        """
+        own = self.own(task_id)
+        if own is None:
+            return None
+        fields = fields_of(document or "")
+        if fields is None:
+            age_ms = 0 if own.finished_ms is None else self._now_ms() - own.finished_ms
+            is_news = age_ms < self._ttl_done_seconds * 1000
+        else:
+            is_news = (own.likely_attempt, own.stage.rank) > (fields["extensions"].get("attempt", 1), rank_of(fields))
+            own.is_superseded = not is_news and own.attempt > 0 and self._is_anothers(own, fields)
+        if is_news and own.is_saved:
+            own.saved_rank = -1
+            self._outbox.post_urgently(own)
+        return own if is_news else None
+
+    def _is_anothers(self, own: TrackedTask, fields: dict[str, Any]) -> bool:
+        """Whether a document that is as new as `own` does not come from it: of another request, or made lost."""
+        is_end = rank_of(fields) == FINAL_RANK
+        return name_in(fields) != self._name(own) or (is_end and fields["stage"] != own.stage)
+
+    def is_own(self, name: str) -> bool:
+        """Whether this process runs or remembers the request of this name."""
+        own = self.own(name.split(":", 2)[-1])
+        return own is not None and self._name(own) == name
+
+    def _name(self, task: TrackedTask) -> str:
+        return request_name(self._boot, task.created_ms, task.task_id)
 
     async def wait(self, task_id: str, seen: str | None, seconds: float, reader: str | None = None) -> str | None:
         """As `read`, as soon as the event is not `seen` (None: the present one), the task has ended, or time is up."""
@@ -277,29 +323,21 @@ class Tracker:
         document = await self.read(task_id, reader)
         if document is None or has_ended(document):
             return document
-        task = self._in_flight.get(task_id)
-        if task is not None:
-            task.cut(Cancelled("the task was cancelled"))
-        else:
-            await self._ask_others_to_cancel(document)
+        name = name_in(fields_of(document) or {})
+        if not self._cancel_named(name):
+            await self._ask(self._store.ask_cancel(name))
         deadline = time.monotonic() + _CANCEL_SECONDS
         while document is not None and not has_ended(document) and time.monotonic() < deadline:
             document = await self.wait(task_id, event_id(document), deadline - time.monotonic(), reader)
         return document
 
-    async def _ask_others_to_cancel(self, document: str) -> None:
-        fields = fields_of(document) or {}
-        try:
-            await self._store.ask_cancel(cancel_name(fields["task_id"], fields["extensions"]["attempt"]))
-        except StoreError as error:
-            raise StoreUnavailable(str(error)) from error
-
-    def _cancel_named(self, name: str) -> None:
-        """Somebody asked for an attempt's end; it may be one of ours."""
-        _, _, task_id = name.partition(":")
-        task = self._in_flight.get(task_id)
-        if task is not None and cancel_name(task_id, task.attempt) == name:
-            task.cut(Cancelled("the task was cancelled"))
+    def _cancel_named(self, name: str) -> bool:
+        """Ends the request of this name, if it is one of ours."""
+        task = self._in_flight.get(name.split(":", 2)[-1])
+        if task is None or self._name(task) != name:
+            return False
+        task.cut(Cancelled("the task was cancelled"))
+        return True
 
     # -- documents --
 
@@ -335,14 +373,14 @@ def new_boot(run: str) -> str:
     return f"{run}-{secrets.token_hex(4)}"
 
 
-def _is_news(task: TrackedTask, document: str | None) -> bool:
-    """Whether this process knows more of a task than the store's document (None: there is none) says."""
-    if task.is_saved or task.is_refused:
-        return False
-    fields = fields_of(document or "")
-    if fields is None or task.attempt == 0:  # an id that is still being claimed is as the store has it
-        return fields is None
-    return (task.attempt, task.stage.rank) > (fields["extensions"].get("attempt", 1), rank_of(fields))
+class _OwnRequests:
+    """The names of the requests of this process, in flight or remembered: their silence means nothing."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+
+    def __contains__(self, name: object) -> bool:
+        return self._tracker.is_own(str(name))
 
 
 def has_ended(document: str) -> bool:

@@ -9,20 +9,22 @@
 -- ARGV[7]  the owner, the name of the API key; '' for none
 -- ARGV[8]  how many milliseconds the task may now be silent before anybody may call it lost, by this server's clock
 --
--- Returns {1, attempt} where it was written, {0, attempt of the document that stays} where not:
+-- Returns {1, attempt} where it was written (or the very same final status stood there), {0, attempt of the document
+-- that stays} where not:
 -- a final status never changes, a rank never falls, an attempt never comes back after a later one, and an id
 -- that is in flight, or another owner's, cannot be claimed.
 
 local ranks = { queued = 0, forwarding = 1, streaming = 2 }
+local ENDED = ',"lost_after_ms":null}}'
 local attempt, rank = tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local function write(number)
-  local lost_after = 'null'
+  local tail = ENDED
   if rank < 3 then
     local time = redis.call('TIME')
-    lost_after = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[8]
+    tail = ',"lost_after_ms":' .. time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[8] .. '}}'
   end
-  redis.call('SET', KEYS[1], ARGV[1] .. number .. ',"lost_after_ms":' .. lost_after .. '}}', 'EX', ARGV[4])
+  redis.call('SET', KEYS[1], ARGV[1] .. number .. tail, 'EX', ARGV[4])
   return { 1, number }
 end
 
@@ -51,6 +53,9 @@ if attempt == 0 then
 end
 if attempt < stored_attempt then
   return { 0, stored_attempt }
+end
+if attempt == stored_attempt and stored == ARGV[1] .. attempt .. ENDED then
+  return { 1, attempt }
 end
 if attempt == stored_attempt and (stored_rank == 3 or rank < stored_rank) then
   return { 0, stored_attempt }

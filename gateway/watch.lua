@@ -1,7 +1,7 @@
 -- What every gateway asks once a second. Called by store.py.
 --
 -- KEYS[1]  tsx:ollama:{index}:beats    sorted set of the ids in flight, score: Unix ms after which each counts as lost
--- KEYS[2]  tsx:ollama:{index}:cancels  sorted set of "<attempt>:<task id>" that are to be cancelled
+-- KEYS[2]  tsx:ollama:{index}:cancels  sorted set of "<boot>:<created_ms>:<task id>" that are to be cancelled
 --
 -- Returns {ids that are silent for too long by this server's clock, names to cancel}, some of each.
 

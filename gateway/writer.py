@@ -34,7 +34,7 @@ class _Everything:
 class StoreWriter:
     """Writes what is in `outbox`; `render` makes the record of a task as it is now.
 
-    `in_flight` are the ids that nobody may call lost; `on_cancel` is called with the names of tasks to cancel.
+    `own` are the names of requests that nobody may call lost; `on_cancel` is called with the names of tasks to cancel.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class StoreWriter:
         outbox: Outbox,
         *,
         render: Callable[[TrackedTask], Record],
-        in_flight: Container[str],
-        on_cancel: Callable[[str], None],
+        own: Container[str],
+        on_cancel: Callable[[str], object],
         grace_seconds: float,
         counts: Counts | None = None,
     ) -> None:
@@ -52,11 +52,11 @@ class StoreWriter:
         self._store = store
         self._outbox = outbox
         self._render = render
-        self._in_flight = in_flight
+        self._own = own
         self._on_cancel = on_cancel
         self._grace_seconds = grace_seconds
         self._counts = counts or Counts()
-        self._back_at = float("-inf")
+        self._away_at = self._back_at = float("-inf")
         self._reported_dropped = 0
         self._waiting: dict[TrackedTask, None] = {}
 
@@ -64,7 +64,7 @@ class StoreWriter:
     def spared(self) -> Container[str]:
         """Whose silence means nothing: our own tasks, and anybody's who could not write while the store was away."""
         is_grace_over = self.is_up and time.monotonic() - self._back_at >= self._grace_seconds
-        return self._in_flight if is_grace_over else _Everything()
+        return self._own if is_grace_over else _Everything()
 
     async def wait_for(self, task: TrackedTask, rank: int) -> None:
         """Waits until the store has `task` at `rank` or later: a bounded time, none while the store is away."""
@@ -137,12 +137,14 @@ class StoreWriter:
     def _take_result(self, task: TrackedTask, result: Written) -> None:
         if result.is_written:
             task.attempt = task.likely_attempt = result.attempt
+            task.is_superseded = False
             task.saved_rank = max(task.saved_rank, task.boxed_rank)
         elif task.attempt == 0 and task.waiter is not None and task.stage is Stage.QUEUED:
             task.is_refused = True  # in time: this request ends here
             self._outbox.discard(task)
         elif task.boxed_rank == task.stage.rank:
             task.saved_rank = task.boxed_rank  # something final stands there; nothing is left to be written
+            task.is_superseded = True
         if not result.is_written or task.saved_rank >= task.waiter_rank:
             task.release()
 
@@ -200,14 +202,17 @@ class StoreWriter:
         if is_up == self.is_up:
             return
         self.is_up = is_up
+        now = time.monotonic()
         if is_up:
-            self._back_at = time.monotonic()
+            if now - self._away_at >= self._grace_seconds / 3:  # else nobody has missed a heartbeat for that
+                self._back_at = now
             dropped = self._outbox.dropped - self._reported_dropped
             self._reported_dropped = self._outbox.dropped
             log.info(
                 "the store is back; %d statuses are still to be written, %d were dropped", self._outbox.unsaved, dropped
             )
             return
+        self._away_at = now
         log.warning("the store is away (%s); requests go on, up to %d statuses are kept", why, KEPT_TASKS)
         for task in self._waiting:
             task.release()

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from gateway.errors import GatewayError, TaskIdInUse
-from gateway.records import StoreError, cancel_name
+from gateway.records import StoreError, name_in
 from gateway.store import INDEX_PREFIX, RedisStore
 from gateway.task import Reason, Stage, State, rank_of
 from gateway.tracker import StoreUnavailable, Tracker, has_ended
@@ -217,7 +217,7 @@ class Gateway:
         """Asks all gateways for the end of a task, if it runs."""
         document = await self.tracker.read(task_id)
         if document is not None and not has_ended(document):
-            await self.weather.ask_cancel(cancel_name(task_id, _seen(document)[0]))
+            await self.weather.ask_cancel(name_in(json.loads(document)))
 
     async def die(self) -> None:
         """Nothing of it goes on."""

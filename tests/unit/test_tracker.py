@@ -537,7 +537,8 @@ VERSIONS = {
     "a claim of a fresh id": (Stage.QUEUED, 0, False, None, "own"),
     "a claim of an id that has ended": (Stage.QUEUED, 0, False, (Stage.DONE, 1), "store"),
     "a claim of an id in flight": (Stage.QUEUED, 0, False, (Stage.STREAMING, 1), "store"),
-    "an end that has expired in the store": (Stage.DONE, 1, True, None, "nothing"),
+    "an end that the store has lost": (Stage.DONE, 1, True, None, "own"),
+    "a stage that the store has lost": (Stage.STREAMING, 1, True, (Stage.QUEUED, 1), "own"),
     "a task that the store has lost": (Stage.STREAMING, 1, False, None, "own"),
 }
 
@@ -550,15 +551,12 @@ async def test_the_newer_status_is_told(
     subject = Subject(3600)
     task = await subject.begin()
     advance(subject, task, stage)
-    task.attempt = attempt
+    task.attempt, task.likely_attempt = attempt, attempt or 1
     task.saved_rank = stage.rank if is_saved else -1
     if stored_as is not None:
         await subject.store.table.put([record(task.task_id, stored_as[0], attempt=stored_as[1], message="store")])
     document = await subject.tracker.read(task.task_id)
-    if told == "nothing":
-        assert document is None
-    else:
-        assert json.loads(document or "")["message"] == ("store" if told == "store" else task.message)
+    assert json.loads(document or "")["message"] == ("store" if told == "store" else task.message)
 
 
 def advance(subject: Subject, task: TrackedTask, stage: Stage) -> None:
@@ -726,7 +724,7 @@ async def test_cancelling_another_gateways_task_is_asked_for() -> None:
         started = time.monotonic()
         document = json.loads(await subject.tracker.cancel("t") or "")
         assert 0.9 <= time.monotonic() - started <= 1.5
-        assert (document["stage"], subject.store.asked) == ("streaming", ["3:t"])
+        assert (document["stage"], subject.store.asked) == ("streaming", ["other:1000:t"])
 
 
 async def test_cancelling_answers_as_soon_as_it_is_done() -> None:
@@ -748,17 +746,44 @@ async def test_cancelling_what_has_ended_changes_nothing() -> None:
         assert subject.store.asked == []
 
 
-@pytest.mark.parametrize(
-    ("name", "is_cut"), [("2:t", True), ("1:t", False), ("3:t", False), ("2:other", False), ("t", False), (":", False)]
-)
-async def test_only_the_attempt_that_was_named_ends(name: str, is_cut: bool) -> None:
-    """A call that comes late for an earlier attempt, or names what is not here, ends nothing."""
+@pytest.mark.parametrize("is_ours", [True, False])
+async def test_only_the_request_that_was_named_ends(is_ours: bool) -> None:
+    """A call that comes late for an earlier request with this id, or names another process's, ends nothing."""
     async with tracking() as subject:
-        await subject.store.table.put([record("t", Stage.DONE, created_ms=1)])
         task = await subject.begin("t")
-        assert task.attempt == 2
-        subject.store.on_cancel(name)
-        assert (task.cut_by is not None) == is_cut
+        for name in ("t", "1:t", f"{subject.boot}:{task.created_ms - 1}:t", f"other:{task.created_ms}:t"):
+            subject.store.on_cancel(name)
+        assert task.cut_by is None
+        if is_ours:
+            subject.store.on_cancel(f"{subject.boot}:{task.created_ms}:t")
+        assert (task.cut_by is not None) == is_ours
+
+
+async def test_what_another_has_replaced_is_no_longer_known() -> None:
+    """A task that was made lost elsewhere stays so: without the store, too, this process speaks of it no more."""
+    async with tracking() as subject:
+        task = await subject.begin("t")
+        await subject.store.table.put([record("t", Stage.LOST, created_ms=task.created_ms, boot=subject.boot)])
+        assert json.loads(await subject.tracker.read("t") or "")["stage"] == "lost"
+        await subject.lose_store()
+        with pytest.raises(StoreUnavailable):
+            await subject.tracker.read("t")
+        subject.run_through(task)
+        with pytest.raises(StoreUnavailable):
+            await subject.tracker.read("t")
+
+
+async def test_what_the_store_has_lost_is_told_again() -> None:
+    """An end whose document is gone or old again is answered as it was, and written once more."""
+    async with tracking() as subject:
+        task = await subject.begin("t")
+        subject.run_through(task)
+        await subject.tracker.settle(task)
+        text = await text_of(subject.store.table, "t")
+        subject.store.table = MemoryStore()
+        assert await subject.tracker.read("t") == text
+        await subject.until_stage("t", Stage.DONE)
+        assert await text_of(subject.store.table, "t") == text
 
 
 async def test_cancelling_without_the_store_works_for_own_tasks() -> None:

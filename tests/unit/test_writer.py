@@ -41,7 +41,7 @@ class Subject:
             self.store,
             self.outbox,
             render=render,
-            in_flight=self.in_flight,
+            own=self.in_flight,
             on_cancel=self.cancelled.append,
             grace_seconds=GRACE_SECONDS,
         )
