@@ -6,6 +6,7 @@ cannot be had, 2 for wrong settings. Called by __main__ where there are no argum
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -101,8 +102,24 @@ def _serve_with_workers(settings: Settings, listener: socket.socket) -> int:
     share_run()
     try:
         with shared_file() as counts_file:
-            Multiprocess(_config(settings, counts_file), sockets=[listener]).run()
+            _Workers(_config(settings, counts_file), sockets=[listener]).run()
     except OSError as error:
         log.error("cannot make the file that workers count in: %s", error)
         return 1
     return 0
+
+
+class _Workers(Multiprocess):
+    """Passes SIGHUP on, where uvicorn would replace the workers and cut their streams; their number stays."""
+
+    def handle_hup(self) -> None:
+        """Each worker reads the API keys again. One that is starting would die of the signal, and reads them anyway."""
+        for worker in self.processes:
+            if worker.pid is not None and worker.is_ready(timeout=1):
+                os.kill(worker.pid, signal.SIGHUP)
+
+    def handle_ttin(self) -> None:
+        """Signals do not add workers."""
+
+    def handle_ttou(self) -> None:
+        """Nor do they take any away, with the streams it has."""

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import openai
 import pytest
 import pytest_asyncio
 
-from tests.support.gateway import refused_start
+from tests.support.gateway import refused_start, workers_of
 from tests.support.scripted import EVENTS, Gated, answering, sending, streaming
 from tests.support.waiting import until, within
 from tests.support.wire import request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
-    from tests.conftest import Launch
+    from tests.conftest import Launch, NewStore
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
     from tests.support.store import Store
@@ -276,7 +276,7 @@ async def stored_text(store: Store) -> str:
 
 
 async def test_the_key_is_found_nowhere(
-    launch: Launch, new_store: Launch, upstream: Upstream, fresh_id: str, tmp_path: Path
+    launch: Launch, new_store: NewStore, upstream: Upstream, fresh_id: str, tmp_path: Path
 ) -> None:
     """After good and bad ends of all kinds, no key is in the store, the log, an answer or at the upstream."""
     store = await new_store()
@@ -358,6 +358,40 @@ async def test_keys_from_a_file_change_without_a_restart(launch: Launch, upstrea
     gateway.process.send_signal(signal.SIGHUP)
     await until(lambda: gateway.log.count("API keys in force") >= 3, 2, "SIGHUP is heard")
     assert (await status(ALICE), await status(BOB)) == (200, 401)
+
+
+async def test_sighup_disturbs_no_worker(
+    launch: Launch, new_store: NewStore, upstream: Upstream, tmp_path: Path
+) -> None:
+    """With several workers each reads the keys again on SIGHUP, and goes on: the same processes, the same streams."""
+    path = tmp_path / "keys"
+    path.write_text(f"alice:{ALICE}\n")
+    settings = {"REDIS_URL": (await new_store()).url, "GATEWAY_API_KEYS_FILE": str(path), "GATEWAY_WORKERS": "2"}
+    gateway = await launch(**settings)
+    await until(lambda: gateway.log.count("API keys in force") == 2, 20, "both workers have read them")
+    workers = workers_of(gateway)
+    await until(lambda: all(hears_sighup(worker) for worker in workers), 20, "both workers have started")
+    stream = Gated()
+    upstream.then(stream)
+    client = await gateway.connect()
+    await client.send(request("POST", CHAT, bearer(ALICE), body=b"{}"))
+    await upstream.exchange()
+    stream.head()
+    assert (await within(2, client.head(), "the head")).status == 200
+    for number in (signal.SIGHUP, signal.SIGTTOU, signal.SIGTTIN, signal.SIGHUP):
+        gateway.process.send_signal(number)
+    await until(lambda: gateway.log.count("API keys in force") >= 4, 10, "SIGHUP is heard by both")
+    assert workers_of(gateway) == workers
+    stream.piece(b"data: [DONE]\n\n")
+    stream.end()
+    assert await within(2, client.up_to(b"0\r\n\r\n"), "the end")
+
+
+def hears_sighup(pid: int) -> bool:
+    """Whether the process has a handler for SIGHUP."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(int(caught, 16) >> (signal.SIGHUP - 1) & 1)
 
 
 # -- off by default --

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.support.exposition import scrape
+from tests.support.gateway import workers_of
 from tests.support.scripted import JSON, Gated, answering, head, sending, streaming
 from tests.support.waiting import until, within
 from tests.support.wire import request
@@ -273,12 +274,6 @@ async def test_promtool_finds_nothing_wrong(tracked: Gateway) -> None:
 
 
 # -- several workers --
-
-
-def workers_of(gateway: Gateway) -> list[int]:
-    """The processes that serve: the parent's children, but for multiprocessing's own."""
-    children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 async def ask_often(gateway: Gateway, times: int) -> None:

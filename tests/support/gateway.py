@@ -118,6 +118,12 @@ class Gateway:
         return found
 
 
+def workers_of(gateway: Gateway) -> list[int]:
+    """The processes that serve: the parent's children, but for multiprocessing's own."""
+    children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
 async def refused_start(**settings: str) -> tuple[int, str]:
     """Start the gateway with settings that must stop it; its exit code and all it wrote."""
     process = await asyncio.create_subprocess_exec(
