@@ -1,0 +1,140 @@
+"""Owns the promise of docs/clients.md: each example is cut out of the page and run, in front of the real model.
+
+What a client needs is installed as the page says, in a fixed version, into pytest's cache; at home a machine without
+npm, or one that reaches no packages, skips those examples.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from tests.support.pages import blocks, here, output, page, the_block
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from tests.conftest import Launch
+    from tests.support.gateway import Gateway
+    from tests.support.model import EmbeddedModel
+    from tests.support.store import Store
+
+    Install = Callable[..., Awaitable[Path]]
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.model, pytest.mark.timeout(300)]
+
+PAGE = page("docs/clients.md")
+JAVASCRIPT, LANGCHAIN = "openai@6.49.0", "langchain-openai==1.7.3"
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def live(gateways: Launch, store: Store, model: EmbeddedModel) -> AsyncIterator[Gateway]:
+    """A gateway in front of the real model."""
+    gateway = await gateways(REDIS_URL=store.url, UPSTREAM_BASE=model.base)
+    yield gateway
+    gateway.check_log()
+
+
+def needed(program: str) -> str:
+    """The path of a program; skipped at home without it, a failure in CI."""
+    found = shutil.which(program)
+    if found is None and not os.environ.get("CI"):
+        pytest.skip(f"there is no {program} here")
+    assert found is not None, f"there is no {program}"
+    return found
+
+
+@pytest.fixture
+def install(pytestconfig: pytest.Config) -> Install:
+    """Runs a command that installs a package into a directory, which later runs find in pytest's cache."""
+    assert pytestconfig.cache is not None
+    cache = pytestconfig.cache.mkdir("clients")
+
+    async def installed(package: str, *command: str) -> Path:
+        directory = cache / package
+        if not directory.exists():
+            half = cache / f"{package}.{os.getpid()}"
+            half.mkdir()
+            try:
+                # with the machine's own environment: it may say how packages are reached
+                await output(*command, str(half), package, cwd=half, **os.environ)
+            except (AssertionError, TimeoutError) as error:
+                shutil.rmtree(half)
+                if os.environ.get("CI"):
+                    raise
+                pytest.skip(f"{package} cannot be installed here: {error}")
+            half.rename(directory)
+        return directory
+
+    return installed
+
+
+async def assert_success(gateway: Gateway, written: str, task_id: str) -> None:
+    """The example wrote an answer and then its task's end, which the store has."""
+    *answer, last = written.splitlines()
+    assert last.startswith("[SUCCESS done]")
+    assert "".join(answer).strip()
+    assert (await gateway.status(task_id))["state"] == "SUCCESS"
+
+
+async def test_the_python_example_finds_its_id(live: Gateway, model: EmbeddedModel, tmp_path: Path) -> None:
+    """It prints the answer and the end of the task that the response named."""
+    example = here(the_block(PAGE, "python", "from openai"), live.port, model.name)
+    written = await output(sys.executable, "-c", example, cwd=tmp_path)
+    task_id = written.splitlines()[-1].split()[-1]
+    assert re.fullmatch(r"[0-9a-f-]{36}", task_id)
+    await assert_success(live, written, task_id)
+
+
+async def test_the_javascript_example_streams(live: Gateway, model: EmbeddedModel, install: Install) -> None:
+    """With the official package it streams the answer and prints the end of its task."""
+    node, npm = needed("node"), needed("npm")
+    directory = await install(JAVASCRIPT, npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix")
+    script = directory / f"example-{live.port}.mjs"
+    script.write_text(here(the_block(PAGE, "js", "import OpenAI"), live.port, model.name))
+    await assert_success(live, await output(node, str(script), cwd=directory), "colours-1")
+    script.unlink()
+
+
+async def test_the_fetch_example_needs_no_package(live: Gateway, model: EmbeddedModel, tmp_path: Path) -> None:
+    """Plain `fetch` gets the answer and the end of its task."""
+    script = tmp_path / "example.mjs"
+    script.write_text(here(the_block(PAGE, "js", "await fetch"), live.port, model.name))
+    await assert_success(live, await output(needed("node"), str(script), cwd=tmp_path), "colours-2")
+
+
+async def test_the_curl_examples_work(live: Gateway, model: EmbeddedModel, tmp_path: Path) -> None:
+    """The chat names the task that was asked for; its status is SUCCESS."""
+    needed("curl")
+    chat, status = blocks(PAGE, "sh", "curl ")
+    written = await output("bash", "-c", here(chat, live.port, model.name), cwd=tmp_path)
+    assert "x-task-id: colours-3" in written.lower()
+    shown = await output("bash", "-c", here(status, live.port), cwd=tmp_path)
+    document = json.loads(shown[shown.index("{") :])  # behind curl's progress
+    assert (document["task_id"], document["state"]) == ("colours-3", "SUCCESS")
+
+
+async def test_the_langchain_example_streams(
+    live: Gateway, model: EmbeddedModel, install: Install, tmp_path: Path
+) -> None:
+    """LangChain streams the answer under the id that was given; its task's end is printed."""
+    directory = await install(LANGCHAIN, sys.executable, "-m", "pip", "install", "--quiet", "--target")
+    example = here(the_block(PAGE, "python", "langchain_openai"), live.port, model.name)
+    written = await output(sys.executable, "-W", "ignore", "-c", example, cwd=tmp_path, PYTHONPATH=str(directory))
+    await assert_success(live, written, "colours-4")
+
+
+async def test_every_example_of_the_page_is_run() -> None:
+    """The page has no other examples than those above."""
+    assert {language: len(blocks(PAGE, language)) for language in ("python", "js", "sh")} == {
+        "python": 2, "js": 2, "sh": 2,
+    }  # fmt: skip
+    assert PAGE.count("\n```") == 12

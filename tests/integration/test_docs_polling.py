@@ -1,0 +1,169 @@
+"""Owns the promise of docs/polling.md: each example is cut out of the page and run, and every reason is explained."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.task import Reason
+from tests.support.pages import blocks, here, output, page, table, the_block
+from tests.support.scripted import Gated, answering
+from tests.support.waiting import until, within
+from tests.support.wire import request
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Upstream
+    from tests.support.wire import Client
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+
+PAGE = page("docs/polling.md")
+CHAT = "/v1/chat/completions"
+END = b"data: [DONE]\n\n"
+
+
+async def ask(gateway: Gateway, task_id: str) -> Client:
+    """A client that has sent its request under this id, and reads nothing yet."""
+    client = await gateway.connect()
+    await client.send(request("POST", CHAT, (b"X-Task-Id", task_id.encode()), body=b"{}"))
+    return client
+
+
+@contextlib.asynccontextmanager
+async def running(example: str, cwd: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The Python example as a process of its own, whose output can be read as it comes; gone with the test."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", example, *arguments, cwd=cwd,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def line(process: asyncio.subprocess.Process) -> str:
+    """The next line that it writes."""
+    assert process.stdout is not None
+    return (await within(20, process.stdout.readline(), "a line")).decode().strip()
+
+
+async def test_the_python_example_shows_each_status_as_it_comes(
+    tracked: Gateway, upstream: Upstream, fresh_id: str, tmp_path: Path
+) -> None:
+    """It waits for a task that is not there yet, prints each change when it comes, and ends with the task."""
+    stream = Gated()
+    upstream.then(stream)
+    example = here(the_block(PAGE, "python", "def statuses"), tracked.port)
+    async with running(example, tmp_path, fresh_id) as process:
+        client = await ask(tracked, fresh_id)
+        assert await line(process) == "RUNNING forwarding"
+        stream.head()
+        assert await line(process) == "RUNNING streaming"
+        stream.piece(END)
+        stream.end()
+        assert await line(process) == "SUCCESS done"
+        assert await within(10, process.wait(), "the example ends") == 0
+    await client.close()
+
+
+async def test_the_python_example_tells_the_reason(
+    tracked: Gateway, upstream: Upstream, fresh_id: str, tmp_path: Path
+) -> None:
+    """Of a task that failed it prints why; an id that never comes ends it with the gateway's 404."""
+    upstream.then(answering(500))
+    await tracked.ask("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=b"{}")
+    example = here(the_block(PAGE, "python", "def statuses"), tracked.port)
+    assert await output(sys.executable, "-c", example, fresh_id, cwd=tmp_path) == "FAILED error upstream_status\n"
+    assert "seconds_until_known=10" in example
+    impatient = example.replace("seconds_until_known=10", "seconds_until_known=1")
+    with pytest.raises(AssertionError, match="HTTP Error 404"):
+        await output(sys.executable, "-c", impatient, "never-" + fresh_id, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(("end", "shown"), [(END, ["SUCCESS"]), (b"data: {}\n\n", ["FAILED", "stream_incomplete"])])
+async def test_the_shell_example_waits_for_the_end(
+    tracked: Gateway, upstream: Upstream, tmp_path: Path, end: bytes, shown: list[str]
+) -> None:
+    """While the task runs the loop asks on, from 304 to 304; with its end it shows state and reason and is over."""
+    stream = Gated()
+    upstream.then(stream)
+    client = await ask(tracked, "report-17")
+    example = here(the_block(PAGE, "sh", "until "), tracked.port)
+    assert "?wait=30" in example
+    waiting = asyncio.create_task(output("bash", "-c", example.replace("?wait=30", "?wait=0.2"), cwd=tmp_path))
+    saved = tmp_path / "report-17.json"
+    await until(saved.exists, 20, "the first status is there")
+    stream.head()
+    await until(lambda: b'"stage":"streaming"' in saved.read_bytes(), 20, "the second one")
+    assert not waiting.done()
+    stream.piece(end)
+    stream.end()
+    written = await within(20, waiting, "the loop ends")
+    assert [row.split('"')[3] for row in written.splitlines()] == shown
+    await client.close()
+
+
+async def test_the_walk_finds_every_task_once(
+    tracked: Gateway, upstream: Upstream, fresh_id: str, tmp_path: Path
+) -> None:
+    """Over several pages each task is printed once, newest first; a state is a filter."""
+    ids = [f"{fresh_id}-{number}" for number in range(7)]
+    upstream.then(*[answering(500 if number == 3 else 200) for number in range(7)])
+    for task_id in ids:
+        await tracked.ask("POST", CHAT, (b"X-Task-Id", task_id.encode()), body=b"{}")
+    example = here(the_block(PAGE, "python", "next_cursor"), tracked.port)
+    assert '"limit": 200' in example
+    small = example.replace('"limit": 200', '"limit": 2')
+    walked = await output(sys.executable, "-c", small, "SUCCESS", cwd=tmp_path)
+    mine = [row.split()[0] for row in walked.splitlines() if row.startswith(fresh_id)]
+    assert mine == [task_id for task_id in reversed(ids) if not task_id.endswith("-3")]
+    failed = await output(sys.executable, "-c", example, "FAILED", cwd=tmp_path)
+    assert f"{ids[3]} FAILED upstream_status" in failed.splitlines()
+
+
+async def test_the_cancel_example_ends_the_task(tracked: Gateway, upstream: Upstream, tmp_path: Path) -> None:
+    """It answers the final status, the client's message is broken off, and Ollama's connection is closed."""
+    stream = Gated()
+    upstream.then(stream)
+    stream.head()
+    client = await ask(tracked, "report-17")
+    await client.head()
+    shown = await output("bash", "-c", here(the_block(PAGE, "sh", "/cancel"), tracked.port), cwd=tmp_path)
+    assert json.loads(shown)["extensions"]["reason"] == "cancelled"
+    await within(2, upstream.exchanges[-1].closed.wait(), "the upstream is closed")
+    await client.close()
+
+
+async def test_the_answers_beside_a_status_are_these(tracked: Gateway) -> None:
+    """The page's table of answers has each code other than 200 that a well-formed question can get."""
+    assert [row[0] for row in table(PAGE, "| Answer | Means | Do |")] == ["304", "404", "503"]
+    responses = (await tracked.http.get("/openapi.json")).json()["paths"]["/tasks/status/{task_id}"]["get"]["responses"]
+    malformed = {"400", "422"}
+    assert set(responses) - malformed == {"200", "304", "404", "503"}
+
+
+async def test_every_reason_has_its_advice() -> None:
+    """The table has each reason of the code once, with what it means and what to do."""
+    rows = table(PAGE, "| Reason | Means | Do |")
+    assert sorted(row[0] for row in rows) == sorted(Reason)
+    assert all(len(row) == 3 and row[1] and row[2] for row in rows)
+
+
+async def test_every_example_of_the_page_is_run() -> None:
+    """The page has no other examples than those above, and the terminal's command, which has tests of its own."""
+    shell = blocks(PAGE, "sh")
+    assert (len(blocks(PAGE, "python")), len(shell), PAGE.count("\n```")) == (2, 3, 10)
+    (command,) = [block for block in shell if "curl" not in block]
+    assert command == "docker compose exec gateway ollama-gateway status report-17 --wait\n"
