@@ -14,6 +14,7 @@ log = logging.getLogger("gateway.limits")
 
 # Contract 2.5. A head, the line of a chunk or a trailer section may have this many bytes.
 MAX_HEAD_BYTES = 65_536
+MAX_FIELDS = 128  # each takes twenty times its shortest form in memory
 IDLE_SECONDS = 60.0
 HEAD_SECONDS = 10.0
 # A body has to bring this many bytes, or its end, in each such time; what trickles in slower has stalled.

@@ -6,12 +6,10 @@ takes too long to be one, ends here and reaches no application. Used by __main__
 
 import asyncio
 import logging
-from collections.abc import Callable, Sized
 from math import inf
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway import limits
@@ -20,13 +18,12 @@ from gateway.errors import TooManyConnections
 from gateway.guard import Refusal, check_head, head_bytes
 from gateway.link import ClientLink
 from gateway.target import split_absolute
-from gateway.transport import ClientTransport, Unchunked, closing_answer, has_left
+from gateway.transport import ClientTransport, Flow, Unchunked, closing_answer, has_left
 
 log = logging.getLogger("gateway.server")
 
 # One read holds at most this much, so that a stalled upload stays within 256 KiB (contract 3.3).
 _READ_BYTES = 65_536
-_MAX_PIPELINED = 16
 _PLAIN = b"content-type: text/plain; charset=utf-8\r\n"
 _FRAMING = (b"content-length", b"transfer-encoding")
 # One buffer for all connections: the parser has copied what it needs before the next read begins.
@@ -102,7 +99,7 @@ class _HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Connections over the cap are told so; where even those are too many, they are just closed."""
         super().connection_made(transport)
-        self.flow = _Flow(transport, self.pipeline, self._on_reading_paused, self._on_reading_resumed)
+        self.flow = Flow(transport, self.pipeline, self._on_reading_paused, self._on_reading_resumed)
         self._deadline.move(limits.IDLE_SECONDS)
         excess = len(self.connections) - self._max_connections
         if excess > 0:
@@ -233,6 +230,8 @@ class _HttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """The parser leaves white space behind values; fields behind the head are trailers, and no fields of it."""
         if self._is_in_head:
+            if len(self.headers) >= limits.MAX_FIELDS:
+                raise Refusal(431, "The request head has too many fields.")
             name, value = name.lower(), value.rstrip(b" \t")
             if name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
@@ -363,32 +362,6 @@ class _HttpProtocol(HttpToolsProtocol):
             self._deadline.move(limits.LINGER_IDLE_SECONDS)
         else:
             self.transport.abort()
-
-
-class _Flow(FlowControl):
-    """Does not read on while many pipelined requests wait: they are held in memory. Tells what it does."""
-
-    def __init__(
-        self,
-        transport: asyncio.Transport,
-        pipeline: Sized,
-        on_paused: Callable[[], None],
-        on_resumed: Callable[[], None],
-    ) -> None:
-        super().__init__(transport)
-        self._pipeline = pipeline
-        self._on_paused = on_paused
-        self._on_resumed = on_resumed
-
-    def pause_reading(self) -> None:
-        if not self.read_paused:
-            super().pause_reading()
-            self._on_paused()
-
-    def resume_reading(self) -> None:
-        if self.read_paused and len(self._pipeline) <= _MAX_PIPELINED:
-            super().resume_reading()
-            self._on_resumed()
 
 
 def _refusal(error: httptools.HttpParserError) -> Refusal:

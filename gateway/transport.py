@@ -6,15 +6,19 @@ Knows bytes and the socket, nothing of requests. Used by server alone.
 import asyncio
 import socket
 import struct
+from collections.abc import Callable, Sized
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Protocol
+
+from uvicorn.protocols.http.flow_control import FlowControl
 
 _HEAD_START = b"HTTP/1.1 "
 _INTERIM_START = b"HTTP/1.1 1"
 _CHUNKED_END = b"transfer-encoding: chunked\r\n\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
+_MAX_PIPELINED = 16
 _ESTABLISHED = 1  # the first byte of Linux's tcp_info
 
 
@@ -88,6 +92,32 @@ class ClientTransport:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+class Flow(FlowControl):
+    """Does not read on while many pipelined requests wait: they are held in memory. Tells what it does."""
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        pipeline: Sized,
+        on_paused: Callable[[], None],
+        on_resumed: Callable[[], None],
+    ) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+        self._on_paused = on_paused
+        self._on_resumed = on_resumed
+
+    def pause_reading(self) -> None:
+        if not self.read_paused:
+            super().pause_reading()
+            self._on_paused()
+
+    def resume_reading(self) -> None:
+        if self.read_paused and len(self._pipeline) <= _MAX_PIPELINED:
+            super().resume_reading()
+            self._on_resumed()
 
 
 class Unchunked:

@@ -94,6 +94,16 @@ async def test_a_head_without_end_is_refused_while_it_comes(tracked: Gateway, up
     assert upstream.exchanges == []
 
 
+async def test_a_head_may_have_128_fields(tracked: Gateway, upstream: Upstream) -> None:
+    """One more is 431, and that before the head's end: small fields take many times their size in memory."""
+    client = await tracked.connect()
+    fields = [(b"X", b"y")] * 127  # and Host
+    assert (await client.ask("GET", "/v1/own", *fields)).status == 200
+    await client.send(request("GET", "/v1/own", *fields, (b"X", b"y")).removesuffix(b"\r\n") + b"Z")
+    assert (await within(5, client.answer(), "an answer")).status == 431
+    assert len(upstream.exchanges) == 1
+
+
 async def test_long_heads_behind_each_other_are_counted_apart(tracked: Gateway, upstream: Upstream) -> None:
     """Pipelined requests with heads of 40 KB are five heads, not one of 200 KB."""
     client = await tracked.connect()
@@ -134,12 +144,12 @@ async def test_a_kept_connection_is_closed_when_idle(short: ImpatientGateway, up
 async def test_a_slow_head_is_closed(short: ImpatientGateway, upstream: Upstream) -> None:
     """The time of a head runs from its first byte to its end: trickling does not prolong it."""
     client = await short.connect()
-    await client.send(b"GET /v1/own HTTP/1.1\r\n")
+    await client.send(b"GET /v1/own HTTP/1.1\r\nX: ")
     start = time.monotonic()
 
     async def trickle() -> None:
         while not client.reader.at_eof():
-            await client.send(b"X: y\r\n")
+            await client.send(b"y")
             await short.ask("GET", "/livez")
 
     trickling = asyncio.create_task(trickle())
