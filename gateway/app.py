@@ -36,7 +36,7 @@ from gateway.routes import metrics as scraping
 from gateway.settings import Settings, load, pull_progress_file, run_name
 from gateway.store import RedisStore
 from gateway.target import RELAYED_PREFIX, Target, parse
-from gateway.tracker import Tracker, new_boot
+from gateway.tracker import SILENT_BEATS, Tracker, new_boot
 from gateway.upstream import Upstream
 
 log = logging.getLogger("gateway")
@@ -60,7 +60,7 @@ def create_app(settings: Settings, counts_file: Path | None = None) -> "Gateway"
         settings.upstream_port,
         idle_timeout_seconds=settings.upstream_idle_timeout_seconds,
     )
-    boot = new_boot(run_name())
+    boot = new_boot(run_name(settings))
     tracker = Tracker(
         _store(settings, boot),
         algorithm_id=settings.algorithm_id,
@@ -92,6 +92,7 @@ def _store(settings: Settings, boot: str) -> Store:
         boot=boot,
         longest_ttl_seconds=longest,
         ttl_done_seconds=settings.ttl_done_seconds,
+        grace_seconds=SILENT_BEATS * settings.heartbeat_seconds,
         instance=settings.instance,
     )
 

@@ -138,9 +138,10 @@ class Outbox:
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
-        self._urgent |= self._lingering
-        self._lingering.clear()
-        self.due.set()
+        if self._lingering:
+            self._urgent |= self._lingering
+            self._lingering.clear()
+            self.due.set()
 
     def take_batch(self) -> list[TrackedTask]:
         """Some of what is to be written now. `give_back` or `finish_batch` has to follow."""

@@ -99,7 +99,7 @@ def _serve(config: uvicorn.Config, listener: socket.socket) -> int:
 
 
 def _serve_with_workers(settings: Settings, listener: socket.socket) -> int:
-    share_run()
+    share_run(settings)
     try:
         with shared_file() as counts_file:
             _Workers(_config(settings, counts_file), sockets=[listener]).run()

@@ -26,6 +26,7 @@ MASK = "***"
 _RUN = "GATEWAY_RUN"  # no setting: see `share_run`
 _LAUNCHER_DIRECTORY = "LAUNCHER_DIRECTORY"  # no setting: the launcher's, for what its programs share while they run
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_NETWORK = Path("/proc/self/ns/net")
 
 
 class InvalidSettings(ValueError):
@@ -306,14 +307,14 @@ def terminal_peer() -> tuple[str, str | None]:
     return os.environ.get("OLLAMA_GATEWAY_URL") or f"http://127.0.0.1:{port}", os.environ.get("OLLAMA_GATEWAY_KEY")
 
 
-def run_name() -> str:
-    """A name of this run of the gateway: all its processes have it, another run on the same machine has not."""
-    return os.environ.get(_RUN) or f"{_machine()}-{secrets.token_hex(4)}"
+def run_name(settings: Settings) -> str:
+    """`<place>-<run>`: all processes of this gateway have it; another run at the same place has another second half."""
+    return os.environ.get(_RUN) or f"{_place(settings)}-{secrets.token_hex(4)}"
 
 
-def share_run() -> None:
+def share_run(settings: Settings) -> None:
     """Makes the processes that this one starts part of one run: together they are one gateway."""
-    os.environ[_RUN] = run_name()
+    os.environ[_RUN] = run_name(settings)
 
 
 def pull_progress_file() -> Path | None:
@@ -322,13 +323,16 @@ def pull_progress_file() -> Path | None:
     return Path(directory) / "pull.json" if directory else None
 
 
-def _machine() -> str:
-    """A name of this machine since it booted; one of nothing where the kernel does not tell."""
+def _place(settings: Settings) -> str:
+    """A name of the address listened on, in this network namespace, since this machine booted.
+
+    Two gateways cannot be there at once. Where the kernel does not tell, it is a name of nothing.
+    """
     try:
-        boot_id = _BOOT_ID.read_bytes()
+        kernel = f"{_BOOT_ID.read_text()} {_NETWORK.stat().st_ino}"
     except OSError:
-        boot_id = secrets.token_bytes()
-    return sha256(boot_id).hexdigest()[:8]
+        kernel = secrets.token_hex()
+    return sha256(f"{kernel} {settings.gateway_host} {settings.gateway_port}".encode()).hexdigest()[:8]
 
 
 def _store_url(values: Mapping[str, Any]) -> str | None:

@@ -6,20 +6,29 @@ here, whoever notices first. Called by tracker alone: its one writer calls `put`
 through it too.
 """
 
-import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Container, Coroutine, Sequence
+from collections.abc import Callable, Container, Coroutine, Sequence
 from importlib.resources import files
+from math import inf
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
-from gateway.line import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, Command, Line
+from gateway.line import (
+    COMMAND_TIMEOUT_SECONDS,
+    CONNECT_TIMEOUT_SECONDS,
+    LIBRARY_ERRORS,
+    Command,
+    Line,
+    mapped,
+    reason_of,
+    uncancelled,
+)
 from gateway.records import Page, Record, StoreError, Written, decode_cursor, encode_cursor, name_in
 from gateway.task import FINAL_RANK, State, fields_of, lost_document
 
@@ -41,26 +50,34 @@ _PAGE_BYTES = 4 * 1024 * 1024
 _SWEEP = 1000
 _SWEEPS = 10
 _BURIED_AT_ONCE = 256
-_REASON_CHARACTERS = 120
+_CLOCK_STEP_SECONDS = 2.0
 
 T = TypeVar("T")
-# RuntimeError: uvloop's word for writing to a connection that was reset.
-_LIBRARY_ERRORS = (RedisError, OSError, RuntimeError)
 
 
 class RedisStore:
     """Statuses in Redis or Valkey. `boot` names this process, so that the store can tell its claims from others'.
 
-    It is `<machine>-<run>-<process>`: what `instance` left behind in another run on this machine is dead for certain.
+    It is `<place>-<run>-<process>`: what `instance` left behind in another run at this place is dead for certain.
     """
 
     def __init__(
-        self, url: str, *, boot: str, longest_ttl_seconds: int, ttl_done_seconds: int = 86_400, instance: str = ""
+        self,
+        url: str,
+        *,
+        boot: str,
+        longest_ttl_seconds: int,
+        ttl_done_seconds: int = 86_400,
+        grace_seconds: float = 30,
+        instance: str = "",
     ) -> None:
         self.lost = 0
         self._boot = boot
         self._instance = instance
         self._ttl_done_seconds = ttl_done_seconds
+        self._grace_seconds = grace_seconds
+        self._clock_offset_seconds = inf  # of the server's clock to the monotonic one here, when last seen
+        self._steady_at = 0.0
         self._index_ttl_seconds = longest_ttl_seconds + _INDEX_MARGIN_SECONDS
         self._transition, self._index, self._watch, self._replace = map(
             _script, ("transition", "index", "watch", "replace")
@@ -95,10 +112,10 @@ class RedisStore:
             self._scripts = None
         except RedisConnectionError as error:
             if not was_open:
-                raise StoreError(_reason(error)) from error
-        except _LIBRARY_ERRORS as error:
-            raise StoreError(_reason(error)) from error
-        return await _mapped(self._put(records))
+                raise StoreError(reason_of(error)) from error
+        except LIBRARY_ERRORS as error:
+            raise StoreError(reason_of(error)) from error
+        return await mapped(self._put(records))
 
     async def _put(self, records: Sequence[Record]) -> list[Written]:
         transition, index = self._scripts or await self._load_scripts()
@@ -206,15 +223,24 @@ class RedisStore:
             pipe.get(DOCUMENT_PREFIX + task_id)
         (seconds, microseconds), *replies = await pipe.execute(raise_on_error=False)
         documents = list(map(_document, replies))
-        if spared is None:
-            return documents
         now_ms = seconds * 1000 + microseconds // 1000
+        if not self._is_clock_steady(now_ms) or spared is None:
+            return documents
         return [
             await self._make_lost(document, spared) if document and _is_silent(document, now_ms) else document
             for document in documents
         ]
 
     # -- what was left behind --
+
+    def _is_clock_steady(self, now_ms: int) -> bool:
+        """False for a while after the server's clock stepped forward: then everybody looks late."""
+        now = time.monotonic()
+        offset_seconds = now_ms / 1000 - now
+        if offset_seconds - self._clock_offset_seconds > _CLOCK_STEP_SECONDS:
+            self._steady_at = now + self._grace_seconds
+        self._clock_offset_seconds = offset_seconds
+        return now >= self._steady_at
 
     async def _make_lost(self, document: str, spared: Container[str] = ()) -> str | None:
         """FAILED lost in the place of `document`; whoever wrote it meanwhile keeps what he wrote."""
@@ -294,14 +320,14 @@ class RedisStore:
         *replies, _ = await self._asked(pipe.execute(raise_on_error=False))  # publishing may be forbidden
         for reply in replies:
             if isinstance(reply, Exception):
-                raise StoreError(_reason(reply)) from reply
+                raise StoreError(reason_of(reply)) from reply
 
     async def listen(self, on_cancel: Callable[[str], object]) -> None:
         """Calls `on_cancel` with each name that anybody asks to cancel. Raises StoreError when the connection ends."""
         async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-            await _mapped(pubsub.subscribe(_CANCEL_CHANNEL))
+            await mapped(pubsub.subscribe(_CANCEL_CHANNEL))
             while True:
-                message = await _mapped(pubsub.get_message(timeout=_LISTEN_SECONDS))
+                message = await mapped(pubsub.get_message(timeout=_LISTEN_SECONDS))
                 if message is not None:
                     on_cancel(message["data"])
 
@@ -310,7 +336,7 @@ class RedisStore:
     async def _asked(self, answer: Coroutine[Any, Any, T]) -> T:
         """`answer`; after a failure no connection that lay idle is trusted, for it may be as dead."""
         try:
-            return await _uncancelled(_mapped(answer))
+            return await uncancelled(mapped(answer))
         except StoreError:
             await self._pool.disconnect(inuse_connections=False)
             raise
@@ -355,30 +381,3 @@ def _stands_at(place: str, document: str, state: State | None) -> bool:
     fields = fields_of(document) or {}
     is_same = fields.get("extensions", {}).get("created_ms") == int(place[:13])
     return is_same and (state is None or fields.get("state") == state)
-
-
-async def _mapped(answer: Awaitable[T]) -> T:
-    """`answer`, the library's and the system's errors mapped to StoreError."""
-    try:
-        return await answer
-    except _LIBRARY_ERRORS as error:
-        raise StoreError(_reason(error)) from error
-
-
-async def _uncancelled(answer: Coroutine[Any, Any, T]) -> T:
-    """Lets a command finish when its request is cancelled, so that its reply cannot reach the next caller."""
-    command = asyncio.ensure_future(answer)
-    command.add_done_callback(_look_at)
-    return await asyncio.shield(command)
-
-
-def _look_at(command: "asyncio.Future[Any]") -> None:
-    """Nobody may be left to hear how an abandoned command failed; asyncio would log that."""
-    if not command.cancelled():
-        command.exception()
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, short enough for a log line: some of Redis's errors are a paragraph of advice."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return text if len(text) <= _REASON_CHARACTERS else text[:_REASON_CHARACTERS] + "…"

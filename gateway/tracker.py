@@ -29,7 +29,7 @@ _READ_SECONDS = 0.25  # for a read while the store is known to be away; it may t
 _CANCEL_SECONDS = 1.0  # how long a cancel call waits for the end
 _CLOSE_SECONDS = 1.5
 _BEAT_TICKS = 10  # the heartbeat timer looks this often per interval
-_SILENT_BEATS = 3  # so many missed heartbeats make a task lost
+SILENT_BEATS = 3  # so many missed heartbeats make a task lost
 
 
 class StoreUnavailable(Exception):
@@ -71,7 +71,7 @@ class Tracker:
             own=_OwnRequests(self),
             on_cancel=self._cancel_named,
             counts=self._counts,
-            grace_seconds=_SILENT_BEATS * heartbeat_seconds,
+            grace_seconds=SILENT_BEATS * heartbeat_seconds,
         )
         self._changes = Changes(store.read, self._in_flight)
         self._idle = asyncio.Event()  # nothing is in flight any more; told while draining only
@@ -351,7 +351,7 @@ class Tracker:
             task.created_ms,
             self._ttl_done_seconds if task.is_final else self._ttl_running_seconds,
             task.owner,
-            _SILENT_BEATS * self._heartbeat_seconds,
+            SILENT_BEATS * self._heartbeat_seconds,
         )
 
     def _head(self, task: TrackedTask) -> str:
@@ -369,7 +369,7 @@ class Tracker:
 
 
 def new_boot(run: str) -> str:
-    """A name for one process of one run of one gateway; `run` names the machine and the run."""
+    """A name for one process of one run of one gateway; `run` names its place and the run."""
     return f"{run}-{secrets.token_hex(4)}"
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +19,7 @@ from gateway.task import Stage, State
 from tests.conftest import started_store
 from tests.support.ports import free_port
 from tests.support.process import spawn
-from tests.support.records import BOOT, record, stage_and_attempt, stored, text_of, walk
+from tests.support.records import BOOT, ids, record, stage_and_attempt, stored, text_of, walk
 from tests.support.store import Store as Server
 from tests.support.waiting import next_millisecond, until, within
 
@@ -273,9 +275,9 @@ async def test_all_hear_of_a_cancel_at_once(store: RedisStore, other: RedisStore
 async def test_who_does_not_listen_finds_it(store: RedisStore, other: RedisStore) -> None:
     """A cancel is found by looking, too, as long as the task has not ended."""
     await other.put([record("t", Stage.STREAMING, boot="boot-2")])
-    await store.ask_cancel("1:t")
-    assert await other.watch(()) == ["1:t"]
-    assert await other.watch(()) == ["1:t"]
+    await store.ask_cancel("boot-2:1000:t")
+    assert await other.watch(()) == ["boot-2:1000:t"]
+    assert await other.watch(()) == ["boot-2:1000:t"]
     await other.put([record("t", Stage.CANCELLED, boot="boot-2")])
     assert await other.watch(()) == []
 
@@ -399,6 +401,54 @@ async def test_a_probe_is_a_write(new_store: NewStore) -> None:
     await server.client.replicaof("NO", "ONE")
     await store.ping()
     await store.close()
+
+
+async def test_expired_entries_go_without_any_write(store: RedisStore, server: Server) -> None:
+    """Looking, as each gateway does once a second, clears the index of what has expired, thousands at a time."""
+    await store.put([record(f"t{n}", Stage.DONE, ttl_seconds=1) for n in range(2500)])
+
+    async def is_clear() -> bool:
+        await store.watch(())
+        return not await sizes(server)
+
+    await until(is_clear, 6, "the index is empty")
+
+
+async def test_long_documents_make_short_pages(store: RedisStore) -> None:
+    """A page ends at some megabytes, with a cursor, and the walk still finds everything once."""
+    names = [f"t{n:03}" for n in range(300)]
+    message = "x" * 30_000
+    await store.put([record(name, Stage.DONE, created_ms=1000 + n, message=message) for n, name in enumerate(names)])
+    page = await store.page(1000, None, None)
+    assert 4e6 < sum(map(len, page.documents)) < 12e6
+    found = []
+    while True:
+        found += ids(page)
+        if page.next_cursor is None:
+            break
+        page = await store.page(1000, None, page.next_cursor)
+    assert found == names[::-1]
+
+
+async def test_after_a_step_of_the_servers_clock_nobody_is_lost(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the server's clock runs ahead all of a sudden, silence means nothing for a while."""
+    await store.watch(())
+    await store.put([record("t", Stage.STREAMING, boot="other", grace_seconds=0.05)])
+    store._clock_offset_seconds -= 3600
+    await store.watch(())
+
+    async def has_been_silent() -> bool:
+        await store.watch(())
+        [text] = await store.read(["t"], ())
+        return json.loads(text or "")["extensions"]["lost_after_ms"] < time.time() * 1000 - 500
+
+    await until(has_been_silent, 3, "it is silent for long")
+    assert (await stored(store, "t"))["stage"] == "streaming"
+    monkeypatch.setattr(store, "_steady_at", 0.0)
+    [text] = await store.read(["t"], ())
+    assert json.loads(text or "")["stage"] == "lost"
 
 
 # -- a server that fails --
