@@ -26,6 +26,10 @@ LOOK_SECONDS = 0.5
 LINGER_IDLE_SECONDS = 2.0
 LINGER_SECONDS = 30.0
 LINGER_BYTES = 2**30
+# Pipelined requests that came in one read are in memory all at once: what they may take there, and what each takes.
+PIPELINE_BYTES = 262_144
+REQUEST_BYTES = 2_600
+FIELD_BYTES = 130
 
 # Files, sockets and pipes of the process itself, and connections over the cap that are being told so.
 _OWN_DESCRIPTORS = 96

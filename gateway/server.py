@@ -6,6 +6,7 @@ takes too long to be one, ends here and reaches no application. Used by __main__
 
 import asyncio
 import logging
+from collections.abc import Sized
 from math import inf
 from typing import Any, cast
 
@@ -245,6 +246,8 @@ class _HttpProtocol(HttpToolsProtocol):
         check_head(method, version, self.url, self.headers)
         if self._is_timed and head_bytes(method, self.url, self.headers) > limits.MAX_HEAD_BYTES:
             raise Refusal(431, "The request head is too long.")
+        if self._unanswered and self._waiting_bytes() > limits.PIPELINE_BYTES:
+            raise Refusal(431, "Too many requests wait.")
         if not self.url.startswith(b"/"):
             self._take_origin_form()
         if version == "1.0":
@@ -254,6 +257,11 @@ class _HttpProtocol(HttpToolsProtocol):
         self.scope["extensions"] = {"gateway": ClientLink(self.url, self.flow)}  # type: ignore[dict-item]
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
+
+    def _waiting_bytes(self) -> int:
+        """About what the requests take that this client has sent and that are not answered yet."""
+        fields = sum(len(cast("Sized", cycle.scope["headers"])) for cycle in self._unanswered)
+        return len(self._unanswered) * limits.REQUEST_BYTES + fields * limits.FIELD_BYTES
 
     def _take_origin_form(self) -> None:
         """An absolute-form target means its path, and its authority is the Host (RFC 9112 section 3.2.2)."""

@@ -293,7 +293,7 @@ async def test_pipelining_without_end_is_bounded(gateway: Gateway, upstream: Ups
     upstream.then(first)
     before = gateway.resident_bytes
     client = await gateway.connect()
-    burst = request("GET", "/v1/own") * 1000
+    burst = request("GET", "/v1/own", (b"X", b"y" * 2000)) * 50  # of smaller ones, a read would hold too many
     sent = 0
 
     async def flood() -> None:
@@ -315,6 +315,32 @@ async def test_pipelining_without_end_is_bounded(gateway: Gateway, upstream: Ups
         client.reset()
     await within(1, upstream.exchanges[0].closed.wait(), "the upstream is closed")
     assert len(upstream.exchanges) == 1
+
+
+async def test_eighty_small_requests_at_once_are_answered(gateway: Gateway, upstream: Upstream) -> None:
+    """So many may come in one piece, and are answered in their order."""
+    client = await gateway.connect()
+    await client.send(b"".join(request("GET", f"/v1/own/{number}") for number in range(80)))
+    assert [(await within(5, client.answer(), "an answer")).status for _ in range(80)] == [200] * 80
+    assert [exchange.head.target for exchange in upstream.exchanges] == [b"/v1/own/%d" % n for n in range(80)]
+
+
+@pytest.mark.parametrize(("fields", "requests"), [(0, 1500), (120, 80)], ids=["requests", "fields"])
+async def test_one_read_of_small_requests_costs_little(
+    gateway: Gateway, upstream: Upstream, fields: int, requests: int
+) -> None:
+    """A read full of requests that wait would take a hundred times its size in memory: the connection is closed."""
+    upstream.then(*[Gated() for _ in range(30)])
+    assert (await gateway.ask("GET", "/livez")).status == 200
+    before = gateway.resident_bytes
+    small = b"GET /v1/own HTTP/1.1\r\nHost:a\r\n" + b"a:b\r\n" * fields + b"\r\n"
+    clients = [await gateway.connect() for _ in range(30)]
+    for client in clients:
+        await client.send(small * requests)
+    for client in clients:
+        with suppress(ConnectionResetError):
+            assert await within(5, client.reader.read(), "the connection is closed") == b""
+    assert gateway.resident_bytes - before < GROWTH_BOUND
 
 
 async def test_who_resets_an_upload_that_waits_is_noticed(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
