@@ -65,7 +65,7 @@ def install(pytestconfig: pytest.Config) -> Install:
             half.mkdir()
             try:
                 # with the machine's own environment: it may say how packages are reached
-                await output(*command, str(half), package, cwd=half, **os.environ)
+                await output(*command, str(half), package, cwd=half, settings=os.environ)
             except (AssertionError, TimeoutError) as error:
                 shutil.rmtree(half)
                 if os.environ.get("CI"):
@@ -128,7 +128,8 @@ async def test_the_langchain_example_streams(
     """LangChain streams the answer under the id that was given; its task's end is printed."""
     directory = await install(LANGCHAIN, sys.executable, "-m", "pip", "install", "--quiet", "--target")
     example = here(the_block(PAGE, "python", "langchain_openai"), live.port, model.name)
-    written = await output(sys.executable, "-W", "ignore", "-c", example, cwd=tmp_path, PYTHONPATH=str(directory))
+    command = (sys.executable, "-W", "ignore", "-c", example)
+    written = await output(*command, cwd=tmp_path, settings={"PYTHONPATH": str(directory)})
     await assert_success(live, written, "colours-4")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tests.support.process import ROOT, environment
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 ADDRESS, MODEL = "http://127.0.0.1:11535", "qwen3:0.6b"
@@ -48,10 +49,10 @@ def here(example: str, port: int, model: str = "") -> str:
     return example.replace(ADDRESS, f"http://127.0.0.1:{port}").replace(MODEL, model)
 
 
-async def output(*command: str, cwd: Path, seconds: float = 120, **settings: str) -> str:
+async def output(*command: str, cwd: Path, settings: Mapping[str, str] | None = None, seconds: float = 120) -> str:
     """All that the command writes; it has to end with 0, and does not outlive the test."""
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=cwd, env=environment(settings), stdin=asyncio.subprocess.DEVNULL,
+        *command, cwd=cwd, env=environment(dict(settings or {})), stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:
