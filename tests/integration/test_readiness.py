@@ -5,10 +5,11 @@ Contract section 1.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.faults import ReadOnly
 from tests.support.ports import free_port, refusing_port
 from tests.support.scripted import Upstream, answering, sending
 from tests.support.waiting import until
@@ -80,3 +81,59 @@ async def test_the_store_does_not_decide(launch: Launch, new_store: NewStore) ->
     gateway = await launch(REDIS_URL=store.url)
     await store.kill()
     assert (await gateway.http.get("/readyz")).status_code == 200
+
+
+async def test_without_its_store_it_is_ready_and_says_degraded(
+    launch: Launch, new_store: NewStore, upstream: Upstream
+) -> None:
+    """What the store's condition is, and how many statuses wait for it, is reported; 200 all the same."""
+    store = await new_store()
+    gateway = await launch(REDIS_URL=store.url)
+
+    async def readiness() -> dict[str, Any]:
+        answer = await gateway.http.get("/readyz")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def is_degraded() -> bool:
+        return bool((await readiness())["status"] == "degraded")
+
+    async def is_well() -> bool:
+        now = await readiness()
+        return (now["status"], now["store"], now["unsaved"]) == ("ready", "up", 0)
+
+    await until(is_well, 5, "ready")
+    await store.kill()
+    for number in range(3):
+        answer = await gateway.ask("POST", "/v1/x", (b"X-Task-Id", b"kept-%d" % number), body=b"{}")
+        assert answer.status == 200
+    await until(is_degraded, 3, "degraded")
+    now = await readiness()
+    assert (now["store"], now["upstream"], now["unsaved"], now["dropped"]) == ("down", "up", 3, 0)
+    await store.start()
+    await until(is_well, 5, "ready again, and all is written")
+    assert {await store.raw(f"kept-{number}") is not None for number in range(3)} == {True}
+
+
+async def test_without_any_store_it_says_so(launch: Launch) -> None:
+    """A gateway that has no store configured is ready, not degraded: the store is off."""
+    gateway = await launch()
+    found = (await gateway.http.get("/readyz")).json()
+    assert (found["status"], found["store"], found["unsaved"]) == ("ready", "off", 0)
+
+
+async def test_a_store_that_only_reads_is_down(launch: Launch, new_store: NewStore) -> None:
+    """A store that answers and takes no writes is reported as down, and as up when it does again."""
+    store = await new_store()
+    gateway = await launch(REDIS_URL=store.url)
+
+    async def says(condition: str) -> bool:
+        return bool((await gateway.http.get("/readyz")).json()["store"] == condition)
+
+    async with ReadOnly(store) as fault:
+        await fault.begin()
+        await gateway.ask("POST", "/v1/x", body=b"{}")
+        await until(lambda: says("down"), 3, "it is noticed")
+        await fault.end()
+        await until(lambda: says("up"), 3, "it is noticed, too")

@@ -251,6 +251,20 @@ async def test_statuses_outlive_their_gateway(launch: Launch, store: Any, fresh_
     assert await second.status(fresh_id) == await first.status(fresh_id)
 
 
+async def test_a_list_that_is_known_is_304(fresh: Gateway) -> None:
+    """A list has an ETag, too: 304 without a body while nothing in the page has changed, else 200 with a new one."""
+    await make(fresh, "one", "two")
+    first = await fresh.http.get("/tasks/status")
+    known = {"If-None-Match": first.headers["ETag"]}
+    again = await fresh.http.get("/tasks/status", headers=known)
+    assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+    assert (await fresh.http.get("/tasks/status", params={"limit": 1}, headers=known)).status_code == 200
+    await make(fresh, "three")
+    later = await fresh.http.get("/tasks/status", headers=known)
+    assert (later.status_code, later.json()["count"]) == (200, 3)
+    assert later.headers["ETag"] != first.headers["ETag"]
+
+
 async def test_openapi_describes_the_routes_and_their_answers(gateway: Gateway, fresh_id: str) -> None:
     """/openapi.json names the status routes, and their real answers are what its schemas say."""
     spec = (await gateway.http.get("/openapi.json")).json()

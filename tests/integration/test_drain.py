@@ -1,0 +1,144 @@
+"""Owns what SIGTERM and Ctrl-C do to a gateway process beside what tests/chaos/test_sigterm.py sees of its streams.
+
+Contract section 6.2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chaos.streams import WHOLE, HeldStream
+from tests.support.outcome import DONE, outcome
+from tests.support.waiting import until, within
+
+if TYPE_CHECKING:
+    from tests.conftest import Launch
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Upstream
+    from tests.support.store import Store
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CHAT = "/v1/chat/completions"
+AT_ONCE_SECONDS = 1.5  # a process ends, on a busy machine
+LONG = "30"
+SHUTDOWN = ("FAILED", "shutdown", "shutdown")
+
+
+async def exit_seconds(gateway: Gateway, limit: float) -> float:
+    """How long it took until the process was gone; it has to end with 0."""
+    begun = time.monotonic()
+    code = await within(limit, asyncio.to_thread(gateway.process.wait), "the process ends")
+    assert code == 0, gateway.log
+    return time.monotonic() - begun
+
+
+async def is_draining(gateway: Gateway) -> bool:
+    """Whether it says so."""
+    answer = await gateway.http.get("/readyz")
+    return bool(answer.status_code == 503 and answer.json()["status"] == "draining")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_an_idle_gateway_ends_at_once(launch: Launch, number: int) -> None:
+    """Without requests it does not wait for DRAIN_SEC."""
+    gateway = await launch(DRAIN_SEC=LONG)
+    gateway.process.send_signal(number)
+    assert await exit_seconds(gateway, 5) <= AT_ONCE_SECONDS + 1
+
+
+async def test_it_answers_while_it_drains(launch: Launch, store: Store, upstream: Upstream) -> None:
+    """New requests get 503 shutting_down on new connections, and status, list, cancel and health are answered."""
+    gateway = await launch(REDIS_URL=store.url, DRAIN_SEC=LONG)
+    stream, other = HeldStream(), HeldStream()
+    await stream.begin(gateway, upstream)
+    await other.begin(gateway, upstream)
+    gateway.process.terminate()
+    await until(lambda: is_draining(gateway), 2, "it drains")
+    refused = await gateway.ask("POST", CHAT, body=b"{}")
+    assert (refused.status, refused.json()["error"]["code"]) == (503, "shutting_down")
+    assert refused.json()["error"]["type"] == "gateway_error"
+    assert (await gateway.http.get("/livez")).status_code == 200
+    assert (await gateway.status(stream.task_id))["state"] == "RUNNING"
+    assert (await gateway.http.get("/tasks/status")).status_code == 200
+    cancelled = await gateway.http.post(f"/tasks/{other.task_id}/cancel")
+    assert (cancelled.status_code, cancelled.json()["stage"]) == (200, "cancelled")
+    assert await stream.end() == WHOLE
+    await exit_seconds(gateway, 5)
+    assert outcome(await store.document(stream.task_id)) == DONE
+
+
+async def test_the_last_request_ends_the_wait(launch: Launch, upstream: Upstream) -> None:
+    """The process goes with the end of the last request, not with that of DRAIN_SEC."""
+    gateway = await launch(DRAIN_SEC=LONG)
+    stream = HeldStream()
+    await stream.begin(gateway, upstream)
+    gateway.process.terminate()
+    await until(lambda: is_draining(gateway), 2, "it drains")
+    await stream.end()
+    assert await exit_seconds(gateway, 5) <= AT_ONCE_SECONDS + 1
+
+
+async def test_ctrl_c_twice_ends_at_once(launch: Launch, store: Store, upstream: Upstream) -> None:
+    """The first lets requests finish, the second does not; what was cut is FAILED shutdown in the store."""
+    gateway = await launch(REDIS_URL=store.url, DRAIN_SEC=LONG)
+    stream = HeldStream()
+    await stream.begin(gateway, upstream)
+    gateway.process.send_signal(signal.SIGINT)
+    await until(lambda: is_draining(gateway), 2, "it drains")
+    assert gateway.process.poll() is None
+    gateway.process.send_signal(signal.SIGINT)
+    assert await exit_seconds(gateway, 6) <= AT_ONCE_SECONDS + 2
+    assert await within(1, stream.is_cut(), "the client's message is broken off")
+    assert outcome(await store.document(stream.task_id)) == SHUTDOWN
+
+
+async def test_nothing_is_waited_for_where_drain_sec_is_nought(
+    launch: Launch, store: Store, upstream: Upstream
+) -> None:
+    """With DRAIN_SEC=0 everything is cut at once, and that is in the store."""
+    gateway = await launch(REDIS_URL=store.url, DRAIN_SEC="0")
+    stream = HeldStream()
+    await stream.begin(gateway, upstream)
+    gateway.process.terminate()
+    assert await exit_seconds(gateway, 6) <= AT_ONCE_SECONDS + 2
+    assert outcome(await store.document(stream.task_id)) == SHUTDOWN
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_several_workers_drain(launch: Launch, store: Store, upstream: Upstream, number: int) -> None:
+    """With two workers each lets its streams finish: all come whole and are SUCCESS, then all processes are gone."""
+    gateway = await launch(REDIS_URL=store.url, GATEWAY_WORKERS="2", DRAIN_SEC=LONG)
+    streams = await streams_of_both(gateway, upstream, store)
+    workers = children(gateway.process.pid)
+    gateway.process.send_signal(number)
+    await until(lambda: is_draining(gateway), 3, "it drains")
+    for stream in streams:
+        assert await stream.end() == WHOLE
+    await exit_seconds(gateway, 8)
+    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 2, "all processes are gone")
+    for stream in streams:
+        assert outcome(await store.document(stream.task_id)) == DONE
+
+
+async def streams_of_both(gateway: Gateway, upstream: Upstream, store: Store) -> list[HeldStream]:
+    """Streams that run, some at each of two workers."""
+    streams: list[HeldStream] = []
+    boots: set[str] = set()
+    while len(boots) < 2:
+        assert len(streams) < 100, "one worker takes all connections"
+        streams.append(HeldStream())
+        await streams[-1].begin(gateway, upstream)
+        boots.add((await store.document(streams[-1].task_id))["extensions"]["boot"])
+    return streams
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

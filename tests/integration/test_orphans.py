@@ -1,0 +1,113 @@
+"""Owns what becomes of tasks whose process is gone, and that nobody who lives is taken for dead.
+
+Contract section 4.10. Whole gateways that are killed, restarted or paused are in tests/chaos.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chaos.streams import HeldStream
+from tests.support.faults import Frozen, elapse
+from tests.support.outcome import DONE, outcome
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from tests.conftest import Launch, NewStore
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Upstream
+    from tests.support.store import Store
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+HEARTBEAT = "1"
+FOUND_SECONDS = 3 * 1 + 2  # three heartbeats and a little
+LOST = ("FAILED", "lost", "lost")
+
+
+def processes_of(gateway: Gateway, line: str) -> list[int]:
+    """The processes of a gateway whose command holds `line`."""
+    with open(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children") as file:
+        pids = [int(word) for word in file.read().split()]
+    return [pid for pid in pids if line in command(pid)]
+
+
+def command(pid: int) -> str:
+    """The command line of a process."""
+    with open(f"/proc/{pid}/cmdline") as file:
+        return file.read().replace("\0", " ")
+
+
+async def test_a_worker_that_dies_leaves_nothing_behind(launch: Launch, store: Store, upstream: Upstream) -> None:
+    """When one of two workers is killed its streams are lost within three heartbeats, the other's go on."""
+    gateway = await launch(REDIS_URL=store.url, GATEWAY_WORKERS="2", HEARTBEAT_SEC=HEARTBEAT)
+    by_boot: dict[str, list[HeldStream]] = {}
+    while len(by_boot) < 2:
+        stream = HeldStream()
+        await stream.begin(gateway, upstream)
+        document = await store.document(stream.task_id)
+        by_boot.setdefault(document["extensions"]["boot"], []).append(stream)
+    first, *_ = processes_of(gateway, "spawn_main")
+    os.kill(first, signal.SIGKILL)
+
+    async def lost_boots() -> set[str]:
+        ends = {boot: await store.document(streams[0].task_id) for boot, streams in by_boot.items()}
+        return {boot for boot, document in ends.items() if document["stage"] == "lost"}
+
+    lost = await until(lost_boots, FOUND_SECONDS, "the dead worker's streams are lost")
+    assert len(lost) == 1
+    for boot, streams in by_boot.items():
+        for stream in streams:
+            if boot in lost:
+                assert outcome(await gateway.ended(stream.task_id)) == LOST
+            else:
+                await stream.end()
+                assert outcome(await gateway.ended(stream.task_id)) == DONE
+
+
+async def test_an_outage_loses_nobody(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
+    """A store that was frozen for five heartbeats, so that nobody could write, makes no gateway call another dead."""
+    store = await new_store()
+    settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": HEARTBEAT}
+    runner, other = await launch(**settings), await launch(**settings)
+    stream = HeldStream()
+    await stream.begin(runner, upstream)
+    async with Frozen(store) as fault:
+        await fault.begin()
+        await elapse(5, time.monotonic(), "five heartbeats without a store")
+        await fault.end()
+    back = time.monotonic()
+    while time.monotonic() < back + 4:  # longer than the grace after an outage
+        answer = await other.http.get(f"/tasks/status/{stream.task_id}")
+        assert answer.status_code == 503 or answer.json()["state"] == "RUNNING"
+        await elapse(0.2, time.monotonic(), "between two polls")
+    assert answer.status_code == 200
+    await stream.end()
+    assert outcome(await store.document(stream.task_id)) == DONE
+
+
+async def test_many_gateways_see_one_loss(launch: Launch, store: Store, upstream: Upstream) -> None:
+    """Three gateways that look and are asked at once tell the same event of a task whose worker is gone."""
+    settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": HEARTBEAT}
+    runner = await launch(**settings, GATEWAY_WORKERS="2")
+    others = [await launch(**settings) for _ in range(3)]
+    stream = HeldStream()
+    await stream.begin(runner, upstream)
+    for pid in processes_of(runner, "spawn_main"):
+        os.kill(pid, signal.SIGKILL)
+    events: set[str] = set()
+
+    async def all_say_lost() -> bool:
+        documents = await asyncio.gather(*(other.status(stream.task_id) for other in others for _ in range(5)))
+        events.update(document["event_id"] for document in documents if document["stage"] == "lost")
+        return all(document["stage"] == "lost" for document in documents)
+
+    await until(all_say_lost, FOUND_SECONDS, "all say so")
+    assert len(events) == 1
+    assert outcome(await store.document(stream.task_id)) == LOST
