@@ -22,6 +22,8 @@ BODY_SECONDS = 30.0
 BODY_LEAST_BYTES = 1024
 # How often to look whether a client is still there that we do not read from.
 LOOK_SECONDS = 0.5
+# A client that takes nothing for so long of what waits for it is no slow reader.
+STALL_SECONDS = 300.0
 # After an answer that came before its request was whole: how long a silence, how long and how much in all.
 LINGER_IDLE_SECONDS = 2.0
 LINGER_SECONDS = 30.0

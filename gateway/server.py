@@ -19,7 +19,7 @@ from gateway.errors import TooManyConnections
 from gateway.guard import Refusal, check_head, head_bytes
 from gateway.link import ClientLink
 from gateway.target import split_absolute
-from gateway.transport import ClientTransport, Flow, Unchunked, closing_answer, has_left
+from gateway.transport import ClientTransport, Flow, ReaderWatch, Unchunked, closing_answer, has_left
 
 log = logging.getLogger("gateway.server")
 
@@ -101,6 +101,7 @@ class _HttpProtocol(HttpToolsProtocol):
         """Connections over the cap are told so; where even those are too many, they are just closed."""
         super().connection_made(transport)
         self.flow = Flow(transport, self.pipeline, self._on_reading_paused, self._on_reading_resumed)
+        self._reader_watch = ReaderWatch(self.loop, transport)
         self._deadline.move(limits.IDLE_SECONDS)
         excess = len(self.connections) - self._max_connections
         if excess > 0:
@@ -132,6 +133,7 @@ class _HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """uvicorn tells the newest request only: of pipelined ones, that being answered would never know."""
         self._deadline.cancel()
+        self._reader_watch.cancel()
         super().connection_lost(exc)
         self._lose_unanswered()
 
@@ -143,9 +145,9 @@ class _HttpProtocol(HttpToolsProtocol):
             cast("ClientLink", cycle.scope["extensions"]["gateway"]).lose()
 
     def shutdown(self) -> None:
-        """At the server's end nobody lingers."""
+        """At the server's end nobody lingers, nor does what was broken off wait for its reader."""
         self._may_linger = False
-        if self._is_deaf:
+        if self._is_deaf or (self.transport.is_closing() and self._unanswered):
             self.transport.abort()
         else:
             super().shutdown()
@@ -206,6 +208,16 @@ class _HttpProtocol(HttpToolsProtocol):
             self._may_linger = False  # who is this slow is not waited for
             self._refuse(Refusal(408, "The request did not come in time."))
         elif not self._unanswered:
+            self._end_idling()
+        elif self.transport.is_closing():  # the answer was broken off, and its reader has stalled
+            self.transport.abort()
+
+    def _end_idling(self) -> None:
+        """The last answer may still be on its way: who is slow to read it is not idle."""
+        if self.transport.get_write_buffer_size():
+            self._reader_watch.begin()
+            self._deadline.move(limits.IDLE_SECONDS)
+        else:
             self.transport.abort()
 
     def _look_for_client(self) -> None:
@@ -299,6 +311,10 @@ class _HttpProtocol(HttpToolsProtocol):
 
     # -- answering --
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reader_watch.begin()
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """An HTTP/1.0 client cannot read the chunks in which uvicorn would answer it."""
         if cycle.scope["http_version"] == "1.0":
@@ -349,6 +365,7 @@ class _HttpProtocol(HttpToolsProtocol):
         """Whether the client may still be sending; from here on all that comes is dropped."""
         is_receiving = self._has_refused or self._is_in_head or self._is_in_body or self.pipeline
         if not self._may_linger or not is_receiving:
+            self._deadline.move(limits.LINGER_SECONDS)
             return False
         self._is_deaf = True
         self.pipeline.clear()

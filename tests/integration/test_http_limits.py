@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from gateway import limits
 from tests.support.impatient import ImpatientGateway
-from tests.support.scripted import Gated
+from tests.support.scripted import JSON, Gated, answering
 from tests.support.waiting import until, until_steady, within
 from tests.support.wire import request
 
@@ -34,7 +34,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 MEGABYTE = 1024 * 1024
 GROWTH_BOUND = 16 * MEGABYTE
-SHORT = {"IDLE_SECONDS": 2.2, "HEAD_SECONDS": 1.5, "BODY_SECONDS": 0.8, "LINGER_IDLE_SECONDS": 0.5}
+SHORT = {
+    "IDLE_SECONDS": 2.2, "HEAD_SECONDS": 1.5, "BODY_SECONDS": 0.8, "STALL_SECONDS": 5,
+    "LINGER_IDLE_SECONDS": 0.5, "LINGER_SECONDS": 2,
+}  # fmt: skip
 CHUNKED = (b"Transfer-Encoding", b"chunked")
 
 
@@ -58,9 +61,10 @@ async def closed_after(client: Client) -> float:
 
 
 async def test_the_numbers_are_the_contracts() -> None:
-    """64 KiB, 10 s for a head, 60 s for a connection without one, 30 s of stall in a body."""
+    """64 KiB, 10 s for a head, 60 s for a connection without one, 30 s of stall in a body, 5 minutes in an answer."""
     numbers = (limits.MAX_HEAD_BYTES, limits.HEAD_SECONDS, limits.IDLE_SECONDS, limits.BODY_SECONDS)
     assert numbers == (65_536, 10.0, 60.0, 30.0)
+    assert limits.STALL_SECONDS == 300.0
 
 
 # -- heads --
@@ -244,6 +248,73 @@ async def test_a_slow_answer_has_no_limit(short: ImpatientGateway, upstream: Ups
     slow.end()
     assert await within(1, client.up_to(b"0\r\n\r\n"), "the end")
     assert (await client.ask("GET", "/v1/own")).status == 200
+
+
+# -- readers --
+
+LARGE = bytes(20 * MEGABYTE)
+
+
+async def reading_nothing(gateway: Gateway, upstream: Upstream, task_id: str) -> Client:
+    """A client whose large answer has filled all buffers on its way."""
+    upstream.then(answering(200, JSON, body=LARGE))
+    client = await gateway.connect(receive_buffer=65_536)
+    await client.send(request("GET", "/v1/own", (b"X-Task-Id", task_id.encode())))
+    assert (await client.head()).status == 200
+    return client
+
+
+async def test_who_takes_nothing_of_an_answer_is_closed(
+    short: ImpatientGateway, upstream: Upstream, fresh_id: str
+) -> None:
+    """A reader that takes nothing for the time of a stall is let go, and its task has ended."""
+    await reading_nothing(short, upstream, fresh_id)
+    start = time.monotonic()
+    assert (await short.ended(fresh_id, 9))["extensions"]["reason"] == "client_disconnect"
+    assert time.monotonic() - start > 4.5
+
+
+async def test_who_takes_little_is_waited_for(short: ImpatientGateway, upstream: Upstream, fresh_id: str) -> None:
+    """A reader that takes a little now and then gets all of it, however long that takes."""
+    client = await reading_nothing(short, upstream, fresh_id)
+    start, got = time.monotonic(), 0
+    while time.monotonic() - start < 8:
+        got += len(await client.reader.readexactly(300_000))
+        await until_steady(lambda: len(upstream.exchanges), steady_seconds=1.5)
+    assert (await short.status(fresh_id))["state"] == "RUNNING"
+    await within(10, client.reader.readexactly(len(LARGE) - got), "the rest")
+    assert (await short.ended(fresh_id))["state"] == "SUCCESS"
+
+
+async def test_the_end_of_an_answer_waits_for_its_reader(short: ImpatientGateway, upstream: Upstream) -> None:
+    """While the end of the last answer is on its way, its connection is not idle, whatever kernels hold of it."""
+    waiting = []
+    for size in range(100_000, 6_000_000, 100_000):  # one of them ends between the kernel's buffers and our own
+        upstream.then(answering(200, JSON, body=bytes(size)))
+        client = await short.connect(receive_buffer=65_536)
+        await client.send(request("GET", "/v1/own"))
+        assert (await client.head()).status == 200
+        waiting.append((client, size))
+    await until_steady(lambda: len(upstream.exchanges), steady_seconds=3.5)
+    for client, size in waiting:
+        await within(10, client.reader.readexactly(size), "the rest")
+
+
+async def test_a_broken_off_answer_does_not_wait_for_its_reader(
+    short: ImpatientGateway, upstream: Upstream, fresh_id: str
+) -> None:
+    """When the task of a reader that stalls is cancelled, its connection does not stay."""
+    client = await reading_nothing(short, upstream, fresh_id)
+    assert (await short.http.post(f"/tasks/{fresh_id}/cancel")).status_code == 200
+    assert is_held(short, client)
+    await until(lambda: not is_held(short, client), 3.5, "the connection is gone")
+
+
+def is_held(gateway: Gateway, client: Client) -> bool:
+    """Whether the gateway has a socket for this connection."""
+    ends = [f":{port:04X}" for port in (gateway.port, client.writer.get_extra_info("sockname")[1])]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return any(row[1].endswith(ends[0]) and row[2].endswith(ends[1]) and row[9] != "0" for row in rows)
 
 
 # -- bodies --
