@@ -8,6 +8,7 @@ import asyncio
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -19,6 +20,7 @@ log = logging.getLogger("gateway")
 
 _Handler = Callable[[int, FrameType | None], object]
 _CUT_SECONDS = 1.0
+_LEAST_SECONDS = 1
 
 
 class Drain:
@@ -53,8 +55,20 @@ class Drain:
         self._tracker.drain()
         if self._tracker.in_flight:
             log.info("stopping: %d requests get %g seconds to finish", self._tracker.in_flight, self._seconds)
+        started = time.monotonic()
         if not await self._tracker.until_idle(self._seconds):
             log.warning("stopping: %d requests are cut", self._tracker.in_flight)
             self._tracker.cut_all(ShuttingDown("the gateway was stopped"))
             await self._tracker.until_idle(_CUT_SECONDS)
+        _give_answers(stop, self._seconds - (time.monotonic() - started))
         stop(number, None)
+
+
+def _give_answers(stop: _Handler, seconds: float) -> None:
+    """Lets uvicorn wait so long for answers that are still being written: a task ends before its last bytes are out.
+
+    `stop` is its server's method, and there is no other way to that server from inside the application.
+    """
+    config = getattr(getattr(stop, "__self__", None), "config", None)
+    if config is not None:
+        config.timeout_graceful_shutdown = max(_LEAST_SECONDS, int(seconds))

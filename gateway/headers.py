@@ -96,6 +96,12 @@ def first(fields: Fields, name: bytes) -> bytes | None:
     return None
 
 
+def is_longer(content_length: bytes, most: int) -> bool:
+    """Whether a Content-Length (digits, with any number of leading zeros) is more than `most`."""
+    digits = content_length.lstrip(b"0")
+    return len(digits) > len(str(most)) or int(digits or b"0") > most
+
+
 def is_event_stream(fields: Fields) -> bool:
     """Whether a response is a server-sent event stream, by its Content-Type."""
     media_type = (first(fields, b"content-type") or b"").partition(b";")[0]

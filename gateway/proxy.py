@@ -40,7 +40,6 @@ from gateway.upstream import Connection, Upstream
 log = logging.getLogger("gateway.proxy")
 
 _ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-_MAX_LENGTH_DIGITS = 19
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
@@ -80,10 +79,8 @@ class Proxy:
         """Refuses what must not reach the upstream; else the task of this request, PENDING."""
         if scope["method"] == "TRACE":
             raise MethodNotAllowed("TRACE is not allowed")
-        for length in deciding.get(b"content-length", ()):
-            digits = length.lstrip(b"0")
-            if len(digits) > _MAX_LENGTH_DIGITS or int(digits or b"0") > self.max_body_bytes:
-                raise self.body_too_large()
+        if any(headers.is_longer(length, self.max_body_bytes) for length in deciding.get(b"content-length", ())):
+            raise self.body_too_large()
         return await self.tracker.begin(
             _task_id(deciding.get(headers.TASK_ID, [])),
             scope["method"],
@@ -179,7 +176,8 @@ class _Exchange:
             is_chunked=self._is_chunked,
             dropped=self._link.credential,
         ) + self._framed(piece, is_last=not more)
-        connection = self._connection = await self._upstream.connect(method)
+        self._connection = await self._upstream.connect(method)
+        connection = self._checked()
         connection.send(request, is_last=not more)
         self._tracker.forward(self._task)
         if more:
@@ -235,7 +233,8 @@ class _Exchange:
         status, fields = await self._read_head()
         connection = self._checked()
         is_stream = headers.is_event_stream(fields)
-        if is_stream and not headers.is_encoded(fields):
+        has_body = self._scope["method"] != "HEAD" and status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+        if is_stream and has_body and not headers.is_encoded(fields):
             self._end_watch = end_watch(self._target.path)
         self._tracker.answer(self._task, status, is_stream=is_stream)
         whole = await self._take_whole(connection) if connection.is_complete else None

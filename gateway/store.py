@@ -290,8 +290,8 @@ class RedisStore:
         return await self._asked(self._look(spared))
 
     async def _look(self, spared: Container[str]) -> list[str]:
-        silent, cancels = await self._eval(self._watch, [_BEATS, _CANCELS], [])
-        if silent:
+        silent, cancels, now_ms = await self._eval(self._watch, [_BEATS, _CANCELS], [])
+        if self._is_clock_steady(now_ms) and silent:
             documents = await self._documents(silent, spared)
             ended = {t: d for t, d in zip(silent, documents, strict=True) if d is None or not _LOST_AFTER.search(d)}
             for document in filter(None, ended.values()):

@@ -120,13 +120,15 @@ class Tracker:
             raise ShuttingDown("the gateway is about to stop; try again at another one, or a little later")
         if task_id is not None and task_id in self._in_flight:
             raise TaskIdInUse(f"a request with the task id {task_id!r} is still in flight")
+        before = None if task_id is None else self._outbox.ended(task_id)
+        if before is not None and len({before.owner, owner} - {""}) > 1:
+            raise TaskIdInUse(f"the task id {task_id!r} is another key's")
         is_claim = task_id is not None
         created_ms = self._claim_ms() if is_claim else self._now_ms()
         task = TrackedTask(task_id or new_id(), method, path, query, created_ms, 0 if is_claim else 1, owner)
         task.beat_at = time.monotonic() + self._heartbeat_seconds
         self._in_flight[task.task_id] = task
         if is_claim:
-            before = self._outbox.ended(task.task_id)
             task.likely_attempt = 1 if before is None else before.likely_attempt + 1
             await self._claim(task)
         else:
@@ -236,18 +238,15 @@ class Tracker:
 
         Raises StoreUnavailable.
         """
-        document = None
-        if self.own(task_id) is None or self.is_store_up:
+        document, own = None, self.own(task_id)
+        if own is None or self.is_store_up:
             try:
-                [document] = await self._ask(self._store.read([task_id], self._writer.spared))
-            except StoreUnavailable:
-                if self.own(task_id) is None:
-                    raise
-                own = self.own(task_id)
-            else:
+                [document] = await self._ask(self._store.read([task_id], self._writer.spared), is_short=own is not None)
                 own = self._own_news(task_id, document)
-        else:
-            own = self.own(task_id)
+            except StoreUnavailable:
+                own = self.own(task_id)
+                if own is None:
+                    raise
         if own is not None:
             document = complete_document(self._head(own), own.likely_attempt)
         elif document is None and not self.is_store_up:
@@ -258,10 +257,13 @@ class Tracker:
         """Some status documents, newest first. Raises StoreUnavailable and InvalidCursor."""
         return await self._ask(self._store.page(limit, state, cursor, owner=reader, spared=self._writer.spared))
 
-    async def _ask(self, answer: Awaitable[T]) -> T:
-        """The store's answer. While it is known to be away, it is not waited for as long. Raises StoreUnavailable."""
+    async def _ask(self, answer: Awaitable[T], *, is_short: bool = False) -> T:
+        """The store's answer; not waited for long while it is known to be away, or if asked.
+
+        Raises StoreUnavailable.
+        """
         try:
-            async with asyncio.timeout(None if self.is_store_up else _READ_SECONDS):
+            async with asyncio.timeout(_READ_SECONDS if is_short or not self.is_store_up else None):
                 return await answer
         except (StoreError, TimeoutError) as error:
             raise StoreUnavailable(str(error) or "no answer in time") from error
@@ -320,6 +322,9 @@ class Tracker:
 
         None where there is none. Raises StoreUnavailable.
         """
+        own = self._in_flight.get(task_id)
+        if own is not None and not own.is_superseded and reader in (None, own.owner) and own.attempt > 0:
+            own.cut(Cancelled("the task was cancelled"))  # at once: the store may take its time
         document = await self.read(task_id, reader)
         if document is None or has_ended(document):
             return document

@@ -126,6 +126,17 @@ async def test_a_stream_that_ends_with_the_connection(gateway: Gateway, upstream
     assert outcome(await gateway.ended(cut.head.task_id)) == CUT
 
 
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("POST", 204)])
+async def test_a_stream_without_a_body_needs_no_end_event(
+    gateway: Gateway, upstream: Upstream, method: str, status: int
+) -> None:
+    """Where no body can come, an event stream is complete with its head."""
+    upstream.then(sending(b"HTTP/1.1 %d X\r\nContent-Type: text/event-stream\r\n\r\n" % status))
+    answer = await gateway.ask(method, CHAT)
+    assert answer.status == status
+    assert (await gateway.ended(answer.head.task_id))["state"] == "SUCCESS"
+
+
 async def test_an_encoded_stream_counts_by_its_clean_end(gateway: Gateway, upstream: Upstream) -> None:
     """A stream with a Content-Encoding cannot be looked into: a clean end is SUCCESS, a break is not."""
     fields = EVENTS, (b"Content-Encoding", b"gzip")

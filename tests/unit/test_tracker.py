@@ -773,6 +773,18 @@ async def test_what_another_has_replaced_is_no_longer_known() -> None:
             await subject.tracker.read("t")
 
 
+async def test_an_id_stays_its_owners_while_the_store_is_away() -> None:
+    """What this process remembers of another key's task is enough to refuse its id."""
+    async with tracking() as subject:
+        task = await subject.tracker.begin("t", "POST", "/v1/x", "", "anna")
+        subject.run_through(task)
+        await subject.tracker.settle(task)
+        await subject.lose_store()
+        with pytest.raises(TaskIdInUse):
+            await subject.tracker.begin("t", "POST", "/v1/x", "", "bert")
+        assert (await subject.tracker.begin("t", "POST", "/v1/x", "", "anna")).likely_attempt == 2
+
+
 async def test_what_the_store_has_lost_is_told_again() -> None:
     """An end whose document is gone or old again is answered as it was, and written once more."""
     async with tracking() as subject:
