@@ -38,6 +38,8 @@ def check_head(method: str, version: str, target: bytes, fields: Fields) -> None
         raise Refusal(400, "Exactly one Host field is needed.")
     if hosts and not is_host(hosts[0]):
         raise Refusal(400, "The Host field is not valid.")
+    if sum(name == b"origin" for name, _ in fields) > 1:  # which one counts, must not depend on who looks
+        raise Refusal(400, "At most one Origin field is allowed.")
     codings = [value for name, value in fields if name == b"transfer-encoding"]
     if codings:
         _check_codings(b",".join(codings), version)

@@ -36,6 +36,14 @@ def test_any_head_is_taken_or_refused(method: str, version: str, target: bytes, 
         assert status is None or 400 <= status < 600
 
 
+@pytest.mark.parametrize("first", [b"http://localhost", b"https://evil.example"])
+def test_two_origins_are_none(first: bytes) -> None:
+    """A page's Origin counts alone (RFC 6454 section 7.3): of two, a permitted one must not hide the other."""
+    origin = (b"origin", first)
+    assert refused([HOST, origin]) is None
+    assert refused([HOST, origin, (b"origin", b"http://localhost")]) == 400
+
+
 @given(st.binary(max_size=30))
 def test_a_host_is_a_name_or_an_address_and_a_port(value: bytes) -> None:
     """What is taken has none of the bytes that mean something else to whoever reads on."""
