@@ -141,9 +141,10 @@ def _redis_url(text: str) -> str:
 
 
 def _host(text: str) -> str:
-    if not _is_host(text.removeprefix("[").removesuffix("]") if text.startswith("[") and text[-1] == "]" else text):
+    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if not _is_host(host):
         raise _Refused
-    return text
+    return host
 
 
 def _is_host(host: str | None, whole: str = "") -> bool:
@@ -252,7 +253,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 
 
 def _problem(setting: Setting, text: str, error: ValueError) -> str:
-    shown = MASK if setting.is_secret or "@" in text else repr(text)
+    is_no_path = setting.name.endswith("_FILE") and not text.startswith(("/", "."))  # the secret itself, by mistake
+    shown = MASK if setting.is_secret or is_no_path or "@" in text else repr(text)
     where = f" ({error})" if isinstance(error, InvalidKeys) else ""
     return f"{setting.name}={shown} is not valid{where}; allowed: {setting.allowed}"
 
@@ -343,5 +345,5 @@ def _store_url(values: Mapping[str, Any]) -> str | None:
     password = values["REDIS_PASSWORD"] or values["REDIS_PASSWORD_FILE"]
     login = f"{quote(values['REDIS_USER'], safe='')}:{quote(password, safe='')}@" if password else ""
     host = values["REDIS_HOST"]
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    host = f"[{host}]" if ":" in host else host
     return f"redis://{login}{host}:{values['REDIS_PORT']}/{values['REDIS_DB']}"

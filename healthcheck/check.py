@@ -67,7 +67,7 @@ class Gateway(Probe):
 
 def gateway_base() -> str:
     """Where the gateway is reached from this machine, without a slash at the end."""
-    host = os.environ.get("GATEWAY_HOST") or ANY_ADDRESS
+    host = (os.environ.get("GATEWAY_HOST") or ANY_ADDRESS).strip("[]")
     host = {ANY_ADDRESS: "127.0.0.1", "::": "::1"}.get(host, host)
     port = os.environ.get("GATEWAY_PORT") or "11535"
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

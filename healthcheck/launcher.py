@@ -68,20 +68,24 @@ def addresses(environment: Mapping[str, str]) -> dict[str, str]:
     Of OLLAMA_HOST only the port counts; without it the port of an UPSTREAM_BASE on this machine does.
     UPSTREAM_BASE stays as it is where it is set, else it follows the port.
     """
-    port = port_of(environment, "OLLAMA_HOST") or OLLAMA_PORT
+    _, port = peer_of(environment, "OLLAMA_HOST")
     base = environment.get("UPSTREAM_BASE", "")
-    if base and not environment.get("OLLAMA_HOST") and urlsplit(base).hostname in LOOPBACK:
-        port = port_of(environment, "UPSTREAM_BASE") or OLLAMA_PORT
+    if base and not environment.get("OLLAMA_HOST"):
+        host, base_port = peer_of(environment, "UPSTREAM_BASE")
+        port = base_port if host in LOOPBACK else None
+    port = port or OLLAMA_PORT
     return {"OLLAMA_HOST": f"127.0.0.1:{port}", "UPSTREAM_BASE": base or f"http://127.0.0.1:{port}"}
 
 
-def port_of(environment: Mapping[str, str], name: str) -> int | None:
-    """The port in host, host:port, :port or a URL; the process ends when there is a wrong one."""
+def peer_of(environment: Mapping[str, str], name: str) -> tuple[str | None, int | None]:
+    """What host, host:port, :port or a URL names; the process ends where that is nothing."""
     value = environment.get(name, "")
     try:
-        return urlsplit(value if "://" in value else f"//{value}").port
-    except ValueError as error:
-        sys.exit(f"launcher: {name}={value}: {error}; give host:port")
+        parts = urlsplit(value if "://" in value else f"//{value}")
+        return parts.hostname, parts.port
+    except ValueError:
+        shown = "***" if "@" in value else value  # which may be a password
+        sys.exit(f"launcher: {name}={shown} is not valid; give host:port")
 
 
 def gateway_stop_seconds(environment: Mapping[str, str]) -> int:

@@ -48,6 +48,15 @@ def test_a_wrong_port_ends_the_start_with_one_line(value: str) -> None:
     assert "\n" not in str(ended.value)
 
 
+@pytest.mark.parametrize("value", ["http://user:hunter2@127.0.0.1:99999", "http://user:hunter2@[::1", "http://[::1"])
+def test_a_wrong_upstream_ends_the_start_and_shows_no_password(value: str) -> None:
+    """So does an address that is none, and what may be a password in it is not shown."""
+    with pytest.raises(SystemExit) as ended:
+        addresses({"UPSTREAM_BASE": value})
+    assert "UPSTREAM_BASE=" in str(ended.value)
+    assert "hunter2" not in str(ended.value)
+
+
 @pytest.mark.parametrize(
     ("drain", "seconds"), [(None, 35), ("", 35), ("0", 5), ("12.5", 18), ("soon", 35), ("inf", 35), ("-4", 5)]
 )

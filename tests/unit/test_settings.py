@@ -26,7 +26,8 @@ GOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("TTL_DONE", "ttl_done_seconds", {"1": 1, "31536000": 31536000}),
     ("HEARTBEAT_SEC", "heartbeat_seconds", {"0.1": 0.1, "720": 720.0, "2.5": 2.5}),
     ("ALGORITHM_ID", "algorithm_id", {"a": "a", "ollama/v1:x@y-z_1.0": "ollama/v1:x@y-z_1.0", "a" * 128: "a" * 128}),
-    ("GATEWAY_HOST", "gateway_host", {"127.0.0.1": "127.0.0.1", "::": "::", "my-host.local": "my-host.local"}),
+    ("GATEWAY_HOST", "gateway_host",
+     {"127.0.0.1": "127.0.0.1", "::": "::", "[::1]": "::1", "my-host.local": "my-host.local"}),
     ("GATEWAY_PORT", "gateway_port", {"1": 1, "65535": 65535}),
     ("GATEWAY_WORKERS", "gateway_workers", {"1": 1}),
     ("MAX_BODY_BYTES", "max_body_bytes", {"1": 1, "1099511627776": 2**40}),
@@ -55,7 +56,7 @@ BAD: dict[str, list[str]] = {
     "REDIS_HOST": ["redis://h", "h/0", "a b", "h?", "u@h", "h\n", "x" * 256],
     "REDIS_PORT": ["0", "65536", "1.5", *NUMBERS],
     "REDIS_USER": ["a b", "a\tb", " ", "x" * 129],
-    "REDIS_PASSWORD_FILE": ["/no/such/file", "/", "\x00"],
+    "REDIS_PASSWORD_FILE": ["/no/such/file", "/", "/\x00", "./none"],
     "REDIS_DB": ["10000", "1.5", *NUMBERS],
     "REDIS_URL": ["h:6379", "http://h", "redis://", "redis://:p@", "redis://h:0", "redis://h:65536", "redis://h:x",
                   "redis://h/x", "redis://h/0/1", "redis://h/12345", "unix:///tmp/s", "redis://[::1"],
@@ -76,7 +77,7 @@ BAD: dict[str, list[str]] = {
     "GATEWAY_API_KEYS": ["k", ",", " ", "seven77", "x" * 257, "a b c d e f", "n:", ":longenough", "a b:longenough",
                          "é" * 9, "a:longenough,b:longenough", "x" * 65 + ":longenough", "a:b:longenough",
                          "longenough,k"],
-    "GATEWAY_API_KEYS_FILE": ["/no/such/file", "/", "\x00", "/dev/null"],
+    "GATEWAY_API_KEYS_FILE": ["/no/such/file", "/", "/\x00", "/dev/null"],
     "CORS_ALLOW_ORIGINS": [",", "null", "example.com", "https://", "https://a/", "https://a/b", "https://*.*", "**",
                            "https://a:x", "https://u@a", "https://a b", "//a", "https://a,b", "é://a", "a://é"],
     "ALLOWED_HOSTS": [",", "a:1", "http://a", "a/b", "a b", "*a", "a.*", "**", ".a", "a..b", "é", "*.*", "u@h"],
@@ -196,7 +197,8 @@ SECRET = "hunter2"
 @pytest.mark.parametrize(
     ("name", "text"),
     [("REDIS_URL", f"redis://u:{SECRET}@h:x"), ("REDIS_URL", f"http://{SECRET}"), ("GATEWAY_API_KEYS", SECRET),
-     ("UPSTREAM_BASE", f"http://u:{SECRET}@h"), ("REDIS_HOST", f"u:{SECRET}@h")],
+     ("UPSTREAM_BASE", f"http://u:{SECRET}@h"), ("REDIS_HOST", f"u:{SECRET}@h"),
+     ("REDIS_PASSWORD_FILE", SECRET), ("GATEWAY_API_KEYS_FILE", f"admin:{SECRET}")],
 )  # fmt: skip
 def test_a_wrong_value_that_can_hold_a_password_is_masked(name: str, text: str) -> None:
     """The line names the variable and shows `***` in place of the value."""
