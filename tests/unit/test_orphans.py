@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from gateway.records import Written
+from gateway.records import Written, request_name
 from gateway.store import RedisStore
 from gateway.task import Stage, State
 from tests.conftest import started_store
@@ -231,7 +231,7 @@ async def test_the_spared_are_not_lost(client: NewClient, server: Server) -> Non
     """A gateway's own tasks, and everybody's after an outage, are read, listed and looked at as they stand."""
     store = client()
     await leave(store, silent("own"), silent("foreign"))
-    spared = {"own"}
+    spared = {request_name("m-r1-p1", 1000, "own")}
     assert [json.loads(text or "")["stage"] for text in await store.read(["own", "foreign"], spared)] == [
         "streaming", "lost",
     ]  # fmt: skip
@@ -239,6 +239,14 @@ async def test_the_spared_are_not_lost(client: NewClient, server: Server) -> Non
     await store.watch(spared)
     assert await stage_and_attempt(store, "own") == ("streaming", 1)
     assert await beats(server) == ["own"]
+
+
+async def test_who_is_spared_is_a_request_not_an_id(client: NewClient) -> None:
+    """A gateway that has an id in flight spares its own request, not another's that had the same id before."""
+    store = client()
+    await leave(store, silent("t", created_ms=1000))
+    await store.watch({request_name("m-r2-p2", 1000, "t"), request_name("m-r1-p1", 2000, "t")})
+    assert await stage_and_attempt(store, "t") == ("lost", 1)
 
 
 @pytest.mark.parametrize("created_ms", [1, 4_000_000_000_000])
