@@ -1,0 +1,169 @@
+"""Owns the promise of docs/troubleshooting.md: every message it quotes is one that is said, and no warning is missing.
+
+Most are looked for in the code's own texts. Those that come together at run time only, or from supervisord, are
+provoked: wrong settings, the health check, a container's programs that cannot stay up. Docker's own words are tried in
+tests/container/test_docs_docker.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway import errors
+from tests.support.messages import patterns, stands_for, warnings
+from tests.support.pages import output, page, table
+from tests.support.ports import free_port, refusing_port
+from tests.support.process import ROOT, environment, spawn, terminate
+from tests.support.scripted import JSON, answering
+from tests.support.waiting import until, within
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Launch, NewStore
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Exchange, Upstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PAGE = page("docs/troubleshooting.md")
+MESSAGE, CODE, STATUS = "| Message | Means | Do |", "| Code | Message | Do |", "| Status | Message | Means |"
+TABLES = PAGE.split("\n## ")
+CHECK = [sys.executable, str(ROOT / "healthcheck" / "check.py")]
+LAUNCHER = [sys.executable, str(ROOT / "healthcheck" / "launcher.py")]
+CONFIGURED = "GATEWAY_PORT='99999' is not valid; allowed: 1 to 65535"
+DOCKERS = 'could not select device driver "nvidia" with capabilities: [[gpu]]'
+
+
+def section(heading: str) -> str:
+    """A part of the page by its heading."""
+    (found,) = [part for part in TABLES if part.startswith(heading + "\n")]
+    return found
+
+
+START = [row[0] for row in table(section("It does not start"), MESSAGE)]
+HEALTH = [row[0] for row in table(section("The container is unhealthy"), MESSAGE)]
+FAILS = table(section("A request fails"), CODE)
+REFUSED = table(section("A request fails"), STATUS)
+STATUSES = [row[0] for row in table(section("A status cannot be had"), MESSAGE)]
+LOG = [row[0] for row in table(section("What the log says"), MESSAGE)]
+PROVOKED = {f"gateway: {CONFIGURED}", *[text for text in START if re.match("exited|gave up", text)], DOCKERS}
+QUOTED = [*set(START) - PROVOKED, *[row[1] for row in FAILS + REFUSED], *STATUSES, *LOG]
+
+
+# -- in the code --
+
+
+@pytest.mark.parametrize("message", QUOTED)
+async def test_a_quoted_message_is_one_of_the_codes(message: str) -> None:
+    """The message, whole, is a text of the code, with something in place of what is filled in."""
+    assert [pattern.pattern for pattern in patterns() if stands_for(message, pattern)]
+
+
+async def test_no_warning_is_missing() -> None:
+    """Whatever the code logs as a warning or an error is quoted."""
+    assert [w.pattern for w in warnings() if not any(stands_for(message, w) for message in LOG + START)] == []
+
+
+async def test_each_error_code_has_its_message() -> None:
+    """Every code of an error of ours is in the table, and no other."""
+    kinds = [errors.GatewayError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    assert {row[0] for row in FAILS} == {kind.code for kind in kinds}
+
+
+async def test_each_table_was_read() -> None:
+    """The page has no other tables of messages than those that are looked at here."""
+    headers = re.findall(r"^\| .*\bMessage\b.*\|$", PAGE, re.MULTILINE)
+    assert headers == [MESSAGE, MESSAGE, CODE, STATUS, MESSAGE, MESSAGE]
+    assert len(QUOTED) + len(PROVOKED) + len(HEALTH) > 60
+
+
+# -- provoked --
+
+
+@pytest.mark.timeout(120)
+async def test_what_is_said_when_the_gateway_cannot_start(tmp_path: Path) -> None:
+    """A wrong setting is named, supervisord gives up, the listener ends everything with exit code 1."""
+    ollama = tmp_path / "bin" / "ollama"
+    ollama.parent.mkdir()
+    ollama.write_text("#!/bin/sh\nexec sleep 600\n")
+    ollama.chmod(0o755)
+    settings = environment({"GATEWAY_PORT": "99999", "TMPDIR": str(tmp_path)})
+    settings["PATH"] = f"{ollama.parent}:{settings['PATH']}"
+    log = tmp_path / "log"
+    process = spawn(LAUNCHER, log, settings)
+    try:
+        await until(lambda: process.poll() is not None, 40, "it ends")
+    finally:
+        await terminate(process, 40)
+    assert process.returncode == 1
+    said = log.read_text()
+    assert [text for text in PROVOKED - {DOCKERS} if text not in said] == []
+    assert "listener | gateway cannot stay up (FATAL): ending" in said
+    assert "gateway cannot stay up (FATAL): ending" in START
+
+
+async def check(ollama: int, gateway: int) -> str:
+    """What the health check prints, whatever its verdict."""
+    settings = {
+        "UPSTREAM_BASE": f"http://127.0.0.1:{ollama}",
+        "GATEWAY_PORT": str(gateway),
+        "GATEWAY_HOST": "127.0.0.1",
+    }
+    line = await output("sh", "-c", '"$@" || true', "sh", *CHECK, cwd=ROOT, settings=settings)
+    return line.strip()
+
+
+async def silent(exchange: Exchange) -> None:
+    """An Ollama that hangs."""
+    await exchange.closed.wait()
+
+
+@pytest.mark.timeout(120)
+async def test_what_the_health_check_says(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
+    """Each line that the page quotes is printed in the condition that it explains."""
+    store = await new_store()
+    wants = {"OLLAMA_PULL_MODELS": "gpt-oss:20b", "READY_REQUIRES_MODELS": "true"}
+    gateway = await launch(REDIS_URL=store.url)
+    lines = [await check(upstream.port, gateway.port)]
+    waiting = await launch(REDIS_URL=store.url, **wants)
+    upstream.tags = answering(200, JSON, body=b'{"models":[]}')
+    lines.append(await check(upstream.port, waiting.port))
+    with refusing_port() as port:
+        cold = await launch(REDIS_URL=store.url, UPSTREAM_BASE=f"http://127.0.0.1:{port}")
+        lines.append(await check(port, cold.port))
+        lines.append(await check(upstream.port, port))
+    lines.append(await draining(gateway, upstream))
+    upstream.models = silent
+    lines.append(await check(upstream.port, (await launch(REDIS_URL=store.url)).port))
+    upstream.models = answering(200, JSON, body=b'{"object":"list","data":[]}')
+    degraded = await launch(REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
+    await degraded.ask("POST", "/v1/x", body=b"{}")
+    lines.append(await check(upstream.port, degraded.port))
+    assert sorted(lines) == sorted(HEALTH)
+
+
+async def draining(gateway: Gateway, upstream: Upstream) -> str:
+    """What it says of a gateway that was told to stop while a request runs."""
+    upstream.then(silent)
+    asking = asyncio.create_task(gateway.ask("POST", "/v1/x", body=b"{}"))
+    exchange = await upstream.exchange()
+    gateway.process.terminate()
+
+    async def is_draining() -> bool:
+        return (await gateway.http.get("/readyz")).json()["status"] == "draining"
+
+    await until(is_draining, 5, "it drains")
+    line = await check(upstream.port, gateway.port)
+    exchange.drop()
+    with contextlib.suppress(AssertionError):
+        await within(5, asking, "the request ends")
+    return line
