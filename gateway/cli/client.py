@@ -62,11 +62,11 @@ class Client:
         """A task's status; None where it is still the event `known`, after the wait. Raises UnknownTask."""
         query = {"wait": f"{wait_seconds:.3f}"} if wait_seconds else {}
         answer = self._ask("GET", f"/tasks/status/{task_id}", query, f'"{known}"' if known else "", wait_seconds)
-        return None if answer.status_code == 304 else self._json(answer, "state")
+        return None if answer.status_code == 304 else self._task(answer)
 
     def cancel(self, task_id: str) -> Document:
         """The status after the cancel call, ended or not yet. Raises UnknownTask."""
-        return self._json(self._ask("POST", f"/tasks/{task_id}/cancel", {}), "state")
+        return self._task(self._ask("POST", f"/tasks/{task_id}/cancel", {}))
 
     def _ask(
         self, method: str, path: str, query: dict[str, str], etag: str = "", wait_seconds: float = 0
@@ -84,6 +84,12 @@ class Client:
             raise UnknownTask(text)
         hint = "; set OLLAMA_GATEWAY_KEY or --key-file" if answer.status_code == 401 else ""
         raise Away(f"{self._name} answers {answer.status_code}: {text}{hint}")
+
+    def _task(self, answer: httpx.Response) -> Document:
+        document = self._json(answer, "state")
+        if document["state"] not in tuple(State):
+            raise Away(f"{self._name} answers a state that is none: {document['state']!r}")
+        return document
 
     def _json(self, answer: httpx.Response, field: str) -> Document:
         try:

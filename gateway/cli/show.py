@@ -58,7 +58,7 @@ def waiting(task_id: str, *, is_wanted: bool) -> Iterator[Callable[[Document], N
         yield lambda _: None
         return
     with _console().status(Text(task_id)) as status:
-        yield lambda document: status.update(Text(f"{task_id}: {document['state']} {readable(document['stage'])}"))
+        yield lambda document: status.update(Text(readable(f"{task_id}: {document['state']} {document['stage']}")))
 
 
 class LiveTable:
@@ -116,7 +116,7 @@ def _row(task: Document, now_ms: float) -> list[Text]:
     more = _more(task)
     return [
         Text(readable(task["task_id"])),
-        Text(task["state"], _STYLES.get(task["state"], "")),
+        _state(task),
         Text(_stage(task)),
         Text(readable(f"{more['method']} {more['path']}")),
         Text(_span(more["created_ms"], now_ms)),
@@ -130,7 +130,7 @@ def _facts(task: Document) -> Iterator[tuple[str, str | Text]]:
     more = _more(task)
     query = f"?{more['query']}" if more["query"] else ""
     yield "task", task["task_id"]
-    yield "state", Text(task["state"], _STYLES.get(task["state"], ""))
+    yield "state", _state(task)
     yield "stage", task["stage"]
     yield "reason", more["reason"] or "-"
     yield "message", task["message"]
@@ -153,6 +153,11 @@ class _More(dict[str, Any]):
 
 def _more(task: Document) -> _More:
     return _More(task["extensions"])
+
+
+def _state(task: Document) -> Text:
+    state = readable(task["state"])
+    return Text(state, _STYLES.get(state, ""))
 
 
 def _stage(task: Document) -> str:

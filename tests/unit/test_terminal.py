@@ -11,6 +11,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway.cli import AWAY, DONE, FAILED, INTERRUPTED, NOBODY_READS, NOT_ENDED, UNKNOWN, USAGE, main, show
@@ -56,16 +57,33 @@ def without_colours(text: str) -> str:
     return text
 
 
+@pytest.mark.parametrize("state", ["DONE", "SUCCESS\x1b]0;owned\x07", None, ["SUCCESS"]])
+def test_a_state_that_is_none_is_no_exit_code(
+    state: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What answers with a state that no task has is no gateway: scripts must not take that for a task's end."""
+    answer = httpx.Response(200, json=document() | {"state": state})
+    monkeypatch.setattr(httpx.Client, "request", lambda *_, **__: answer)
+    for command in ("status", "cancel"):
+        assert main([command, "one"]) == AWAY
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize(("hostile", "harmless"), HOSTILE.items(), ids=range(len(HOSTILE)))
 def test_text_of_others_cannot_drive_the_terminal(shown: io.StringIO, hostile: str, harmless: str) -> None:
-    """Whatever stands in path, query or message: no control character gets through, and nothing is read as markup."""
-    task = document(path=f"/v1/{hostile}", query=hostile, message=hostile)
+    """Whatever stands in path, query or message: no control character gets through, and nothing is read as markup.
+
+    Nor whatever stands for the state, in what is no gateway's answer or no gateway's store.
+    """
+    task = document(path=f"/v1/{hostile}", query=hostile, message=hostile) | {"state": hostile}
     with redirect_stdout(shown):
         show.print_table([task])
         show.print_document(task)
     text = without_colours(shown.getvalue())
     assert all(line.isprintable() for line in text.splitlines()), ascii(text)
-    assert text.count(harmless) == 4, text
+    assert text.count(harmless) == 6, text
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
