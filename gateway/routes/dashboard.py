@@ -60,18 +60,21 @@ def _answer(request: Request, name: str) -> Response:
     return Response(file.body, headers=file.fields)
 
 
+@router.head("/")
 @router.get("/")
 async def dashboard(request: Request) -> Response:
     """The dashboard."""
     return _answer(request, "index.html")
 
 
+@router.head("/docs")
 @router.get("/docs")
 async def docs(request: Request) -> Response:
     """The same page, showing what /openapi.json says of our routes."""
     return _answer(request, "index.html")
 
 
+@router.head("/dashboard/{name}")
 @router.get("/dashboard/{name}")
 async def part(name: str, request: Request) -> Response:
     """A style sheet or script of the page."""

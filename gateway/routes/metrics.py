@@ -53,6 +53,7 @@ def _memory(model: LoadedModel) -> ModelMemory:
     return ModelMemory(model.name, model.size_bytes, model.size_vram_bytes)
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def scrape(request: Request, accept: Annotated[str, Header()] = "") -> Response:
     """What Prometheus scrapes: the same from every worker, in OpenMetrics where `Accept` asks for it."""

@@ -313,3 +313,11 @@ async def test_two_workers_add_up_also_after_one_was_killed(
 async def has_workers(gateway: Gateway, number: int) -> bool:
     """Whether so many workers count."""
     return (await scrape_anew(gateway))[1] == number
+
+
+@pytest.mark.parametrize("target", ["/", "/docs", "/dashboard/index.html", "/metrics"])
+async def test_head_is_get_without_its_body(gateway: Gateway, target: str) -> None:
+    """What asks with HEAD whether there is something (`curl -I`, load balancers) gets GET's status and type."""
+    got, asked = await gateway.ask("GET", target), await gateway.ask("HEAD", target)
+    assert (asked.status, asked.data) == (200, b"")
+    assert asked.head.all("content-type") == got.head.all("content-type")
