@@ -100,7 +100,8 @@ class Meter:
         """Takes one message of `/api/pull`."""
         match event:
             case {"digest": str(digest), "total": int(total)}:
-                self._layers[digest] = min(int(event.get("completed") or 0), total), total
+                completed = event.get("completed")
+                self._layers[digest] = min(completed if isinstance(completed, int) else 0, total), total
 
     @property
     def completed_bytes(self) -> int:

@@ -57,3 +57,13 @@ def test_what_will_not_mend_itself_is_tried_rarely(error: str) -> None:
 def test_what_may_mend_itself_is_tried_soon(error: str) -> None:
     """Networks come back, and room can be made."""
     assert not PullFailed(error).is_lasting
+
+
+@pytest.mark.parametrize("odd", ["x", 1e400, None, [], {}])
+def test_an_odd_number_is_no_progress(odd: object) -> None:
+    """A message that says nonsense about its progress does not end the program."""
+    meter = Meter()
+    meter.feed({"digest": "a", "total": 10, "completed": 5})
+    meter.feed({"digest": "b", "total": 10, "completed": odd})
+    meter.feed({"digest": "c", "total": odd, "completed": 1})
+    assert (meter.completed_bytes, meter.total_bytes) == (5, 20)
