@@ -28,6 +28,15 @@ log = logging.getLogger("gateway")
 
 # When gateway.drain has ended the requests, uvicorn gives the answers still being written this long.
 _LEFTOVER_SECONDS = 1
+# A worker that does not answer its parent for so long is replaced; importing alone takes seconds on a busy machine.
+_WORKER_SILENCE_SECONDS = 60
+# A client that vanished without a word is noticed after two minutes of silence, not when its answer has been generated.
+_KEEPALIVE = (
+    ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 60),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 15),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 4),
+)
 
 
 def main() -> int:
@@ -65,6 +74,7 @@ def _config(settings: Settings, counts_file: Path | None = None) -> uvicorn.Conf
         proxy_headers=False,
         server_header=False,
         date_header=False,
+        timeout_worker_healthcheck=_WORKER_SILENCE_SECONDS,
         timeout_graceful_shutdown=_LEFTOVER_SECONDS,
         backlog=2048,
     )
@@ -76,6 +86,8 @@ def _bind(settings: Settings) -> socket.socket:
     )[0]
     listener = socket.socket(family, kind, proto)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for option, value in _KEEPALIVE:  # what is accepted has them, too
+        listener.setsockopt(*option, value)
     listener.bind(address)
     listener.set_inheritable(True)
     return listener

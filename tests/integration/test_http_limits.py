@@ -312,9 +312,22 @@ async def test_a_broken_off_answer_does_not_wait_for_its_reader(
 
 def is_held(gateway: Gateway, client: Client) -> bool:
     """Whether the gateway has a socket for this connection."""
-    ends = [f":{port:04X}" for port in (gateway.port, client.writer.get_extra_info("sockname")[1])]
+    return any(inode != "0" for _, inode in kernels_view(gateway, client))
+
+
+def kernels_view(gateway: Gateway, client: Client) -> list[tuple[str, str]]:
+    """Timer and inode of the connection's end at the gateway, if it is there."""
+    here, there = (f":{port:04X}" for port in (gateway.port, client.writer.get_extra_info("sockname")[1]))
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-    return any(row[1].endswith(ends[0]) and row[2].endswith(ends[1]) and row[9] != "0" for row in rows)
+    return [(row[5], row[9]) for row in rows if row[1].endswith(here) and row[2].endswith(there)]
+
+
+async def test_a_client_that_vanished_is_looked_for(gateway: Gateway) -> None:
+    """The kernel asks after a client that is silent while it waits: its machine may be gone without a word."""
+    client = await gateway.connect()
+    assert (await client.ask("GET", "/livez")).status == 200
+    keepalive = "02:"
+    await until(lambda: kernels_view(gateway, client)[0][0].startswith(keepalive), 2, "its timer runs")
 
 
 # -- bodies --
