@@ -143,7 +143,11 @@ class MemoryStore:
     async def bury(self) -> None:
         """Nothing outlives a run."""
 
-    async def watch(self, spared: Container[str]) -> list[str]:  # noqa: ARG002
+    async def watch(
+        self,
+        spared: Container[str],  # noqa: ARG002
+        on_spared: Callable[[str], object] = str,  # noqa: ARG002
+    ) -> list[str]:
         """Nothing is ever silent."""
         return []
 

@@ -84,8 +84,11 @@ class Store(Protocol):
     async def bury(self) -> None:
         """Makes lost what a former run of this gateway left in flight."""
 
-    async def watch(self, spared: Container[str]) -> list[str]:
-        """Makes lost what has been silent for too long; answers the names of requests that are to be cancelled."""
+    async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:
+        """Makes lost what has been silent for too long; answers the names of requests that are to be cancelled.
+
+        Calls `on_spared` with the names of those that were spared: the store has not heard of them for long.
+        """
         ...
 
     async def ask_cancel(self, name: str) -> None:
@@ -100,6 +103,16 @@ class Store(Protocol):
 def request_name(boot: object, created_ms: object, task_id: str) -> str:
     """One request of one process, unlike any other that has the same id, at whatever time."""
     return f"{boot}:{created_ms}:{task_id}"
+
+
+class Names:
+    """The names of requests for which `is_in` holds."""
+
+    def __init__(self, is_in: Callable[[str], bool]) -> None:
+        self._is_in = is_in
+
+    def __contains__(self, name: object) -> bool:
+        return self._is_in(str(name))
 
 
 def name_in(fields: dict[str, Any]) -> str:

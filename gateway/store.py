@@ -9,6 +9,7 @@ through it too.
 import re
 import time
 from collections.abc import Callable, Container, Coroutine, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from math import inf
 from typing import Any, TypeVar, cast
@@ -42,9 +43,10 @@ _CANCEL_CHANNEL = OWN_PREFIX + "cancel"
 _PROBE = OWN_PREFIX + "probe"
 _LOST_AFTER = re.compile(r'"lost_after_ms":(\d{1,15})\}\}$')
 _INDEX_MARGIN_SECONDS = 3600
-_CANCEL_SECONDS = 3600  # how long a cancel waits for a gateway to hear it
+_CANCEL_SECONDS = 60  # how long a cancel waits for a gateway to find it; each looks once a second
 _LISTEN_SECONDS = 60.0
 _MAX_READERS = 32
+_READER_SECONDS = 5.0
 _PAGE_STEP = 128
 _PAGE_BYTES = 4 * 1024 * 1024
 _SWEEP = 1000
@@ -79,15 +81,15 @@ class RedisStore:
         self._clock_offset_seconds = inf  # of the server's clock to the monotonic one here, when last seen
         self._steady_at = 0.0
         self._index_ttl_seconds = longest_ttl_seconds + _INDEX_MARGIN_SECONDS
-        self._transition, self._index, self._watch, self._replace = map(
-            _script, ("transition", "index", "watch", "replace")
+        self._transition, self._index, self._watch, self._replace, self._cancel = map(
+            _script, ("transition", "index", "watch", "replace", "cancel")
         )
         self._scripts: tuple[str, str] | None = None  # SHA-1 of the first two, once this server has them
         self._line = Line(url)
         # A burst of polls waits for one of these for a moment, instead of opening a connection each.
         self._pool = BlockingConnectionPool.from_url(
             url,
-            timeout=COMMAND_TIMEOUT_SECONDS,
+            timeout=_READER_SECONDS,
             decode_responses=True,
             encoding_errors="replace",  # somebody else's value is no reason to fail
             socket_timeout=COMMAND_TIMEOUT_SECONDS,
@@ -259,6 +261,8 @@ class RedisStore:
         """Brings the index up to date with a final document that stands in the store."""
         fields = fields_of(document) or {}
         extensions = fields["extensions"]
+        if fields.get("state") not in list(State) or not isinstance(extensions.get("created_ms"), int):
+            return  # of somebody else's making
         state, owner = State(fields["state"]), extensions.get("owner") or ""
         record = Record(
             fields["task_id"], "", 0, FINAL_RANK, state, extensions["created_ms"], self._ttl_done_seconds, owner
@@ -285,11 +289,11 @@ class RedisStore:
         is_other_run = len(own) == len(theirs) == 3 and own[1] != theirs[1]
         return is_same_place and is_other_run and _LOST_AFTER.search(document) is not None
 
-    async def watch(self, spared: Container[str]) -> list[str]:
+    async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:
         """Makes lost what has been silent for too long; answers what is to be cancelled."""
-        return await self._asked(self._look(spared))
+        return await self._asked(self._look(spared, on_spared))
 
-    async def _look(self, spared: Container[str]) -> list[str]:
+    async def _look(self, spared: Container[str], on_spared: Callable[[str], object]) -> list[str]:
         silent, cancels, now_ms = await self._eval(self._watch, [_BEATS, _CANCELS], [])
         if self._is_clock_steady(now_ms) and silent:
             documents = await self._documents(silent, spared)
@@ -298,6 +302,9 @@ class RedisStore:
                 await self._list_ended(document)  # whoever ended it did not come so far
             if ended:
                 await self._redis.zrem(_BEATS, *ended)
+            for document in filter(None, documents):
+                if _is_silent(document, now_ms):
+                    on_spared(name_in(fields_of(document) or {}))
         await self._sweep()
         return cast("list[str]", cancels)
 
@@ -311,16 +318,9 @@ class RedisStore:
 
     async def ask_cancel(self, name: str) -> None:
         """Tells all gateways to cancel `name`: at once those that listen, the others when they look."""
-        now = int(time.time())
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.zadd(_CANCELS, {name: now})
-        pipe.zremrangebyscore(_CANCELS, "-inf", now - _CANCEL_SECONDS)
-        pipe.expire(_CANCELS, _CANCEL_SECONDS)
-        pipe.publish(_CANCEL_CHANNEL, name)
-        *replies, _ = await self._asked(pipe.execute(raise_on_error=False))  # publishing may be forbidden
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise StoreError(reason_of(reply)) from reply
+        await self._asked(self._eval(self._cancel, [_CANCELS], [name, _CANCEL_SECONDS]))
+        with suppress(StoreError):  # publishing may be forbidden
+            await self._asked(cast("Coroutine[Any, Any, Any]", self._redis.publish(_CANCEL_CHANNEL, name)))
 
     async def listen(self, on_cancel: Callable[[str], object]) -> None:
         """Calls `on_cancel` with each name that anybody asks to cancel. Raises StoreError when the connection ends."""

@@ -246,6 +246,16 @@ def rank_of(fields: dict[str, Any]) -> int:
     return _RANKS.get(fields.get("stage", ""), FINAL_RANK)
 
 
+def has_ended(document: str) -> bool:
+    """Whether a document tells of a final state."""
+    return (fields_of(document) or {}).get("state") in (State.SUCCESS, State.FAILED)
+
+
+def is_visible(document: str, reader: str | None) -> bool:
+    """Whether `reader` may see the task of a document; None may see all."""
+    return reader is None or (fields_of(document) or {})["extensions"].get("owner") == reader
+
+
 def lost_document(fields: dict[str, Any], now: float) -> str:
     """The last document of a task whose gateway is gone. `now` is Unix seconds, `fields` are those of its last one."""
     ends = {"reason": Reason.LOST, "finished_ms": int(now * 1000), "lost_after_ms": None}

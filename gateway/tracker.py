@@ -18,8 +18,19 @@ from gateway.changes import Changes, event_id
 from gateway.counts import Counts
 from gateway.errors import Cancelled, GatewayError, ShuttingDown, TaskIdInUse
 from gateway.outbox import Outbox, TrackedTask
-from gateway.records import Page, Record, Store, StoreError, name_in, request_name
-from gateway.task import FINAL_RANK, Reason, Stage, State, complete_document, fields_of, new_id, rank_of
+from gateway.records import Names, Page, Record, Store, StoreError, name_in, request_name
+from gateway.task import (
+    FINAL_RANK,
+    Reason,
+    Stage,
+    State,
+    complete_document,
+    fields_of,
+    has_ended,
+    is_visible,
+    new_id,
+    rank_of,
+)
 from gateway.writer import StoreWriter
 
 T = TypeVar("T")
@@ -29,6 +40,7 @@ _READ_SECONDS = 0.25  # for a read while the store is known to be away; it may t
 _CANCEL_SECONDS = 1.0  # how long a cancel call waits for the end
 _CLOSE_SECONDS = 1.5
 _BEAT_TICKS = 10  # the heartbeat timer looks this often per interval
+_CLOCK_STEP_MS = 1000  # a clock that steps back by more is believed
 SILENT_BEATS = 3  # so many missed heartbeats make a task lost
 
 
@@ -68,8 +80,9 @@ class Tracker:
             store,
             self._outbox,
             render=self._record,
-            own=_OwnRequests(self),
+            own=Names(self.is_own),
             on_cancel=self._cancel_named,
+            on_spared=self._tell_again,
             counts=self._counts,
             grace_seconds=SILENT_BEATS * heartbeat_seconds,
         )
@@ -251,7 +264,7 @@ class Tracker:
             document = complete_document(self._head(own), own.likely_attempt)
         elif document is None and not self.is_store_up:
             raise StoreUnavailable("it may be a task whose gateway cannot write it now")
-        return document if document is not None and _is_visible(document, reader) else None
+        return document if document is not None and is_visible(document, reader) else None
 
     async def page(self, limit: int, state: State | None, cursor: str | None, reader: str | None = None) -> Page:
         """Some status documents, newest first. Raises StoreUnavailable and InvalidCursor."""
@@ -289,8 +302,7 @@ class Tracker:
             is_news = (own.likely_attempt, own.stage.rank) > (fields["extensions"].get("attempt", 1), rank_of(fields))
             own.is_superseded = not is_news and own.attempt > 0 and self._is_anothers(own, fields)
         if is_news and own.is_saved:
-            own.saved_rank = -1
-            self._outbox.post_urgently(own)
+            self._tell_again(self._name(own))
         return own if is_news else None
 
     def _is_anothers(self, own: TrackedTask, fields: dict[str, Any]) -> bool:
@@ -344,6 +356,12 @@ class Tracker:
         task.cut(Cancelled("the task was cancelled"))
         return True
 
+    def _tell_again(self, name: str) -> None:
+        """The store has an old status of our own request: it has forgotten what it was told since."""
+        if self.is_own(name) and (own := self.own(name.split(":", 2)[-1])) is not None:
+            own.saved_rank = -1
+            self._outbox.post_urgently(own)
+
     # -- documents --
 
     def _record(self, task: TrackedTask) -> Record:
@@ -366,7 +384,8 @@ class Tracker:
 
     def _claim_ms(self) -> int:
         """The time, but no two the same: with `boot` it tells an id's claims from each other."""
-        self._last_claim_ms = max(self._now_ms(), self._last_claim_ms + 1)
+        now_ms, last_ms = self._now_ms(), self._last_claim_ms
+        self._last_claim_ms = now_ms if now_ms < last_ms - _CLOCK_STEP_MS else max(now_ms, last_ms + 1)
         return self._last_claim_ms
 
     def _now_ms(self) -> int:
@@ -376,22 +395,3 @@ class Tracker:
 def new_boot(run: str) -> str:
     """A name for one process of one run of one gateway; `run` names its place and the run."""
     return f"{run}-{secrets.token_hex(4)}"
-
-
-class _OwnRequests:
-    """The names of the requests of this process, in flight or remembered: their silence means nothing."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        self._tracker = tracker
-
-    def __contains__(self, name: object) -> bool:
-        return self._tracker.is_own(str(name))
-
-
-def has_ended(document: str) -> bool:
-    """Whether a document tells of a final state."""
-    return (fields_of(document) or {}).get("state") in (State.SUCCESS, State.FAILED)
-
-
-def _is_visible(document: str, reader: str | None) -> bool:
-    return reader is None or (fields_of(document) or {})["extensions"].get("owner") == reader

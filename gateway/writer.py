@@ -34,7 +34,8 @@ class _Everything:
 class StoreWriter:
     """Writes what is in `outbox`; `render` makes the record of a task as it is now.
 
-    `own` are the names of requests that nobody may call lost; `on_cancel` is called with the names of tasks to cancel.
+    `own` are the names of requests that nobody may call lost; `on_cancel` is called with the names of tasks to cancel,
+    `on_spared` with those of `own` that the store takes for silent.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class StoreWriter:
         render: Callable[[TrackedTask], Record],
         own: Container[str],
         on_cancel: Callable[[str], object],
+        on_spared: Callable[[str], object] = str,
         grace_seconds: float,
         counts: Counts | None = None,
     ) -> None:
@@ -54,6 +56,7 @@ class StoreWriter:
         self._render = render
         self._own = own
         self._on_cancel = on_cancel
+        self._on_spared = on_spared
         self._grace_seconds = grace_seconds
         self._counts = counts or Counts()
         self._away_at = self._back_at = float("-inf")
@@ -172,7 +175,7 @@ class StoreWriter:
         return False
 
     async def _watch(self) -> None:
-        for name in await self._store.watch(self.spared):
+        for name in await self._store.watch(self.spared, self._on_spared):
             self._on_cancel(name)
 
     async def _probe(self) -> None:

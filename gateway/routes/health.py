@@ -131,11 +131,13 @@ class ReadinessProbe:
 
     async def _ask(self) -> None:
         """One question for all who want to know now."""
-        self._is_upstream_up = await self._is_answering()
-        if self._is_upstream_up:
-            await self._models.refresh()
-        self._asked_at = time.monotonic()
-        self._asking = None
+        try:
+            self._is_upstream_up = await self._is_answering()
+            if self._is_upstream_up:
+                await self._models.refresh()
+            self._asked_at = time.monotonic()
+        finally:
+            self._asking = None
 
     async def _is_answering(self) -> bool:
         try:
@@ -144,6 +146,7 @@ class ReadinessProbe:
             return False
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez")
 async def livez() -> Liveness:
     """The process is alive."""

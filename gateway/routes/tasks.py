@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from gateway.changes import event_id
 from gateway.link import ClientLink
 from gateway.records import InvalidCursor
-from gateway.task import ID_PATTERN, Reason, Stage, State, is_valid_id
-from gateway.tracker import StoreUnavailable, Tracker, has_ended
+from gateway.task import ID_PATTERN, Reason, Stage, State, has_ended, is_valid_id
+from gateway.tracker import StoreUnavailable, Tracker
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
 

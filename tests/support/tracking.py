@@ -85,7 +85,7 @@ class ScriptedStore:
         """Nobody is left behind."""
         await self._enter("bury")
 
-    async def watch(self, spared: Container[str]) -> list[str]:
+    async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:
         """What is to be cancelled, once the door is open; remembers who was spared."""
         await self._enter("watch")
         self.spared = spared

@@ -97,9 +97,9 @@ class Weather:
         """Buries."""
         await self._pass(self.store.bury)
 
-    async def watch(self, spared: Container[str]) -> list[str]:
+    async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:
         """Looks."""
-        names: list[str] = await self._pass(lambda: self.store.watch(spared))
+        names: list[str] = await self._pass(lambda: self.store.watch(spared, on_spared))
         return names
 
     async def ask_cancel(self, name: str) -> None:
