@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from supervisor import supervisord
+from supervisor.options import ServerOptions
+from supervisor.states import ProcessStates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,10 +58,31 @@ def main() -> int:
             **output.variables,
         )
         try:
-            supervisord.main(["--configuration", str(CONFIGURATION)])
+            options = Options()
+            options.realize(["--configuration", str(CONFIGURATION)])
+            options.first, options.test = True, False
+            supervisord.go(options)
         finally:
             output.close()
         return 1 if mark.exists() else 0
+
+
+class Options(ServerOptions):  # type: ignore[misc]  # supervisor has no types
+    """supervisord's, but for SIGHUP: there it means to restart everything, here that the API keys are read again."""
+
+    def setsignals(self) -> None:
+        """Called by supervisord at its start."""
+        super().setsignals()
+        signal.signal(signal.SIGHUP, self.pass_on)
+
+    def pass_on(self, number: int, _: object) -> None:
+        """SIGHUP to the gateway, where it runs; from a terminal that was closed it means the end."""
+        if os.isatty(sys.stdin.fileno()):
+            self.signal_receiver.receive(signal.SIGTERM, None)
+            return
+        for pid, process in list(self.pidhistory.items()):
+            if process.config.name == "gateway" and process.state == ProcessStates.RUNNING:
+                os.kill(pid, number)
 
 
 def addresses(environment: Mapping[str, str]) -> dict[str, str]:

@@ -147,6 +147,21 @@ async def test_a_killed_program_comes_back_and_all_stop_in_order(start: Start) -
 
 
 @pytest.mark.timeout(90)
+async def test_sighup_is_the_gateways(start: Start, tmp_path: Path) -> None:
+    """SIGHUP to the first process has the API keys read again; nothing is restarted, and SIGTERM still ends all."""
+    keys = tmp_path / "keys"
+    keys.write_text("alice:key-of-alice\n")
+    running = start(LASTING, GATEWAY_API_KEYS_FILE=str(keys))
+    await running.said("success: gateway entered RUNNING state")
+    await running.said("API keys in force")
+    running.process.send_signal(signal.SIGHUP)
+    await until(lambda: running.log.count("API keys in force") == 2, 10, "the keys are read again")
+    for program in ("ollama", "gateway"):
+        [pid] = running.pids(program)
+        assert is_alive(pid)
+    assert await terminate(running.process, 45) == 0
+
+
 async def test_a_program_that_never_starts_ends_everything(start: Start) -> None:
     """An Ollama that cannot start ends the launcher with 1 within a minute, with the reason in the output."""
     running = start("echo no such luck; exit 3")
