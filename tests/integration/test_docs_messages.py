@@ -159,7 +159,7 @@ async def draining(gateway: Gateway, upstream: Upstream) -> str:
     gateway.process.terminate()
 
     async def is_draining() -> bool:
-        return (await gateway.http.get("/readyz")).json()["status"] == "draining"
+        return bool((await gateway.http.get("/readyz")).json()["status"] == "draining")
 
     await until(is_draining, 5, "it drains")
     line = await check(upstream.port, gateway.port)

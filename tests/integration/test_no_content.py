@@ -188,7 +188,7 @@ async def value(store: Store, key: str) -> str:
         case "zset":
             return str(await store.client.zrange(key, 0, -1))
         case kind:
-            raise AssertionError(f"{key} is a {kind}, which this test cannot read")
+            raise AssertionError(f"{key} is a {kind!r}, which this test cannot read")
 
 
 async def test_nothing_holds_a_prompt_an_answer_or_a_key(
