@@ -259,6 +259,7 @@ async def test_a_burst_of_output_is_complete_and_unmixed(start: Start) -> None:
 async def test_ollama_sees_no_proxy_no_secret_and_only_loopback(start: Start) -> None:
     """Ollama's environment: HOME is set, it listens on loopback, and what is meant for others is not there."""
     secrets = {"REDIS_PASSWORD": "p%w", "REDIS_URL": "redis://:p%w@127.0.0.1:1/0", "GATEWAY_API_KEYS": "k%y"}
+    secrets["OLLAMA_GATEWAY_KEY"] = "k%z"  # for the commands of the terminal
     proxies = {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
     port = free_port()
     running = start("env; echo that is all; exec sleep 1000", OLLAMA_HOST=f"0.0.0.0:{port}", **secrets, **proxies)
