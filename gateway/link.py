@@ -30,7 +30,7 @@ class ClientLink:
         self.owner = ""
         self.sees_all = True
         self.credential: tuple[bytes, ...] = ()
-        self.on_lost: Callable[[], None] | None = None
+        self.on_lost: Callable[[], object] | None = None
         self._flow = flow
 
     @property

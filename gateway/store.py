@@ -247,7 +247,7 @@ class RedisStore:
     async def _make_lost(self, document: str, spared: Container[str] = ()) -> str | None:
         """FAILED lost in the place of `document`; whoever wrote it meanwhile keeps what he wrote."""
         fields = fields_of(document)
-        if fields is None or name_in(fields) in spared:
+        if fields is None or not _is_ours(fields) or name_in(fields) in spared:
             return document
         lost = lost_document(fields, time.time())
         key = DOCUMENT_PREFIX + fields["task_id"]
@@ -261,8 +261,8 @@ class RedisStore:
         """Brings the index up to date with a final document that stands in the store."""
         fields = fields_of(document) or {}
         extensions = fields["extensions"]
-        if fields.get("state") not in list(State) or not isinstance(extensions.get("created_ms"), int):
-            return  # of somebody else's making
+        if not _is_ours(fields):
+            return
         state, owner = State(fields["state"]), extensions.get("owner") or ""
         record = Record(
             fields["task_id"], "", 0, FINAL_RANK, state, extensions["created_ms"], self._ttl_done_seconds, owner
@@ -297,7 +297,7 @@ class RedisStore:
         silent, cancels, now_ms = await self._eval(self._watch, [_BEATS, _CANCELS], [])
         if self._is_clock_steady(now_ms) and silent:
             documents = await self._documents(silent, spared)
-            ended = {t: d for t, d in zip(silent, documents, strict=True) if d is None or not _LOST_AFTER.search(d)}
+            ended = {t: d for t, d in zip(silent, documents, strict=True) if d is None or not _is_running(d)}
             for document in filter(None, ended.values()):
                 await self._list_ended(document)  # whoever ended it did not come so far
             if ended:
@@ -365,6 +365,16 @@ def _document(reply: str | Exception | None) -> str | None:
             return None
         raise reply
     return reply if reply is not None and fields_of(reply) is not None else None
+
+
+def _is_ours(fields: dict[str, Any]) -> bool:
+    """Whether a document has what this module needs of it; somebody else may have written another one."""
+    created_ms = fields["extensions"].get("created_ms")
+    return isinstance(fields.get("task_id"), str) and isinstance(created_ms, int) and fields.get("state") in list(State)
+
+
+def _is_running(document: str) -> bool:
+    return _LOST_AFTER.search(document) is not None and _is_ours(fields_of(document) or {"extensions": {}})
 
 
 def _is_silent(document: str, now_ms: int) -> bool:

@@ -3,8 +3,9 @@
 The models describe the documents for /openapi.json; a document is sent as the store holds it, not rebuilt.
 """
 
+import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -124,6 +125,22 @@ def _etags(if_none_match: str | None) -> list[str]:
     return [tag.strip().removeprefix("W/").strip('"') for tag in (if_none_match or "").split(",") if tag.strip()]
 
 
+async def _unless_left(request: Request, answer: Coroutine[Any, Any, str | None]) -> str | None:
+    """`answer`, given up when the client leaves: what is answered then reaches nobody."""
+    link: ClientLink = request.scope["extensions"]["gateway"]
+    waiting = asyncio.ensure_future(answer)
+    link.on_lost = waiting.cancel
+    try:
+        return await waiting
+    except asyncio.CancelledError:
+        if not waiting.cancelled():
+            waiting.cancel()
+            raise
+        return None
+    finally:
+        link.on_lost = None
+
+
 _NO_DOCUMENT: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "not a task id"},
     404: {"model": Problem, "description": "no such task, or its status has expired"},
@@ -153,7 +170,8 @@ async def task_status(
     known, reader = _etags(if_none_match), _reader(request)
     with _answerable(task_id):
         if wait:
-            document = await _tracker(request).wait(task_id, known[0] if len(known) == 1 else None, wait, reader)
+            seen = known[0] if len(known) == 1 else None
+            document = await _unless_left(request, _tracker(request).wait(task_id, seen, wait, reader))
         else:
             document = await _tracker(request).read(task_id, reader)
     found = _found(task_id, document)

@@ -239,7 +239,6 @@ async def stream_of_looks(store: Store, before: int) -> None:
     await until(has_looked, 10, "eight looks")
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="a route is not told that its client has gone")
 async def test_who_leaves_is_waited_for_no_more(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
     """When those who waited have gone, the store is asked no more."""
     store = await new_store()
