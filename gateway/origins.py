@@ -109,12 +109,6 @@ class OriginPolicy:
         return any(self.allows(f"{scheme}://{host}") for scheme in _DEFAULT_PORTS)
 
 
-def check_single(fields: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raises OriginNotAllowed where there is more than one Origin: no browser sends two, and one would go unseen."""
-    if sum(name == b"origin" for name, _ in fields) > 1:
-        raise OriginNotAllowed("more than one Origin field was sent")
-
-
 def is_preflight(method: str, fields: Mapping[bytes, bytes]) -> bool:
     """Whether a request with an Origin only asks for permission (Fetch standard, CORS-preflight request)."""
     return method == "OPTIONS" and b"access-control-request-method" in fields
