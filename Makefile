@@ -9,7 +9,7 @@ EMBEDDED := $(VENV)/.installed-embedded
 COMPILE := uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-chaos test-monitoring test-browser check format test-container bench sbom lock clean
+.PHONY: help install run test coverage test-chaos test-monitoring test-browser check format test-container bench sbom lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -19,7 +19,10 @@ install: $(GATEWAY) ## make .venv with the pinned packages
 run: $(GATEWAY) $(if $(shell command -v ollama 2>/dev/null),,$(EMBEDDED)) ## Ollama and the gateway in the foreground; Ctrl-C stops both
 	@exec $(BIN)/python tools/run.py
 
-test: $(DEV) $(EMBEDDED) ## unit and integration tests, with coverage
+test: $(DEV) $(EMBEDDED) ## unit and integration tests
+	$(BIN)/python -m pytest tests/unit tests/integration
+
+coverage: $(DEV) $(EMBEDDED) ## the same, and which lines they reach; takes twice as long
 	$(BIN)/python -m pytest tests/unit tests/integration --cov --cov-report=term
 
 test-chaos: $(DEV) ## what holds while the store, a gateway or the network fails
