@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from tests.support.process import ROOT, environment
+from tests.support.pages import output
+from tests.support.process import ROOT
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.model, pyte
 
 README = (ROOT / "README.md").read_text()
 ADDRESS, MODEL = "http://127.0.0.1:11535", "qwen3:0.6b"
-LIMIT_SECONDS = 120
 
 
 def blocks(language: str, start: str = "") -> list[str]:
@@ -44,21 +44,6 @@ def here(example: str, gateway: Gateway, model: EmbeddedModel) -> str:
     """The example with the address and the model that the test has."""
     assert ADDRESS in example
     return example.replace(ADDRESS, f"http://127.0.0.1:{gateway.port}").replace(MODEL, model.name)
-
-
-async def output(*command: str) -> str:
-    """All that the command writes; it has to end with 0, and does not outlive the test."""
-    process = await asyncio.create_subprocess_exec(
-        *command, env=environment({}), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    try:
-        written, _ = await asyncio.wait_for(process.communicate(), LIMIT_SECONDS)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0, written.decode()
-    return written.decode()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -49,7 +49,9 @@ def here(example: str, port: int, model: str = "") -> str:
     return example.replace(ADDRESS, f"http://127.0.0.1:{port}").replace(MODEL, model)
 
 
-async def output(*command: str, cwd: Path, settings: Mapping[str, str] | None = None, seconds: float = 120) -> str:
+async def output(
+    *command: str, cwd: Path | None = None, settings: Mapping[str, str] | None = None, seconds: float = 120
+) -> str:
     """All that the command writes; it has to end with 0, and does not outlive the test."""
     process = await asyncio.create_subprocess_exec(
         *command, cwd=cwd, env=environment(dict(settings or {})), stdin=asyncio.subprocess.DEVNULL,
