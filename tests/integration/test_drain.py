@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.chaos.streams import WHOLE, HeldStream
+from tests.support.faults import elapse
 from tests.support.outcome import DONE, outcome
+from tests.support.scripted import answering
 from tests.support.waiting import until, within
+from tests.support.wire import request
 
 if TYPE_CHECKING:
     from tests.conftest import Launch
@@ -142,3 +145,31 @@ async def streams_of_both(gateway: Gateway, upstream: Upstream, store: Store) ->
 def children(pid: int) -> list[int]:
     """The processes that a process has started."""
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def test_the_end_of_an_answer_is_waited_for(launch: Launch, upstream: Upstream) -> None:
+    """A slow reader gets the end of an answer whose task was SUCCESS already when the signal came."""
+    gateway = await launch(DRAIN_SEC=LONG)
+    sizes = range(2_400_000, 3_200_000, 50_000)  # of some the end is in the process, whatever the kernel takes
+    clients = []
+    for size in sizes:
+        upstream.then(answering(200, body=b"x" * size))
+        client = await gateway.connect(receive_buffer=4096)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(request("GET", "/v1/x", (b"X-Task-Id", b"slow-%d" % size)))
+        await until(lambda: len(upstream.exchanges) == len(clients) + 1, 5, "the upstream has it")
+        clients.append(client)
+
+    async def has_ended() -> bool:
+        return any([(await gateway.status(f"slow-{size}"))["state"] == "SUCCESS" for size in sizes])
+
+    await until(has_ended, 10, "some tasks have ended")
+    gateway.process.terminate()
+    await elapse(2, time.monotonic(), "what uvicorn itself would give them is over")
+    answers = []
+    for client in clients:
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        head = await client.head()
+        answers.append(len(await client.reader.readexactly(int(head.get("content-length") or b"0"))))
+    assert answers == list(sizes)
+    await exit_seconds(gateway, 5)
