@@ -12,6 +12,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.support.streams import BODY, CHAT
 from tests.support.wire import Client
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from tests.support.gateway import Gateway
 
-CHAT = "/v1/chat/completions"
-BODY = b'{"model":"m","messages":[]}'
 AT_ONCE = 8
 LIMIT_SECONDS = 20.0  # of one request
 

@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 
 from tests.chaos.load import relay
-from tests.chaos.streams import HeldStream, cancel
 from tests.support.outcome import outcome
+from tests.support.streams import HeldStream, cancel
 from tests.support.waiting import within
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.chaos.load import relay
-from tests.chaos.streams import HeldStream, cancel
 from tests.support.faults import HalfOpen, SubscribersRefused
 from tests.support.outcome import outcome
+from tests.support.streams import HeldStream, cancel
 from tests.support.waiting import until, within
 
 if TYPE_CHECKING:

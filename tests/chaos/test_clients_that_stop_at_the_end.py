@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.load import AT_ONCE, BODY, CHAT
-from tests.chaos.streams import stored_states
+from tests.chaos.load import AT_ONCE
 from tests.support.outcome import DONE, outcome
 from tests.support.scripted import JSON, answering, streaming
+from tests.support.streams import BODY, CHAT, stored_states
 from tests.support.wire import Client, request
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import pytest_asyncio
 
 from tests.chaos.load import relay
 from tests.chaos.mortal import Mortal
-from tests.chaos.streams import HeldStream, stored_states
 from tests.conftest import started_store
 from tests.support.outcome import outcome
+from tests.support.streams import HeldStream, stored_states
 from tests.support.waiting import until
 
 if TYPE_CHECKING:

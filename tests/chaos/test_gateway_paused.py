@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.streams import WHOLE, HeldStream, stored_states, until_beaten
 from tests.support.faults import elapse
 from tests.support.outcome import DONE, outcome
+from tests.support.streams import WHOLE, HeldStream, stored_states, until_beaten
 from tests.support.waiting import until
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.streams import HeldStream, stored_states
 from tests.support.outcome import outcome
+from tests.support.streams import HeldStream, stored_states
 from tests.support.waiting import until
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.chaos.load import BODY, CHAT
 from tests.support.outcome import DONE, outcome
 from tests.support.scripted import JSON, Gated
+from tests.support.streams import BODY, CHAT
 from tests.support.waiting import until
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest_asyncio
 
-from tests.chaos.load import BODY, CHAT
 from tests.chaos.mortal import Mortal
-from tests.chaos.streams import WHOLE, HeldStream
 from tests.support.outcome import DONE, outcome
+from tests.support.streams import BODY, CHAT, WHOLE, HeldStream
 from tests.support.waiting import until
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest_asyncio
 
-from tests.chaos.load import BODY, CHAT
 from tests.chaos.mortal import Mortal
 from tests.support.scripted import Gated
+from tests.support.streams import BODY, CHAT
 from tests.support.waiting import until
 from tests.support.wire import request
 

@@ -17,9 +17,9 @@ import pytest_asyncio
 
 from tests.chaos.load import Round, relay
 from tests.chaos.mortal import Mortal
-from tests.chaos.streams import WHOLE, HeldStream, stored_states
 from tests.conftest import started_store
 from tests.support.faults import elapse
+from tests.support.streams import WHOLE, HeldStream, stored_states
 from tests.support.waiting import until
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.chaos.load import Round, relay
-from tests.chaos.streams import HeldStream, stored_states, until_beaten
 from tests.support.faults import elapse
 from tests.support.process import terminate
+from tests.support.streams import HeldStream, stored_states, until_beaten
 from tests.support.waiting import until
 
 if TYPE_CHECKING:

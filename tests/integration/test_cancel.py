@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.task import Stage, complete_document
-from tests.chaos.streams import HeldStream, cancel
 from tests.support.outcome import DONE, outcome
 from tests.support.records import record
 from tests.support.scripted import JSON, answering
+from tests.support.streams import HeldStream, cancel
 from tests.support.waiting import within
 from tests.support.wire import request
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.streams import WHOLE, HeldStream
 from tests.support.faults import elapse
 from tests.support.outcome import DONE, outcome
 from tests.support.scripted import answering
+from tests.support.streams import WHOLE, HeldStream
 from tests.support.waiting import until, within
 from tests.support.wire import request
 

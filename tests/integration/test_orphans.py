@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.streams import HeldStream
 from tests.support.faults import Frozen, elapse
 from tests.support.outcome import DONE, outcome
+from tests.support.streams import HeldStream
 from tests.support.waiting import until
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.chaos.streams import HeldStream
+from tests.support.streams import HeldStream
 from tests.support.waiting import until, until_steady, within
 
 if TYPE_CHECKING:

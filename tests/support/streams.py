@@ -1,4 +1,7 @@
-"""Owns streams that run until their test lets them end, and what the store says of tasks meanwhile."""
+"""Owns streams that run until their test lets them end, and what the store says of tasks meanwhile.
+
+The tests of failures, draining, cancelling and polling call it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import json
 import uuid
 from typing import TYPE_CHECKING
 
-from tests.chaos.load import BODY, CHAT
 from tests.support.scripted import Gated
 from tests.support.store import DOCUMENTS
 from tests.support.waiting import until
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from tests.support.scripted import Exchange, Upstream
     from tests.support.store import Store
 
+CHAT = "/v1/chat/completions"
+BODY = b'{"model":"m","messages":[]}'
 # What a client gets of a held stream behind the head, when it ends.
 WHOLE = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
