@@ -29,7 +29,8 @@ class Drain:
     def __init__(self, tracker: Tracker, seconds: float) -> None:
         self._tracker = tracker
         self._seconds = seconds
-        self._draining: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._waiting: asyncio.Task[bool] | None = None
 
     def install(self) -> None:
         """Goes ahead of the signal handlers that are in place; only a process's main thread has any."""
@@ -45,22 +46,24 @@ class Drain:
         loop.call_soon_threadsafe(self._begin, number, stop)
 
     def _begin(self, number: int, stop: _Handler) -> None:
-        if self._draining is None:
-            self._draining = asyncio.create_task(self._run(number, stop))
+        if self._waiting is None:
+            self._tracker.drain()
+            self._waiting = asyncio.create_task(self._tracker.until_idle(self._seconds))
+            self._stopping = asyncio.create_task(self._run(self._waiting, number, stop))
         elif number == signal.SIGINT:  # a second Ctrl-C does not wait
-            self._draining.cancel()
-            stop(number, None)
+            self._waiting.cancel()
 
-    async def _run(self, number: int, stop: _Handler) -> None:
-        self._tracker.drain()
+    async def _run(self, waiting: asyncio.Task[bool], number: int, stop: _Handler) -> None:
         if self._tracker.in_flight:
             log.info("stopping: %d requests get %g seconds to finish", self._tracker.in_flight, self._seconds)
         started = time.monotonic()
-        if not await self._tracker.until_idle(self._seconds):
+        await asyncio.wait([waiting])
+        seconds_left = 0.0 if waiting.cancelled() else self._seconds - (time.monotonic() - started)
+        if self._tracker.in_flight:
             log.warning("stopping: %d requests are cut", self._tracker.in_flight)
             self._tracker.cut_all(ShuttingDown("the gateway was stopped"))
             await self._tracker.until_idle(_CUT_SECONDS)
-        _give_answers(stop, self._seconds - (time.monotonic() - started))
+        _give_answers(stop, seconds_left)
         stop(number, None)
 
 

@@ -1,17 +1,14 @@
 """The rows that the workers of one gateway count in, and what they add up to.
 
-With one worker that is an array, and no file. With several, the parent makes one file which all workers map; each locks
-a row of its own for as long as it lives. The kernel lets go of a killed worker's lock, and whoever replaces it counts
-on in that row: nothing that was counted is lost, and no counter ever falls. Called by __main__ (the file) and app.
+With one worker that is an array, and no file. With several, their parent makes one file, in memory, which all of them
+map; each locks a row of its own for as long as it lives. The kernel lets go of a killed worker's lock, and whoever
+replaces it counts on in that row: nothing that was counted is lost, and no counter ever falls. Called by app.
 """
 
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from gateway.counts import FAMILIES, SIZE, Counts, Row
 
@@ -21,7 +18,7 @@ _ROW_BYTES = -(-8 * SIZE // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 class Ledger:
-    """The rows of all workers; `counts` is this one's. `path` is what `shared_file` gave, None where nobody shares."""
+    """The rows of all workers; `counts` is this one's. `path` is an empty file at first, None where nobody shares."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._rows: list[Row] = [] if path is None else _mapped(path)
@@ -72,16 +69,9 @@ class Ledger:
         return totals
 
 
-@contextmanager
-def shared_file() -> Iterator[Path]:
-    """The file that workers share; gone when they are. Raises OSError where none can be made."""
-    with NamedTemporaryFile(prefix="ollama-gateway-counts-") as file:
-        file.truncate(_ROWS * _ROW_BYTES)
-        yield Path(file.name)
-
-
 def _mapped(path: Path) -> list[Row]:
     with path.open("r+b") as file:
+        file.truncate(_ROWS * _ROW_BYTES)  # whoever is first makes the room; then it changes nothing
         numbers = memoryview(mmap.mmap(file.fileno(), _ROWS * _ROW_BYTES)).cast("d")
     step = _ROW_BYTES // 8
     return [numbers[start : start + SIZE] for start in range(0, _ROWS * step, step)]

@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.faults import elapse
+from tests.support.gateway import workers_of
 from tests.support.outcome import DONE, outcome
+from tests.support.process import is_alive
 from tests.support.scripted import answering
-from tests.support.streams import WHOLE, HeldStream
+from tests.support.streams import WHOLE, HeldStream, streams_of_both
 from tests.support.waiting import until, within
 from tests.support.wire import request
 
@@ -119,32 +120,15 @@ async def test_several_workers_drain(launch: Launch, store: Store, upstream: Ups
     """With two workers each lets its streams finish: all come whole and are SUCCESS, then all processes are gone."""
     gateway = await launch(REDIS_URL=store.url, GATEWAY_WORKERS="2", DRAIN_SEC=LONG)
     streams = await streams_of_both(gateway, upstream, store)
-    workers = children(gateway.process.pid)
+    workers = workers_of(gateway)
     gateway.process.send_signal(number)
     await until(lambda: is_draining(gateway), 3, "it drains")
     for stream in streams:
         assert await stream.end() == WHOLE
     await exit_seconds(gateway, 8)
-    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 2, "all processes are gone")
+    await until(lambda: not any(map(is_alive, workers)), 2, "all processes are gone")
     for stream in streams:
         assert outcome(await store.document(stream.task_id)) == DONE
-
-
-async def streams_of_both(gateway: Gateway, upstream: Upstream, store: Store) -> list[HeldStream]:
-    """Streams that run, some at each of two workers."""
-    streams: list[HeldStream] = []
-    boots: set[str] = set()
-    while len(boots) < 2:
-        assert len(streams) < 100, "one worker takes all connections"
-        streams.append(HeldStream())
-        await streams[-1].begin(gateway, upstream)
-        boots.add((await store.document(streams[-1].task_id))["extensions"]["boot"])
-    return streams
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def test_the_end_of_an_answer_is_waited_for(launch: Launch, upstream: Upstream) -> None:

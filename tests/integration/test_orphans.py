@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.faults import Frozen, elapse
+from tests.support.gateway import workers_of
 from tests.support.outcome import DONE, outcome
 from tests.support.streams import HeldStream
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from tests.conftest import Launch, NewStore
-    from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
@@ -29,19 +29,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 HEARTBEAT = "1"
 FOUND_SECONDS = 3 * 1 + 2  # three heartbeats and a little
 LOST = ("FAILED", "lost", "lost")
-
-
-def processes_of(gateway: Gateway, line: str) -> list[int]:
-    """The processes of a gateway whose command holds `line`."""
-    with open(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children") as file:
-        pids = [int(word) for word in file.read().split()]
-    return [pid for pid in pids if line in command(pid)]
-
-
-def command(pid: int) -> str:
-    """The command line of a process."""
-    with open(f"/proc/{pid}/cmdline") as file:
-        return file.read().replace("\0", " ")
 
 
 async def test_a_worker_that_dies_leaves_nothing_behind(launch: Launch, store: Store, upstream: Upstream) -> None:
@@ -53,7 +40,7 @@ async def test_a_worker_that_dies_leaves_nothing_behind(launch: Launch, store: S
         await stream.begin(gateway, upstream)
         document = await store.document(stream.task_id)
         by_boot.setdefault(document["extensions"]["boot"], []).append(stream)
-    first, *_ = processes_of(gateway, "spawn_main")
+    first, *_ = workers_of(gateway)
     os.kill(first, signal.SIGKILL)
 
     async def lost_boots() -> set[str]:
@@ -99,7 +86,7 @@ async def test_many_gateways_see_one_loss(launch: Launch, store: Store, upstream
     others = [await launch(**settings) for _ in range(3)]
     stream = HeldStream()
     await stream.begin(runner, upstream)
-    for pid in processes_of(runner, "spawn_main"):
+    for pid in workers_of(runner):
         os.kill(pid, signal.SIGKILL)
     events: set[str] = set()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.ports import free_port
-from tests.support.process import ROOT, environment, kill, spawn, terminate
+from tests.support.process import ROOT, environment, is_alive, kill, spawn, terminate
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -103,14 +103,6 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
                         os.killpg(pid, signal.SIGKILL)
             await kill(running.process)
             raise AssertionError(f"did not stop:\n{running.log[-4000:]}")
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def open_files(pid: int) -> list[str]:

@@ -119,9 +119,9 @@ class Gateway:
 
 
 def workers_of(gateway: Gateway) -> list[int]:
-    """The processes that serve: the parent's children, but for multiprocessing's own."""
+    """The processes that serve: the parent's children."""
     children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int(pid) for pid in children]
 
 
 async def refused_start(**settings: str) -> tuple[int, str]:

@@ -47,3 +47,11 @@ async def kill(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL, and wait until it is gone."""
     process.kill()
     await asyncio.to_thread(process.wait)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

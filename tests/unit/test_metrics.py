@@ -12,7 +12,7 @@ import pytest
 
 from gateway import counts, errors
 from gateway.counts import FAMILIES, SIZE, Counts
-from gateway.ledger import Ledger, shared_file
+from gateway.ledger import Ledger
 from gateway.memory import MemoryStore
 from gateway.metrics import MAX_MODELS, Metrics, ModelMemory
 from gateway.task import Reason, Stage, Task
@@ -259,48 +259,46 @@ def numbers(ledger: Ledger) -> tuple[float, float, float]:
     return refused, totals[counts.STORE_DROPPED.start], totals[counts.STORE_UNSAVED.start]
 
 
-def test_workers_add_up_and_a_killed_one_stays_counted() -> None:
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """What workers share, before the first one counts."""
+    path = tmp_path / "counts"
+    path.touch()
+    return path
+
+
+def test_workers_add_up_and_a_killed_one_stays_counted(file: Path) -> None:
     """Counters are those of all that ever counted, gauges those of the living; a replacement counts on."""
-    with shared_file() as file:
-        first, second = worker(file, 3), worker(file, 4)
-        ledger = Ledger(file)
-        assert numbers(ledger) == (7, 7, 2)
-        end(first)
-        assert numbers(ledger) == (7, 7, 1)
-        replacement = worker(file, 5)
-        assert numbers(ledger) == (12, 12, 2)
-        for process in (second, replacement):
-            end(process)
-        assert numbers(ledger) == (12, 12, 0)
+    first, second = worker(file, 3), worker(file, 4)
+    ledger = Ledger(file)
+    assert numbers(ledger) == (7, 7, 2)
+    end(first)
+    assert numbers(ledger) == (7, 7, 1)
+    replacement = worker(file, 5)
+    assert numbers(ledger) == (12, 12, 2)
+    for process in (second, replacement):
+        end(process)
+    assert numbers(ledger) == (12, 12, 0)
 
 
-def test_a_crash_loop_takes_no_more_room() -> None:
+def test_a_crash_loop_takes_no_more_room(file: Path) -> None:
     """Workers that die one after another count in one and the same row."""
-    with shared_file() as file:
-        for _ in range(5):
-            end(worker(file, 1))
-        ledger = Ledger(file)
-        assert sum(bool(row[0]) for row in ledger._rows) == 1
-        assert numbers(ledger) == (5, 5, 0)
+    for _ in range(5):
+        end(worker(file, 1))
+    ledger = Ledger(file)
+    assert sum(bool(row[0]) for row in ledger._rows) == 1
+    assert numbers(ledger) == (5, 5, 0)
 
 
-def test_the_stores_condition_is_the_worst_of_all() -> None:
+def test_the_stores_condition_is_the_worst_of_all(file: Path) -> None:
     """Where one worker finds the store away, so does the sum of them."""
-    with shared_file() as file:
-        other = worker(file, 0)
-        ledger = Ledger(file)
-        ledger.counts.show(counts.STORE_UP, 0)
-        assert ledger.totals()[counts.STORE_UP.start] == 0
-        ledger.counts.show(counts.STORE_UP, 1)
-        assert ledger.totals()[counts.STORE_UP.start] == 1
-        end(other)
-
-
-def test_the_shared_file_is_private_and_goes_with_its_owner() -> None:
-    """Nobody else may read or write it, and it is gone afterwards."""
-    with shared_file() as file:
-        assert file.stat().st_mode & 0o777 == 0o600
-    assert not file.exists()
+    other = worker(file, 0)
+    ledger = Ledger(file)
+    ledger.counts.show(counts.STORE_UP, 0)
+    assert ledger.totals()[counts.STORE_UP.start] == 0
+    ledger.counts.show(counts.STORE_UP, 1)
+    assert ledger.totals()[counts.STORE_UP.start] == 1
+    end(other)
 
 
 def test_each_number_has_one_place() -> None:

@@ -1,0 +1,70 @@
+"""One process that serves: uvicorn's server around the app, from the first signal that may come to the last byte.
+
+The only module that knows uvicorn, but for the protocol in server. Called by serve, in its own process or in each fork.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+
+from gateway.app import app_of_environment
+from gateway.limits import fitting_connections
+from gateway.server import GatewayHttpProtocol
+
+log = logging.getLogger("gateway")
+
+# When gateway.drain has ended the requests, uvicorn gives the answers still being written this long.
+_LEFTOVER_SECONDS = 1
+
+
+def serve(
+    listener: socket.socket, max_connections: int, counts_file: Path | None = None, parent: int | None = None
+) -> int:
+    """Serves until it is told to stop; the exit code. Takes up the signals that were blocked until now.
+
+    `counts_file` is what several workers share, see ledger; `parent` ends with the process that started them.
+    """
+    config = _config(max_connections, counts_file)
+    server = uvicorn.Server(config)
+    # Before uvicorn has handlers of its own; and behind, when it raises what stopped it once more: the exit code is 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the keys are about to be read anyway
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        if parent is not None:
+            runner.get_loop().add_reader(parent, partial(_stop_now, server, runner.get_loop(), parent))
+        runner.run(server.serve(sockets=[listener]))
+    return 0
+
+
+def _config(max_connections: int, counts_file: Path | None) -> uvicorn.Config:
+    return uvicorn.Config(
+        partial(app_of_environment, counts_file),
+        factory=True,
+        workers=1,
+        # a BufferedProtocol, which uvicorn only makes and closes
+        http=partial(GatewayHttpProtocol, max_connections=fitting_connections(max_connections)),  # type: ignore[arg-type]
+        loop="uvloop",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=_LEFTOVER_SECONDS,
+        backlog=2048,
+    )
+
+
+def _stop_now(server: uvicorn.Server, loop: asyncio.AbstractEventLoop, parent: int) -> None:
+    """The parent was killed. Nothing is drained: whoever is started in its place needs the port, and soon gives up."""
+    loop.remove_reader(parent)
+    log.error("the parent process is gone: stopping at once")
+    for _ in range(2 if server.started else 1):  # as a second Ctrl-C; before it serves one is enough
+        signal.raise_signal(signal.SIGINT)
