@@ -1,0 +1,55 @@
+"""A client leaves while the gateway still tries to connect to Ollama: nobody is to generate what nobody wants."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.crowded import CrowdedUpstream
+from tests.support.outcome import CLIENT_LEFT, outcome
+from tests.support.streams import BODY, CHAT
+from tests.support.waiting import until
+from tests.support.wire import request
+
+if TYPE_CHECKING:
+    from tests.conftest import Launch
+    from tests.support.store import Store
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+# The kernel tries again to connect after one second, and after two more.
+RETRY_SECONDS = 5.0
+
+
+async def test_nothing_is_sent(launch: Launch, store: Store, fresh_id: str) -> None:
+    """Once Ollama takes the connection it hears nothing of the request, and the task is FAILED `client_disconnect`."""
+    async with CrowdedUpstream() as crowded:
+        gateway = await launch(UPSTREAM_BASE=f"http://127.0.0.1:{crowded.port}", REDIS_URL=store.url)
+        client = await gateway.connect()
+        await client.send(request("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=BODY))
+        await until(crowded.is_waited_for, 2, "the gateway connects and has no answer")
+        await client.close()
+        await crowded.make_room()
+        assert outcome(await gateway.ended(fresh_id, RETRY_SECONDS)) == CLIENT_LEFT
+        await until(lambda: not crowded.is_waited_for(), RETRY_SECONDS, "nobody connects any more")
+        await gateway.stop()  # so that no connection of the gateway's is left, whatever became of it
+        await until(lambda: len(crowded.received) == crowded.accepted > 0, 2, "all connections have ended")
+        assert set(crowded.received) == {b""}
+
+
+async def test_who_stays_is_served(launch: Launch, store: Store, fresh_id: str) -> None:
+    """The same request, of a client that stays, reaches the upstream as soon as there is room."""
+    async with CrowdedUpstream() as crowded:
+        gateway = await launch(UPSTREAM_BASE=f"http://127.0.0.1:{crowded.port}", REDIS_URL=store.url)
+        client = await gateway.connect()
+        await client.send(request("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=BODY))
+        await until(crowded.is_waited_for, 2, "the gateway connects and has no answer")
+        await crowded.make_room()
+
+        async def is_forwarded() -> bool:
+            return bool((await gateway.status(fresh_id))["stage"] == "forwarding")
+
+        await until(is_forwarded, RETRY_SECONDS, "the request is handed over")
+        await client.close()
+        await until(lambda: any(got.startswith(b"POST ") for got in crowded.received), 2, "the upstream has it")
