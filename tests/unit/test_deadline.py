@@ -1,0 +1,55 @@
+"""What a deadline promises: it ends when it was last moved to, and costs the loop one timer, however often that is."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.deadline import Deadline
+from tests.support.waiting import until, until_steady
+
+SHORT_SECONDS = 0.05
+LONG_SECONDS = 3600.0
+
+
+class Subject:
+    """A deadline, and how often it was over."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.deadline = Deadline(asyncio.get_running_loop(), self._over)
+
+    def _over(self) -> None:
+        self.count += 1
+
+
+async def test_it_is_over_once() -> None:
+    """A deadline that was moved once is over once."""
+    subject = Subject()
+    subject.deadline.move(SHORT_SECONDS)
+    await until(lambda: subject.count, 1)
+    assert await until_steady(lambda: subject.count, 3 * SHORT_SECONDS, 1) == 1
+
+
+async def test_it_can_be_moved_both_ways_or_put_off() -> None:
+    """The last word counts: later, sooner, none."""
+    subject = Subject()
+    subject.deadline.move(SHORT_SECONDS)
+    subject.deadline.move(LONG_SECONDS)
+    assert await until_steady(lambda: subject.count, 3 * SHORT_SECONDS, 1) == 0
+    subject.deadline.move(SHORT_SECONDS)
+    await until(lambda: subject.count, 1)
+    subject.deadline.move(SHORT_SECONDS)
+    subject.deadline.off()
+    assert await until_steady(lambda: subject.count, 3 * SHORT_SECONDS, 1) == 1
+    subject.deadline.cancel()
+
+
+async def test_moving_it_up_makes_it_no_later() -> None:
+    """Of several who have a deadline the first one counts, also after an earlier one is over."""
+    subject = Subject()
+    for _ in range(2):
+        before = subject.count
+        subject.deadline.move_up(LONG_SECONDS)
+        subject.deadline.move_up(SHORT_SECONDS)
+        subject.deadline.move_up(LONG_SECONDS)
+        await until(lambda before=before: subject.count == before + 1, 1)
