@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
-from gateway.records import Page, Record, Written, decode_cursor, encode_cursor, place
+from gateway.records import Page, Record, Then, Written, decode_cursor, encode_cursor, place
 from gateway.task import FINAL_RANK, State, complete_document
 
 MAX_TASKS = 10_000
@@ -46,14 +46,18 @@ class MemoryStore:
 
     def __init__(self, *, max_tasks: int = MAX_TASKS, clock: Callable[[], float] = time.time) -> None:
         self.lost = 0  # nothing is ever silent
+        self.answers_at_once = True
         self._max_tasks = max_tasks
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._bytes = 0
         self._places: defaultdict[tuple[State | None, str | None], list[str]] = defaultdict(list)
 
-    async def put(self, records: Sequence[Record]) -> list[Written]:
+    def write(self, records: Sequence[Record], then: Then) -> None:
         """Writes each record by the rules of transition.lua."""
+        then(self._write(records))
+
+    def _write(self, records: Sequence[Record]) -> list[Written]:
         written = [self._put(record) for record in records]
         while len(self._entries) > self._max_tasks or self._bytes > MAX_BYTES:
             self._remove(self._oldest())

@@ -16,7 +16,7 @@ from gateway.task import FINAL_RANK, Task
 BATCH_TASKS = 256
 KEPT_TASKS = 10_000
 KEPT_BYTES = 32 * 1024 * 1024
-# A status nobody waits for stays this long, so that a fast request costs one write.
+# A status nobody waits for stays this long, at most twice, so that a fast request costs one write.
 LINGER_SECONDS = 0.02
 _TASK_BYTES = 1500  # what one takes beside its path and query, measured
 
@@ -33,7 +33,7 @@ class TrackedTask(Task):
 
     __slots__ = (
         "beat_at", "boxed_rank", "cut_by", "is_refused", "is_superseded", "likely_attempt", "on_cut", "saved_rank",
-        "wait_left", "waiter", "waiter_rank",
+        "wait_began", "wait_left", "waiter", "waiter_rank",
     )  # fmt: skip
 
     def __init__(
@@ -45,7 +45,8 @@ class TrackedTask(Task):
         self.saved_rank = -1  # the rank of the newest status that the store has
         self.boxed_rank = -1  # the rank that the batch under way carries
         self.wait_left = MAX_WAITS_SECONDS
-        self.waiter: asyncio.Future[None] | None = None
+        self.wait_began = 0.0  # monotonic seconds
+        self.waiter: Callable[[], None] | None = None  # called when the store has it at waiter_rank, or later
         self.waiter_rank = 0
         self.is_refused = False  # its id is in flight elsewhere, or another's
         self.is_superseded = False  # something else stands in its place in the store, for good
@@ -69,24 +70,21 @@ class TrackedTask(Task):
             if self.on_cut is not None:
                 self.on_cut()
 
-    def release(self) -> None:
-        """Lets whoever waits for the store go on."""
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
 
 class Outbox:
     """What is to be written, the ended first: an end goes ahead of the next claim of its id, and is worth more.
 
-    By task, not by id, as an id may be in it with two attempts. `due` is set while something waits to be written now.
+    By task, not by id, as an id may be in it with two attempts. `on_due` is called whenever something is to be written
+    now.
     """
 
     def __init__(self) -> None:
-        self.due = asyncio.Event()
+        self.on_due: Callable[[], None] = _nobody
         self.dropped = 0  # ended tasks that left before the store had their end
         self._ended: dict[TrackedTask, None] = {}
         self._urgent: dict[TrackedTask, None] = {}  # in flight, to be written now
-        self._lingering: dict[TrackedTask, None] = {}  # in flight, to be written when the linger ends
+        self._lingering: dict[TrackedTask, None] = {}  # in flight, to be written when the second linger from now ends
+        self._lingered: dict[TrackedTask, None] = {}  # when this one ends
         self._batch: list[TrackedTask] = []  # on its way to the store
         self._linger: asyncio.TimerHandle | None = None
         # Ended tasks, in the order of their ends, whether the store has them or not. A plain dict would look for its
@@ -98,12 +96,17 @@ class Outbox:
     @property
     def unsaved(self) -> int:
         """How many tasks wait to be written."""
-        return len({*self._ended, *self._urgent, *self._lingering, *self._batch})
+        return len({*self._ended, *self._urgent, *self._lingering, *self._lingered, *self._batch})
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits to be written."""
-        return not (self._ended or self._urgent or self._lingering or self._batch)
+        return not (self._ended or self._urgent or self._lingering or self._lingered or self._batch)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether something is to be written now."""
+        return bool(self._ended or self._urgent)
 
     def ended(self, task_id: str) -> TrackedTask | None:
         """The newest attempt of `task_id` that has ended here, as far as it is remembered."""
@@ -111,41 +114,48 @@ class Outbox:
 
     def post(self, task: TrackedTask) -> None:
         """A task in flight has changed: it is written after the linger, unless somebody waits for it before."""
-        if task in self._urgent:
+        if task in self._lingered or task in self._urgent:
             return
         self._lingering[task] = None
         if self._linger is None:
-            self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.end_linger)
+            self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._turn)
 
     def post_urgently(self, task: TrackedTask) -> None:
         """A task is to be written at once."""
+        if task in self._ended:
+            return
         self._lingering.pop(task, None)
+        self._lingered.pop(task, None)
         if task.is_final:
             self._urgent.pop(task, None)
             self._ended[task] = None
             self._keep(task)
         else:
             self._urgent[task] = None
-        self.due.set()
+        self.on_due()
 
     def discard(self, task: TrackedTask) -> None:
         """A task is not to be written any more."""
-        self._lingering.pop(task, None)
-        self._urgent.pop(task, None)
+        for waiting in (self._lingering, self._lingered, self._urgent):
+            waiting.pop(task, None)
 
     def end_linger(self) -> None:
-        """What lingers is written now; some of it a little early, none of it late."""
+        """What lingers is written now."""
+        self._turn()
+        self._turn()
+
+    def _turn(self) -> None:
+        """A linger ends, for all that was there when it began: one timer is for all, and fast requests come and go."""
         if self._linger is not None:
             self._linger.cancel()
-            self._linger = None
-        if self._lingering:
-            self._urgent |= self._lingering
-            self._lingering.clear()
-            self.due.set()
+        over, self._lingered, self._lingering = self._lingered, self._lingering, {}
+        self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._turn) if self._lingered else None
+        if over:
+            self._urgent |= over
+            self.on_due()
 
     def take_batch(self) -> list[TrackedTask]:
         """Some of what is to be written now. `give_back` or `finish_batch` has to follow."""
-        self.due.clear()
         batch: list[TrackedTask] = []
         for waiting in (self._ended, self._urgent):
             batch += (taken := list(islice(waiting, BATCH_TASKS - len(batch))))
@@ -156,10 +166,8 @@ class Outbox:
         return batch
 
     def finish_batch(self) -> None:
-        """The batch is written; `due` tells whether there is more."""
+        """The batch is written; `is_due` tells whether there is more."""
         self._batch = []
-        if self._ended or self._urgent:
-            self.due.set()
 
     def give_back(self) -> None:
         """The batch was not written: its tasks wait again, ahead of the others, with what they are by then."""
@@ -168,7 +176,6 @@ class Outbox:
         self.dropped += sum(task.boxed_rank == FINAL_RANK and task not in self._kept for task in ended)
         self._ended = {task: None for task in ended if task in self._kept} | self._ended
         self._urgent = dict.fromkeys(task for task in batch if not task.is_final) | self._urgent
-        self.due.set()
 
     def _keep(self, task: TrackedTask) -> None:
         if task in self._kept:
@@ -188,3 +195,7 @@ class Outbox:
         if task in self._ended:
             del self._ended[task]
             self.dropped += 1
+
+
+def _nobody() -> None:
+    """Who is told that something is due, as long as there is no writer."""

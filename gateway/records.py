@@ -8,7 +8,7 @@ import base64
 import re
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from gateway.task import ID_PATTERN, State
 
@@ -39,6 +39,7 @@ class Record:
     ttl_seconds: int
     owner: str = ""
     grace_seconds: float = 30
+    is_new: bool = False  # nothing of this request is known to be in the store
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,10 @@ class Written:
 
     is_written: bool
     attempt: int
+
+
+# Told what became of records, or why that is not known.
+Then: TypeAlias = Callable[[list[Written] | StoreError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class Page:
 
 
 class Store(Protocol):
-    """Where the tracker keeps statuses. Every method but `close` raises StoreError when the store is away.
+    """Where the tracker keeps statuses. Every method but `write` and `close` raises StoreError when the store is away.
 
     Where `spared` is given, a task that has been silent for too long becomes FAILED lost before it is answered,
     unless the name of its request is in `spared`; where it is None, documents are answered as they stand. `lost` counts
@@ -66,8 +71,11 @@ class Store(Protocol):
     """
 
     lost: int
+    answers_at_once: bool  # `write` calls its `then` before it returns
 
-    async def put(self, records: Sequence[Record]) -> list[Written]: ...
+    def write(self, records: Sequence[Record], then: Then) -> None:
+        """Writes each record in one atomic step, and calls `then` once with what became of them."""
+
     async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]: ...
     async def page(
         self,

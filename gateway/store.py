@@ -1,16 +1,14 @@
-"""The store: where statuses outlive a request. Redis (or Valkey) through redis-py, the only module that knows it.
+"""The store: where statuses outlive a request. Redis (or Valkey) through redis-py; only line knows that, too.
 
-Owns the keys, their TTLs and the Lua scripts. Every write is one atomic step on one key (transition.lua), every batch
-ends with one step on the index (index.lua); both may be repeated safely. A task whose gateway went silent becomes lost
-here, whoever notices first. Called by tracker alone: its one writer calls `put`, the status routes' reads come
-through it too.
+Owns reads, lists and the look for what was left behind: a task whose gateway went silent becomes lost here, whoever
+notices first. Writing is documents' and index's, each step of which is atomic and may be repeated safely. Called by
+tracker alone: its one writer calls `write`, the status routes' reads come through it too.
 """
 
 import re
 import time
 from collections.abc import Callable, Container, Coroutine, Sequence
 from contextlib import suppress
-from importlib.resources import files
 from math import inf
 from typing import Any, TypeVar, cast
 
@@ -18,27 +16,14 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
 
-from gateway.line import (
-    COMMAND_TIMEOUT_SECONDS,
-    CONNECT_TIMEOUT_SECONDS,
-    LIBRARY_ERRORS,
-    Command,
-    Line,
-    mapped,
-    reason_of,
-    uncancelled,
-)
-from gateway.records import Page, Record, StoreError, Written, decode_cursor, encode_cursor, name_in
+from gateway import documents, index
+from gateway.documents import DOCUMENT_PREFIX, Documents
+from gateway.index import BEATS, CANCELS, INDEX_KEYS, INDEX_PREFIX, OWN_PREFIX, Index, entry_of, index_arguments
+from gateway.line import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, Line, Script, mapped, uncancelled
+from gateway.records import Page, Record, StoreError, Then, decode_cursor, encode_cursor, name_in
 from gateway.task import FINAL_RANK, State, fields_of, lost_document
 
-DOCUMENT_PREFIX = "ts:ollama:"
-OWN_PREFIX = "tsx:ollama:"
-INDEX_PREFIX = OWN_PREFIX + "{index}:"
-
-_BEATS, _CANCELS = INDEX_PREFIX + "beats", INDEX_PREFIX + "cancels"
-_INDEX_KEYS = [INDEX_PREFIX + "all", INDEX_PREFIX + "entry", INDEX_PREFIX + "expiry", _BEATS, _CANCELS]
 _CANCEL_CHANNEL = OWN_PREFIX + "cancel"
 _PROBE = OWN_PREFIX + "probe"
 _LOST_AFTER = re.compile(r'"lost_after_ms":(\d{1,15})\}\}$')
@@ -74,6 +59,7 @@ class RedisStore:
         instance: str = "",
     ) -> None:
         self.lost = 0
+        self.answers_at_once = False
         self._boot = boot
         self._instance = instance
         self._ttl_done_seconds = ttl_done_seconds
@@ -81,11 +67,10 @@ class RedisStore:
         self._clock_offset_seconds = inf  # of the server's clock to the monotonic one here, when last seen
         self._steady_at = 0.0
         self._index_ttl_seconds = longest_ttl_seconds + _INDEX_MARGIN_SECONDS
-        self._transition, self._index, self._watch, self._replace, self._cancel = map(
-            _script, ("transition", "index", "watch", "replace", "cancel")
-        )
-        self._scripts: tuple[str, str] | None = None  # SHA-1 of the first two, once this server has them
-        self._line = Line(url)
+        self._watch, self._replace, self._cancel = map(Script, ("watch", "replace", "cancel"))
+        self._line = Line(url, [documents.SCRIPT, index.SCRIPT])
+        self._index = Index(self._line, boot, self._index_ttl_seconds)
+        self._writer = Documents(self._line, self._index, boot)
         # A burst of polls waits for one of these for a moment, instead of opening a connection each.
         self._pool = BlockingConnectionPool.from_url(
             url,
@@ -101,69 +86,13 @@ class RedisStore:
 
     # -- the writer --
 
-    async def put(self, records: Sequence[Record]) -> list[Written]:
-        """Writes each record in one atomic step and brings the index up to date, in one round trip.
+    def write(self, records: Sequence[Record], then: Then) -> None:
+        """Writes each record in one atomic step, all in one round trip; the list is told a moment later."""
+        self._writer.write(records, then)
 
-        Safe to repeat when it is not known whether it happened; so it is repeated once where a connection that was
-        open turns out closed (servers close idle ones), or the server has forgotten the scripts.
-        """
-        was_open = self._line.is_open
-        try:
-            return await self._put(records)
-        except NoScriptError:
-            self._scripts = None
-        except RedisConnectionError as error:
-            if not was_open:
-                raise StoreError(reason_of(error)) from error
-        except LIBRARY_ERRORS as error:
-            raise StoreError(reason_of(error)) from error
-        return await mapped(self._put(records))
-
-    async def _put(self, records: Sequence[Record]) -> list[Written]:
-        transition, index = self._scripts or await self._load_scripts()
-        commands: list[Command] = [
-            ("EVALSHA", transition, 1, DOCUMENT_PREFIX + r.task_id, *self._transition_arguments(r)) for r in records
-        ]
-        numbered = [(record, record.attempt) for record in records if record.attempt]
-        replies = await self._line.ask([*commands, *self._index_commands(index, numbered, are_written=False)])
-        written = [Written(bool(is_written), attempt) for is_written, attempt in replies[: len(records)]]
-        # Whether a claim may enter the index is known only now; what else is refused, the index refuses itself.
-        claimed = [(r, w.attempt) for r, w in zip(records, written, strict=True) if not r.attempt and w.is_written]
-        if claimed:
-            await self._line.ask(self._index_commands(index, claimed, are_written=True))
-        return written
-
-    async def _load_scripts(self) -> tuple[str, str]:
-        transition, index = await self._line.ask([("SCRIPT", "LOAD", t) for t in (self._transition, self._index)])
-        self._scripts = (transition, index)
-        return self._scripts
-
-    def _transition_arguments(self, r: Record) -> Command:
-        grace_ms = int(r.grace_seconds * 1000)
-        return r.head, r.attempt, r.rank, r.ttl_seconds, self._boot, r.created_ms, r.owner, grace_ms
-
-    def _index_commands(self, index: str, records: Sequence[tuple[Record, int]], *, are_written: bool) -> list[Command]:
-        if not records:
-            return []
-        return [
-            (
-                "EVALSHA",
-                index,
-                len(_INDEX_KEYS),
-                *_INDEX_KEYS,
-                *self._index_arguments(records, self._boot, are_written=are_written),
-            )
-        ]
-
-    def _index_arguments(
-        self, records: Sequence[tuple[Record, int]], boot: str, *, are_written: bool
-    ) -> list[str | int]:
-        """The arguments of index.lua for records of the process `boot` and their attempts."""
-        arguments: list[str | int] = [INDEX_PREFIX, self._index_ttl_seconds, _SWEEP // 10]
-        for r, attempt in records:
-            arguments += (r.task_id, attempt, r.rank, r.created_ms, r.state, r.owner, r.ttl_seconds)
-            arguments += (int(r.grace_seconds * 1000), boot, int(are_written))
-        return arguments
+    async def flush(self) -> None:
+        """Returns when the list has what was written until now. Raises StoreError."""
+        await self._index.flush()
 
     # -- reads --
 
@@ -180,7 +109,12 @@ class RedisStore:
         owner: str | None = None,
         spared: Container[str] | None = None,
     ) -> Page:
-        """Up to `limit` documents (of `owner`), newest first, from behind `cursor` on. Raises InvalidCursor."""
+        """Up to `limit` documents (of `owner`), newest first, from behind `cursor` on. Raises InvalidCursor.
+
+        What this process has written is in it; where the list cannot be told, what is there is answered all the same.
+        """
+        with suppress(StoreError):
+            await self._index.flush()
         start = "(" + decode_cursor(cursor) if cursor else "+"
         key = INDEX_PREFIX + (state or "all") + (f"@{owner}" if owner else "")
         return await self._asked(self._page(key, limit, state, start, spared))
@@ -268,15 +202,15 @@ class RedisStore:
             fields["task_id"], "", 0, FINAL_RANK, state, extensions["created_ms"], self._ttl_done_seconds, owner
         )
         boot = str(extensions.get("boot"))
-        arguments = self._index_arguments([(record, extensions["attempt"])], boot, are_written=True)
-        await self._eval(self._index, _INDEX_KEYS, arguments)
+        entry = entry_of(record, extensions["attempt"], is_granted=True)
+        await self._eval(index.SCRIPT, INDEX_KEYS, index_arguments([entry], boot, self._index_ttl_seconds))
 
     async def bury(self) -> None:
         """Makes lost what a former run of this gateway left in flight: nobody else can have written that."""
         await self._asked(self._bury())
 
     async def _bury(self) -> None:
-        task_ids = cast("list[str]", await self._redis.zrange(_BEATS, 0, -1))
+        task_ids = cast("list[str]", await self._redis.zrange(BEATS, 0, -1))
         for start in range(0, len(task_ids), _BURIED_AT_ONCE):
             for document in await self._documents(task_ids[start : start + _BURIED_AT_ONCE], None):
                 if document is not None and self._is_former_self(document):
@@ -291,17 +225,18 @@ class RedisStore:
 
     async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:
         """Makes lost what has been silent for too long; answers what is to be cancelled."""
+        await self._index.flush()
         return await self._asked(self._look(spared, on_spared))
 
     async def _look(self, spared: Container[str], on_spared: Callable[[str], object]) -> list[str]:
-        silent, cancels, now_ms = await self._eval(self._watch, [_BEATS, _CANCELS], [])
+        silent, cancels, now_ms = await self._eval(self._watch, [BEATS, CANCELS], [])
         if self._is_clock_steady(now_ms) and silent:
             documents = await self._documents(silent, spared)
             ended = {t: d for t, d in zip(silent, documents, strict=True) if d is None or not _is_running(d)}
             for document in filter(None, ended.values()):
                 await self._list_ended(document)  # whoever ended it did not come so far
             if ended:
-                await self._redis.zrem(_BEATS, *ended)
+                await self._redis.zrem(BEATS, *ended)
             for document in filter(None, documents):
                 if _is_silent(document, now_ms):
                     on_spared(name_in(fields_of(document) or {}))
@@ -311,14 +246,15 @@ class RedisStore:
     async def _sweep(self) -> None:
         """Expired entries leave the index also when nobody writes; many of them in several steps."""
         for _ in range(_SWEEPS):
-            if await self._eval(self._index, _INDEX_KEYS, [INDEX_PREFIX, self._index_ttl_seconds, _SWEEP]) < _SWEEP:
+            arguments = index_arguments([], self._boot, self._index_ttl_seconds, _SWEEP)
+            if await self._eval(index.SCRIPT, INDEX_KEYS, arguments) < _SWEEP:
                 break
 
     # -- cancelling --
 
     async def ask_cancel(self, name: str) -> None:
         """Tells all gateways to cancel `name`: at once those that listen, the others when they look."""
-        await self._asked(self._eval(self._cancel, [_CANCELS], [name, _CANCEL_SECONDS]))
+        await self._asked(self._eval(self._cancel, [CANCELS], [name, _CANCEL_SECONDS]))
         with suppress(StoreError):  # publishing may be forbidden
             await self._asked(cast("Coroutine[Any, Any, Any]", self._redis.publish(_CANCEL_CHANNEL, name)))
 
@@ -341,21 +277,19 @@ class RedisStore:
             await self._pool.disconnect(inuse_connections=False)
             raise
 
-    async def _eval(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
-        return await self._redis.eval(script, len(keys), *keys, *map(str, arguments))
+    async def _eval(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+        return await self._redis.eval(script.text, len(keys), *keys, *map(str, arguments))
 
     async def ping(self) -> None:
         """Writes something: a server may answer reads and refuse writes."""
+        await self._index.flush()
         await self._asked(cast("Coroutine[Any, Any, Any]", self._redis.set(_PROBE, self._boot, ex=60)))
 
     async def close(self) -> None:
+        await self._index.close()
         await self._line.close()
         await self._redis.aclose()
         await self._pool.disconnect()
-
-
-def _script(name: str) -> str:
-    return files("gateway").joinpath(name + ".lua").read_text()
 
 
 def _document(reply: str | Exception | None) -> str | None:

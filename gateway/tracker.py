@@ -12,25 +12,16 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from gateway.changes import Changes, event_id
 from gateway.counts import Counts
 from gateway.errors import Cancelled, GatewayError, ShuttingDown, TaskIdInUse
+from gateway.news import Teller, told_by
 from gateway.outbox import Outbox, TrackedTask
 from gateway.records import Names, Page, Record, Store, StoreError, name_in, request_name
-from gateway.task import (
-    FINAL_RANK,
-    Reason,
-    Stage,
-    State,
-    complete_document,
-    fields_of,
-    has_ended,
-    is_visible,
-    new_id,
-    rank_of,
-)
+from gateway.task import Reason, Stage, State, complete_document, fields_of, has_ended, is_visible, new_id
 from gateway.writer import StoreWriter
 
 T = TypeVar("T")
@@ -124,40 +115,44 @@ class Tracker:
 
     # -- what a request tells --
 
-    async def begin(self, task_id: str | None, method: str, path: str, query: str, owner: str = "") -> TrackedTask:
-        """A new task, PENDING. An id from the client is claimed first: raises TaskIdInUse while it is in flight.
+    def begin(self, task_id: str | None, method: str, path: str, query: str, owner: str = "") -> TrackedTask:
+        """A new task, PENDING. An id from the client has to be claimed next.
 
-        Raises ShuttingDown while the gateway drains.
+        Raises TaskIdInUse where it is in flight here, or another key's; ShuttingDown while the gateway drains.
         """
         if self.is_draining:
             raise ShuttingDown("the gateway is about to stop; try again at another one, or a little later")
-        if task_id is not None and task_id in self._in_flight:
-            raise TaskIdInUse(f"a request with the task id {task_id!r} is still in flight")
-        before = None if task_id is None else self._outbox.ended(task_id)
-        if before is not None and len({before.owner, owner} - {""}) > 1:
-            raise TaskIdInUse(f"the task id {task_id!r} is another key's")
-        is_claim = task_id is not None
-        created_ms = self._claim_ms() if is_claim else self._now_ms()
-        task = TrackedTask(task_id or new_id(), method, path, query, created_ms, 0 if is_claim else 1, owner)
+        if task_id is None:
+            task = TrackedTask(new_id(), method, path, query, self._now_ms(), 1, owner)
+            self._outbox.post(task)
+        else:
+            task = self._next_attempt(task_id, method, path, query, owner)
         task.beat_at = time.monotonic() + self._heartbeat_seconds
         self._in_flight[task.task_id] = task
-        if is_claim:
-            task.likely_attempt = 1 if before is None else before.likely_attempt + 1
-            await self._claim(task)
-        else:
-            self._outbox.post(task)
         return task
 
-    async def _claim(self, task: TrackedTask) -> None:
-        self._outbox.post_urgently(task)
-        try:
-            await self._writer.wait_for(task, 0)
-        except asyncio.CancelledError:
-            self.finish(task, Reason.SHUTDOWN, "the gateway was stopped")
-            raise
+    def _next_attempt(self, task_id: str, method: str, path: str, query: str, owner: str) -> TrackedTask:
+        if task_id in self._in_flight:
+            raise TaskIdInUse(f"a request with the task id {task_id!r} is still in flight")
+        before = self._outbox.ended(task_id)
+        if before is not None and len({before.owner, owner} - {""}) > 1:
+            raise TaskIdInUse(f"the task id {task_id!r} is another key's")
+        task = TrackedTask(task_id, method, path, query, self._claim_ms(), 0, owner)
+        task.likely_attempt = 1 if before is None else before.likely_attempt + 1
+        return task
+
+    def claim(self, task: TrackedTask, then: Callable[[bool], None]) -> None:
+        """Claims the id that a client has chosen, and calls `then` once: whether the request may go on.
+
+        That is when the store has answered, or when the bounded wait is over; at once while the store is away. A task
+        that was refused is in flight no more.
+        """
+        self._writer.wait_for(task, 0, partial(self._claimed, task, then))
+
+    def _claimed(self, task: TrackedTask, then: Callable[[bool], None]) -> None:
         if task.is_refused:
             self._leave(task)
-            raise TaskIdInUse(f"the task id {task.task_id!r} is in flight at another gateway, or another key's")
+        then(not task.is_refused)
 
     def forward(self, task: TrackedTask) -> None:
         """The request was handed to the upstream."""
@@ -186,12 +181,22 @@ class Tracker:
         if self.is_draining and not self._in_flight:
             self._idle.set()
 
-    async def settle(self, task: TrackedTask) -> None:
-        """Waits until the store has the task's present stage; a bounded time, none while the store is away."""
-        rank = task.stage.rank
-        if task.saved_rank < rank:
-            self._outbox.post_urgently(task)
-            await self._writer.wait_for(task, rank)
+    def settle(self, task: TrackedTask, then: Callable[[], None]) -> None:
+        """Calls `then` once: when the store has the task's present stage, or when the bounded wait is over.
+
+        Before it returns where there is nothing to wait for: it is there already, or the store is away. A request waits
+        for one thing at a time; when it waits for another, or `forget_wait` is called, what it waited for before is
+        forgotten.
+        """
+        if task.is_saved:
+            self._writer.forget(task)
+            then()
+        else:
+            self._writer.wait_for(task, task.stage.rank, then)
+
+    def forget_wait(self, task: TrackedTask) -> None:
+        """Whoever waits for this task is not called any more."""
+        self._writer.forget(task)
 
     # -- the process's life --
 
@@ -287,28 +292,18 @@ class Tracker:
         return None if own is None or own.is_superseded else own
 
     def _own_news(self, task_id: str, document: str | None) -> TrackedTask | None:
-        """Our own task, where this process knows more of it than the store's document (None: there is none) says.
-
-        If the store had it before, it has lost that (a failover, an eviction), and is told once more.
-        """
+        """Our own task, where this process knows more of it than the store's document (None: there is none) says."""
         own = self.own(task_id)
         if own is None:
             return None
         fields = fields_of(document or "")
-        if fields is None:
-            age_ms = 0 if own.finished_ms is None else self._now_ms() - own.finished_ms
-            is_news = age_ms < self._ttl_done_seconds * 1000
-        else:
-            is_news = (own.likely_attempt, own.stage.rank) > (fields["extensions"].get("attempt", 1), rank_of(fields))
-            own.is_superseded = not is_news and own.attempt > 0 and self._is_anothers(own, fields)
-        if is_news and own.is_saved:
+        is_expired = own.finished_ms is not None and self._now_ms() - own.finished_ms >= self._ttl_done_seconds * 1000
+        teller = told_by(own, self._name(own), fields, is_expired=is_expired)
+        if fields is not None:
+            own.is_superseded = teller is Teller.ANOTHER
+        if teller is Teller.OWN_AGAIN:
             self._tell_again(self._name(own))
-        return own if is_news else None
-
-    def _is_anothers(self, own: TrackedTask, fields: dict[str, Any]) -> bool:
-        """Whether a document that is as new as `own` does not come from it: of another request, or made lost."""
-        is_end = rank_of(fields) == FINAL_RANK
-        return name_in(fields) != self._name(own) or (is_end and fields["stage"] != own.stage)
+        return own if teller in (Teller.OWN, Teller.OWN_AGAIN) else None
 
     def is_own(self, name: str) -> bool:
         """Whether this process runs or remembers the request of this name."""
@@ -375,6 +370,7 @@ class Tracker:
             self._ttl_done_seconds if task.is_final else self._ttl_running_seconds,
             task.owner,
             SILENT_BEATS * self._heartbeat_seconds,
+            task.saved_rank < 0,
         )
 
     def _head(self, task: TrackedTask) -> str:

@@ -1,4 +1,4 @@
--- One atomic step of one task's status. Called by store.py, once per status that the tracker writes.
+-- One atomic step of one task's status. Called by documents.py, once per status that the tracker writes.
 --
 -- KEYS[1]  ts:ollama:<task id>   the status document, a JSON string with a TTL
 -- ARGV[1]  the new document up to its last two values, the attempt and lost_after_ms
@@ -16,6 +16,8 @@
 
 local ranks = { queued = 0, forwarding = 1, streaming = 2 }
 local ENDED = ',"lost_after_ms":null}}'
+-- How the document of a task in flight ends, as this process writes it; a longer end is none of its own.
+local RUNNING, RUNNING_BYTES = '"boot":"([^"]*)","owner":[^,]*,"attempt":(%d+),"lost_after_ms":%d+}}$', 400
 local attempt, rank = tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local function write(number)
@@ -30,6 +32,18 @@ end
 
 -- What is missing, or no document of anybody's, does not stand in the way.
 local stored = redis.pcall('GET', KEYS[1])
+if type(stored) ~= 'string' then
+  return write(math.max(attempt, 1))
+end
+
+-- The end of what this process itself has in flight follows any stage of it, which need not be looked for.
+if rank == 3 and attempt > 0 then
+  local stored_boot, stored_attempt = string.match(stored, RUNNING, -RUNNING_BYTES)
+  if stored_boot == ARGV[5] and tonumber(stored_attempt) == attempt then
+    return write(attempt)
+  end
+end
+
 local is_document, document = pcall(cjson.decode, stored)
 if not is_document or type(document) ~= 'table' or type(document.extensions) ~= 'table' then
   return write(math.max(attempt, 1))

@@ -10,8 +10,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Container
+from functools import partial
 
 from gateway.counts import STORE_FAILED, STORE_WAIT, STORE_WRITE, Counts
+from gateway.deadline import Deadline
 from gateway.outbox import KEPT_TASKS, MAX_WAIT_SECONDS, Outbox, TrackedTask
 from gateway.records import Record, Store, StoreError, Written
 from gateway.task import Stage
@@ -62,6 +64,12 @@ class StoreWriter:
         self._away_at = self._back_at = float("-inf")
         self._reported_dropped = 0
         self._waiting: dict[TrackedTask, None] = {}
+        self._deadline: Deadline | None = None  # the earliest of those who wait
+        self._is_running = False
+        self._is_idle = True  # no batch is under way, about to be sent, or to be tried again
+        self._batch_number = 0
+        self._next: asyncio.Handle | None = None  # the batch that is about to be sent, or to be tried again
+        outbox.on_due = self._wake
 
     @property
     def spared(self) -> Container[str]:
@@ -69,75 +77,154 @@ class StoreWriter:
         is_grace_over = self.is_up and time.monotonic() - self._back_at >= self._grace_seconds
         return self._own if is_grace_over else _Everything()
 
-    async def wait_for(self, task: TrackedTask, rank: int) -> None:
-        """Waits until the store has `task` at `rank` or later: a bounded time, none while the store is away."""
+    # -- those who wait --
+
+    def wait_for(self, task: TrackedTask, rank: int, then: Callable[[], None]) -> None:
+        """Has `task` written now, and calls `then` once when the store has it at `rank` or a bounded time is over.
+
+        At once while the store is away, and where the task's waits are used up. A task has one wait at a time: what an
+        earlier one was for is not called any more.
+        """
+        self.forget(task)
         if not self.is_up or task.wait_left <= 0:
+            self._outbox.post_urgently(task)
+            then()
             return
-        loop = asyncio.get_running_loop()
-        task.waiter, task.waiter_rank = loop.create_future(), rank
+        task.waiter, task.waiter_rank, task.wait_began = then, rank, time.monotonic()
         self._waiting[task] = None
-        started = time.monotonic()
-        # What is left of a request's waits may be too short to say anything about the store.
-        give_up = self._give_up if task.wait_left >= MAX_WAIT_SECONDS else TrackedTask.release
-        timer = loop.call_later(min(MAX_WAIT_SECONDS, task.wait_left), give_up, task)
-        try:
-            await task.waiter
-        finally:
-            timer.cancel()
+        self._deadline = self._deadline or Deadline(asyncio.get_running_loop(), self._release_overdue)
+        self._deadline.move_up(min(MAX_WAIT_SECONDS, task.wait_left))
+        self._outbox.post_urgently(task)
+
+    def forget(self, task: TrackedTask) -> None:
+        """Nobody waits for this task any more."""
+        if task.waiter is not None:
             del self._waiting[task]
             task.waiter = None
-            waited = time.monotonic() - started
+            waited = time.monotonic() - task.wait_began
             task.wait_left -= waited
             self._counts.observe(STORE_WAIT, waited)
 
-    def _give_up(self, task: TrackedTask) -> None:
-        self._set_condition(is_up=False, why="no answer in time")
-        task.release()
+    def _release(self, task: TrackedTask) -> None:
+        """Lets whoever waits for this task go on; what fails there is his, and harms nobody else."""
+        then = task.waiter
+        if then is None:
+            return
+        self.forget(task)
+        try:
+            then()
+        except Exception:
+            log.exception("task %s failed inside the gateway when its status was written", task.task_id)
+
+    def _release_overdue(self) -> None:
+        now = time.monotonic()
+        left = {task: _end_of_wait(task) - now for task in self._waiting}
+        # What is left of a request's waits may be too short to say anything about the store.
+        if any(left[task] <= 0 and task.wait_left >= MAX_WAIT_SECONDS for task in left):
+            self._set_condition(is_up=False, why="no answer in time")
+            return
+        for task, seconds in left.items():
+            if seconds <= 0:
+                self._release(task)
+            elif self._deadline is not None:
+                self._deadline.move_up(seconds)
+
+    # -- writing --
 
     async def run(self) -> None:
         """Writes, looks and listens for as long as the gateway runs."""
-        loops = [
-            asyncio.create_task(loop()) for loop in (self._write_forever, self._watch_forever, self._listen_forever)
-        ]
+        self._is_running = True
+        self._wake()
+        loops = [asyncio.create_task(loop()) for loop in (self._watch_forever, self._listen_forever)]
         try:
             await asyncio.gather(*loops)
         finally:
+            self._stop()
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
 
-    async def _write_forever(self) -> None:
-        while True:
-            await self._outbox.due.wait()
-            if not await self.write_batch():
-                await asyncio.sleep(_RETRY_SECONDS)
+    def _stop(self) -> None:
+        """What is under way is to be written again."""
+        self._is_running = False
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        self._batch_number += 1
+        self._is_idle = True
+        self._outbox.give_back()
+
+    def _wake(self) -> None:
+        """Something may be due: it goes with all else that this turn of the loop brings, or with what is under way."""
+        if not self._is_idle or not self._is_running or not self._outbox.is_due:
+            return
+        self._is_idle = False
+        if self._store.answers_at_once:
+            self._write()
+        else:
+            self._next = asyncio.get_running_loop().call_soon(self._write)
+
+    def _write(self) -> None:
+        self._next = None
+        if self._outbox.is_due:
+            self._send(self._go_on)
+        else:
+            self._is_idle = True
+
+    def _go_on(self, is_written: bool) -> None:
+        """What has gathered while a batch was under way is the next one; after a failure that takes a while."""
+        if is_written:
+            self._write()
+        elif self._is_running:
+            self._next = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._write)
 
     async def write_batch(self) -> bool:
-        """Writes some of what is to be written now, as it is now. False where that failed; nothing is lost then."""
-        batch = self._outbox.take_batch()
-        if not batch:
+        """Writes some of what is to be written, while this does not run. False where that failed; nothing is lost."""
+        if not self._outbox.is_due:
             return True
-        started = time.monotonic()
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._send(lambda is_written: None if done.done() else done.set_result(is_written))
+        return await done
+
+    def _send(self, then: Callable[[bool], None]) -> None:
+        """Sends a batch as it is now; `then` is told whether it was written, before those who waited for it."""
+        batch = self._outbox.take_batch()
+        self._batch_number += 1
+        take = partial(self._take, batch, self._batch_number, time.monotonic(), then)
         try:
-            written = await self._store.put([self._render(task) for task in batch])
-        except BaseException as error:
+            self._store.write([self._render(task) for task in batch], take)
+        except Exception as error:
+            log.exception("writing %d statuses failed inside the gateway; trying again", len(batch))
+            take(StoreError(str(error)))
+
+    def _take(
+        self,
+        batch: list[TrackedTask],
+        number: int,
+        started: float,
+        then: Callable[[bool], None],
+        written: list[Written] | StoreError,
+    ) -> None:
+        """The store's answer to a batch."""
+        if number != self._batch_number:
+            return  # given up meanwhile, and to be written again
+        if isinstance(written, StoreError):
             self._outbox.give_back()
             self._counts.add(STORE_FAILED)
-            if not isinstance(error, Exception):
-                raise
-            if not isinstance(error, StoreError):
-                log.exception("writing %d statuses failed inside the gateway; trying again", len(batch))
-            self._set_condition(is_up=False, why=str(error))
-            return False
+            self._set_condition(is_up=False, why=str(written))
+            then(False)
+            return
         self._outbox.finish_batch()
         seconds = time.monotonic() - started
         self._counts.observe(STORE_WRITE, seconds)
         self._has_answered_in(seconds)
-        for task, result in zip(batch, written, strict=True):
-            self._take_result(task, result)
-        return True
+        told = [task for task, result in zip(batch, written, strict=True) if self._take_result(task, result)]
+        then(True)
+        for task in told:
+            self._release(task)
 
-    def _take_result(self, task: TrackedTask, result: Written) -> None:
+    def _take_result(self, task: TrackedTask, result: Written) -> bool:
+        """Notes what became of a task's record. True where whoever waits for it has waited long enough."""
         if result.is_written:
             task.attempt = task.likely_attempt = result.attempt
             task.is_superseded = False
@@ -148,8 +235,9 @@ class StoreWriter:
         elif task.boxed_rank == task.stage.rank:
             task.saved_rank = task.boxed_rank  # something final stands there; nothing is left to be written
             task.is_superseded = True
-        if not result.is_written or task.saved_rank >= task.waiter_rank:
-            task.release()
+        return task.waiter is not None and (not result.is_written or task.saved_rank >= task.waiter_rank)
+
+    # -- the look-out --
 
     async def _watch_forever(self) -> None:
         """Once a second; twice, while the store is away."""
@@ -217,5 +305,9 @@ class StoreWriter:
             return
         self._away_at = now
         log.warning("the store is away (%s); requests go on, up to %d statuses are kept", why, KEPT_TASKS)
-        for task in self._waiting:
-            task.release()
+        for task in list(self._waiting):
+            self._release(task)
+
+
+def _end_of_wait(task: TrackedTask) -> float:
+    return task.wait_began + min(MAX_WAIT_SECONDS, task.wait_left)

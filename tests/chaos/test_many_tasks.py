@@ -22,7 +22,7 @@ from gateway.task import Stage, State, complete_document
 from tests.chaos.load import relay
 from tests.chaos.mortal import Mortal
 from tests.conftest import started_store
-from tests.support.records import record
+from tests.support.records import put, record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -165,7 +165,7 @@ async def test_it_is_what_the_gateway_would_have_written(
     other = await started_store(tmp_path_factory)
     writer = RedisStore(other.url, boot="boot-1", longest_ttl_seconds=TTL_SECONDS)
     try:
-        await writer.put([status(number) for number in COMPARED])
+        await put(writer, [status(number) for number in COMPARED])
         for number in COMPARED:
             assert await everything_of(crowd.store, number) == await everything_of(other, number)
         ours = {key for key in await other.keys() if key.startswith(INDEX_PREFIX)}

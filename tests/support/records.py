@@ -5,14 +5,18 @@ The unit tests of the store call it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from gateway.records import Record
+from gateway.records import Record, StoreError, Written
+from gateway.store import RedisStore
 from gateway.task import FINAL_RANK, Stage, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.records import Page, Store
     from gateway.task import State
 
@@ -31,6 +35,7 @@ def record(
     owner: str = "",
     instance: str = "i",
     grace_seconds: float = 30,
+    is_new: bool = False,
 ) -> Record:
     """The status of a task at `stage`, as the tracker of process `boot` writes it; attempt 0 claims the id."""
     finished_ms = created_ms if stage.rank == FINAL_RANK else None
@@ -38,7 +43,33 @@ def record(
         task_id, "POST", "/v1/x", "", created_ms, stage=stage, message=message, owner=owner, finished_ms=finished_ms
     )
     head = task.document_head(algorithm_id="a", instance=instance, boot=boot, now=created_ms / 1000)
-    return Record(task_id, head, attempt, stage.rank, stage.state, created_ms, ttl_seconds, owner, grace_seconds)
+    return Record(
+        task_id, head, attempt, stage.rank, stage.state, created_ms, ttl_seconds, owner, grace_seconds, is_new
+    )
+
+
+async def write(store: Store, records: Sequence[Record]) -> list[Written]:
+    """What became of `records`; raises StoreError."""
+    answer: asyncio.Future[list[Written]] = asyncio.get_running_loop().create_future()
+
+    def take(written: list[Written] | StoreError) -> None:
+        if answer.done():
+            return  # nobody waits for it any more
+        if isinstance(written, StoreError):
+            answer.set_exception(written)
+        else:
+            answer.set_result(written)
+
+    store.write(records, take)
+    return await answer
+
+
+async def put(store: Store, records: Sequence[Record]) -> list[Written]:
+    """As `write`; returns when the lists have them, too."""
+    written = await write(store, records)
+    if isinstance(store, RedisStore):
+        await store.flush()
+    return written
 
 
 async def text_of(store: Store, task_id: str) -> str | None:

@@ -12,9 +12,10 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from gateway.errors import TaskIdInUse
 from gateway.memory import MemoryStore
 from gateway.records import StoreError
-from gateway.task import complete_document
+from gateway.task import Reason, complete_document
 from gateway.tracker import Tracker, new_boot
 from tests.support.records import text_of
 from tests.support.waiting import until
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container, Sequence
 
     from gateway.outbox import TrackedTask
-    from gateway.records import Page, Record, Written
-    from gateway.task import Reason, Stage, State
+    from gateway.records import Page, Record, Then
+    from gateway.task import Stage, State
 
 
 class ScriptedStore:
@@ -42,6 +43,9 @@ class ScriptedStore:
         self.closed = False
         self.calls: Counter[str] = Counter()
         self.lost = 0
+        self.answers_at_once = False  # as the in-process table does
+        self.answers_in_a_turn = False  # of the loop, whatever the door
+        self._writing: set[asyncio.Task[None]] = set()
         self.cancels: list[str] = []
         self.asked: list[str] = []
         self.spared: Container[str] = ()
@@ -65,11 +69,30 @@ class ScriptedStore:
             await asyncio.sleep(self.delay_seconds)
         await self.door.wait()
 
-    async def put(self, records: Sequence[Record]) -> list[Written]:
-        """Writes once the door is open."""
-        await self._enter("put", is_write=True)
+    def write(self, records: Sequence[Record], then: Then) -> None:
+        """Writes once the door is open. What nobody foresees is raised at once."""
+        failure = self.failure or self.write_failure
+        if failure is not None and not isinstance(failure, StoreError):
+            self.calls["put"] += 1
+            raise failure
+        if self.answers_at_once:
+            self.table.write(records, then)
+            return
+        if self.answers_in_a_turn:
+            asyncio.get_running_loop().call_soon(self.table.write, records, then)
+            return
+        writing = asyncio.create_task(self._write(records, then))
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
+
+    async def _write(self, records: Sequence[Record], then: Then) -> None:
+        try:
+            await self._enter("put", is_write=True)
+        except StoreError as error:
+            then(error)
+            return
         self.batches.append(list(records))
-        return await self.table.put(records)
+        self.table.write(records, then)
 
     async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
         """Reads once the door is open."""
@@ -144,7 +167,7 @@ class Subject:
 
     async def begin(self, task_id: str | None = None) -> TrackedTask:
         """A new task."""
-        return await self.tracker.begin(task_id, "POST", "/v1/x", "")
+        return await begun(self.tracker, task_id, "POST", "/v1/x", "")
 
     def run_through(self, task: TrackedTask, reason: Reason | None = None) -> None:
         """Everything that happens to a task, at once."""
@@ -169,6 +192,34 @@ class Subject:
         """The store refuses everything, and the tracker has noticed."""
         self.store.failure = StoreError("gone")
         await until(lambda: not self.tracker.is_store_up, 3, "the tracker notices")
+
+
+async def begun(tracker: Tracker, task_id: str | None, *request: str) -> TrackedTask:
+    """A new task, its id claimed where it is the client's. Raises TaskIdInUse, and what `Tracker.begin` does."""
+    task = tracker.begin(task_id, *request)
+    if task_id is None:
+        return task
+    granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    tracker.claim(task, granted.set_result)
+    try:
+        is_granted = await granted
+    except asyncio.CancelledError:
+        tracker.forget_wait(task)
+        tracker.finish(task, Reason.SHUTDOWN, "the gateway was stopped")
+        raise
+    if not is_granted:
+        raise TaskIdInUse(task_id)
+    return task
+
+
+async def settled(tracker: Tracker, task: TrackedTask) -> None:
+    """Waits as a request does, until the store has the task's stage."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    tracker.settle(task, lambda: done.set_result(None))
+    try:
+        await done
+    finally:
+        tracker.forget_wait(task)
 
 
 @asynccontextmanager

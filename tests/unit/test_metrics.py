@@ -204,7 +204,7 @@ async def test_the_tasks_in_flight_count_by_stage() -> None:
     ledger = Ledger()
     tracker = tracker_of(ledger)
     metrics = Metrics(ledger, tracker, has_store=True)
-    tasks = [await tracker.begin(None, "POST", CHAT, "") for _ in range(3)]
+    tasks = [tracker.begin(None, "POST", CHAT, "") for _ in range(3)]
     tracker.forward(tasks[0])
     tracker.forward(tasks[1])
     tracker.answer(tasks[1], 200, is_stream=True)

@@ -17,7 +17,7 @@ from gateway.records import Written, request_name
 from gateway.store import RedisStore
 from gateway.task import Stage, State
 from tests.conftest import started_store
-from tests.support.records import ids, record, stage_and_attempt, stored, text_of, walk
+from tests.support.records import ids, put, record, stage_and_attempt, stored, text_of, walk
 from tests.support.waiting import next_millisecond
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def silent(task_id: str, stage: Stage = Stage.STREAMING, **more: Any) -> Record:
 
 async def leave(store: RedisStore, *records: Record) -> None:
     """Tasks are left behind."""
-    assert all(written.is_written for written in await store.put(records))
+    assert all(written.is_written for written in await put(store, records))
     await next_millisecond()
     await next_millisecond()
 
@@ -197,7 +197,7 @@ async def test_a_lost_task_is_final(client: NewClient) -> None:
     await store.watch(NOBODY)
     lost = await text_of(store, "t")
     for stage in Stage:
-        assert await owner.put([record("t", stage, boot="m-r1-p1", instance="dead")]) == [Written(False, 1)]
+        assert await put(owner, [record("t", stage, boot="m-r1-p1", instance="dead")]) == [Written(False, 1)]
     assert await text_of(store, "t") == lost
     assert await walk(store, state=State.FAILED) == ["t"]
     assert [await walk(store, state=state) for state in State if state != State.FAILED] == [[], [], []]
@@ -208,7 +208,7 @@ async def test_a_lost_id_is_free(client: NewClient) -> None:
     store = client()
     await leave(store, silent("t"))
     await store.watch(NOBODY)
-    assert await store.put([record("t", attempt=0, created_ms=2000)]) == [Written(True, 2)]
+    assert await put(store, [record("t", attempt=0, created_ms=2000)]) == [Written(True, 2)]
 
 
 # -- who is not lost --
@@ -220,7 +220,7 @@ async def test_who_writes_in_time_is_not_lost(client: NewClient) -> None:
     names = [f"t{n}" for n in range(200)]
     await leave(owner, *(silent(name) for name in names))
     written, _ = await asyncio.gather(
-        owner.put([record(name, Stage.STREAMING, boot="m-r1-p1", instance="dead") for name in names]),
+        put(owner, [record(name, Stage.STREAMING, boot="m-r1-p1", instance="dead") for name in names]),
         asyncio.gather(*(store.read([name], NOBODY) for name in names)),
     )
     for name, result in zip(names, written, strict=True):
@@ -344,8 +344,8 @@ async def test_only_the_former_self_is_buried(client: NewClient, boot: str, inst
     """A gateway that starts again calls lost at once what its former run had in flight, and nobody else's tasks."""
     store = client(boot="m-r2-p2", instance="gateway")
     for n, stage in enumerate(IN_FLIGHT):
-        await store.put([record(f"t{n}", stage, boot=boot, instance=instance)])
-    await store.put([record("done", Stage.DONE, boot=boot, instance=instance)])
+        await put(store, [record(f"t{n}", stage, boot=boot, instance=instance)])
+    await put(store, [record("done", Stage.DONE, boot=boot, instance=instance)])
     await store.bury()
     for n, stage in enumerate(IN_FLIGHT):
         assert await stage_and_attempt(store, f"t{n}") == ("lost" if is_buried else stage, 1)
@@ -355,7 +355,7 @@ async def test_only_the_former_self_is_buried(client: NewClient, boot: str, inst
 async def test_any_number_is_buried(client: NewClient, server: Server) -> None:
     """A gateway that had a thousand streams when it was killed has none when it is back."""
     store = client(boot="m-r2-p2", instance="gateway")
-    await store.put([record(f"t{n}", Stage.STREAMING, boot="m-r1-p1", instance="gateway") for n in range(1000)])
+    await put(store, [record(f"t{n}", Stage.STREAMING, boot="m-r1-p1", instance="gateway") for n in range(1000)])
     await store.bury()
     assert await beats(server) == []
     assert len(await walk(store, state=State.FAILED)) == 1000
@@ -364,7 +364,7 @@ async def test_any_number_is_buried(client: NewClient, server: Server) -> None:
 async def test_a_beat_is_gone_when_a_task_ends(client: NewClient, server: Server) -> None:
     """What ends is in flight no more, so that the look has little to look at."""
     store = client()
-    await store.put([record(name, Stage.STREAMING) for name in ("a", "b")])
+    await put(store, [record(name, Stage.STREAMING) for name in ("a", "b")])
     assert await beats(server) == ["a", "b"]
-    await store.put([record("a", Stage.DONE)])
+    await put(store, [record("a", Stage.DONE)])
     assert await beats(server) == ["b"]

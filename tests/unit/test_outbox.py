@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from gateway import outbox as outbox_module
 from gateway.outbox import BATCH_TASKS, LINGER_SECONDS, Outbox, TrackedTask
-from tests.support.waiting import until, within
+from tests.support.waiting import until
 
 LONG_PATH_BYTES = 4 * 1024 * 1024
 
@@ -70,8 +68,8 @@ async def test_what_nobody_waits_for_lingers() -> None:
     """A status that is only posted is not written before the linger ends, and then without anybody asking."""
     outbox = Outbox()
     outbox.post(running("a"))
-    assert (outbox.take_batch(), outbox.due.is_set(), outbox.unsaved) == ([], False, 1)
-    await within(LINGER_SECONDS * 20, outbox.due.wait())
+    assert (outbox.take_batch(), outbox.is_due, outbox.unsaved) == ([], False, 1)
+    await until(lambda: outbox.is_due, LINGER_SECONDS * 20)
     assert save(outbox) == ["a"]
     assert outbox.is_empty
 
@@ -81,7 +79,7 @@ async def test_all_that_lingers_goes_with_the_first() -> None:
     outbox, first, second = Outbox(), running("a"), running("b")
     outbox.post(first)
     outbox.post(second)
-    await within(LINGER_SECONDS * 20, outbox.due.wait())
+    await until(lambda: outbox.is_due, LINGER_SECONDS * 20)
     assert outbox.take_batch() == [first, second]
 
 
@@ -91,7 +89,7 @@ async def test_what_somebody_waits_for_does_not_linger() -> None:
     outbox.post(task)
     outbox.post_urgently(task)
     outbox.post(task)
-    assert outbox.due.is_set()
+    assert outbox.is_due
     assert save(outbox) == ["a"]
     outbox.end_linger()
     assert save(outbox) == []
@@ -116,9 +114,9 @@ async def test_a_batch_is_bounded_and_the_rest_stays_due() -> None:
     outbox = posted(*(running(f"r{n}") for n in range(many)), *(ended(f"e{n}") for n in range(many)))
     first = save(outbox)
     assert len(first) == BATCH_TASKS
-    assert outbox.due.is_set()
+    assert outbox.is_due
     assert save(outbox) == [f"r{n}" for n in range(many - 20, many)]
-    assert not outbox.due.is_set()
+    assert not outbox.is_due
 
 
 async def test_what_is_discarded_is_not_written() -> None:
@@ -143,7 +141,7 @@ async def test_a_batch_that_failed_goes_first_in_its_order() -> None:
     for task in (running("d"), ended("e")):
         outbox.post_urgently(task)
     outbox.give_back()
-    assert outbox.due.is_set()
+    assert outbox.is_due
     assert save(outbox) == ["b", "e", "a", "c", "d"]
 
 
@@ -280,13 +278,3 @@ async def test_a_cut_reaches_the_request_once() -> None:
     over = ended("b")
     over.cut(first)
     assert over.cut_by is None
-
-
-async def test_a_waiter_is_released_once() -> None:
-    """Releasing lets a waiter go on; again, or without any, it does nothing."""
-    task = running("a")
-    task.release()
-    task.waiter = asyncio.get_running_loop().create_future()
-    task.release()
-    task.release()
-    await until(task.waiter.done, 1)

@@ -28,13 +28,15 @@ from gateway.task import Reason, Stage, State, rank_of
 from gateway.tracker import StoreUnavailable, Tracker, has_ended
 from tests.conftest import started_store
 from tests.support.faults import elapse
+from tests.support.records import put
 from tests.support.store import DOCUMENTS
+from tests.support.tracking import begun
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container, Coroutine, Sequence
 
     from gateway.outbox import TrackedTask
-    from gateway.records import Page, Record, Written
+    from gateway.records import Page, Record, Then
     from tests.support.store import Store as Server
 
 STEPS = 10_000
@@ -57,6 +59,8 @@ class Weather:
 
     def __init__(self, store: RedisStore) -> None:
         self.store = store
+        self.lost = 0
+        self.answers_at_once = False
         self.is_refusing = False
         self.loses_answers = False
         self.grace_seconds = LONG_SECONDS  # with a moment its tasks are silent as soon as they are written
@@ -77,11 +81,16 @@ class Weather:
             raise StoreError("the answer was lost")
         return answer
 
-    async def put(self, records: Sequence[Record]) -> list[Written]:
-        """Writes, late where it is held back."""
+    def write(self, records: Sequence[Record], then: Then) -> None:
+        """Writes, late where it is held back; the lists are told at once."""
         records = [replace(record, grace_seconds=self.grace_seconds) for record in records]
-        written: list[Written] = await self._pass(lambda: self.store.put(records))
-        return written
+        self.writing = asyncio.create_task(self._write(records, then))
+
+    async def _write(self, records: Sequence[Record], then: Then) -> None:
+        try:
+            then(await self._pass(lambda: put(self.store, records)))
+        except StoreError as error:
+            then(error)
 
     async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
         """Reads."""
@@ -176,7 +185,7 @@ class Gateway:
 
     async def claim(self, task_id: str) -> None:
         """A request comes in, as far as its claim."""
-        beginning = asyncio.ensure_future(self.tracker.begin(task_id, "POST", "/v1/x", ""))
+        beginning = asyncio.ensure_future(begun(self.tracker, task_id, "POST", "/v1/x", ""))
         await asyncio.gather(beginning, self.tracker.write(), return_exceptions=True)
         try:
             self.tasks[task_id] = task = beginning.result()

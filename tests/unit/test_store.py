@@ -19,7 +19,7 @@ from gateway.records import InvalidCursor, Page, Store, Written, decode_cursor, 
 from gateway.store import RedisStore
 from gateway.task import Stage, State, complete_document
 from tests.conftest import started_store
-from tests.support.records import BOOT, ids, record, stage_and_attempt, stored, text_of, undated, walk
+from tests.support.records import BOOT, ids, put, record, stage_and_attempt, stored, text_of, undated, walk
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def store(subject: Subject) -> Store:
 async def test_what_is_put_is_read(store: Store) -> None:
     """A document is read back byte for byte, completed with its attempt."""
     one = record("t", Stage.FORWARDING, message='quotes " and é and }}')
-    assert await store.put([one]) == [Written(True, 1)]
+    assert await put(store, [one]) == [Written(True, 1)]
     assert undated(await text_of(store, "t")) == complete_document(one.head, 1)
 
 
@@ -104,26 +104,26 @@ async def test_an_unknown_task_is_none(store: Store) -> None:
 
 async def test_results_come_in_the_order_of_the_records(store: Store) -> None:
     """A batch tells of each record what became of it, several of one task included."""
-    await store.put([record("a", Stage.DONE), record("b", Stage.STREAMING)])
+    await put(store, [record("a", Stage.DONE), record("b", Stage.STREAMING)])
     batch = [
         record("a", Stage.STREAMING), record("b", Stage.FORWARDING), record("c"), record("c", Stage.DONE),
         record("c", Stage.ERROR), record("a", attempt=0, created_ms=2000),
     ]  # fmt: skip
     wrote, refused = Written(True, 1), Written(False, 1)
-    assert await store.put(batch) == [refused, refused, wrote, wrote, refused, Written(True, 2)]
+    assert await put(store, batch) == [refused, refused, wrote, wrote, refused, Written(True, 2)]
     assert await stage_and_attempt(store, "c") == ("done", 1)
 
 
 async def test_a_large_batch_is_written(store: Store) -> None:
     """A thousand statuses at once are all there afterwards."""
     batch = [record(f"t{n:04}", Stage.DONE, created_ms=1000 + n) for n in range(1000)]
-    assert await store.put(batch) == [Written(True, 1)] * 1000
+    assert await put(store, batch) == [Written(True, 1)] * 1000
     assert await walk(store, limit=333) == [f"t{n:04}" for n in reversed(range(1000))]
 
 
 async def test_an_empty_batch_is_nothing(store: Store) -> None:
     """Nothing to write is no error."""
-    assert await store.put([]) == []
+    assert await put(store, []) == []
 
 
 # -- transitions --
@@ -133,10 +133,10 @@ async def test_an_empty_batch_is_nothing(store: Store) -> None:
 @pytest.mark.parametrize("now", Stage)
 async def test_a_status_only_goes_forward(store: Store, now: Stage, then: Stage) -> None:
     """Within an attempt a rank never falls, a final status never changes, and the same stage may be written again."""
-    await store.put([record("t", now)])
+    await put(store, [record("t", now)])
     is_allowed = now in IN_FLIGHT and (then in FINAL or IN_FLIGHT.index(then) >= IN_FLIGHT.index(now))
     late = record("t", then, message="later")
-    assert await store.put([late]) == [Written(is_allowed, 1)]
+    assert await put(store, [late]) == [Written(is_allowed, 1)]
     document = await stored(store, "t")
     assert (document["stage"], document["message"]) == ((then, "later") if is_allowed else (now, ""))
 
@@ -144,25 +144,59 @@ async def test_a_status_only_goes_forward(store: Store, now: Stage, then: Stage)
 async def test_a_repeated_end_is_refused_without_harm(store: Store) -> None:
     """The same final record twice leaves the first one's document."""
     first = record("t", Stage.DONE)
-    await store.put([first])
-    assert await store.put([record("t", Stage.DONE)]) == [Written(False, 1)]
+    await put(store, [first])
+    assert await put(store, [record("t", Stage.DONE)]) == [Written(False, 1)]
     assert await text_of(store, "t") == complete_document(first.head, 1)
 
 
 @pytest.mark.parametrize("late", Stage)
 async def test_an_earlier_attempt_never_comes_back(store: Store, late: Stage) -> None:
     """A late write of attempt 1 changes nothing once attempt 2 has begun."""
-    await store.put([record("t", Stage.ERROR)])
-    await store.put([record("t", attempt=2, created_ms=2000)])
-    assert await store.put([record("t", late)]) == [Written(False, 2)]
+    await put(store, [record("t", Stage.ERROR)])
+    await put(store, [record("t", attempt=2, created_ms=2000)])
+    assert await put(store, [record("t", late)]) == [Written(False, 2)]
     assert await stage_and_attempt(store, "t") == ("queued", 2)
     assert await walk(store) == ["t"]
 
 
+# What stands under the id (stage, attempt), and what becomes of an end that is the first word of its request.
+FOUND = {
+    "nothing": (None, Written(True, 1)),
+    "queued": ((Stage.QUEUED, 1), Written(True, 1)),
+    "streaming": ((Stage.STREAMING, 1), Written(True, 1)),
+    "ended": ((Stage.ERROR, 1), Written(False, 1)),
+    "a later attempt": ((Stage.QUEUED, 2), Written(False, 2)),
+}
+
+
+@pytest.mark.parametrize(("found", "result"), FOUND.values(), ids=FOUND)
+async def test_an_end_without_a_beginning_is_written_by_the_same_rules(
+    store: Store, found: tuple[Stage, int] | None, result: Written
+) -> None:
+    """A task that is written for the first time when it has ended follows the rules of all, and may be repeated."""
+    if found is not None:
+        await put(store, [record("t", found[0], attempt=found[1], message="before")])
+    end = record("t", Stage.DONE, message="the end", is_new=True)
+    batch = [record("a"), end, record("b", Stage.DONE, is_new=True)]
+    for _ in range(2):
+        assert (await put(store, batch))[1:] == [result, Written(True, 1)]
+    assert (await stored(store, "t"))["message"] == ("the end" if result.is_written else "before")
+    assert sorted(await walk(store)) == ["a", "b", "t"]
+    assert await walk(store, state=State.SUCCESS) == (["t", "b"] if result.is_written else ["b"])
+
+
+async def test_an_end_without_a_beginning_has_its_ttl_and_is_read_as_any(subject: Subject) -> None:
+    """Its document is byte for byte the one that transition.lua would have written, and expires as that would."""
+    end = record("t", Stage.DONE, ttl_seconds=1, is_new=True)
+    await put(subject.store, [end])
+    assert await text_of(subject.store, "t") == complete_document(end.head, 1)
+    await subject.expire("t")
+
+
 async def test_a_later_attempt_is_written_at_any_stage(store: Store) -> None:
     """Attempt 2 stands over attempt 1, whatever that was doing."""
-    await store.put([record("t", Stage.STREAMING)])
-    assert await store.put([record("t", Stage.FORWARDING, attempt=2, created_ms=2000)]) == [Written(True, 2)]
+    await put(store, [record("t", Stage.STREAMING)])
+    assert await put(store, [record("t", Stage.FORWARDING, attempt=2, created_ms=2000)]) == [Written(True, 2)]
 
 
 # -- claims --
@@ -170,15 +204,15 @@ async def test_a_later_attempt_is_written_at_any_stage(store: Store) -> None:
 
 async def test_a_fresh_id_is_claimed_as_attempt_one(store: Store) -> None:
     """The first claim of an id is written as its first attempt."""
-    assert await store.put([record("t", attempt=0)]) == [Written(True, 1)]
+    assert await put(store, [record("t", attempt=0)]) == [Written(True, 1)]
     assert await stage_and_attempt(store, "t") == ("queued", 1)
 
 
 @pytest.mark.parametrize("stage", IN_FLIGHT)
 async def test_an_id_in_flight_cannot_be_claimed(store: Store, stage: Stage) -> None:
     """Another request's claim is refused and changes nothing."""
-    await store.put([record("t", stage)])
-    assert await store.put([record("t", attempt=0, created_ms=2000)]) == [Written(False, 1)]
+    await put(store, [record("t", stage)])
+    assert await put(store, [record("t", attempt=0, created_ms=2000)]) == [Written(False, 1)]
     assert (await stored(store, "t"))["extensions"]["created_ms"] == 1000
     assert await stage_and_attempt(store, "t") == (stage, 1)
 
@@ -188,33 +222,33 @@ async def test_an_ended_id_begins_a_new_attempt(store: Store, stage: Stage) -> N
     """After any end a claim begins the next attempt, and the attempts count up."""
     for attempt in (1, 2, 3):
         created_ms = 1000 * attempt
-        assert await store.put([record("t", attempt=0, created_ms=created_ms)]) == [Written(True, attempt)]
-        await store.put([record("t", stage, attempt=attempt, created_ms=created_ms)])
+        assert await put(store, [record("t", attempt=0, created_ms=created_ms)]) == [Written(True, attempt)]
+        await put(store, [record("t", stage, attempt=attempt, created_ms=created_ms)])
     assert await stage_and_attempt(store, "t") == (stage, 3)
 
 
 async def test_a_claim_may_be_repeated(store: Store) -> None:
     """The same request's claim again, after a lost answer, gives the same attempt."""
-    await store.put([record("t", Stage.DONE)])
+    await put(store, [record("t", Stage.DONE)])
     claim = record("t", attempt=0, created_ms=2000)
-    assert await store.put([claim]) == [Written(True, 2)]
-    assert await store.put([claim]) == [Written(True, 2)]
-    assert await store.put([claim, claim]) == [Written(True, 2)] * 2
+    assert await put(store, [claim]) == [Written(True, 2)]
+    assert await put(store, [claim]) == [Written(True, 2)]
+    assert await put(store, [claim, claim]) == [Written(True, 2)] * 2
 
 
 async def test_a_claim_may_come_with_a_later_stage(store: Store) -> None:
     """A request that went on while the store was away claims with whatever stage it has reached."""
-    assert await store.put([record("t", Stage.STREAMING, attempt=0)]) == [Written(True, 1)]
-    assert await store.put([record("t", Stage.FORWARDING, attempt=0)]) == [Written(False, 1)]
-    assert await store.put([record("t", Stage.DONE, attempt=0)]) == [Written(True, 1)]
-    assert await store.put([record("t", Stage.DONE, attempt=0)]) == [Written(False, 1)]
+    assert await put(store, [record("t", Stage.STREAMING, attempt=0)]) == [Written(True, 1)]
+    assert await put(store, [record("t", Stage.FORWARDING, attempt=0)]) == [Written(False, 1)]
+    assert await put(store, [record("t", Stage.DONE, attempt=0)]) == [Written(True, 1)]
+    assert await put(store, [record("t", Stage.DONE, attempt=0)]) == [Written(False, 1)]
     assert await stage_and_attempt(store, "t") == ("done", 1)
 
 
 async def test_of_two_claims_at_once_one_wins(store: Store) -> None:
     """In one batch the first of two requests gets the id."""
     claims = [record("t", attempt=0, created_ms=1000), record("t", attempt=0, created_ms=1001)]
-    assert await store.put(claims) == [Written(True, 1), Written(False, 1)]
+    assert await put(store, claims) == [Written(True, 1), Written(False, 1)]
 
 
 # -- the list --
@@ -223,24 +257,24 @@ async def test_of_two_claims_at_once_one_wins(store: Store) -> None:
 async def test_the_newest_comes_first_and_ties_go_by_id(store: Store) -> None:
     """The order is creation, then id, whatever the order of writing was."""
     for name, created_ms in (("b", 3000), ("a", 1000), ("c", 3000), ("d", 2000), ("B", 3000)):
-        await store.put([record(name, created_ms=created_ms)])
+        await put(store, [record(name, created_ms=created_ms)])
     assert await walk(store) == ["c", "b", "B", "d", "a"]
 
 
 async def test_later_stages_keep_the_place(store: Store) -> None:
     """A task stays where its creation put it and is listed once, however often it is written."""
     for name, created_ms in (("a", 1000), ("b", 2000), ("c", 3000)):
-        await store.put([record(name, created_ms=created_ms)])
+        await put(store, [record(name, created_ms=created_ms)])
     for stage in (Stage.FORWARDING, Stage.STREAMING, Stage.STREAMING, Stage.DONE):
-        await store.put([record("b", stage, created_ms=2000)])
+        await put(store, [record("b", stage, created_ms=2000)])
         assert await walk(store) == ["c", "b", "a"]
 
 
 async def test_a_new_attempt_is_a_new_creation(store: Store) -> None:
     """A claimed id moves to the front and is listed once, with its new status alone."""
     for name, created_ms in (("a", 1000), ("b", 2000)):
-        await store.put([record(name, Stage.DONE, created_ms=created_ms)])
-    await store.put([record("a", attempt=0, created_ms=3000)])
+        await put(store, [record(name, Stage.DONE, created_ms=created_ms)])
+    await put(store, [record("a", attempt=0, created_ms=3000)])
     assert await walk(store) == ["a", "b"]
     assert await walk(store, state=State.SUCCESS) == ["b"]
     assert await walk(store, state=State.PENDING) == ["a"]
@@ -248,8 +282,8 @@ async def test_a_new_attempt_is_a_new_creation(store: Store) -> None:
 
 async def test_a_new_attempt_whose_clock_is_behind_is_the_one_listed(store: Store) -> None:
     """An id claimed by a gateway whose clock is behind is listed where that puts it, with its new status alone."""
-    await store.put([record("a", Stage.DONE, created_ms=5000), record("b", Stage.DONE, created_ms=4000)])
-    assert await store.put([record("a", attempt=0, created_ms=3000)]) == [Written(True, 2)]
+    await put(store, [record("a", Stage.DONE, created_ms=5000), record("b", Stage.DONE, created_ms=4000)])
+    assert await put(store, [record("a", attempt=0, created_ms=3000)]) == [Written(True, 2)]
     assert await walk(store) == ["b", "a"]
     assert await walk(store, state=State.PENDING) == ["a"]
     assert await walk(store, state=State.SUCCESS) == ["b"]
@@ -258,10 +292,10 @@ async def test_a_new_attempt_whose_clock_is_behind_is_the_one_listed(store: Stor
 @pytest.mark.parametrize("late", [Stage.STREAMING, Stage.DONE])
 async def test_a_late_write_of_an_earlier_attempt_leaves_the_list_alone(store: Store, late: Stage) -> None:
     """Whatever its clock says, an earlier attempt does not come back into the list over one that has ended."""
-    await store.put([record("t", Stage.ERROR, created_ms=5000)])
-    await store.put([record("t", attempt=0, created_ms=3000)])
-    await store.put([record("t", Stage.DONE, attempt=2, created_ms=3000)])
-    assert await store.put([record("t", late, created_ms=5000)]) == [Written(False, 2)]
+    await put(store, [record("t", Stage.ERROR, created_ms=5000)])
+    await put(store, [record("t", attempt=0, created_ms=3000)])
+    await put(store, [record("t", Stage.DONE, attempt=2, created_ms=3000)])
+    assert await put(store, [record("t", late, created_ms=5000)]) == [Written(False, 2)]
     assert await walk(store, state=State.SUCCESS) == ["t"]
     assert [await walk(store, state=state) for state in (State.RUNNING, State.FAILED)] == [[], []]
 
@@ -273,8 +307,8 @@ async def test_a_late_write_of_an_earlier_attempt_leaves_the_list_alone(store: S
 )
 async def test_what_was_refused_leaves_the_list_alone(subject: Subject, stage: Stage, refused: Record) -> None:
     """A task stays in the list, under its own state, when a claim of its id or another end of it was refused."""
-    await subject.store.put([record("t", stage)])
-    assert await subject.store.put([refused]) == [Written(False, 1)]
+    await put(subject.store, [record("t", stage)])
+    assert await put(subject.store, [refused]) == [Written(False, 1)]
     assert await walk(subject.store) == ["t"]
     assert {state for state in State if await walk(subject.store, state=state)} == {stage.state}
 
@@ -285,7 +319,7 @@ STAGES = {"p": Stage.QUEUED, "f": Stage.FORWARDING, "r": Stage.STREAMING, "s": S
 async def several(store: Store) -> list[str]:
     """Puts 20 tasks of all states; their ids from the newest on."""
     names = [f"{letter}{n}" for n in range(4) for letter in STAGES]
-    await store.put([record(name, STAGES[name[0]], created_ms=1000 + n // 2) for n, name in enumerate(names)])
+    await put(store, [record(name, STAGES[name[0]], created_ms=1000 + n // 2) for n, name in enumerate(names)])
     return sorted(names, key=lambda name: (names.index(name) // 2, name), reverse=True)
 
 
@@ -300,7 +334,7 @@ async def test_cursors_walk_everything_once(store: Store, limit: int, state: Sta
 async def test_a_filter_follows_the_state(store: Store) -> None:
     """A task is found under the state it is in and under no earlier one."""
     for stage in (Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING, Stage.CANCELLED):
-        await store.put([record("t", stage)])
+        await put(store, [record("t", stage)])
         assert {state for state in State if await walk(store, state=state)} == {stage.state}
 
 
@@ -308,7 +342,7 @@ async def test_a_walk_is_not_disturbed_by_what_is_new(store: Store) -> None:
     """Tasks that begin or end between two pages neither repeat nor hide others."""
     names = await several(store)
     first = await store.page(10, None, None)
-    await store.put([record("new", created_ms=9000), record(names[15], Stage.DONE, created_ms=1000 + 19 // 2)])
+    await put(store, [record("new", created_ms=9000), record(names[15], Stage.DONE, created_ms=1000 + 19 // 2)])
     rest = await store.page(1000, None, first.next_cursor)
     assert "new" not in ids(rest)
     assert {*ids(first), *ids(rest)} >= {*names} - {names[15]}
@@ -318,7 +352,7 @@ async def test_a_walk_is_not_disturbed_by_what_is_new(store: Store) -> None:
 async def test_the_last_page_has_no_cursor(store: Store) -> None:
     """A page that holds exactly the rest is the last one; an empty list is one empty page."""
     assert await store.page(5, None, None) == Page([], None)
-    await store.put([record("a"), record("b")])
+    await put(store, [record("a"), record("b")])
     assert (await store.page(2, None, None)).next_cursor is None
     assert (await store.page(1, None, None)).next_cursor is not None
 
@@ -326,7 +360,7 @@ async def test_the_last_page_has_no_cursor(store: Store) -> None:
 async def test_a_cursor_outlives_its_task(subject: Subject) -> None:
     """A page goes on behind the place of a task that has gone meanwhile."""
     short = record("b", Stage.DONE, created_ms=2000, ttl_seconds=1)
-    await subject.store.put([record("a", created_ms=1000), short, record("c", created_ms=3000)])
+    await put(subject.store, [record("a", created_ms=1000), short, record("c", created_ms=3000)])
     page = await subject.store.page(2, None, None)
     assert ids(page) == ["c", "b"]
     await subject.expire("b")
@@ -341,7 +375,7 @@ async def test_a_cursor_outlives_its_task(subject: Subject) -> None:
 )  # fmt: skip
 async def test_a_bad_cursor_is_refused(store: Store, cursor: str) -> None:
     """What no list of ours has given out is InvalidCursor, not an empty page and not an error of the store."""
-    await store.put([record("t")])
+    await put(store, [record("t")])
     with pytest.raises(InvalidCursor):
         await store.page(5, None, cursor)
 
@@ -353,7 +387,7 @@ async def owned(store: Store) -> None:
     """Six tasks of alice's, bob's and nobody's."""
     tasks = [("a1", "alice", Stage.DONE), ("b1", "bob", Stage.DONE), ("n1", "", Stage.ERROR),
              ("a2", "alice", Stage.STREAMING), ("b2", "bob", Stage.ERROR), ("a3", "alice", Stage.DONE)]  # fmt: skip
-    await store.put([record(name, stage, created_ms=n, owner=owner) for n, (name, owner, stage) in enumerate(tasks)])
+    await put(store, [record(name, stage, created_ms=n, owner=owner) for n, (name, owner, stage) in enumerate(tasks)])
 
 
 @pytest.mark.parametrize(
@@ -381,18 +415,18 @@ async def test_a_list_is_of_an_owner(
 async def test_an_owners_list_follows_his_tasks(store: Store) -> None:
     """A task moves to its new state in its owner's lists too, and a new attempt to the top of them."""
     await owned(store)
-    await store.put([record("a2", Stage.DONE, created_ms=3, owner="alice")])
+    await put(store, [record("a2", Stage.DONE, created_ms=3, owner="alice")])
     assert await walk(store, state=State.RUNNING, owner="alice") == []
     assert await walk(store, state=State.SUCCESS, owner="alice") == ["a3", "a2", "a1"]
-    await store.put([record("a1", attempt=0, created_ms=9, owner="alice")])
+    await put(store, [record("a1", attempt=0, created_ms=9, owner="alice")])
     assert await walk(store, owner="alice") == ["a1", "a3", "a2"]
 
 
 @pytest.mark.parametrize("stage", [Stage.DONE, Stage.STREAMING])
 async def test_an_owners_id_cannot_be_taken(store: Store, stage: Stage) -> None:
     """Nobody with another name can claim an id, in flight or ended; the document stays its owner's."""
-    await store.put([record("t", stage, owner="alice")])
-    assert await store.put([record("t", attempt=0, created_ms=2000, owner="bob")]) == [Written(False, 1)]
+    await put(store, [record("t", stage, owner="alice")])
+    assert await put(store, [record("t", attempt=0, created_ms=2000, owner="bob")]) == [Written(False, 1)]
     assert (await stored(store, "t"))["extensions"]["owner"] == "alice"
     assert await walk(store, owner="bob") == []
     assert await walk(store, owner="alice") == ["t"]
@@ -401,8 +435,8 @@ async def test_an_owners_id_cannot_be_taken(store: Store, stage: Stage) -> None:
 @pytest.mark.parametrize(("before", "now"), [("alice", "alice"), ("", "bob"), ("alice", ""), ("", "")])
 async def test_an_ended_id_is_free_for_its_owner(store: Store, before: str, now: str) -> None:
     """The same name may use it again; what was nobody's is free for all, and without keys there are no owners."""
-    await store.put([record("t", Stage.DONE, owner=before)])
-    assert await store.put([record("t", attempt=0, created_ms=2000, owner=now)]) == [Written(True, 2)]
+    await put(store, [record("t", Stage.DONE, owner=before)])
+    assert await put(store, [record("t", attempt=0, created_ms=2000, owner=now)]) == [Written(True, 2)]
     assert (await stored(store, "t"))["extensions"]["owner"] == (now or None)
     assert await walk(store) == ["t"]
     for owner in {before, now} - {""}:
@@ -414,7 +448,7 @@ async def test_an_ended_id_is_free_for_its_owner(store: Store, before: str, now:
 
 async def test_reading_alone_loses_nothing(store: Store) -> None:
     """Without a word on who is spared a silent task is read and listed as it stands."""
-    await store.put([record("t", Stage.STREAMING, grace_seconds=0)])
+    await put(store, [record("t", Stage.STREAMING, grace_seconds=0)])
     assert await stage_and_attempt(store, "t") == ("streaming", 1)
     assert await walk(store, state=State.RUNNING) == ["t"]
 
@@ -430,35 +464,35 @@ async def test_nothing_to_bury_and_nothing_to_watch(store: Store) -> None:
 
 async def test_a_status_lasts_as_long_as_its_ttl(subject: Subject) -> None:
     """After its TTL a document is gone, from the list too, and its id is as good as new."""
-    await subject.store.put([record("short", Stage.DONE, ttl_seconds=1), record("long", Stage.DONE)])
+    await put(subject.store, [record("short", Stage.DONE, ttl_seconds=1), record("long", Stage.DONE)])
     assert sorted(await walk(subject.store)) == ["long", "short"]
     await subject.expire("short")
     assert await walk(subject.store) == ["long"]
     assert await walk(subject.store, state=State.SUCCESS) == ["long"]
-    assert await subject.store.put([record("short", attempt=0, created_ms=5000)]) == [Written(True, 1)]
+    assert await put(subject.store, [record("short", attempt=0, created_ms=5000)]) == [Written(True, 1)]
     assert await walk(subject.store) == ["short", "long"]
 
 
 async def test_each_write_renews_the_ttl(subject: Subject) -> None:
     """The TTL of the newest write counts: longer with an end, renewed by a heartbeat."""
-    await subject.store.put([record("beat", ttl_seconds=1), record("other", ttl_seconds=1)])
-    await subject.store.put([record("beat", ttl_seconds=60)])
+    await put(subject.store, [record("beat", ttl_seconds=1), record("other", ttl_seconds=1)])
+    await put(subject.store, [record("beat", ttl_seconds=60)])
     await subject.expire("other")
     assert await stage_and_attempt(subject.store, "beat") == ("queued", 1)
 
 
 async def test_a_refused_write_renews_nothing(subject: Subject) -> None:
     """A late write over an ended task does not prolong its life."""
-    await subject.store.put([record("t", Stage.DONE, ttl_seconds=1)])
-    await subject.store.put([record("t", Stage.STREAMING, ttl_seconds=60)])
+    await put(subject.store, [record("t", Stage.DONE, ttl_seconds=1)])
+    await put(subject.store, [record("t", Stage.STREAMING, ttl_seconds=60)])
     await subject.expire("t")
 
 
 async def test_a_lost_status_is_put_back(subject: Subject) -> None:
     """What has gone is written again by the next write of the task, with the attempt it had."""
-    await subject.store.put([record("t", Stage.STREAMING, attempt=3, ttl_seconds=1)])
+    await put(subject.store, [record("t", Stage.STREAMING, attempt=3, ttl_seconds=1)])
     await subject.expire("t")
-    assert await subject.store.put([record("t", Stage.STREAMING, attempt=3)]) == [Written(True, 3)]
+    assert await put(subject.store, [record("t", Stage.STREAMING, attempt=3)]) == [Written(True, 3)]
     assert await stage_and_attempt(subject.store, "t") == ("streaming", 3)
     assert await walk(subject.store, state=State.RUNNING) == ["t"]
 
@@ -507,9 +541,9 @@ def test_places_sort_as_the_list_does(one: str, other: str) -> None:
 async def test_the_table_forgets_the_oldest_ended_tasks_first() -> None:
     """At its bound the oldest ended task goes, those in flight stay as long as anything has ended."""
     store = MemoryStore(max_tasks=3)
-    await store.put([record("run", Stage.STREAMING, created_ms=1)])
-    await store.put([record(f"end{n}", FINAL[n], created_ms=10 + n) for n in range(4)])
+    await put(store, [record("run", Stage.STREAMING, created_ms=1)])
+    await put(store, [record(f"end{n}", FINAL[n], created_ms=10 + n) for n in range(4)])
     assert await walk(store) == ["end3", "end2", "run"]
-    await store.put([record(f"run{n}", created_ms=20 + n) for n in range(3)])
+    await put(store, [record(f"run{n}", created_ms=20 + n) for n in range(3)])
     assert await walk(store) == ["run2", "run1", "run0"]
     assert await text_of(store, "run") is None

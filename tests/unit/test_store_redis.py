@@ -19,7 +19,7 @@ from gateway.task import Stage, State
 from tests.conftest import started_store
 from tests.support.ports import free_port
 from tests.support.process import spawn
-from tests.support.records import BOOT, ids, record, stage_and_attempt, stored, text_of, walk
+from tests.support.records import BOOT, ids, put, record, stage_and_attempt, stored, text_of, walk
 from tests.support.store import Store as Server
 from tests.support.waiting import next_millisecond, until, within
 
@@ -72,7 +72,7 @@ async def other(server: Server, store: RedisStore) -> AsyncIterator[RedisStore]:
 
 async def test_the_keys_are_the_contracts(store: RedisStore, server: Server) -> None:
     """Documents alone stand under ts:ollama:, all else under tsx:ollama: in one slot, and every key has a TTL."""
-    await store.put([record(stage.value, stage, ttl_seconds=60, owner="alice") for stage in Stage])
+    await put(store, [record(stage.value, stage, ttl_seconds=60, owner="alice") for stage in Stage])
     await store.ask_cancel("1:queued")
     keys = await server.keys()
     assert {key for key in keys if not key.startswith(OURS)} == {DOCUMENT + stage for stage in Stage}
@@ -89,10 +89,10 @@ async def test_no_command_looks_at_all_keys(new_store: NewStore) -> None:
     """Writing, reading, listing with a filter too, looking and cancelling get by without SCAN and KEYS."""
     server = await new_store()
     store = client_of(server)
-    await store.put([record(f"t{n}", Stage.DONE, created_ms=n) for n in range(50)])
+    await put(store, [record(f"t{n}", Stage.DONE, created_ms=n) for n in range(50)])
     await text_of(store, "t1")
     await walk(store, limit=7, state=State.SUCCESS)
-    await store.put([record("t", Stage.STREAMING, grace_seconds=0)])
+    await put(store, [record("t", Stage.STREAMING, grace_seconds=0)])
     await next_millisecond()
     await store.ask_cancel("1:t")
     await store.watch(())
@@ -105,8 +105,8 @@ async def test_a_page_costs_its_limit(new_store: NewStore) -> None:
     """A page of five reads about five documents, however many tasks of its state or of others there are."""
     server = await new_store()
     store = client_of(server)
-    await store.put([record(f"done{n}", Stage.DONE, created_ms=1000 + n) for n in range(500)])
-    await store.put([record("old", Stage.ERROR, created_ms=1)])
+    await put(store, [record(f"done{n}", Stage.DONE, created_ms=1000 + n) for n in range(500)])
+    await put(store, [record("old", Stage.ERROR, created_ms=1)])
     for state in (None, State.SUCCESS, State.FAILED):
         await server.client.config_resetstat()
         await store.page(5, state, None)
@@ -121,20 +121,20 @@ async def test_a_page_costs_its_limit(new_store: NewStore) -> None:
 async def test_another_process_cannot_claim_what_is_in_flight(store: RedisStore, other: RedisStore) -> None:
     """A claim names its process: the same creation time from another one is another request."""
     claim = record("t", attempt=0)
-    assert await store.put([claim]) == [Written(True, 1)]
-    assert await other.put([record("t", attempt=0, boot="boot-2")]) == [Written(False, 1)]
-    assert await store.put([claim]) == [Written(True, 1)]
-    await store.put([record("t", Stage.DONE)])
-    assert await other.put([record("t", attempt=0, created_ms=2000, boot="boot-2")]) == [Written(True, 2)]
-    assert await store.put([record("t", Stage.ERROR)]) == [Written(False, 2)]
+    assert await put(store, [claim]) == [Written(True, 1)]
+    assert await put(other, [record("t", attempt=0, boot="boot-2")]) == [Written(False, 1)]
+    assert await put(store, [claim]) == [Written(True, 1)]
+    await put(store, [record("t", Stage.DONE)])
+    assert await put(other, [record("t", attempt=0, created_ms=2000, boot="boot-2")]) == [Written(True, 2)]
+    assert await put(store, [record("t", Stage.ERROR)]) == [Written(False, 2)]
 
 
 async def test_of_many_claims_at_once_one_wins(store: RedisStore, other: RedisStore) -> None:
     """Processes that claim the same ids at the same moment agree on one winner for each."""
     names = [f"t{n}" for n in range(50)]
     mine, others = await asyncio.gather(
-        store.put([record(name, attempt=0, created_ms=1000) for name in names]),
-        other.put([record(name, attempt=0, created_ms=1001, boot="boot-2") for name in names]),
+        put(store, [record(name, attempt=0, created_ms=1000) for name in names]),
+        put(other, [record(name, attempt=0, created_ms=1001, boot="boot-2") for name in names]),
     )
     for name, one, two in zip(names, mine, others, strict=True):
         assert {one.is_written, two.is_written} == {True, False}, name
@@ -152,7 +152,7 @@ async def test_a_foreign_value_does_not_block(store: RedisStore, server: Server,
     """What is no document of anybody's is overwritten, as if nothing stood there."""
     await server.client.set(DOCUMENT + "t", value)
     expected = 2 if value == '{"extensions":[]}' else 1  # a table of ours without an attempt: an ended first one
-    assert await store.put([record("t", attempt=0)]) == [Written(True, expected)]
+    assert await put(store, [record("t", attempt=0)]) == [Written(True, expected)]
     assert await stage_and_attempt(store, "t") == ("queued", expected)
     assert await server.ttl("t") > 0
 
@@ -164,9 +164,13 @@ async def test_a_key_of_another_type_does_not_block(store: RedisStore, server: S
     await server.client.sadd(DOCUMENT + "set", "x")
     await server.client.zadd(DOCUMENT + "zset", {"x": 1})
     names = ["list", "hash", "set", "zset"]
-    assert await store.put([record(name, Stage.FORWARDING) for name in names]) == [Written(True, 1)] * 4
+    assert await put(store, [record(name, Stage.FORWARDING) for name in names]) == [Written(True, 1)] * 4
     for name in names:
         assert await stage_and_attempt(store, name) == ("forwarding", 1)
+    await server.client.delete(*(DOCUMENT + name for name in names))
+    await server.client.rpush(DOCUMENT + "list", "x")
+    assert await put(store, [record("list", Stage.DONE, is_new=True)]) == [Written(True, 1)]
+    assert await stage_and_attempt(store, "list") == ("done", 1)
 
 
 @pytest.mark.parametrize("value", ["hello", "[]", '{"extensions":5}', "null", b"\xff\xfe", ["a list"]])
@@ -174,7 +178,7 @@ async def test_a_foreign_value_does_not_break_the_list(
     store: RedisStore, server: Server, value: str | bytes | list[str]
 ) -> None:
     """What somebody else put in a document's place is left out of the list and is no document; the others stay."""
-    await store.put([record("a", created_ms=1), record("b", created_ms=2), record("c", created_ms=3)])
+    await put(store, [record("a", created_ms=1), record("b", created_ms=2), record("c", created_ms=3)])
     await server.client.delete(DOCUMENT + "b")
     if isinstance(value, list):
         await server.client.rpush(DOCUMENT + "b", *value)
@@ -188,9 +192,9 @@ async def test_a_foreign_value_does_not_break_the_list(
 async def test_scripts_may_be_forgotten(store: RedisStore, server: Server) -> None:
     """After SCRIPT FLUSH (a restart, a failover) the next write happens all the same, once."""
     for attempt in (1, 2, 3):
-        assert await store.put([record("t", attempt=0, created_ms=attempt)]) == [Written(True, attempt)]
+        assert await put(store, [record("t", attempt=0, created_ms=attempt)]) == [Written(True, attempt)]
         await server.client.script_flush()
-        assert await store.put([record("t", Stage.DONE, attempt=attempt, created_ms=attempt)]) == [
+        assert await put(store, [record("t", Stage.DONE, attempt=attempt, created_ms=attempt)]) == [
             Written(True, attempt)
         ]
         await server.client.script_flush()
@@ -212,10 +216,10 @@ async def sizes(server: Server) -> dict[str, int]:
 
 async def test_expired_entries_leave_the_index(store: RedisStore, server: Server) -> None:
     """Once documents have expired, later writes clear every trace of them."""
-    await store.put([record(f"t{n}", Stage.DONE, ttl_seconds=1) for n in range(150)])
+    await put(store, [record(f"t{n}", Stage.DONE, ttl_seconds=1) for n in range(150)])
 
     async def is_clear() -> bool:
-        await store.put([record("beat", Stage.STREAMING)])
+        await put(store, [record("beat", Stage.STREAMING)])
         return set((await sizes(server)).values()) == {1}
 
     await until(is_clear, 6, "only one entry is left in each key")
@@ -225,7 +229,7 @@ async def test_expired_entries_leave_the_index(store: RedisStore, server: Server
 
 async def test_listing_clears_what_is_gone(store: RedisStore, server: Server) -> None:
     """A place whose document was deleted or evicted leaves the list that met it, and the page is full without it."""
-    await store.put([record(f"t{n}", created_ms=n) for n in range(10)])
+    await put(store, [record(f"t{n}", created_ms=n) for n in range(10)])
     await server.client.delete(*(DOCUMENT + f"t{n}" for n in range(5, 10)))
     assert await walk(store, limit=2) == ["t4", "t3", "t2", "t1", "t0"]
     assert (await sizes(server))[INDEX + "all"] == 5
@@ -233,18 +237,18 @@ async def test_listing_clears_what_is_gone(store: RedisStore, server: Server) ->
 
 async def test_a_lost_index_comes_back_with_the_next_writes(store: RedisStore, server: Server) -> None:
     """Documents whose index was evicted are listed again after their next write."""
-    await store.put([record("a", Stage.STREAMING, created_ms=1), record("b", created_ms=2)])
+    await put(store, [record("a", Stage.STREAMING, created_ms=1), record("b", created_ms=2)])
     await server.client.delete(*await sizes(server))
     assert await walk(store) == []
-    await store.put([record("a", Stage.STREAMING, created_ms=1), record("b", created_ms=2)])
+    await put(store, [record("a", Stage.STREAMING, created_ms=1), record("b", created_ms=2)])
     assert await walk(store) == ["b", "a"]
 
 
 async def test_a_repeated_write_completes_the_index(store: RedisStore, server: Server) -> None:
     """A final status whose batch broke off between document and index is listed once the batch is repeated."""
-    await store.put([record("t", Stage.DONE)])
+    await put(store, [record("t", Stage.DONE)])
     await server.client.delete(*await sizes(server))
-    assert await store.put([record("t", Stage.DONE)]) == [Written(False, 1)]
+    assert await put(store, [record("t", Stage.DONE)]) == [Written(False, 1)]
     assert await walk(store, state=State.SUCCESS) == ["t"]
 
 
@@ -274,11 +278,11 @@ async def test_all_hear_of_a_cancel_at_once(store: RedisStore, other: RedisStore
 
 async def test_who_does_not_listen_finds_it(store: RedisStore, other: RedisStore) -> None:
     """A cancel is found by looking, too, as long as the task has not ended."""
-    await other.put([record("t", Stage.STREAMING, boot="boot-2")])
+    await put(other, [record("t", Stage.STREAMING, boot="boot-2")])
     await store.ask_cancel("boot-2:1000:t")
     assert await other.watch(()) == ["boot-2:1000:t"]
     assert await other.watch(()) == ["boot-2:1000:t"]
-    await other.put([record("t", Stage.CANCELLED, boot="boot-2")])
+    await put(other, [record("t", Stage.CANCELLED, boot="boot-2")])
     assert await other.watch(()) == []
 
 
@@ -300,7 +304,7 @@ async def test_without_rights_to_channels_a_cancel_is_found(new_store: NewStore)
     store = RedisStore(
         f"redis://plain:secret@127.0.0.1:{server.port}/0", boot=BOOT, longest_ttl_seconds=LONGEST_TTL_SECONDS
     )
-    await store.put([record("t", Stage.STREAMING)])
+    await put(store, [record("t", Stage.STREAMING)])
     await store.ask_cancel("1:t")
     assert await store.watch(()) == ["1:t"]
     with pytest.raises(StoreError):
@@ -355,9 +359,9 @@ async def test_no_command_touches_two_slots(tmp_path: Path) -> None:
     store = client_of(server)
     try:
         await server.start()
-        await store.put([record(stage, stage, owner="alice", created_ms=n) for n, stage in enumerate(Stage)])
-        await store.put([record("done", attempt=0, created_ms=100, owner="alice")])
-        await store.put([record("silent", Stage.STREAMING, created_ms=200, grace_seconds=0)])
+        await put(store, [record(stage, stage, owner="alice", created_ms=n) for n, stage in enumerate(Stage)])
+        await put(store, [record("done", attempt=0, created_ms=100, owner="alice")])
+        await put(store, [record("silent", Stage.STREAMING, created_ms=200, grace_seconds=0)])
         await next_millisecond()
         await store.ask_cancel("1:queued")
         assert await store.watch(()) == ["1:queued"]
@@ -378,9 +382,9 @@ async def test_an_idle_connection_that_the_server_closed_costs_nothing(store: Re
     """After CLIENT KILL, as after the server's `timeout`, the next write, read and look succeed, and write once."""
     for attempt in (1, 2, 3):
         await store.ping()
-        await store.put([record("t", attempt=0, created_ms=attempt)])
+        await put(store, [record("t", attempt=0, created_ms=attempt)])
         await server.client.client_kill_filter(_type="normal", skipme=True)
-        assert await store.put([record("t", Stage.DONE, attempt=attempt, created_ms=attempt)]) == [
+        assert await put(store, [record("t", Stage.DONE, attempt=attempt, created_ms=attempt)]) == [
             Written(True, attempt)
         ]
         await server.client.client_kill_filter(_type="normal", skipme=True)
@@ -393,7 +397,7 @@ async def test_a_probe_is_a_write(new_store: NewStore) -> None:
     """A server that takes reads and refuses writes, a replica, does not pass for one that is well."""
     server = await new_store()
     store = client_of(server)
-    await store.put([record("t")])
+    await put(store, [record("t")])
     await server.client.replicaof("127.0.0.1", server.port)
     assert await stage_and_attempt(store, "t") == ("queued", 1)
     with pytest.raises(StoreError, match=r"(?i)read.?only"):
@@ -405,7 +409,7 @@ async def test_a_probe_is_a_write(new_store: NewStore) -> None:
 
 async def test_expired_entries_go_without_any_write(store: RedisStore, server: Server) -> None:
     """Looking, as each gateway does once a second, clears the index of what has expired, thousands at a time."""
-    await store.put([record(f"t{n}", Stage.DONE, ttl_seconds=1) for n in range(2500)])
+    await put(store, [record(f"t{n}", Stage.DONE, ttl_seconds=1) for n in range(2500)])
 
     async def is_clear() -> bool:
         await store.watch(())
@@ -418,7 +422,7 @@ async def test_long_documents_make_short_pages(store: RedisStore) -> None:
     """A page ends at some megabytes, with a cursor, and the walk still finds everything once."""
     names = [f"t{n:03}" for n in range(300)]
     message = "x" * 30_000
-    await store.put([record(name, Stage.DONE, created_ms=1000 + n, message=message) for n, name in enumerate(names)])
+    await put(store, [record(name, Stage.DONE, created_ms=1000 + n, message=message) for n, name in enumerate(names)])
     page = await store.page(1000, None, None)
     assert 4e6 < sum(map(len, page.documents)) < 12e6
     found = []
@@ -435,7 +439,7 @@ async def test_after_a_step_of_the_servers_clock_nobody_is_lost(
 ) -> None:
     """When the server's clock runs ahead all of a sudden, silence means nothing for a while."""
     await store.watch(())
-    await store.put([record("t", Stage.STREAMING, boot="other", grace_seconds=0.05)])
+    await put(store, [record("t", Stage.STREAMING, boot="other", grace_seconds=0.05)])
     store._clock_offset_seconds -= 3600
     await store.watch(())
 
@@ -454,7 +458,7 @@ async def test_after_a_step_of_the_servers_clock_nobody_is_lost(
 # -- a server that fails --
 
 CALLS: dict[str, Call] = {
-    "put": lambda store: store.put([record("t")]),
+    "put": lambda store: put(store, [record("t")]),
     "read": lambda store: store.read(["t"]),
     "page": lambda store: store.page(5, None, None),
     "page by state": lambda store: store.page(5, State.RUNNING, None),
@@ -470,7 +474,7 @@ async def test_a_server_that_is_gone_is_a_store_error(new_store: NewStore, call:
     """Killed under an open connection, and not there at all: StoreError with a reason; back again: all works."""
     server = await new_store()
     store = client_of(server)
-    await store.put([record("t", Stage.STREAMING)])
+    await put(store, [record("t", Stage.STREAMING)])
     await call(store)
     await server.kill()
     for _ in range(2):
@@ -524,13 +528,13 @@ async def test_a_full_server_refuses_and_comes_back(new_store: NewStore) -> None
     """Out of memory (noeviction) is StoreError for writes while reads go on; with room again writes work."""
     server = await new_store()
     store = client_of(server)
-    await store.put([record("t")])
+    await put(store, [record("t")])
     await server.client.config_set("maxmemory", "1")
     with pytest.raises(StoreError):
-        await store.put([record("t", Stage.DONE)])
+        await put(store, [record("t", Stage.DONE)])
     assert await stage_and_attempt(store, "t") == ("queued", 1)
     await server.client.config_set("maxmemory", "0")
-    assert await store.put([record("t", Stage.DONE)]) == [Written(True, 1)]
+    assert await put(store, [record("t", Stage.DONE)]) == [Written(True, 1)]
     await store.close()
 
 
@@ -540,7 +544,7 @@ async def test_a_full_server_refuses_and_comes_back(new_store: NewStore) -> None
 async def test_a_cancelled_reads_answer_reaches_nobody_else(store: RedisStore) -> None:
     """When callers are cancelled in the middle of a command, everyone else still gets his own answer."""
     names = [f"t{n}" for n in range(40)]
-    await store.put([record(name, message=name) for name in names])
+    await put(store, [record(name, message=name) for name in names])
     for _ in range(5):
         reads = [asyncio.ensure_future(text_of(store, name)) for name in names]
         await store.ping()  # the reads are under way
@@ -554,8 +558,8 @@ async def test_a_cancelled_reads_answer_reaches_nobody_else(store: RedisStore) -
 async def test_a_cancelled_writes_answer_reaches_nobody_else(store: RedisStore) -> None:
     """A write that is cancelled half-way leaves no answer behind for the next one."""
     for n in range(10):
-        cancelled = asyncio.ensure_future(store.put([record(f"a{n}", Stage.DONE)] * 50))
+        cancelled = asyncio.ensure_future(put(store, [record(f"a{n}", Stage.DONE)] * 50))
         await store.ping()
         cancelled.cancel()
         await asyncio.gather(cancelled, return_exceptions=True)
-        assert await within(2, store.put([record(f"b{n}")])) == [Written(True, 1)]
+        assert await within(2, put(store, [record(f"b{n}")])) == [Written(True, 1)]

@@ -17,7 +17,7 @@ from gateway.memory import MemoryStore
 from gateway.store import RedisStore
 from gateway.task import Stage, State
 from tests.conftest import started_store
-from tests.support.records import BOOT, ids, record, stage_and_attempt, text_of, undated
+from tests.support.records import BOOT, ids, put, record, stage_and_attempt, text_of, undated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -42,7 +42,14 @@ class Request:
 
     def status(self) -> Record:
         """Its status as it would be written now."""
-        return record(self.task_id, self.stage, attempt=self.attempt, created_ms=self.created_ms, owner=self.owner)
+        return record(
+            self.task_id,
+            self.stage,
+            attempt=self.attempt,
+            created_ms=self.created_ms,
+            owner=self.owner,
+            is_new=not self.written,
+        )
 
 
 class Stores(RuleBasedStateMachine):
@@ -111,8 +118,8 @@ class Stores(RuleBasedStateMachine):
 
     def put(self, records: list[Record]) -> Any:
         """The same records into both stores, with the same results."""
-        results = self.run(self.redis.put(records))
-        assert results == self.run(self.memory.put(records))
+        results = self.run(put(self.redis, records))
+        assert results == self.run(put(self.memory, records))
         return results
 
     @rule(limit=st.integers(1, 4), state=st.none() | st.sampled_from(State), owner=st.none() | owners)

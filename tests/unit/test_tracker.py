@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,8 +20,8 @@ from gateway.memory import MemoryStore
 from gateway.records import InvalidCursor, StoreError
 from gateway.task import Reason, Stage, State
 from gateway.tracker import StoreUnavailable, new_boot
-from tests.support.records import ids, record, stage_and_attempt, stored, text_of, walk
-from tests.support.tracking import Subject, seconds_of, tracking
+from tests.support.records import ids, put, record, stage_and_attempt, stored, text_of, walk
+from tests.support.tracking import Subject, begun, seconds_of, settled, tracking
 from tests.support.waiting import next_millisecond, until, within
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ async def test_each_step_reaches_the_store() -> None:
         }
         for stage, step in steps.items():
             step()
-            await subject.tracker.settle(task)
+            await settled(subject.tracker, task)
             assert await subject.stage("t") == stage
     assert [one.ttl_seconds for one in subject.store.records] == [3600, 3600, 3600, 86400]
 
@@ -60,7 +61,7 @@ async def test_a_failure_is_stored_with_its_reason(reason: Reason) -> None:
     async with tracking() as subject:
         task = await subject.begin()
         subject.run_through(task, reason)
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         document = await stored(subject.store.table, task.task_id)
         assert (document["state"], document["extensions"]["reason"]) == ("FAILED", reason)
         assert document["message"] == "the end"
@@ -80,10 +81,10 @@ async def test_the_first_end_counts() -> None:
     async with tracking() as subject:
         task = await subject.begin()
         subject.run_through(task, Reason.CLIENT_DISCONNECT)
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         text = await text_of(subject.store.table, task.task_id)
         subject.run_through(task)
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         other = await subject.begin()
         await subject.until_stage(other.task_id, Stage.QUEUED)
         assert await text_of(subject.store.table, task.task_id) == text
@@ -95,7 +96,7 @@ async def test_a_fast_task_costs_one_write() -> None:
     async with tracking() as subject:
         task = await subject.begin()
         subject.run_through(task)
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         last = await subject.begin()
         await subject.until_stage(last.task_id, Stage.QUEUED)
     assert subject.store.stages(task.task_id) == ["done"]
@@ -106,7 +107,7 @@ async def test_a_fast_task_with_a_clients_id_costs_two_writes() -> None:
     async with tracking() as subject:
         task = await subject.begin("t")
         subject.run_through(task)
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
     assert subject.store.stages("t") == ["queued", "done"]
 
 
@@ -115,14 +116,14 @@ async def test_statuses_that_wait_go_together() -> None:
     async with tracking() as subject:
         subject.store.door.clear()
         first = await subject.begin()
-        settling = asyncio.create_task(subject.tracker.settle(first))
+        settling = asyncio.create_task(settled(subject.tracker, first))
         await until(lambda: subject.store.calls["put"], what="a batch is under way")
         tasks = [await subject.begin() for _ in range(100)]
         for task in tasks:
             subject.run_through(task)
         subject.store.door.set()
         await settling
-        await asyncio.gather(*(subject.tracker.settle(task) for task in tasks))
+        await asyncio.gather(*(settled(subject.tracker, task) for task in tasks))
     assert [len(batch) for batch in subject.store.batches] == [1, 100]
     assert {one.state for one in subject.store.batches[1]} == {State.SUCCESS}
 
@@ -131,7 +132,7 @@ async def test_more_than_a_batch_is_written_in_several() -> None:
     """A thousand waiting statuses come in batches of a bounded size, each task once."""
     async with tracking() as subject:
         tasks = [await subject.begin() for _ in range(1000)]
-        await asyncio.gather(*(subject.tracker.settle(task) for task in tasks))
+        await asyncio.gather(*(settled(subject.tracker, task) for task in tasks))
     assert max(len(batch) for batch in subject.store.batches) <= 256
     assert len({one.task_id for one in subject.store.records}) == len(subject.store.records) == 1000
 
@@ -141,7 +142,7 @@ async def test_settling_what_is_stored_costs_nothing() -> None:
     async with tracking() as subject:
         task = await subject.begin("t")
         subject.store.door.clear()
-        assert await seconds_of(subject.tracker.settle(task)) < AT_ONCE_SECONDS
+        assert await seconds_of(settled(subject.tracker, task)) < AT_ONCE_SECONDS
         assert len(subject.store.records) == 1
 
 
@@ -161,13 +162,13 @@ async def test_an_id_in_flight_here_is_refused_without_the_store() -> None:
 async def test_an_id_in_flight_elsewhere_is_refused() -> None:
     """An id that another gateway runs is TaskIdInUse, leaves that task alone, and is free again after its end."""
     async with tracking() as subject:
-        await subject.store.table.put([record("t", Stage.STREAMING, created_ms=1, boot="other")])
+        await put(subject.store.table, [record("t", Stage.STREAMING, created_ms=1, boot="other")])
         before = await text_of(subject.store.table, "t")
         for _ in range(2):
             with pytest.raises(TaskIdInUse):
                 await subject.begin("t")
         assert await text_of(subject.store.table, "t") == before
-        await subject.store.table.put([record("t", Stage.DONE, created_ms=1, boot="other")])
+        await put(subject.store.table, [record("t", Stage.DONE, created_ms=1, boot="other")])
         task = await subject.begin("t")
         assert task.attempt == 2
 
@@ -179,7 +180,7 @@ async def test_an_ended_id_begins_the_next_attempt() -> None:
             task = await subject.begin("t")
             assert task.attempt == attempt
             subject.run_through(task)
-            await subject.tracker.settle(task)
+            await settled(subject.tracker, task)
             assert await stage_and_attempt(subject.store.table, "t") == ("done", attempt)
             await next_millisecond()
 
@@ -189,7 +190,7 @@ async def test_an_id_is_free_as_soon_as_its_request_has_ended() -> None:
     async with tracking() as subject:
         first = await subject.begin("t")
         subject.tracker.forward(first)
-        await subject.tracker.settle(first)
+        await settled(subject.tracker, first)
         subject.tracker.finish(first, Reason.CLIENT_DISCONNECT, "the client left")
         await next_millisecond()
         second = await subject.begin("t")
@@ -233,12 +234,12 @@ async def test_a_hanging_store_costs_each_request_a_bounded_time_once() -> None:
         task, other = await subject.begin(), await subject.begin()
         subject.store.door.clear()
         subject.tracker.forward(task)
-        seconds = await seconds_of(subject.tracker.settle(task))
+        seconds = await seconds_of(settled(subject.tracker, task))
         assert WAIT_SECONDS * 0.9 <= seconds < WAIT_SECONDS + AT_ONCE_SECONDS
         assert not subject.tracker.is_store_up
         subject.tracker.finish(task, None, "complete")
-        assert await seconds_of(subject.tracker.settle(task)) < AT_ONCE_SECONDS
-        assert await seconds_of(subject.tracker.settle(other)) < AT_ONCE_SECONDS
+        assert await seconds_of(settled(subject.tracker, task)) < AT_ONCE_SECONDS
+        assert await seconds_of(settled(subject.tracker, other)) < AT_ONCE_SECONDS
         assert await seconds_of(subject.begin("own-id")) < AT_ONCE_SECONDS
 
 
@@ -256,7 +257,7 @@ async def test_one_requests_waits_together_are_bounded() -> None:
             subject.store.door.clear()
             step()
             asyncio.get_running_loop().call_later(0.23, subject.store.door.set)
-            waited += await seconds_of(subject.tracker.settle(task))
+            waited += await seconds_of(settled(subject.tracker, task))
             await until(lambda: subject.tracker.unsaved == 0, what="everything is written")
         assert waited < WAITS_SECONDS + 0.1  # two whole waits would be 0.46
 
@@ -267,7 +268,7 @@ async def test_whoever_waits_is_let_go_when_the_store_fails() -> None:
         tasks = [await subject.begin() for _ in range(5)]
         subject.store.failure = StoreError("gone")
         started = time.monotonic()
-        await asyncio.gather(*(subject.tracker.settle(task) for task in tasks))
+        await asyncio.gather(*(settled(subject.tracker, task) for task in tasks))
         assert time.monotonic() - started < AT_ONCE_SECONDS
 
 
@@ -276,12 +277,128 @@ async def test_a_cancelled_wait_harms_nobody() -> None:
     async with tracking() as subject:
         task = await subject.begin()
         subject.store.door.clear()
-        settling = asyncio.create_task(subject.tracker.settle(task))
+        settling = asyncio.create_task(settled(subject.tracker, task))
         await until(lambda: subject.tracker.unsaved, what="it waits")
         settling.cancel()
         await asyncio.gather(settling, return_exceptions=True)
         subject.store.door.set()
         await subject.until_stage(task.task_id, Stage.QUEUED)
+
+
+async def test_a_wait_is_over_once() -> None:
+    """Whoever settles is called once, whatever else happens to the task and the store after."""
+    async with tracking() as subject:
+        task, called = await subject.begin(), list[str]()
+        subject.tracker.forward(task)
+        subject.tracker.settle(task, lambda: called.append("forwarding"))
+        assert called == []
+        await subject.until_stage(task.task_id, Stage.FORWARDING)
+        subject.tracker.finish(task, None, "complete")
+        await subject.lose_store()
+        await subject.stop()
+        assert called == ["forwarding"]
+
+
+async def test_settling_ends_at_once_where_there_is_nothing_to_wait_for() -> None:
+    """It is over before the call returns: stored already, waits used up, store away, or a table in this process."""
+    async with tracking() as subject:
+        task, called = await subject.begin("t"), list[str]()
+        subject.tracker.settle(task, lambda: called.append("stored"))
+        subject.tracker.forward(task)
+        task.wait_left = 0
+        subject.tracker.settle(task, lambda: called.append("used up"))
+        await subject.lose_store()
+        other = subject.tracker.begin("other", "POST", "/v1/x", "")
+        subject.tracker.claim(other, lambda is_granted: called.append(f"away {is_granted}"))
+        subject.tracker.settle(other, lambda: called.append("away"))
+        assert called == ["stored", "used up", "away True", "away"]
+
+
+async def test_the_in_process_table_answers_at_once() -> None:
+    """Without a store configured nobody ever waits, nor is a refused claim in flight."""
+    async with tracking() as subject:
+        subject.store.answers_at_once = True
+        called: list[object] = []
+        task = subject.tracker.begin("t", "POST", "/v1/x", "")
+        subject.tracker.claim(task, called.append)
+        subject.tracker.forward(task)
+        subject.tracker.settle(task, lambda: called.append(task.is_saved))
+        subject.run_through(task)
+        subject.tracker.settle(task, lambda: called.append(task.is_saved))
+        assert called == [True, True, True]
+        await put(subject.store.table, [record("theirs", Stage.STREAMING, created_ms=1, boot="other")])
+        refused = subject.tracker.begin("theirs", "POST", "/v1/x", "")
+        subject.tracker.claim(refused, called.append)
+        assert (called[3:], subject.tracker.in_flight) == ([False], 0)
+
+
+async def test_who_fails_when_his_wait_ends_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """A request that breaks on being called is said in the log; the others of its batch go on."""
+    async with tracking() as subject:
+        tasks, called = [await subject.begin() for _ in range(5)], list[str]()
+
+        def fail() -> None:
+            raise ValueError("broken")
+
+        subject.tracker.settle(tasks[0], fail)
+        for task in tasks[1:]:
+            subject.tracker.settle(task, partial(called.append, task.task_id))
+        await until(lambda: len(called) == 4, 3, "the others go on")
+        assert called == [task.task_id for task in tasks[1:]]
+        assert tasks[0].is_saved
+    assert "broken" in caplog.text
+
+
+async def test_a_request_waits_for_one_thing_at_a_time() -> None:
+    """A second wait takes the place of the first, and a wait that is forgotten ends nowhere."""
+    async with tracking() as subject:
+        first, other, called = await subject.begin(), await subject.begin(), list[str]()
+        subject.tracker.settle(first, lambda: called.append("before"))
+        subject.tracker.settle(first, lambda: called.append("after"))
+        subject.tracker.settle(other, lambda: called.append("forgotten"))
+        subject.tracker.forget_wait(other)
+        await settled(subject.tracker, await subject.begin())
+        assert called == ["after"]
+        assert first.is_saved
+        assert other.is_saved
+
+
+async def test_what_is_told_in_one_turn_is_one_batch() -> None:
+    """However many requests settle before the loop turns, they cost one write."""
+    async with tracking() as subject:
+        tasks = [await subject.begin() for _ in range(20)]
+        for task in tasks:
+            subject.tracker.forward(task)
+            subject.tracker.settle(task, lambda: None)
+        await settled(subject.tracker, await subject.begin())
+        assert [len(batch) for batch in subject.store.batches] == [21]
+
+
+@pytest.mark.parametrize("answers", ["answers_at_once", "answers_in_a_turn"])
+async def test_a_fast_request_costs_no_timer_and_no_task(answers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lingers and bounded waits share their timers, and nothing of a request is a task."""
+    loop, made = asyncio.get_running_loop(), Counter[str]()
+    async with tracking() as subject:
+        setattr(subject.store, answers, True)
+        call_at, create_task = loop.call_at, loop.create_task
+
+        def counted_call_at(*arguments: Any, **more: Any) -> asyncio.TimerHandle:
+            made["timers"] += 1
+            return call_at(*arguments, **more)
+
+        def counted_create_task(*arguments: Any, **more: Any) -> asyncio.Task[Any]:
+            made["tasks"] += 1
+            return create_task(*arguments, **more)
+
+        monkeypatch.setattr(loop, "call_at", counted_call_at)
+        monkeypatch.setattr(loop, "create_task", counted_create_task)
+        for _ in range(200):
+            subject.run_through(task := subject.tracker.begin(None, "POST", "/v1/x", ""))
+            over = loop.create_future()
+            subject.tracker.settle(task, partial(over.set_result, None))
+            await over
+        assert made["tasks"] == 0
+        assert made["timers"] <= 10, "of 200 requests"
 
 
 # -- the store goes and comes back --
@@ -312,7 +429,7 @@ async def test_one_log_line_per_change(caplog: pytest.LogCaptureFixture) -> None
             await subject.lose_store()
             for _ in range(20):
                 subject.run_through(task := await subject.begin())
-                await subject.tracker.settle(task)
+                await settled(subject.tracker, task)
             subject.store.failure = None
             await until(lambda: subject.tracker.is_store_up, 5, "the store is back")
     assert [line.levelname for line in caplog.records] == ["WARNING", "INFO"]
@@ -354,7 +471,7 @@ async def test_an_unforeseen_error_does_not_end_the_writer() -> None:
     async with tracking() as subject:
         task = await subject.begin()
         subject.store.failure = ValueError("unforeseen")
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         subject.store.failure = None
         await subject.until_stage(task.task_id, Stage.QUEUED, 3)
 
@@ -367,7 +484,7 @@ async def test_a_heartbeat_moves_the_timestamp_alone() -> None:
     async with tracking(heartbeat_seconds=0.1) as subject:
         task = await subject.begin("t")
         subject.tracker.forward(task)
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         first = await stored(subject.store.table, "t")
 
         async def is_younger() -> bool:
@@ -384,7 +501,7 @@ async def test_a_heartbeat_puts_back_what_was_lost() -> None:
     async with tracking(heartbeat_seconds=0.1) as subject:
         task = await subject.begin("t")
         subject.run_through(task)
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         await next_millisecond()
         await subject.begin("t")
         subject.store.table = MemoryStore()
@@ -397,7 +514,7 @@ async def test_an_ended_task_beats_no_more() -> None:
     async with tracking(heartbeat_seconds=0.05) as subject:
         ended, running = await subject.begin("ended"), await subject.begin("running")
         subject.run_through(ended)
-        await subject.tracker.settle(ended)
+        await settled(subject.tracker, ended)
         count, beats = len(subject.store.stages("ended")), len(subject.store.stages("running"))
         await until(lambda: len(subject.store.stages("running")) >= beats + 4, 3, "four heartbeats")
         assert len(subject.store.stages("ended")) == count
@@ -441,7 +558,7 @@ async def test_closing_saves_a_batch_that_was_under_way() -> None:
         task = await subject.begin()
         subject.store.door.clear()
         subject.tracker.forward(task)
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         await subject.stop()
         subject.store.door.set()
         await subject.tracker.close()
@@ -465,7 +582,7 @@ async def test_closing_takes_a_bounded_time(caplog: pytest.LogCaptureFixture) ->
 async def test_reading_goes_to_the_store_first() -> None:
     """What the store has is what a poller reads; what nobody has is None."""
     async with tracking() as subject:
-        await subject.store.table.put([record("other", Stage.DONE)])
+        await put(subject.store.table, [record("other", Stage.DONE)])
         assert json.loads(await subject.tracker.read("other") or "")["stage"] == "done"
         assert await subject.tracker.read("nobody") is None
 
@@ -500,7 +617,7 @@ async def test_an_event_is_the_same_wherever_it_is_read() -> None:
     async with tracking() as subject:
         task = await subject.begin()
         event = json.loads(await subject.tracker.read(task.task_id) or "")["event_id"]
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         assert (await stored(subject.store.table, task.task_id))["event_id"] == event
 
 
@@ -515,7 +632,7 @@ async def test_pages_come_from_the_store() -> None:
         assert ids(page) == ["t2", "t1"]
         assert ids(await subject.tracker.page(2, None, page.next_cursor)) == ["t0"]
         subject.run_through(tasks[1])
-        await subject.tracker.settle(tasks[1])
+        await settled(subject.tracker, tasks[1])
         assert await walk(subject.store.table, state=State.SUCCESS) == ["t1"]
         with pytest.raises(InvalidCursor):
             await subject.tracker.page(2, None, "x")
@@ -554,7 +671,7 @@ async def test_the_newer_status_is_told(
     task.attempt, task.likely_attempt = attempt, attempt or 1
     task.saved_rank = stage.rank if is_saved else -1
     if stored_as is not None:
-        await subject.store.table.put([record(task.task_id, stored_as[0], attempt=stored_as[1], message="store")])
+        await put(subject.store.table, [record(task.task_id, stored_as[0], attempt=stored_as[1], message="store")])
     document = await subject.tracker.read(task.task_id)
     assert json.loads(document or "")["message"] == ("store" if told == "store" else task.message)
 
@@ -572,7 +689,7 @@ def advance(subject: Subject, task: TrackedTask, stage: Stage) -> None:
 async def test_a_refused_claim_is_not_told() -> None:
     """Of an id that another gateway runs only that gateway's task is told, before, while and after a claim fails."""
     async with tracking() as subject:
-        await subject.store.table.put([record("t", Stage.STREAMING, created_ms=1, boot="other", message="theirs")])
+        await put(subject.store.table, [record("t", Stage.STREAMING, created_ms=1, boot="other", message="theirs")])
         subject.store.door.clear()
         claim = asyncio.create_task(subject.begin("t"))
         await until(lambda: subject.store.calls["put"], 1, "the claim is under way")
@@ -602,7 +719,7 @@ async def test_an_ended_task_is_answered_while_the_store_is_away() -> None:
     async with tracking() as subject:
         task = await subject.begin("t")
         subject.run_through(task)
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         await subject.lose_store()
         assert json.loads(await subject.tracker.read("t") or "")["stage"] == "done"
 
@@ -630,13 +747,13 @@ async def test_a_read_of_a_store_that_hangs_ends_soon() -> None:
 async def test_a_task_is_its_owners(owner: str, reader: str | None, is_seen: bool, is_stored: bool) -> None:
     """A reader sees his own tasks, one without a name sees all, wherever a task's newest status is."""
     async with tracking() as subject:
-        task = await subject.tracker.begin(None, "POST", "/v1/x", "", owner)
+        task = await begun(subject.tracker, None, "POST", "/v1/x", "", owner)
         if is_stored:
-            await subject.tracker.settle(task)
+            await settled(subject.tracker, task)
         task_id = task.task_id
         assert (await subject.tracker.read(task_id, reader) is not None) == is_seen
         assert (await subject.tracker.wait(task_id, None, 0.01, reader) is not None) == is_seen
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         assert (task_id in ids(await subject.tracker.page(10, None, None, reader))) == is_seen
         task.on_cut = lambda: subject.tracker.finish(task, Reason.CANCELLED, "cancelled")
         assert (await subject.tracker.cancel(task_id, reader) is not None) == is_seen
@@ -669,7 +786,7 @@ async def test_a_wait_for_what_has_ended_is_none() -> None:
     """An ended task does not change: nobody is kept waiting, whichever event he names; nor for an unknown task."""
     async with tracking() as subject:
         subject.run_through(task := await subject.begin("t"))
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         event = json.loads(await subject.tracker.read("t") or "")["event_id"]
         for seen in (None, event, "another"):
             assert await seconds_of(subject.tracker.wait("t", seen, 10)) < AT_ONCE_SECONDS
@@ -681,7 +798,7 @@ async def test_a_heartbeat_ends_no_wait() -> None:
     async with tracking(heartbeat_seconds=0.05) as subject:
         task = await subject.begin("t")
         subject.tracker.forward(task)
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         before = json.loads(await subject.tracker.read("t") or "")
         started = time.monotonic()
         after = json.loads(await subject.tracker.wait("t", before["event_id"], 0.5) or "")
@@ -693,10 +810,10 @@ async def test_a_heartbeat_ends_no_wait() -> None:
 async def test_a_wait_hears_of_another_gateways_task() -> None:
     """A change that another gateway wrote ends the wait within half a second."""
     async with tracking() as subject:
-        await subject.store.table.put([record("t", Stage.FORWARDING, boot="other")])
+        await put(subject.store.table, [record("t", Stage.FORWARDING, boot="other")])
         waiting = asyncio.create_task(subject.tracker.wait("t", None, 10))
         await until(lambda: subject.store.calls["read"] >= 2, 2, "the store is looked at")
-        await subject.store.table.put([record("t", Stage.DONE, boot="other")])
+        await put(subject.store.table, [record("t", Stage.DONE, boot="other")])
         assert json.loads(await within(0.5, waiting) or "")["stage"] == "done"
 
 
@@ -720,7 +837,7 @@ async def test_cancelling_ends_an_own_task() -> None:
 async def test_cancelling_another_gateways_task_is_asked_for() -> None:
     """The attempt that runs is named to all gateways; without an end the present document comes after a second."""
     async with tracking() as subject:
-        await subject.store.table.put([record("t", Stage.STREAMING, attempt=3, boot="other")])
+        await put(subject.store.table, [record("t", Stage.STREAMING, attempt=3, boot="other")])
         started = time.monotonic()
         document = json.loads(await subject.tracker.cancel("t") or "")
         assert 0.9 <= time.monotonic() - started <= 1.5
@@ -730,17 +847,17 @@ async def test_cancelling_another_gateways_task_is_asked_for() -> None:
 async def test_cancelling_answers_as_soon_as_it_is_done() -> None:
     """When the other gateway has written the end, that is the answer."""
     async with tracking() as subject:
-        await subject.store.table.put([record("t", Stage.STREAMING, boot="other")])
+        await put(subject.store.table, [record("t", Stage.STREAMING, boot="other")])
         cancelling = asyncio.create_task(subject.tracker.cancel("t"))
         await until(lambda: subject.store.asked, 1, "it is asked for")
-        await subject.store.table.put([record("t", Stage.CANCELLED, boot="other")])
+        await put(subject.store.table, [record("t", Stage.CANCELLED, boot="other")])
         assert json.loads(await within(0.6, cancelling) or "")["stage"] == "cancelled"
 
 
 async def test_cancelling_what_has_ended_changes_nothing() -> None:
     """An ended task is answered as it is, an unknown one is None, and nobody is asked for anything."""
     async with tracking() as subject:
-        await subject.store.table.put([record("t", Stage.DONE, boot="other")])
+        await put(subject.store.table, [record("t", Stage.DONE, boot="other")])
         assert await subject.tracker.cancel("t") == await text_of(subject.store.table, "t")
         assert await subject.tracker.cancel("nobody") is None
         assert subject.store.asked == []
@@ -763,7 +880,7 @@ async def test_what_another_has_replaced_is_no_longer_known() -> None:
     """A task that was made lost elsewhere stays so: without the store, too, this process speaks of it no more."""
     async with tracking() as subject:
         task = await subject.begin("t")
-        await subject.store.table.put([record("t", Stage.LOST, created_ms=task.created_ms, boot=subject.boot)])
+        await put(subject.store.table, [record("t", Stage.LOST, created_ms=task.created_ms, boot=subject.boot)])
         assert json.loads(await subject.tracker.read("t") or "")["stage"] == "lost"
         await subject.lose_store()
         with pytest.raises(StoreUnavailable):
@@ -776,13 +893,13 @@ async def test_what_another_has_replaced_is_no_longer_known() -> None:
 async def test_an_id_stays_its_owners_while_the_store_is_away() -> None:
     """What this process remembers of another key's task is enough to refuse its id."""
     async with tracking() as subject:
-        task = await subject.tracker.begin("t", "POST", "/v1/x", "", "anna")
+        task = await begun(subject.tracker, "t", "POST", "/v1/x", "", "anna")
         subject.run_through(task)
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         await subject.lose_store()
         with pytest.raises(TaskIdInUse):
-            await subject.tracker.begin("t", "POST", "/v1/x", "", "bert")
-        assert (await subject.tracker.begin("t", "POST", "/v1/x", "", "anna")).likely_attempt == 2
+            await begun(subject.tracker, "t", "POST", "/v1/x", "", "bert")
+        assert (await begun(subject.tracker, "t", "POST", "/v1/x", "", "anna")).likely_attempt == 2
 
 
 async def test_what_the_store_has_lost_is_told_again() -> None:
@@ -790,7 +907,7 @@ async def test_what_the_store_has_lost_is_told_again() -> None:
     async with tracking() as subject:
         task = await subject.begin("t")
         subject.run_through(task)
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         text = await text_of(subject.store.table, "t")
         subject.store.table = MemoryStore()
         assert await subject.tracker.read("t") == text
@@ -835,7 +952,7 @@ async def test_nothing_begins_while_it_drains() -> None:
                 await subject.begin(task_id)
         assert subject.tracker.in_flight == 1
         subject.run_through(task)
-        await subject.tracker.settle(task)
+        await settled(subject.tracker, task)
         assert await subject.stage("t") == "done"
 
 

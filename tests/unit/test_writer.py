@@ -14,7 +14,7 @@ from gateway.outbox import MAX_WAIT_SECONDS, Outbox, TrackedTask
 from gateway.records import StoreError
 from gateway.task import Stage
 from gateway.writer import StoreWriter
-from tests.support.records import record
+from tests.support.records import put, record
 from tests.support.tracking import ScriptedStore, seconds_of
 from tests.support.waiting import until, until_steady, within
 
@@ -58,7 +58,9 @@ class Subject:
 
     async def wait(self, task: TrackedTask) -> float:
         """Waits for the store as a request does; how long that took."""
-        return await seconds_of(self.writer.wait_for(task, task.stage.rank))
+        released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.writer.wait_for(task, task.stage.rank, lambda: released.set_result(None))
+        return await seconds_of(released)
 
     async def lose_store(self) -> None:
         """The store refuses everything, and the writer knows."""
@@ -344,7 +346,7 @@ async def test_an_empty_outbox_is_left_alone() -> None:
 async def test_a_refused_claim_ends_the_request_in_time() -> None:
     """A request that still waits for its claim is told that its id is in use; nothing of it is written any more."""
     async with running() as subject:
-        await subject.store.table.put([record("t1", Stage.STREAMING, boot="other")])
+        await put(subject.store.table, [record("t1", Stage.STREAMING, boot="other")])
         task = subject.post(attempt=0)
         await subject.wait(task)
         assert task.is_refused
@@ -354,11 +356,11 @@ async def test_a_refused_claim_ends_the_request_in_time() -> None:
 async def test_a_claim_refused_too_late_claims_again() -> None:
     """A request that went on without its claim keeps claiming, and gets the next attempt once the id is free."""
     async with running() as subject:
-        await subject.store.table.put([record("t1", Stage.STREAMING, boot="other")])
+        await put(subject.store.table, [record("t1", Stage.STREAMING, boot="other")])
         task = subject.post(attempt=0)
         await until(lambda: subject.store.records, 3, "it was refused")
         assert not task.is_refused
-        await subject.store.table.put([record("t1", Stage.DONE, boot="other")])
+        await put(subject.store.table, [record("t1", Stage.DONE, boot="other")])
         task.forward(3000)
         subject.outbox.post_urgently(task)
         await within(3, until(lambda: task.attempt == 2, 3))
@@ -367,7 +369,7 @@ async def test_a_claim_refused_too_late_claims_again() -> None:
 async def test_a_granted_claim_tells_the_attempt() -> None:
     """The store's number is the task's from then on."""
     async with running() as subject:
-        await subject.store.table.put([record("t1", Stage.DONE, attempt=4, created_ms=1, boot="other")])
+        await put(subject.store.table, [record("t1", Stage.DONE, attempt=4, created_ms=1, boot="other")])
         task = subject.post(attempt=0)
         await subject.wait(task)
         assert (task.attempt, task.is_saved) == (5, True)

@@ -1,0 +1,63 @@
+"""Whose word counts for a task, as a table; tests/unit/test_tracker.py asks the same of a tracker and a store."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.news import Teller, told_by
+from gateway.outbox import TrackedTask
+from gateway.records import request_name
+from gateway.task import Stage, complete_document
+from tests.support.records import BOOT, record
+
+CREATED_MS = 1000
+NAME = request_name(BOOT, CREATED_MS, "t")
+
+
+def own(stage: Stage, attempt: int = 1, *, is_saved: bool = False, likely_attempt: int | None = None) -> TrackedTask:
+    """The task as this process knows it."""
+    task = TrackedTask("t", "POST", "/v1/x", "", CREATED_MS, attempt)
+    task.stage, task.likely_attempt = stage, likely_attempt or attempt
+    task.saved_rank = stage.rank if is_saved else -1
+    return task
+
+
+def found(stage: Stage, attempt: int = 1, *, boot: str = BOOT) -> dict[str, Any]:
+    """What the store says."""
+    fields: dict[str, Any] = json.loads(
+        complete_document(record("t", stage, created_ms=CREATED_MS, boot=boot).head, attempt)
+    )
+    return fields
+
+
+RUNNING, DONE, LOST = Stage.STREAMING, Stage.DONE, Stage.LOST
+CASES = {
+    "not written yet": (own(RUNNING), None, Teller.OWN),
+    "lost by the store": (own(RUNNING, is_saved=True), None, Teller.OWN_AGAIN),
+    "the store is behind": (own(RUNNING), found(Stage.QUEUED), Teller.OWN),
+    "the store fell behind": (own(DONE, is_saved=True), found(Stage.QUEUED), Teller.OWN_AGAIN),
+    "a later attempt here": (own(Stage.QUEUED, 2), found(DONE), Teller.OWN),
+    "a likely attempt": (own(RUNNING, 0, likely_attempt=2), found(DONE, boot="other"), Teller.OWN),
+    "the same": (own(RUNNING, is_saved=True), found(RUNNING), Teller.STORE),
+    "the same end": (own(DONE, is_saved=True), found(DONE), Teller.STORE),
+    "a claim without an answer": (own(Stage.QUEUED, 0, likely_attempt=1), found(RUNNING, boot="other"), Teller.STORE),
+    "called lost while it runs": (own(RUNNING, is_saved=True), found(LOST), Teller.ANOTHER),
+    "called lost before its end came": (own(DONE), found(LOST), Teller.ANOTHER),
+    "another request": (own(RUNNING), found(RUNNING, boot="other"), Teller.ANOTHER),
+    "a later attempt elsewhere": (own(DONE, is_saved=True), found(Stage.QUEUED, 2, boot="other"), Teller.ANOTHER),
+}
+
+
+@pytest.mark.parametrize(("task", "fields", "teller"), CASES.values(), ids=CASES)
+def test_who_knows_more_tells(task: TrackedTask, fields: dict[str, Any] | None, teller: Teller) -> None:
+    """The later attempt and the higher rank tell; what the store says of another request stands."""
+    assert told_by(task, NAME, fields, is_expired=False) is teller
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_what_has_expired_is_told_no_more(is_saved: bool) -> None:
+    """An end older than its TTL is not put back, and the store's nothing is the answer."""
+    assert told_by(own(DONE, is_saved=is_saved), NAME, None, is_expired=True) is Teller.STORE
