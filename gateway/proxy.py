@@ -24,6 +24,7 @@ from gateway.errors import (
     InvalidTaskId,
     MethodNotAllowed,
     ShuttingDown,
+    TaskIdInUse,
     UpstreamBroken,
     UpstreamFailure,
     UpstreamTimeout,
@@ -81,13 +82,29 @@ class Proxy:
             raise MethodNotAllowed("TRACE is not allowed")
         if any(headers.is_longer(length, self.max_body_bytes) for length in deciding.get(b"content-length", ())):
             raise self.body_too_large()
-        return await self.tracker.begin(
-            _task_id(deciding.get(headers.TASK_ID, [])),
+        task_id = _task_id(deciding.get(headers.TASK_ID, []))
+        task = self.tracker.begin(
+            task_id,
             scope["method"],
             target.path.decode("latin-1"),
             redact_query(target.query.decode("latin-1")) if target.query else "",
             scope["extensions"]["gateway"].owner,
         )
+        if task_id is not None:
+            await self._claim(task)
+        return task
+
+    async def _claim(self, task: TrackedTask) -> None:
+        granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.tracker.claim(task, granted.set_result)
+        try:
+            is_granted = await granted
+        except asyncio.CancelledError:
+            self.tracker.forget_wait(task)
+            self.tracker.finish(task, Reason.SHUTDOWN, "the gateway was stopped")
+            raise
+        if not is_granted:
+            raise TaskIdInUse(f"the task id {task.task_id!r} is in flight at another gateway, or another key's")
 
     def body_too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the request body is longer than {self.max_body_bytes} bytes")
@@ -239,7 +256,7 @@ class _Exchange:
         self._tracker.answer(self._task, status, is_stream=is_stream)
         whole = await self._take_whole(connection) if connection.is_complete else None
         if whole is None:
-            await self._tracker.settle(self._task)
+            await self._settle()
         if status == HTTPStatus.NO_CONTENT:
             fields = [field for field in fields if field[0] != b"content-length"]  # RFC 9110 section 8.6
         client_fields = headers.response_fields(
@@ -272,7 +289,7 @@ class _Exchange:
         """The body of a message that is complete, the task's end being in the store."""
         body = await connection.read_piece()
         self._account(body, is_last=True)
-        await self._tracker.settle(self._task)
+        await self._settle()
         return body
 
     async def _relay_body(self, connection: Connection) -> None:
@@ -283,7 +300,7 @@ class _Exchange:
             piece = await connection.read_piece()
             is_last = connection.is_drained
             if self._account(piece, is_last=is_last):
-                await self._tracker.settle(self._task)
+                await self._settle()
             await self._send({"type": "http.response.body", "body": piece, "more_body": not is_last})
 
     def _pass_at_once(self, piece: bytes) -> bool:
@@ -322,6 +339,11 @@ class _Exchange:
         else:
             self._tracker.finish(task, None, "complete")
 
+    async def _settle(self) -> None:
+        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tracker.settle(self._task, lambda: None if settled.done() else settled.set_result(None))
+        await settled
+
     async def _end_early(self, error: GatewayError | _ClientLeft) -> None:
         """The task's end where the exchange broke off; tells the client as well as it still can be told."""
         if self._client_left:
@@ -334,7 +356,7 @@ class _Exchange:
         self._abort("the exchange broke off")
         if isinstance(error, GatewayError) and not self._is_started:
             if not isinstance(error, ShuttingDown):
-                await self._tracker.settle(self._task)
+                await self._settle()
             self._is_started = True
             await send_error(self._send, error, date=self._proxy.date(), task_id=self._task.task_id)
         # Otherwise returning without the message's end makes the server close the connection: broken off.
