@@ -1,9 +1,9 @@
 """The gateway, counting what it does: `python -m tests.support.counted REPORT`, started by `Counted` below.
 
 Owns the counters: Python functions entered (a coroutine that goes on counts again), tasks created, calls of the
-system that read and write, and the store's own counts. SIGUSR1 writes them into the file REPORT. Two clocks of the
-gateway stand still for it, so that a count does not depend on the machine's speed: nothing lingers in the outbox until
-its timer, and nobody looks for what was lost meanwhile. Called by tests/integration/test_cost.py.
+system that read and write, and the store's own counts. SIGUSR1 writes them into the file REPORT. Three clocks of
+the gateway stand still for it, so that a count does not depend on the machine's speed: nothing lingers in the outbox or
+for the list until its timer, and nobody looks for what was lost meanwhile. Called by tests/integration/test_cost.py.
 """
 
 from __future__ import annotations
@@ -139,8 +139,9 @@ def _count_tasks(counts: Counter[str]) -> None:
 
 
 def _stop_clocks() -> None:
-    from gateway import outbox, writer
+    from gateway import index, outbox, writer
 
+    index._LINGER_SECONDS = FOREVER_SECONDS  # the list is told of 64 tasks at once
     outbox.LINGER_SECONDS = FOREVER_SECONDS
     writer._WATCH_SECONDS = FOREVER_SECONDS
 
