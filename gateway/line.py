@@ -66,7 +66,7 @@ class _Ask:
         try:
             self.then(replies)
         except Exception:
-            log.exception("the answer to %d commands could not be taken in", self.count)
+            log.exception("taking in the answer to %d commands failed inside the gateway", self.count)
 
 
 class Line:

@@ -114,7 +114,7 @@ class StoreWriter:
         try:
             then()
         except Exception:
-            log.exception("task %s failed inside the gateway when its status was written", task.task_id)
+            log.exception("task %s failed inside the gateway", task.task_id)
 
     def _release_overdue(self) -> None:
         now = time.monotonic()
