@@ -20,7 +20,7 @@ class Deadline:
         """The deadline is `seconds` from now."""
         self._at = self._loop.time() + seconds
         if self._at < self._fires_at:
-            self.cancel()
+            self._disarm()
             self._arm()
 
     def move_up(self, seconds: float) -> None:
@@ -33,7 +33,11 @@ class Deadline:
         self._at = inf
 
     def cancel(self) -> None:
-        """The timer goes; for the end of whoever has it."""
+        """There is none any more, and no timer either: for the end of whoever has it."""
+        self._at = inf
+        self._disarm()
+
+    def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._fires_at = None, inf

@@ -240,11 +240,9 @@ class Tracker:
         self._changes.close()
         for task in list(self._in_flight.values()):
             self.finish(task, Reason.SHUTDOWN, "the gateway was stopped")
-        self._outbox.end_linger()
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
-                while not self._outbox.is_empty and await self._writer.write_batch():
-                    pass
+                await self._writer.write_all()
         if self.unsaved:
             log.error("%d statuses were lost: the store is away at exit", self.unsaved)
         await self._store.close()

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Container
+from enum import Enum, auto
 from functools import partial
 
 from gateway.counts import STORE_FAILED, STORE_WAIT, STORE_WRITE, Counts
@@ -24,6 +25,15 @@ log = logging.getLogger("gateway.tracker")
 _QUICK_SECONDS = MAX_WAIT_SECONDS / 2
 _WATCH_SECONDS = 1.0
 _RETRY_SECONDS = 0.5  # how often a store that is away is asked again
+
+
+class _Outcome(Enum):
+    """What became of a task's record."""
+
+    WRITTEN = auto()
+    CLAIM_REFUSED = auto()  # in time: its request still waits for it, and ends here
+    SUPERSEDED = auto()  # something final, or another's, stands there: nothing is left to be written
+    OUTDATED = auto()  # the same, but the task has gone on since, and is to be written as it is now
 
 
 class _Everything:
@@ -178,6 +188,12 @@ class StoreWriter:
         elif self._is_running:
             self._next = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._write)
 
+    async def write_all(self) -> None:
+        """Writes what is left, when this runs no more; until that fails."""
+        self._outbox.end_linger()
+        while self._outbox.is_due and await self.write_batch():
+            self._outbox.end_linger()
+
     async def write_batch(self) -> bool:
         """Writes some of what is to be written, while this does not run. False where that failed; nothing is lost."""
         if not self._outbox.is_due:
@@ -225,17 +241,19 @@ class StoreWriter:
 
     def _take_result(self, task: TrackedTask, result: Written) -> bool:
         """Notes what became of a task's record. True where whoever waits for it has waited long enough."""
-        if result.is_written:
+        outcome = _outcome(task, result)
+        if outcome is _Outcome.WRITTEN:
             task.attempt = task.likely_attempt = result.attempt
             task.is_superseded = False
             task.saved_rank = max(task.saved_rank, task.boxed_rank)
-        elif task.attempt == 0 and task.waiter is not None and task.stage is Stage.QUEUED:
-            task.is_refused = True  # in time: this request ends here
+        elif outcome is _Outcome.CLAIM_REFUSED:
+            task.is_refused = True
             self._outbox.discard(task)
-        elif task.boxed_rank == task.stage.rank:
-            task.saved_rank = task.boxed_rank  # something final stands there; nothing is left to be written
+        elif outcome is _Outcome.SUPERSEDED:
+            task.saved_rank = task.boxed_rank
             task.is_superseded = True
-        return task.waiter is not None and (not result.is_written or task.saved_rank >= task.waiter_rank)
+        is_over = outcome is not _Outcome.WRITTEN or task.saved_rank >= task.waiter_rank
+        return task.waiter is not None and is_over
 
     # -- the look-out --
 
@@ -307,6 +325,14 @@ class StoreWriter:
         log.warning("the store is away (%s); requests go on, up to %d statuses are kept", why, KEPT_TASKS)
         for task in list(self._waiting):
             self._release(task)
+
+
+def _outcome(task: TrackedTask, result: Written) -> _Outcome:
+    if result.is_written:
+        return _Outcome.WRITTEN
+    if task.attempt == 0 and task.waiter is not None and task.stage is Stage.QUEUED:
+        return _Outcome.CLAIM_REFUSED
+    return _Outcome.SUPERSEDED if task.boxed_rank == task.stage.rank else _Outcome.OUTDATED
 
 
 def _end_of_wait(task: TrackedTask) -> float:

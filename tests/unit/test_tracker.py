@@ -576,6 +576,22 @@ async def test_closing_takes_a_bounded_time(caplog: pytest.LogCaptureFixture) ->
     assert "1 statuses were lost" in caplog.text
 
 
+async def test_closing_ends_though_something_goes_on() -> None:
+    """What is told while the last batch is on its way is written, too, and never waited for in vain."""
+    async with tracking() as subject:
+        running, late = await subject.begin("running"), await subject.begin("late")
+        await subject.stop()
+        subject.store.door.clear()
+        closing = asyncio.create_task(subject.tracker.close())
+        await until(lambda: subject.store.calls["put"] > 2, 3, "the last batch is on its way")
+        running.saved_rank = late.saved_rank = -1
+        subject.tracker._outbox.post(late)
+        subject.store.door.set()
+        await within(1, closing)
+        assert subject.tracker.unsaved == 0
+        assert subject.store.stages("late")[-1] == "shutdown"
+
+
 # -- what pollers ask --
 
 
