@@ -65,16 +65,22 @@ class ScriptedStore:
         failure = self.failure or (self.write_failure if is_write else None)
         if failure is not None:
             raise failure
+        await self._pass()
+
+    async def _pass(self) -> None:
         if self.delay_seconds:
             await asyncio.sleep(self.delay_seconds)
         await self.door.wait()
 
     def write(self, records: Sequence[Record], then: Then) -> None:
         """Writes once the door is open. What nobody foresees is raised at once."""
+        self.calls["put"] += 1
         failure = self.failure or self.write_failure
-        if failure is not None and not isinstance(failure, StoreError):
-            self.calls["put"] += 1
-            raise failure
+        if failure is not None:
+            if not isinstance(failure, StoreError):
+                raise failure
+            asyncio.get_running_loop().call_soon(then, failure)
+            return
         if self.answers_at_once:
             self.table.write(records, then)
             return
@@ -86,11 +92,7 @@ class ScriptedStore:
         writing.add_done_callback(self._writing.discard)
 
     async def _write(self, records: Sequence[Record], then: Then) -> None:
-        try:
-            await self._enter("put", is_write=True)
-        except StoreError as error:
-            then(error)
-            return
+        await self._pass()
         self.batches.append(list(records))
         self.table.write(records, then)
 
