@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 3
 # Each stamp says that the packages of its file are installed as they are now.
 GATEWAY := $(VENV)/.installed-gateway
 DEV := $(VENV)/.installed-dev
@@ -19,10 +20,12 @@ install: $(GATEWAY) ## make .venv with the pinned packages
 run: $(GATEWAY) $(if $(shell command -v ollama 2>/dev/null),,$(EMBEDDED)) ## Ollama and the gateway in the foreground; Ctrl-C stops both
 	@exec $(BIN)/python tools/run.py
 
-test: $(DEV) $(EMBEDDED) ## unit and integration tests
-	$(BIN)/python -m pytest tests/unit tests/integration
+# Most tests wait more than they compute, so there are more processes than cores.
+test: $(DEV) $(EMBEDDED) ## unit and integration tests, WORKERS at once, then those that must run alone
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not alone" tests/unit tests/integration
+	$(BIN)/python -m pytest -m alone tests/unit tests/integration
 
-coverage: $(DEV) $(EMBEDDED) ## the same, and which lines they reach; takes twice as long
+coverage: $(DEV) $(EMBEDDED) ## the same one after another, and which lines they reach; slow
 	$(BIN)/python -m pytest tests/unit tests/integration --cov --cov-report=term
 
 test-chaos: $(DEV) ## what holds while the store, a gateway or the network fails

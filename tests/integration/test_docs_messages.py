@@ -54,7 +54,12 @@ REFUSED = table(section("A request fails"), STATUS)
 STATUSES = [row[0] for row in table(section("A status cannot be had"), MESSAGE)]
 LOG = [row[0] for row in table(section("What the log says"), MESSAGE)]
 PROVOKED = {f"gateway: {CONFIGURED}", *[text for text in START if re.match("exited|gave up", text)], DOCKERS}
-QUOTED = [*set(START) - PROVOKED, *[row[1] for row in FAILS + REFUSED], *STATUSES, *LOG]
+QUOTED = [
+    *dict.fromkeys(text for text in START if text not in PROVOKED),
+    *[row[1] for row in FAILS + REFUSED],
+    *STATUSES,
+    *LOG,
+]
 
 
 # -- in the code --

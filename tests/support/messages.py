@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 from tests.support.process import ROOT
@@ -21,6 +22,7 @@ FILLED_IN = re.compile(r"%%|%[-+ 0-9.]*[dsgfr]")
 WARNING = {"warning", "error", "exception"}
 
 
+@cache
 def patterns() -> list[re.Pattern[str]]:
     """One for each text of the code that is long enough to be a message."""
     return [re.compile(pattern) for path in SOURCES for pattern in _texts(ast.parse(path.read_text()))]
@@ -44,6 +46,7 @@ def _pattern(node: ast.AST) -> str | None:
     return re.escape(kept[0]) + "".join(hole + re.escape(text) for hole, text in zip(holes, kept[1:], strict=True))
 
 
+@cache
 def warnings() -> list[re.Pattern[str]]:
     """The first argument of each call that logs a warning or an error."""
     calls = [node for path in SOURCES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]

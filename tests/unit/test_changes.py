@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from gateway.changes import Changes
 from gateway.records import StoreError
 from gateway.task import complete_document
@@ -15,6 +17,8 @@ from tests.support.waiting import until, until_steady, within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+pytestmark = pytest.mark.alone
 
 AT_ONCE_SECONDS = 0.1
 LOOK_SECONDS = 0.25

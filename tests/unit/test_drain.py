@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from gateway.outbox import TrackedTask
 
+pytestmark = pytest.mark.alone
+
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 AT_ONCE_SECONDS = 0.2
 LONG_SECONDS = 30.0

@@ -13,6 +13,8 @@ from gateway.guard import Fields, Refusal, check_head, head_bytes, is_host
 from gateway.limits import Deadline
 from tests.support.waiting import until, until_steady
 
+pytestmark = pytest.mark.alone
+
 HOST = (b"host", b"localhost")
 MARGIN_SECONDS = 0.2
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from gateway.outbox import TrackedTask
 
+pytestmark = pytest.mark.alone
 
 WAIT_SECONDS = 0.25  # the contract's limits
 WAITS_SECONDS = 0.3

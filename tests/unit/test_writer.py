@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from gateway.records import Record
 
+pytestmark = pytest.mark.alone
+
 AT_ONCE_SECONDS = 0.1
 RETRY_SECONDS = 0.5
 WATCH_SECONDS = 1.0
