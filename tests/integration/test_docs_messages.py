@@ -94,6 +94,7 @@ async def test_each_table_was_read() -> None:
 # -- provoked --
 
 
+@pytest.mark.alone  # supervisord gives up on what ends within two seconds, and a gateway's start is to be one of those
 @pytest.mark.timeout(120)
 async def test_what_is_said_when_the_gateway_cannot_start(tmp_path: Path) -> None:
     """A wrong setting is named, supervisord gives up, the listener ends everything with exit code 1."""

@@ -66,7 +66,7 @@ class Overheard:
             task = asyncio.create_task(self._listen(monitor))
             yield
             await store.client.echo("the end")
-            await until(lambda: "the end" in self.said[-1], 5, "the last command is heard")
+            await until(lambda: any("the end" in said for said in self.said), 5, "the last command is heard")
             task.cancel()
 
     async def _listen(self, monitor: AsyncIterator[object]) -> None:
