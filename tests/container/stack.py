@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from tests.support.ports import free_port
-from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,9 +120,6 @@ class Stack:
         state = self.container()["State"]
         assert state["Running"], f"the container ended with {state['ExitCode']}:\n{self.logs()[-4000:]}"
         return str(state["Health"]["Status"])
-
-    async def until_health(self, wanted: str, seconds: float) -> None:
-        await until(every(0.5, lambda: self.health() == wanted), seconds, f"health {wanted}")
 
     def logs(self) -> str:
         return run("docker", "logs", self.container()["Id"])

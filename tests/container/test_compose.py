@@ -68,6 +68,14 @@ def test_both_services_are_hardened(service: str, user: str) -> None:
     assert seen["healthcheck"]["test"]
 
 
+def test_a_frozen_program_is_noticed_within_a_minute() -> None:
+    """The check of compose.yaml is the image's own, three times at ten seconds' distance, six seconds each."""
+    check = config()["services"]["gateway"]["healthcheck"]
+    [in_image] = re.findall(r'^    CMD (\[".*check\.py"\])$', (ROOT / "Containerfile").read_text(), re.MULTILINE)
+    assert check["test"] == ["CMD", *json.loads(in_image)]
+    assert (check["interval"], check["timeout"], check["retries"]) == ("10s", "6s", 3)
+
+
 def test_the_port_is_published_on_loopback_unless_told_otherwise() -> None:
     """127.0.0.1:11535 by default; GATEWAY_BIND opens it; Redis is never published."""
     [port] = config()["services"]["gateway"]["ports"]

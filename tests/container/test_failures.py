@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 from tests.container.conftest import GATEWAY_IMAGE
-from tests.container.stack import every, run
+from tests.container.stack import LIST_PROCESSES, PROGRAMS, every, run
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -33,16 +34,6 @@ async def is_ready(client: httpx.AsyncClient) -> bool:
         return (await client.get("/readyz")).status_code == 200
     except httpx.TransportError:
         return False
-
-
-async def test_a_frozen_ollama_makes_the_container_unhealthy_until_it_goes_on(stack: Stack) -> None:
-    """The healthcheck sees an Ollama that no longer answers, and that it answers again."""
-    stack.signal("ollama", "STOP")
-    try:
-        await stack.until_health("unhealthy", 90)
-    finally:
-        stack.signal("ollama", "CONT")
-    await stack.until_health("healthy", 40)
 
 
 @pytest.mark.parametrize("program", ["ollama", "gateway"])
@@ -71,6 +62,27 @@ def start(stack: Stack) -> Iterator[Start]:
     yield begin
     for container in started:
         run("docker", "rm", "--force", "--volumes", container)
+
+
+async def test_a_frozen_ollama_makes_the_container_unhealthy_until_it_goes_on(start: Start) -> None:
+    """The image's own check, asked every second, sees an Ollama that no longer answers, and that it answers again."""
+    container = start("--health-interval", "1s", "--health-start-period", "60s")
+
+    def is_now(health: str) -> bool:
+        return run("docker", "inspect", "--format", "{{.State.Health.Status}}", container).strip() == health
+
+    await until(every(0.5, lambda: is_now("healthy")), 60, "healthy")
+    signal_ollama(container, "STOP")
+    await until(every(0.5, lambda: is_now("unhealthy")), 60, "unhealthy")
+    signal_ollama(container, "CONT")
+    await until(every(0.5, lambda: is_now("healthy")), 40, "healthy again")
+
+
+def signal_ollama(container: str, name: str) -> None:
+    """Send a signal to the `ollama serve` of a container, and to nothing else in it."""
+    found = json.loads(run("docker", "exec", container, "python", "-c", LIST_PROCESSES))
+    [pid] = [process["pid"] for process in found if process["command"].endswith(PROGRAMS["ollama"])]
+    run("docker", "exec", container, "sh", "-c", f"kill -{name} {pid}")
 
 
 def exit_code(container: str, seconds: float) -> int:
