@@ -62,6 +62,13 @@ async def new_store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[N
         await store.close()
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients of a store in this process wait ten seconds for an answer: for tests that are not about time."""
+    for module in ("line", "store"):
+        monkeypatch.setattr(f"gateway.{module}.COMMAND_TIMEOUT_SECONDS", 10.0)
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def scripted() -> AsyncIterator[Upstream]:
     """The session's scripted upstream; tests take `upstream`."""

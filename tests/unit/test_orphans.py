@@ -44,7 +44,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def client(server: Server) -> AsyncIterator[NewClient]:
+async def client(server: Server, patience: None) -> AsyncIterator[NewClient]:
     """Makes clients of the empty server: the store as some gateway process has it."""
     await server.client.flushall()
     clients: list[RedisStore] = []

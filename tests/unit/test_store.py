@@ -69,7 +69,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
 
 
 @pytest_asyncio.fixture(loop_scope="session", params=["redis", "memory"])
-async def subject(request: pytest.FixtureRequest, server: Server) -> AsyncIterator[Subject]:
+async def subject(request: pytest.FixtureRequest, server: Server, patience: None) -> AsyncIterator[Subject]:
     """Each store, empty."""
     if request.param == "memory":
         clock = Clock()
