@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from gateway.line import Command, Replies
     from tests.support.store import Store as Server
 
+pytestmark = pytest.mark.alone
+
 AT_ONCE_SECONDS = 0.3
 PING: Command = ("PING",)
 
