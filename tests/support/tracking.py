@@ -134,8 +134,10 @@ class ScriptedStore:
         await self._enter("ping", is_write=True)
 
     async def close(self) -> None:
-        """Remembers that it was closed."""
+        """Remembers that it was closed; what is still at the door is not written any more."""
         self.closed = True
+        for writing in self._writing:
+            writing.cancel()
 
 
 class Subject:

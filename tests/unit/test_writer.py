@@ -91,6 +91,7 @@ async def running(subject: Subject | None = None) -> AsyncIterator[Subject]:
     finally:
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)
+        await subject.store.close()
 
 
 # -- away --
