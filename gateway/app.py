@@ -9,28 +9,29 @@ import gc
 import logging
 import signal
 import threading
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from email.utils import formatdate
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from fastapi import FastAPI
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from gateway import __version__, logs, origins
 from gateway.access import identify
+from gateway.asgi import AsgiCall
 from gateway.counts import Counts
 from gateway.drain import Drain
 from gateway.errors import GatewayError, NotFound, Unauthorized
+from gateway.headers import lines
 from gateway.keyring import Keyring
 from gateway.ledger import Ledger
-from gateway.link import ClientLink
 from gateway.memory import MemoryStore
 from gateway.metrics import Metrics
 from gateway.origins import OriginPolicy
-from gateway.proxy import Proxy, send_error
+from gateway.proxy import Proxy
 from gateway.records import Store
+from gateway.request import Request
 from gateway.routes import dashboard, health, models, tasks
 from gateway.routes import metrics as scraping
 from gateway.settings import Settings, load, pull_progress_file, run_name
@@ -71,15 +72,14 @@ def create_app(settings: Settings, counts_file: Path | None = None) -> "Gateway"
         heartbeat_seconds=settings.heartbeat_seconds,
         counts=ledger.counts,
     )
-    date = _DateClock()
-    proxy = Proxy(upstream, tracker, ledger.counts, max_body_bytes=settings.max_body_bytes, date=date)
+    proxy = Proxy(upstream, tracker, ledger.counts, max_body_bytes=settings.max_body_bytes)
     drain = Drain(tracker, settings.drain_seconds)
     keyring = Keyring(settings.api_keys, settings.api_keys_file)
     readiness = _readiness(settings, upstream, tracker)
     metrics = Metrics(ledger, tracker, has_store=settings.redis_url is not None)
     routes = _routes(upstream, tracker, drain, keyring, readiness, metrics)
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
-    return Gateway(proxy, routes, policy, keyring, ledger.counts, date)
+    return Gateway(proxy, routes, policy, keyring, ledger.counts)
 
 
 def _store(settings: Settings, boot: str) -> Store:
@@ -119,14 +119,14 @@ def _routes(
     """The gateway's own routes; its lifespan is the writer's."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Counts]]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         writer = asyncio.create_task(tracker.run(), name="status writer")
         measuring = asyncio.create_task(metrics.run(), name="metrics")
         _spare_the_collector()
         drain.install()
         if threading.current_thread() is threading.main_thread():  # no other thread may have signal handlers
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keyring.reload)
-        yield {"counts": metrics.counts}  # for the server, which refuses what reaches no application
+        yield
         measuring.cancel()
         writer.cancel()
         with suppress(asyncio.CancelledError):
@@ -164,112 +164,63 @@ def _spare_the_collector() -> None:
 
 
 class Gateway:
-    """Sends targets under `/v1/` to the relay, all others to the routes; whoever may not call gets no further."""
+    """Sends requests under `/v1/` to the relay, all others to the routes; whoever may not call gets no further.
 
-    def __init__(
-        self,
-        proxy: Proxy,
-        routes: FastAPI,
-        policy: OriginPolicy,
-        keyring: Keyring,
-        counts: Counts,
-        date: Callable[[], bytes],
-    ) -> None:
-        self._proxy = proxy
+    As an ASGI application it has a lifespan only: the server calls `open` for each request.
+    """
+
+    def __init__(self, proxy: Proxy, routes: FastAPI, policy: OriginPolicy, keyring: Keyring, counts: Counts) -> None:
         self.routes = routes
+        self.counts = counts
+        self._proxy = proxy
         self._policy = policy
         self._keyring = keyring
-        self._counts = counts
-        self._date = date
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.routes(scope, receive, send)
-            return
-        fields = dict(scope["headers"])
-        try:
-            self._policy.check(fields)
-            if b"origin" in fields:
-                if origins.is_preflight(scope["method"], fields):
-                    await self._allow(fields, send)
-                    return
-                send = _adding(send, origins.response_fields(fields[b"origin"]))
-            target = self._admit(scope)
-        except GatewayError as error:
-            self._counts.refused(error.code)
-            await send_error(_challenging(send, error), error, date=self._date(), has_detail=not _is_relayed(scope))
-            return
-        if target.is_relayed:
-            await self._proxy(scope, receive, send, target)
-        else:
-            await self.routes(scope, receive, self._dated(send))
+        """The routes; their lifespan tells the server who answers requests."""
+        scope.setdefault("state", {})["gateway"] = self
+        await self.routes(scope, receive, send)
 
-    def _admit(self, scope: Scope) -> Target:
+    def open(self, request: Request) -> None:
+        """Answers a request, or finds who does."""
+        try:
+            self._policy.check(request.by_name)
+            if b"origin" in request.by_name:
+                if origins.is_preflight(request.method, request.by_name):
+                    request.answer(204, origins.preflight_fields(request.by_name))
+                    return
+                request.own_lines = lines(origins.response_fields(request.by_name[b"origin"]))
+            target = self._admit(request)
+            if target.is_relayed:
+                self._proxy.open(request, target)
+            else:
+                AsgiCall(self.routes, request).begin()
+        except GatewayError as error:
+            self.counts.refused(error.code)
+            request.refuse(error, has_detail=not request.target.startswith(RELAYED_PREFIX))
+        except Exception:
+            log.exception("a request failed inside the gateway")
+            if request.is_started:
+                request.break_off()
+            else:
+                request.refuse(GatewayError("internal error in the gateway"))
+
+    def _admit(self, request: Request) -> Target:
         """What the request asks for; nothing is said about that to those who lack a key."""
-        link: ClientLink = scope["extensions"]["gateway"]
-        if self._keyring.is_on and link.target.partition(b"?")[0] not in _OPEN_TARGETS:
-            self._identify(link, scope["headers"])
-        target = parse(link.target)
-        if not target.is_relayed and _looks_relayed(scope["path"], target):
+        if self._keyring.is_on and request.target.partition(b"?")[0] not in _OPEN_TARGETS:
+            self._identify(request)
+        target = parse(request.target)
+        if not target.is_relayed and _looks_relayed(target):
             raise NotFound("relayed paths begin with the bytes '/v1/'")
         return target
 
-    def _identify(self, link: ClientLink, fields: list[tuple[bytes, bytes]]) -> None:
-        """Tells the link whose request it is. Raises Unauthorized."""
-        caller = identify(self._keyring.current(), fields)
+    def _identify(self, request: Request) -> None:
+        """Tells the request whose it is. Raises Unauthorized."""
+        caller = identify(self._keyring.current(), request.fields)
         if caller is None:
             raise Unauthorized("a valid API key is needed, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
-        link.owner, link.sees_all, link.credential = caller.name, caller.sees_all, caller.carriers
-
-    async def _allow(self, fields: dict[bytes, bytes], send: Send) -> None:
-        """Answers a preflight. It carries no key and is no task: browsers send none, and nothing happens yet."""
-        answer = [*origins.preflight_fields(fields), (b"date", self._date())]
-        await send({"type": "http.response.start", "status": 204, "headers": answer})
-        await send({"type": "http.response.body"})
-
-    def _dated(self, send: Send) -> Send:
-        async def send_dated(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"date", self._date())]
-            await send(message)
-
-        return send_dated
+        request.owner, request.sees_all, request.credential = caller.name, caller.sees_all, caller.carriers
 
 
-def _adding(send: Send, fields: list[tuple[bytes, bytes]]) -> Send:
-    """`send`, the response head of which has these fields, too."""
-
-    async def send_with_fields(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), *fields]
-        await send(message)
-
-    return send_with_fields
-
-
-def _challenging(send: Send, error: GatewayError) -> Send:
-    """A 401 names the scheme that is asked for (RFC 9110 section 11.6.1)."""
-    return _adding(send, [(b"www-authenticate", b"Bearer")]) if isinstance(error, Unauthorized) else send
-
-
-def _is_relayed(scope: Scope) -> bool:
-    link: ClientLink = scope["extensions"]["gateway"]
-    return link.target.startswith(RELAYED_PREFIX)
-
-
-def _looks_relayed(decoded_path: str, target: Target) -> bool:
-    return decoded_path.startswith("/v1/") or target.path == b"/v1"
-
-
-class _DateClock:
-    """The current IMF-fixdate (RFC 9110 section 5.6.7), formatted once a second."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._text = b""
-
-    def __call__(self) -> bytes:
-        second = int(time.time())
-        if second != self._second:
-            self._second, self._text = second, formatdate(second, usegmt=True).encode()
-        return self._text
+def _looks_relayed(target: Target) -> bool:
+    return target.path == b"/v1" or unquote_to_bytes(target.path).startswith(RELAYED_PREFIX)

@@ -1,4 +1,7 @@
-"""One timer for a deadline that moves often. Knows nothing of what ends then. Used by limits, line and writer."""
+"""One timer for a deadline that moves often. Knows nothing of what ends then.
+
+Used by server, transport, upstream, line and writer.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -42,6 +45,11 @@ class Deadline:
             self._timer.cancel()
             self._timer, self._fires_at = None, inf
 
+    def end(self) -> None:
+        """As `cancel`; and whoever has it is held no longer."""
+        self.cancel()
+        self._on_expired = _nothing
+
     def _arm(self) -> None:
         self._fires_at = self._at
         self._timer = self._loop.call_at(self._at, self._fire)
@@ -53,3 +61,7 @@ class Deadline:
             self._on_expired()
         elif self._at < inf:
             self._arm()
+
+
+def _nothing() -> None:
+    """What an ended deadline does."""

@@ -33,16 +33,24 @@ def check_head(method: str, version: str, target: bytes, fields: Fields) -> None
     if method == "CONNECT":
         raise Refusal(501, "CONNECT is not supported.")
     _check_target(method, target)
-    hosts = [value for name, value in fields if name == b"host"]
-    if len(hosts) > 1 or (not hosts and version == "1.1"):
+    by_name = dict(fields)
+    host = by_name.get(b"host")
+    if host is None and version == "1.1":
         raise Refusal(400, "Exactly one Host field is needed.")
-    if hosts and not is_host(hosts[0]):
+    if host is not None and not is_host(host):
         raise Refusal(400, "The Host field is not valid.")
-    if sum(name == b"origin" for name, _ in fields) > 1:  # which one counts, must not depend on who looks
+    if len(by_name) < len(fields):
+        _check_single([name for name, _ in fields])
+    if b"transfer-encoding" in by_name:
+        _check_codings(b",".join(value for name, value in fields if name == b"transfer-encoding"), version)
+
+
+def _check_single(names: list[bytes]) -> None:
+    """Which one of two counts, must not depend on who looks."""
+    if names.count(b"host") > 1:
+        raise Refusal(400, "Exactly one Host field is needed.")
+    if names.count(b"origin") > 1:
         raise Refusal(400, "At most one Origin field is allowed.")
-    codings = [value for name, value in fields if name == b"transfer-encoding"]
-    if codings:
-        _check_codings(b",".join(codings), version)
 
 
 def head_bytes(method: str, target: bytes, fields: Fields) -> int:

@@ -17,18 +17,8 @@ _NOT_FOR_UPSTREAM = _HOP_BY_HOP | {b"host", b"expect", b"origin", TASK_ID}
 _NOT_FOR_CLIENT = _HOP_BY_HOP | {TASK_ID}
 _NOT_FOR_UPSTREAM_PREFIXES = (b"proxy-", b"access-control-request-")
 _NOT_FOR_CLIENT_PREFIXES = (b"proxy-", b"access-control-")  # CORS is the gateway's alone
-_DECIDING = frozenset({TASK_ID, b"content-length", b"transfer-encoding", b"connection"})
 # A sender cannot make a message lose its framing or its host by nominating them in Connection.
 _NOT_NOMINABLE = frozenset({b"content-length", b"host"})
-
-
-def deciding(fields: Fields) -> dict[bytes, list[bytes]]:
-    """The values of those request fields (lower-case names) that decide something, by name."""
-    found: dict[bytes, list[bytes]] = {}
-    for name, value in fields:
-        if name in _DECIDING:
-            found.setdefault(name, []).append(value)
-    return found
 
 
 def nominated(connection: Iterable[bytes]) -> frozenset[bytes]:
@@ -56,12 +46,12 @@ def request_head(
     stays = _NOT_FOR_UPSTREAM.union(nominated(connection), dropped) if connection or dropped else _NOT_FOR_UPSTREAM
     if is_chunked:
         stays |= {b"content-length"}
-    lines = [method, b" ", target, b" HTTP/1.1\r\nhost: ", host, b"\r\n"]
+    head = [method, b" ", target, b" HTTP/1.1\r\nhost: ", host, b"\r\n"]
     for name, value in fields:
         if name not in stays and not name.startswith(_NOT_FOR_UPSTREAM_PREFIXES):
-            lines += (name, b": ", value, b"\r\n")
-    lines.append(b"transfer-encoding: chunked\r\n\r\n" if is_chunked else b"\r\n")
-    return b"".join(lines)
+            head += (name, b": ", value, b"\r\n")
+    head.append(b"transfer-encoding: chunked\r\n\r\n" if is_chunked else b"\r\n")
+    return b"".join(head)
 
 
 def response_fields(fields: Fields, *, task_id: str, date: bytes, is_stream: bool) -> Fields:
@@ -86,6 +76,11 @@ def response_fields(fields: Fields, *, task_id: str, date: bytes, is_stream: boo
     if b"date" not in names or b"date" in dropped:
         passed.append((b"date", date))
     return passed
+
+
+def lines(fields: Fields) -> bytes:
+    """Fields as they stand in a message head."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 def first(fields: Fields, name: bytes) -> bytes | None:

@@ -1,14 +1,13 @@
-"""What one client's connection may take: the numbers of contract 2.5, the timer that holds them, how many there may be.
+"""What one client's connection may take: the numbers of contract 2.5, what is counted for them, how many there may be.
 
-Knows no HTTP. Used by server, and by __main__ for the number of connections.
+Knows no HTTP. Used by server, and by worker for the number of connections.
 """
 
-import asyncio
 import logging
 import resource
-from collections.abc import Callable
 from contextlib import suppress
-from math import inf
+
+from gateway.deadline import Deadline
 
 log = logging.getLogger("gateway.limits")
 
@@ -52,40 +51,55 @@ def fitting_connections(wanted: int) -> int:
     return min(wanted, fitting)
 
 
-class Deadline:
-    """A timer that is moved without touching the event loop: it looks at its deadline only when it fires."""
+class Pace:
+    """How a client brings a request: not too slowly, and no line without an end. Moves the connection's deadline."""
 
-    __slots__ = ("_at", "_fires_at", "_loop", "_on_expired", "_timer")
+    __slots__ = ("_deadline", "_pending_bytes", "_timed_bytes", "has_progressed", "is_timed")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_expired: Callable[[], None]) -> None:
-        self._loop = loop
-        self._on_expired = on_expired
-        self._at = self._fires_at = inf
-        self._timer: asyncio.TimerHandle | None = None
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+        self.has_progressed = False  # in this read
+        self.is_timed = False  # the present part, head or body, is not from this read alone
+        self._timed_bytes = 0
+        self._pending_bytes = 0  # read since the parser last got on
 
-    def move(self, seconds: float) -> None:
-        """The deadline is `seconds` from now."""
-        self._at = self._loop.time() + seconds
-        if self._at < self._fires_at:
-            self.cancel()
-            self._arm()
+    def begin_part(self) -> None:
+        """A head begins, or the body behind it."""
+        self.is_timed = False
+        self._pending_bytes = 0
 
-    def off(self) -> None:
-        """There is none for the time being."""
-        self._at = inf
+    def give_time(self, *, is_body: bool) -> None:
+        """From now on the client has its time for the next part of its request."""
+        self._deadline.move(BODY_SECONDS if is_body else HEAD_SECONDS)
+        self.is_timed, self._timed_bytes = True, 0
 
-    def cancel(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer, self._fires_at = None, inf
+    def count(self, size: int, *, is_body: bool, is_paused: bool) -> bool:
+        """A read of `size` bytes did not bring all of a request. False where the parser could not get on for too long.
 
-    def _arm(self) -> None:
-        self._fires_at = self._at
-        self._timer = self._loop.call_at(self._at, self._fire)
+        While reading is paused the client cannot be late.
+        """
+        self._pending_bytes = 0 if self.has_progressed else self._pending_bytes + size
+        if self._pending_bytes > MAX_HEAD_BYTES:
+            return False
+        self._timed_bytes += size
+        if not is_paused and (not self.is_timed or (is_body and self._timed_bytes >= BODY_LEAST_BYTES)):
+            self.give_time(is_body=is_body)
+        return True
 
-    def _fire(self) -> None:
-        self._timer, self._fires_at = None, inf
-        if self._at <= self._loop.time():
-            self._on_expired()
-        elif self._at < inf:
-            self._arm()
+
+class Linger:
+    """The time behind our last word, from `now` on (seconds of any clock), in which what still comes is dropped."""
+
+    __slots__ = ("_bytes", "_until")
+
+    def __init__(self, now: float) -> None:
+        self._until = now + LINGER_SECONDS
+        self._bytes = 0
+
+    def takes(self, size: int, now: float) -> bool:
+        """Whether `size` bytes more may be dropped."""
+        self._bytes += size
+        return self._bytes <= LINGER_BYTES and not self.is_over(now)
+
+    def is_over(self, now: float) -> bool:
+        return now > self._until

@@ -8,14 +8,6 @@ import logging
 import sys
 import time
 
-_UVICORN_NOISE = (
-    # How a message is broken off: see proxy._Exchange._end_early, which has logged why.
-    "ASGI callable returned without completing response.",
-    # One line per port scan; the client got its 400.
-    "Invalid HTTP request received.",
-    "Unsupported upgrade request.",
-)
-
 
 class _TextFormatter(logging.Formatter):
     def __init__(self) -> None:
@@ -36,10 +28,6 @@ class _JsonFormatter(_TextFormatter):
         return json.dumps(line)
 
 
-def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    return record.msg not in _UVICORN_NOISE
-
-
 def readable(text: str) -> str:
     """`text` of others without what could drive a terminal or break a line: that is shown as an escape sequence."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -49,7 +37,6 @@ def set_up(level: str, form: str) -> None:
     """Sends everything from `level` up to stdout, as `text` or `json`."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
-    handler.addFilter(_is_worth_a_line)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # uvicorn tells of each start and stop in four lines of its own; the gateway says it in one.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -1,19 +1,15 @@
 """HOT PATH: relays one request to Ollama and tells the tracker what becomes of it.
 
-A raw ASGI application; each request is one `_Exchange`, to be read from top to bottom. Bodies pass piece by piece
-and are never parsed or gathered; between the upstream's first byte and the client's last there is no wait for the
-store but the two bounded ones of contract 4.5. What the task becomes is decided in two places and no third:
-`_conclude` where the message came whole, `_end_early` where it did not. Called by app for every target under `/v1/`.
+Each request is one `Exchange`, to be read from top to bottom: a chain of plain calls without a task of its own, as a
+task's turn costs more than all else. Both ends say when they have news, and what they have is pulled from there.
+Bodies pass piece by piece and are never parsed or gathered; between the upstream's first byte and the client's last
+there is no wait for the store but the two bounded ones of contract 4.5. What the task becomes is decided in two places
+and no third: `_conclude` where the message came whole, `_fail` where it did not. Called by app for every target under
+`/v1/`.
 """
 
-import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import suppress
 from http import HTTPStatus
-from typing import cast
-
-from starlette.types import Receive, Scope, Send
 
 from gateway import headers
 from gateway.counts import Counts
@@ -30,8 +26,8 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from gateway.link import ClientLink
 from gateway.outbox import TrackedTask
+from gateway.request import Request, http_date
 from gateway.tail import Ending, EndWatch, end_watch
 from gateway.target import Target
 from gateway.task import ID_PATTERN, Reason, is_valid_id, redact_query
@@ -40,7 +36,6 @@ from gateway.upstream import Connection, Upstream
 
 log = logging.getLogger("gateway.proxy")
 
-_ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
@@ -49,194 +44,179 @@ class _ClientLeft(Exception):
 
 
 class Proxy:
-    """Relays requests through `upstream` as tasks of `tracker`. `date` gives the current IMF-fixdate."""
+    """Relays requests through `upstream` as tasks of `tracker`."""
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        tracker: Tracker,
-        counts: Counts,
-        *,
-        max_body_bytes: int,
-        date: Callable[[], bytes],
-    ) -> None:
+    def __init__(self, upstream: Upstream, tracker: Tracker, counts: Counts, *, max_body_bytes: int) -> None:
         self.upstream = upstream
         self.tracker = tracker
-        self._counts = counts
         self.max_body_bytes = max_body_bytes
-        self.date = date
+        self._counts = counts
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send, target: Target) -> None:
-        deciding = headers.deciding(scope["headers"])
+    def open(self, request: Request, target: Target) -> None:
+        """Begins with a request, or refuses it."""
         try:
-            task = await self._admit(scope, target, deciding)
+            task = self._admit(request, target)
         except GatewayError as error:
-            self._counts.refused(error.code)
-            await send_error(send, error, date=self.date())
+            self.refuse(request, error)
             return
-        await _Exchange(self, task, target, deciding, scope, receive, send).run()
+        Exchange(self, request, target, task).begin()
 
-    async def _admit(self, scope: Scope, target: Target, deciding: dict[bytes, list[bytes]]) -> TrackedTask:
+    def _admit(self, request: Request, target: Target) -> TrackedTask:
         """Refuses what must not reach the upstream; else the task of this request, PENDING."""
-        if scope["method"] == "TRACE":
+        if request.method == "TRACE":
             raise MethodNotAllowed("TRACE is not allowed")
-        if any(headers.is_longer(length, self.max_body_bytes) for length in deciding.get(b"content-length", ())):
+        if any(headers.is_longer(length, self.max_body_bytes) for length in request.values(b"content-length")):
             raise self.body_too_large()
-        task_id = _task_id(deciding.get(headers.TASK_ID, []))
-        task = self.tracker.begin(
-            task_id,
-            scope["method"],
+        return self.tracker.begin(
+            _task_id(request.values(headers.TASK_ID)),
+            request.method,
             target.path.decode("latin-1"),
             redact_query(target.query.decode("latin-1")) if target.query else "",
-            scope["extensions"]["gateway"].owner,
+            request.owner,
         )
-        if task_id is not None:
-            await self._claim(task)
-        return task
 
-    async def _claim(self, task: TrackedTask) -> None:
-        granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.tracker.claim(task, granted.set_result)
-        try:
-            is_granted = await granted
-        except asyncio.CancelledError:
-            self.tracker.forget_wait(task)
-            self.tracker.finish(task, Reason.SHUTDOWN, "the gateway was stopped")
-            raise
-        if not is_granted:
-            raise TaskIdInUse(f"the task id {task.task_id!r} is in flight at another gateway, or another key's")
+    def refuse(self, request: Request, error: GatewayError) -> None:
+        """Answers what is not to become a task."""
+        self._counts.refused(error.code)
+        request.refuse(error)
 
     def body_too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the request body is longer than {self.max_body_bytes} bytes")
 
 
-class _Exchange:
-    """One request and its answer."""
+class Exchange:
+    """One request and its answer. `on_request`, `on_writable` and `lose` are the client's news, `on_answer` and
+    `on_taken` the upstream's; none of them raises.
+
+    Its phases: claiming the id (not `_is_admitted`), waiting for a first piece of body, opening a connection
+    (`_is_opening`), then with a `_connection`: no head yet (no `_fields`), relaying, or held until the store knows
+    (`_is_held`, which may come at any point of the answer); and over. The store may answer before `_hold` returns,
+    so nothing follows that in any of these methods.
+    """
 
     __slots__ = (
-        "_client_left", "_connection", "_deciding", "_end_watch", "_is_chunked", "_is_started", "_link", "_proxy",
-        "_receive", "_refusal", "_repeatable", "_runner", "_scope", "_send", "_target", "_task", "_tracker", "_upload",
-        "_upstream",
+        "_connection", "_end_watch", "_fields", "_held", "_is_admitted", "_is_chunked", "_is_held", "_is_last_held",
+        "_is_opening", "_is_over", "_proxy", "_repeatable", "_request", "_target", "_task", "_tracker", "_upstream",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        proxy: Proxy,
-        task: TrackedTask,
-        target: Target,
-        deciding: dict[bytes, list[bytes]],
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
+    def __init__(self, proxy: Proxy, request: Request, target: Target, task: TrackedTask) -> None:
         # gateway
         self._proxy = proxy
         self._upstream = proxy.upstream
         self._tracker = proxy.tracker
-        # request
         self._task = task
+        self._is_over = False
+        # request
+        self._request = request
         self._target = target
-        self._deciding = deciding
-        self._scope = scope
-        self._receive = receive
-        self._send = send
-        self._link: ClientLink = scope["extensions"]["gateway"]
-        self._is_chunked = b"transfer-encoding" in deciding
+        self._is_chunked = b"transfer-encoding" in request.by_name
+        self._is_admitted = False  # its id is granted
+        self._is_opening = False
         self._connection: Connection | None = None
-        self._upload: asyncio.Task[None] | None = None
         self._repeatable: bytes | None = None  # the whole request, where it may be sent twice
-        self._refusal: GatewayError | None = None
-        self._client_left = False
-        # response
-        self._is_started = False
+        # answer
+        self._fields: headers.Fields = []
         self._end_watch: EndWatch | None = None
+        self._is_held = False  # until the store knows
+        self._held = b""
+        self._is_last_held = False
 
-    async def run(self) -> None:
-        """The whole exchange. Never raises: what goes wrong ends the task and, at worst, the client's connection."""
-        self._link.on_lost = self._lose_client
-        self._runner = cast("asyncio.Task[None]", asyncio.current_task())
+    def begin(self) -> None:
+        """Claims the id where the client chose it; a generated one is nobody else's."""
+        self._request.answerer = self
         self._task.on_cut = self._cut
-        try:
-            if self._task.cut_by is not None:
-                raise self._task.cut_by
-            await self._hand_over()
-            await self._relay_answer()
-        except (GatewayError, _ClientLeft) as error:
-            await self._end_early(error)
-        except asyncio.CancelledError:
-            self._runner.uncancel()
-            await self._end_early(ShuttingDown("the gateway was stopped"))
-        except Exception:
-            log.exception("task %s failed inside the gateway", self._task.task_id)
-            await self._end_early(GatewayError("internal error in the gateway"))
-        finally:
-            # From here on neither the client's loss nor its upload is of any consequence.
-            self._link.on_lost = None
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                self._upstream.release(connection)
-            if self._task.reason is not None:
-                log.info("task %s failed: %s", self._task.task_id, self._task.reason)
+        if self._task.attempt == 0:
+            self._tracker.claim(self._task, self._on_claimed)
+        else:
+            self._on_claimed(True)
+
+    def _on_claimed(self, is_granted: bool) -> None:
+        if self._is_over:
+            return
+        if not is_granted:
+            self._is_over = True
+            error = TaskIdInUse(f"the task id {self._task.task_id!r} is in flight at another gateway, or another key's")
+            self._proxy.refuse(self._request, error)
+            return
+        self._is_admitted = True
+        self._request.send_continue()
+        self.on_request()
 
     # -- the way in --
 
-    async def _hand_over(self) -> None:
-        """Sends the request's head and first piece; what follows goes up while the answer may already come down."""
-        piece, more = await self._next_piece()
-        method: str = self._scope["method"]
-        request = headers.request_head(
-            method.encode("ascii"),
+    def on_request(self) -> None:
+        """More of the request is here."""
+        request = self._request
+        if not self._is_admitted or self._is_over:
+            return
+        try:
+            self._task.request_bytes = request.body_bytes
+            if request.body_bytes > self._proxy.max_body_bytes:
+                self._fail(self._proxy.body_too_large())
+            elif self._connection is not None:
+                self._pass_up(self._connection)
+            elif not self._is_opening and (request.has_piece or request.is_whole):
+                self._connect()
+        except Exception:
+            self._fail_inside()
+
+    def _connect(self, *, is_fresh: bool = False) -> None:
+        connection = None if is_fresh else self._upstream.take()
+        if connection is not None:
+            self._hand_over(connection)
+        else:
+            self._is_opening = True
+            self._upstream.open_soon(self._on_opened)
+
+    def _on_opened(self, found: Connection | UpstreamUnavailable) -> None:
+        try:
+            if self._is_over:
+                if isinstance(found, Connection):
+                    self._upstream.release(found)
+            elif isinstance(found, UpstreamUnavailable):
+                self._fail(found)
+            else:
+                self._is_opening = False
+                self._hand_over(found)
+        except Exception:
+            self._fail_inside()
+
+    def _hand_over(self, connection: Connection) -> None:
+        """Sends the request's head with what has come of its body; what follows goes up as it comes."""
+        request = self._request
+        connection.begin(request.method, self)
+        self._connection = connection
+        if self._repeatable is not None:
+            connection.send(self._repeatable, is_last=True)
+            return
+        is_whole = request.is_whole
+        head = headers.request_head(
+            request.method.encode("ascii"),
             self._target.wire,
             self._upstream.host_field,
-            self._scope["headers"],
-            connection=self._deciding.get(b"connection", ()),
+            request.fields,
+            connection=request.values(b"connection"),
             is_chunked=self._is_chunked,
-            dropped=self._link.credential,
-        ) + self._framed(piece, is_last=not more)
-        self._connection = await self._upstream.connect(method)
-        connection = self._checked()
-        connection.send(request, is_last=not more)
+            dropped=request.credential,
+        )
+        data = head + self._framed(request.take(), is_last=is_whole)
+        connection.send(data, is_last=is_whole)
         self._tracker.forward(self._task)
-        if more:
-            self._upload = asyncio.get_running_loop().create_task(self._pass_up_rest())
-        elif connection.is_reused and method in _IDEMPOTENT:
-            self._repeatable = request
+        if is_whole and connection.is_reused and request.method in _IDEMPOTENT:
+            self._repeatable = data
 
-    async def _pass_up_rest(self) -> None:
-        """The rest of the request body, as the client sends it and the upstream takes it."""
-        more = True
-        try:
-            while more and (connection := self._connection) is not None:
-                piece, more = await self._next_piece()
-                connection.send(self._framed(piece, is_last=not more), is_last=not more)
-                await connection.drain()
-        except _ClientLeft:
-            self._lose_client()
-        except GatewayError as error:
-            self._refusal = error
-            self._abort("the request was refused")
+    def _pass_up(self, connection: Connection) -> None:
+        """The rest of the body, as the client sends it and the upstream takes it."""
+        request = self._request
+        if connection.is_request_sent or connection.is_write_paused:
+            return
+        is_last = request.is_whole
+        if request.has_piece or is_last:
+            connection.send(self._framed(request.take(), is_last=is_last), is_last=is_last)
 
-    def _lose_client(self) -> None:
-        self._client_left = True
-        self._abort("the client left")
+    on_taken = on_request
 
-    def _cut(self) -> None:
-        """The task was ended from outside: so is whatever this exchange waits for."""
-        self._abort("the task was cut")
-        self._runner.cancel()
-
-    async def _next_piece(self) -> tuple[bytes, bool]:
-        """The next piece of the request body and whether more may follow."""
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise _ClientLeft
-        piece: bytes = message.get("body", b"")
-        self._task.request_bytes += len(piece)
-        if self._task.request_bytes > self._proxy.max_body_bytes:
-            raise self._proxy.body_too_large()
-        return piece, message.get("more_body", False)
-
-    def _framed(self, piece: bytes, is_last: bool) -> bytes:
+    def _framed(self, piece: bytes, *, is_last: bool) -> bytes:
         """`piece` as it goes on the wire: as a chunk where the client sends chunks (RFC 9112 section 7.1)."""
         if not self._is_chunked:
             return piece
@@ -245,82 +225,101 @@ class _Exchange:
 
     # -- the way out --
 
-    async def _relay_answer(self) -> None:
-        """Passes head and body on, as they come; an answer that is whole already waits for the store just once."""
-        status, fields = await self._read_head()
-        connection = self._checked()
+    def on_answer(self) -> None:
+        """More of the answer is here, or the client takes more: it goes on, up to where the store is to know first."""
+        connection = self._connection
+        if connection is None or self._is_held:
+            return
+        try:
+            if self._fields or self._has_head(connection):
+                self._relay_body(connection)
+        except Exception:
+            self._fail_inside()
+
+    on_writable = on_answer
+
+    def _has_head(self, connection: Connection) -> bool:
+        """Takes the head once it is here. It waits for the store, but where the message is whole: then the end does."""
+        if not connection.status:
+            if connection.failure is not None:
+                self._retry(connection, connection.failure)
+            return False
+        self._take_head(connection)
+        if connection.is_complete:
+            return True
+        self._hold(b"", is_last=False)
+        return False
+
+    def _relay_body(self, connection: Connection) -> None:
+        """Passes pieces on; the one that ends the message, or holds its end event, waits until the store knows."""
+        request, task, watch = self._request, self._task, self._end_watch
+        while (connection.waiting_bytes or connection.is_complete) and request.wire.is_writable:
+            piece, is_last = connection.take(), connection.is_complete
+            task.response_bytes += len(piece)
+            ending = None if watch is None else watch.feed(piece)
+            if (is_last or ending is not None) and not task.is_final:
+                self._conclude(ending)
+                self._hold(piece, is_last=is_last)
+                return
+            if is_last:
+                self._end(piece)
+                return
+            request.write(piece)
+        if connection.failure is not None and not connection.waiting_bytes:
+            self._fail(connection.failure)
+
+    def _take_head(self, connection: Connection) -> None:
+        status, fields = connection.status, connection.fields
         is_stream = headers.is_event_stream(fields)
-        has_body = self._scope["method"] != "HEAD" and status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+        has_body = self._request.method != "HEAD" and status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
         if is_stream and has_body and not headers.is_encoded(fields):
             self._end_watch = end_watch(self._target.path)
         self._tracker.answer(self._task, status, is_stream=is_stream)
-        whole = await self._take_whole(connection) if connection.is_complete else None
-        if whole is None:
-            await self._settle()
         if status == HTTPStatus.NO_CONTENT:
             fields = [field for field in fields if field[0] != b"content-length"]  # RFC 9110 section 8.6
-        client_fields = headers.response_fields(
-            fields, task_id=self._task.task_id, date=self._proxy.date(), is_stream=is_stream
+        self._fields = headers.response_fields(
+            fields, task_id=self._task.task_id, date=http_date(), is_stream=is_stream
         )
-        if status == HTTPStatus.NOT_MODIFIED:
-            # uvicorn holds a Content-Length against the body, though a 304 tells of a body it does not carry
-            # (RFC 9110 section 8.6); of a HEAD it knows.
-            self._scope["method"] = "HEAD"
-        self._is_started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": client_fields})
-        if whole is None:
-            await self._relay_body(connection)
-        else:
-            await self._send({"type": "http.response.body", "body": whole})
 
-    async def _read_head(self) -> tuple[int, headers.Fields]:
-        """The response head; a kept-alive connection that was dead already is replaced once, where that is safe."""
+    def _retry(self, connection: Connection, failure: UpstreamFailure) -> None:
+        """A kept-alive connection that was dead already is replaced once, where that is safe (contract 3.7)."""
+        is_dead = connection.is_reused and not connection.has_received and isinstance(failure, UpstreamBroken)
+        if not is_dead or self._repeatable is None:
+            self._fail(failure)
+            return
+        self._upstream.release(connection)
+        self._connection = None
+        self._connect(is_fresh=True)
+
+    def _hold(self, piece: bytes, *, is_last: bool) -> None:
+        """What is to come next waits until the store has the task's stage, or for its bounded time."""
+        self._is_held, self._held, self._is_last_held = True, piece, is_last
+        self._tracker.settle(self._task, self._let_go)
+
+    def _let_go(self) -> None:
+        if self._is_over:
+            return
         try:
-            return await self._checked().read_head()
-        except UpstreamBroken:
-            if self._repeatable is None or self._checked().has_received:
-                raise
-        self._connection = await self._upstream.connect(self._scope["method"], is_fresh=True)
-        connection = self._checked()
-        connection.send(self._repeatable, is_last=True)
-        return await connection.read_head()
+            piece, self._held, self._is_held = self._held, b"", False
+            if not self._request.is_started:
+                has_length = any(name == b"content-length" for name, _ in self._fields)
+                self._request.start(self._task.status_code or 0, headers.lines(self._fields), has_length=has_length)
+            if self._is_last_held:
+                self._end(piece)
+                return
+            if piece:
+                self._request.write(piece)
+            else:
+                self._request.flush()
+        except Exception:
+            self._fail_inside()
+        else:
+            self.on_answer()
 
-    async def _take_whole(self, connection: Connection) -> bytes:
-        """The body of a message that is complete, the task's end being in the store."""
-        body = await connection.read_piece()
-        self._account(body, is_last=True)
-        await self._settle()
-        return body
-
-    async def _relay_body(self, connection: Connection) -> None:
-        """Passes each piece on; the one that ends the message, or holds its end event, waits for the store."""
-        connection.sink = self._pass_at_once
-        is_last = False
-        while not is_last:
-            piece = await connection.read_piece()
-            is_last = connection.is_drained
-            if self._account(piece, is_last=is_last):
-                await self._settle()
-            await self._send({"type": "http.response.body", "body": piece, "more_body": not is_last})
-
-    def _pass_at_once(self, piece: bytes) -> bool:
-        """Passes a piece on without a turn of this task, where neither client nor store is to be waited for."""
-        if not self._link.is_writable or (self._end_watch is not None and self._end_watch.may_end(piece)):
-            return False
-        self._account(piece, is_last=False)
-        sending = self._send({"type": "http.response.body", "body": piece, "more_body": True})
-        with suppress(StopIteration):
-            sending.send(None)  # type: ignore[attr-defined]  # a writable client is written to without suspending
-        return True
-
-    def _account(self, piece: bytes, *, is_last: bool) -> bool:
-        """Counts a piece before it goes on. True where it ends the task: then the store is to know first."""
-        self._task.response_bytes += len(piece)
-        ending = self._end_watch.feed(piece) if self._end_watch is not None else None
-        if (ending is None and not is_last) or self._task.is_final:
-            return False
-        self._conclude(ending)
-        return True
+    def _end(self, piece: bytes) -> None:
+        """The last of the answer; Ollama's connection is free for the client's next request by then."""
+        self._close()
+        self._request.end(piece)
 
     # -- the end --
 
@@ -331,62 +330,78 @@ class _Exchange:
         if ending is None and watch is not None:
             ending = watch.at_end()
         if not 200 <= status < 300:
-            self._tracker.finish(task, Reason.UPSTREAM_STATUS, f"the upstream answered HTTP {status}")
+            self._finish(Reason.UPSTREAM_STATUS, f"the upstream answered HTTP {status}")
         elif ending is Ending.ERROR:
-            self._tracker.finish(task, Reason.STREAM_ERROR, "the stream ended with an error event")
+            self._finish(Reason.STREAM_ERROR, "the stream ended with an error event")
         elif watch is not None and ending is None:
-            self._tracker.finish(task, Reason.STREAM_INCOMPLETE, "the stream ended without its end event")
+            self._finish(Reason.STREAM_INCOMPLETE, "the stream ended without its end event")
         else:
-            self._tracker.finish(task, None, "complete")
+            self._finish(None, "complete")
 
-    async def _settle(self) -> None:
-        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._tracker.settle(self._task, lambda: None if settled.done() else settled.set_result(None))
-        await settled
+    def lose(self) -> None:
+        """The client has left."""
+        self._fail(_ClientLeft())
 
-    async def _end_early(self, error: GatewayError | _ClientLeft) -> None:
+    def _cut(self) -> None:
+        """The task was ended from outside."""
+        if self._task.cut_by is not None:
+            self._fail(self._task.cut_by)
+
+    def _fail_inside(self) -> None:
+        log.exception("task %s failed inside the gateway", self._task.task_id)
+        self._fail(GatewayError("internal error in the gateway"))
+
+    def _fail(self, error: GatewayError | _ClientLeft) -> None:
         """The task's end where the exchange broke off; tells the client as well as it still can be told."""
-        if self._client_left:
-            error = _ClientLeft()
-        error = self._task.cut_by or self._refusal or error
-        reason = _reason(error, is_started=self._is_started)
-        if not self._is_started and isinstance(error, GatewayError):
-            self._task.status_code = error.status
-        self._tracker.finish(self._task, reason, str(error) or "the client closed the connection")
-        self._abort("the exchange broke off")
-        if isinstance(error, GatewayError) and not self._is_started:
-            if not isinstance(error, ShuttingDown):
-                await self._settle()
-            self._is_started = True
-            await send_error(self._send, error, date=self._proxy.date(), task_id=self._task.task_id)
-        # Otherwise returning without the message's end makes the server close the connection: broken off.
+        if self._is_over:
+            return
+        request, task = self._request, self._task
+        if isinstance(error, GatewayError) and not (request.is_started or task.is_final):
+            task.status_code = error.status
+        reason = _reason(error, is_started=request.is_started)
+        self._finish(reason, str(error) or "the client closed the connection")
+        self._close()
+        if isinstance(error, _ClientLeft):
+            return
+        if request.is_started:
+            request.break_off()
+        elif isinstance(error, ShuttingDown):
+            request.refuse(error, task_id=task.task_id)
+        else:
+            self._tracker.settle(task, lambda: request.refuse(error, task_id=task.task_id))
 
-    def _checked(self) -> Connection:
-        """The connection to the upstream, unless the client's side has ended the exchange meanwhile."""
-        if self._client_left:
-            raise _ClientLeft
-        if self._refusal is not None:
-            raise self._refusal
-        assert self._connection is not None
-        return self._connection
+    def _finish(self, reason: Reason | None, message: str) -> None:
+        task = self._task
+        if task.is_final:
+            return  # a first end stays
+        self._tracker.finish(task, reason, message)
+        if reason is not None:
+            log.info("task %s failed: %s", task.task_id, reason)
 
-    def _abort(self, why: str) -> None:
-        if self._connection is not None:
-            self._connection.abort(UpstreamBroken(why))
+    def _close(self) -> None:
+        """The connection is kept for others where its exchange ended well, else closed, so that Ollama stops."""
+        self._is_over = True
+        self._task.on_cut = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._upstream.release(connection)
+
+
+# The first that fits.
+_REASONS: list[tuple[type[Exception], Reason]] = [
+    (_ClientLeft, Reason.CLIENT_DISCONNECT),
+    (UpstreamUnavailable, Reason.UPSTREAM_UNAVAILABLE),
+    (UpstreamTimeout, Reason.TIMEOUT),
+    (UpstreamFailure, Reason.UPSTREAM_ERROR),
+    (Cancelled, Reason.CANCELLED),
+    (ShuttingDown, Reason.SHUTDOWN),
+    (GatewayError, Reason.GATEWAY_ERROR),
+]
 
 
 def _reason(error: GatewayError | _ClientLeft, *, is_started: bool) -> Reason:
-    if isinstance(error, _ClientLeft):
-        return Reason.CLIENT_DISCONNECT
-    if isinstance(error, UpstreamUnavailable):
-        return Reason.UPSTREAM_UNAVAILABLE
-    if isinstance(error, UpstreamTimeout):
-        return Reason.TIMEOUT
-    if isinstance(error, UpstreamFailure):
-        return Reason.UPSTREAM_TRUNCATED if is_started else Reason.UPSTREAM_ERROR
-    if isinstance(error, Cancelled):
-        return Reason.CANCELLED
-    return Reason.SHUTDOWN if isinstance(error, ShuttingDown) else Reason.GATEWAY_ERROR
+    reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
+    return Reason.UPSTREAM_TRUNCATED if is_started and reason is Reason.UPSTREAM_ERROR else reason
 
 
 def _task_id(ids: list[bytes]) -> str | None:
@@ -397,25 +412,3 @@ def _task_id(ids: list[bytes]) -> str | None:
     if text and not is_valid_id(text):
         raise InvalidTaskId(f"X-Task-Id is not valid; allowed: {ID_PATTERN}, or none to get one")
     return text or None
-
-
-async def send_error(
-    send: Send, error: GatewayError, *, date: bytes, task_id: str | None = None, has_detail: bool = False
-) -> None:
-    """Answers with an error of the gateway's own, in OpenAI's shape; outside `/v1/` with a `detail`, too."""
-    body = error.body(has_detail=has_detail)
-    fields = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"date", date),
-    ]
-    if task_id is not None:
-        fields.append((headers.TASK_ID, task_id.encode()))
-    if error.retry_after_seconds is not None:
-        fields.append((b"retry-after", str(error.retry_after_seconds).encode()))
-    if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
-        fields.append((b"allow", _ALLOWED))
-    if error.is_last:
-        fields.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": error.status, "headers": fields})
-    await send({"type": "http.response.body", "body": body})

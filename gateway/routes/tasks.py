@@ -14,8 +14,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.changes import event_id
-from gateway.link import ClientLink
 from gateway.records import InvalidCursor
+from gateway.request import Request as ClientRequest
 from gateway.task import ID_PATTERN, Reason, Stage, State, has_ended, is_valid_id
 from gateway.tracker import StoreUnavailable, Tracker
 
@@ -87,8 +87,8 @@ def _tracker(request: Request) -> Tracker:
 
 def _reader(request: Request) -> str | None:
     """Whose tasks the client may see; None: all."""
-    link: ClientLink = request.scope["extensions"]["gateway"]
-    return link.reader
+    client: ClientRequest = request.scope["extensions"]["gateway"]
+    return client.reader
 
 
 def _store_is_away(error: StoreUnavailable) -> HTTPException:
@@ -127,9 +127,9 @@ def _etags(if_none_match: str | None) -> list[str]:
 
 async def _unless_left(request: Request, answer: Coroutine[Any, Any, str | None]) -> str | None:
     """`answer`, given up when the client leaves: what is answered then reaches nobody."""
-    link: ClientLink = request.scope["extensions"]["gateway"]
+    client: ClientRequest = request.scope["extensions"]["gateway"]
     waiting = asyncio.ensure_future(answer)
-    link.on_lost = waiting.cancel
+    client.on_lost = waiting.cancel
     try:
         return await waiting
     except asyncio.CancelledError:
@@ -138,7 +138,7 @@ async def _unless_left(request: Request, answer: Coroutine[Any, Any, str | None]
             raise
         return None
     finally:
-        link.on_lost = None
+        client.on_lost = None
 
 
 _NO_DOCUMENT: dict[int | str, dict[str, Any]] = {

@@ -31,7 +31,6 @@ def leave_no_descriptor(gateway: Gateway) -> None:
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, hard))
 
 
-@pytest.mark.xfail(reason="upstream.Upstream._open tells every OSError alike", strict=True)
 async def test_the_message_names_the_descriptors(launch: Launch, upstream: Upstream) -> None:
     """Where none is left for Ollama the answer is 503 and names the gateway's file descriptors."""
     gateway = await launch()

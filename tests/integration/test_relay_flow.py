@@ -7,6 +7,7 @@ the tests measure the relay and not their own pace.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -176,11 +177,19 @@ async def test_an_offered_upgrade_is_ignored(
     """A request that offers h2c, as Java's client does, is relayed with its whole body, and the connection goes on."""
     framing = (b"Transfer-Encoding", b"chunked") if is_chunked else (b"Content-Length", b"%d" % len(BODY))
     body = chunk(BODY) + b"0\r\n\r\n" if is_chunked else BODY
-    asked = request("POST", CHAT, *H2C, framing)
+    task_id = f"upgrade-{secrets.token_hex(4)}"
+    asked = request("POST", CHAT, *H2C, framing, (b"X-Task-Id", task_id.encode()))
+
+    async def is_known() -> bool:
+        return (await gateway.http.get(f"/tasks/status/{task_id}")).status_code == 200
+
     client = await gateway.connect()
-    for part in (asked, body) if is_split else (asked + body,):
-        await client.send(part)
-        await until(lambda: bool(upstream.exchanges) or not is_split, what="the head is there")
+    if is_split:
+        await client.send(asked)
+        await until(is_known, what="the head was read")
+        await client.send(body)
+    else:
+        await client.send(asked + body)
     assert (await client.answer()).status == 200
     assert (await client.ask("GET", "/v1/x", *H2C)).status == 200
     assert (await client.ask("POST", CHAT, body=BODY)).status == 200

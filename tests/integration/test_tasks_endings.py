@@ -109,11 +109,12 @@ async def test_an_end_event_byte_by_byte_is_seen(tracked: Gateway, upstream: Ups
 async def test_a_break_after_the_end_event_no_longer_counts(
     gateway: Gateway, upstream: Upstream, path: str, end: bytes, then: str
 ) -> None:
-    """The end event was seen, then the upstream breaks off: SUCCESS, and still no forged terminator."""
+    """The end event was seen, then the upstream breaks off: SUCCESS, no forged terminator, and no line of a failure."""
     upstream.then(streaming(DELTA, end, then=then))
     answer = await gateway.ask("POST", path, body=BODY)
     assert answer.body.complete is False
     assert outcome(await gateway.ended(answer.head.task_id)) == DONE
+    assert f"task {answer.head.task_id} failed" not in gateway.log
 
 
 async def test_a_stream_that_ends_with_the_connection(gateway: Gateway, upstream: Upstream) -> None:

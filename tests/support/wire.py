@@ -172,7 +172,7 @@ async def _read_chunks(reader: asyncio.StreamReader, body: Body) -> bool:
         size = int(line.split(b";")[0], 16)
         if not size:
             break
-        if not await _read_length(reader, size, body) or await reader.read(2) != b"\r\n":
+        if not await _read_length(reader, size, body) or await reader.readline() != b"\r\n":
             return False
     while (line := await reader.readline()) not in (b"\r\n", b""):
         continue

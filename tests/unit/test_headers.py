@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from gateway.headers import (
     Fields,
-    deciding,
     first,
     is_encoded,
     is_event_stream,
@@ -34,9 +33,13 @@ plain_fields = st.lists(st.tuples(plain_names, field_values), max_size=8)
 
 def head_of(fields: Fields, method: bytes = b"POST", target: bytes = b"/v1/x?y=%2F") -> tuple[bytes, Fields]:
     """First line and fields of the request head that goes upstream, asked for as the proxy asks."""
-    found = deciding(fields)
     head = request_head(
-        method, target, HOST, fields, connection=found.get(b"connection", ()), is_chunked=b"transfer-encoding" in found
+        method,
+        target,
+        HOST,
+        fields,
+        connection=[value for name, value in fields if name == b"connection"],
+        is_chunked=any(name == b"transfer-encoding" for name, _ in fields),
     )
     assert head.endswith(b"\r\n\r\n")
     line, *lines = head[:-4].split(b"\r\n")
@@ -105,20 +108,6 @@ def test_the_gateways_credential_stays_here(fields: Fields, dropped: tuple[bytes
         head = request_head(b"GET", b"/v1/x", HOST, fields, connection=connection, is_chunked=False, dropped=dropped)
         lines = head[:-4].split(b"\r\n")[2:]
         assert lines == [b"%b: %b" % field for field in fields if field[0] not in dropped]
-
-
-def test_the_deciding_fields_are_found() -> None:
-    """Those that decide something come by name, every value of each, in order."""
-    fields: Fields = [
-        (b"accept", b"x"), (b"x-task-id", b"a"), (b"connection", b"close"), (b"x-task-id", b"b"),
-        (b"content-length", b"5"), (b"transfer-encoding", b"chunked"),
-    ]  # fmt: skip
-    assert deciding(fields) == {
-        b"x-task-id": [b"a", b"b"],
-        b"connection": [b"close"],
-        b"content-length": [b"5"],
-        b"transfer-encoding": [b"chunked"],
-    }
 
 
 @pytest.mark.parametrize(

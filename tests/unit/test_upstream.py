@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 
 from gateway.errors import UpstreamBroken, UpstreamFailure, UpstreamTimeout, UpstreamUnavailable
-from gateway.upstream import Upstream
+from gateway.upstream import AwaitedAnswer, Upstream
 from tests.support.ports import refusing_port
 from tests.support.scripted import CHUNKED, Gated, answering, head, sending
 from tests.support.scripted import Upstream as Peer
@@ -47,21 +47,59 @@ async def upstream(peer: Peer) -> AsyncIterator[Upstream]:
     upstream.close()
 
 
+class Asked(AwaitedAnswer):
+    """One exchange on a connection, which has all else that is asked of it here."""
+
+    def __init__(self, connection: Connection, method: str) -> None:
+        super().__init__(connection, method)
+        self.connection = connection
+        self.taken = asyncio.Event()
+
+    def on_answer(self) -> None:
+        """There is an answer, or there will be none."""
+        super().on_answer()
+        self.taken.set()
+
+    def on_taken(self) -> None:
+        """The upstream takes more."""
+        self.taken.set()
+
+    async def drain(self) -> None:
+        """Waits until the upstream has taken most of what was written, or is gone."""
+        while self.connection.is_write_paused and self.connection.is_open:
+            self.taken.clear()
+            await self.taken.wait()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the message is complete and all of it was taken."""
+        return self.connection.is_complete and not self.connection.waiting_bytes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.connection, name)
+
+
+async def begun(upstream: Upstream, method: str, *, is_fresh: bool = False) -> Asked:
+    """An exchange on a connection that was kept alive, or on a new one."""
+    connection = None if is_fresh else upstream.take()
+    return Asked(connection or await upstream.open(), method)
+
+
 @asynccontextmanager
-async def asking(upstream: Upstream, method: str = "GET", data: bytes = REQUEST) -> AsyncIterator[Connection]:
-    """A connection that has sent a whole request, taken back in the end as the proxy does it."""
-    connection = await upstream.connect(method)
+async def asking(upstream: Upstream, method: str = "GET", data: bytes = REQUEST) -> AsyncIterator[Asked]:
+    """An exchange that has sent a whole request, its connection taken back in the end as the proxy does it."""
+    asked = await begun(upstream, method)
     try:
-        connection.send(data.replace(b"GET", method.encode(), 1), is_last=True)
-        yield connection
+        asked.send(data.replace(b"GET", method.encode(), 1), is_last=True)
+        yield asked
     finally:
-        upstream.release(connection)
+        upstream.release(asked.connection)
 
 
-async def body_of(connection: Connection) -> bytes:
+async def body_of(connection: Asked) -> bytes:
     """All that comes of the body. Raises where it breaks off."""
     pieces = []
-    while piece := await within(3, connection.read_piece(), "a piece"):
+    while piece := await within(3, connection.piece(), "a piece"):
         pieces.append(piece)
     return b"".join(pieces)
 
@@ -69,7 +107,7 @@ async def body_of(connection: Connection) -> bytes:
 async def ask(upstream: Upstream, method: str = "GET") -> tuple[int, Fields, bytes]:
     """One exchange, complete."""
     async with asking(upstream, method) as connection:
-        status, fields = await within(3, connection.read_head(), "the head")
+        status, fields = await within(3, connection.head(), "the head")
         return status, fields, await body_of(connection)
 
 
@@ -112,13 +150,13 @@ async def test_pieces_come_as_they_are_sent(peer: Peer, upstream: Upstream) -> N
     peer.then(gated)
     async with asking(upstream) as connection:
         gated.head()
-        assert (await within(3, connection.read_head()))[0] == 200
+        assert (await within(3, connection.head()))[0] == 200
         for piece in (b"one", b"two", b"three"):
             gated.piece(piece)
-            assert await within(3, connection.read_piece()) == piece
+            assert await within(3, connection.piece()) == piece
             assert not connection.is_drained
         gated.end()
-        assert await within(3, connection.read_piece()) == b""
+        assert await within(3, connection.piece()) == b""
         assert connection.is_drained
 
 
@@ -200,7 +238,7 @@ async def test_no_head_is_a_broken_upstream(peer: Peer, upstream: Upstream, scri
     peer.then(script)
     async with asking(upstream) as connection:
         with pytest.raises(UpstreamBroken, match=r"Ollama|protocol"):
-            await within(3, connection.read_head())
+            await within(3, connection.head())
     assert await opened(peer, upstream) == 2
 
 
@@ -225,11 +263,11 @@ async def test_a_body_cut_short_is_no_end(peer: Peer, upstream: Upstream, pieces
 
     peer.then(script)
     async with asking(upstream) as connection:
-        assert (await within(3, connection.read_head()))[0] == 200
-        assert await within(3, connection.read_piece()) == b"hello"
+        assert (await within(3, connection.head()))[0] == 200
+        assert await within(3, connection.piece()) == b"hello"
         seen.set()
         with pytest.raises(UpstreamBroken):
-            await within(3, connection.read_piece())
+            await within(3, connection.piece())
         assert not connection.is_drained
 
 
@@ -244,11 +282,11 @@ async def test_a_reset_does_not_end_a_body_until_close(peer: Peer, upstream: Ups
 
     peer.then(script)
     async with asking(upstream) as connection:
-        await within(3, connection.read_head())
-        assert await within(3, connection.read_piece()) == b"hello"
+        await within(3, connection.head())
+        assert await within(3, connection.piece()) == b"hello"
         seen.set()
         with pytest.raises(UpstreamBroken):
-            await within(3, connection.read_piece())
+            await within(3, connection.piece())
 
 
 @pytest.mark.parametrize("garbage", [b"zz\r\nhello\r\n", b"-1\r\n", b"5\r\nhelloX\r\n", b"\x00", b"5 5\r\n"])
@@ -256,7 +294,7 @@ async def test_garbage_between_chunks_is_no_end(peer: Peer, upstream: Upstream, 
     """A chunk that is none breaks the message."""
     peer.then(sending(head(200, CHUNKED) + chunk(b"first"), garbage + LAST_CHUNK))
     async with asking(upstream) as connection:
-        await within(3, connection.read_head())
+        await within(3, connection.head())
         with pytest.raises(UpstreamBroken):
             await body_of(connection)
     assert await opened(peer, upstream) == 2
@@ -266,11 +304,11 @@ async def test_pieces_that_came_before_a_break_are_read_first(peer: Peer, upstre
     """What the upstream sent before it broke off reaches the client."""
     peer.then(sending(head(200, CHUNKED) + chunk(b"hello"), then="drop"))
     async with asking(upstream) as connection:
-        await within(3, connection.read_head())
+        await within(3, connection.head())
         await until(lambda: not connection.is_open, what="the connection is lost")
-        assert await within(3, connection.read_piece()) == b"hello"
+        assert await within(3, connection.piece()) == b"hello"
         with pytest.raises(UpstreamBroken):
-            await within(3, connection.read_piece())
+            await within(3, connection.piece())
 
 
 # -- the pool --
@@ -283,7 +321,7 @@ async def test_a_connection_is_used_again(peer: Peer, upstream: Upstream) -> Non
         peer.then(script)
         async with asking(upstream) as connection:
             assert connection.is_reused == (n > 0)
-            await within(3, connection.read_head())
+            await within(3, connection.head())
             assert await body_of(connection) == b"x" * (n if n % 2 else 1)
     assert len(peer.connections) == 1
 
@@ -335,7 +373,7 @@ async def test_bytes_on_an_idle_connection_end_it(peer: Peer, upstream: Upstream
 async def test_a_connection_that_died_idle_is_not_taken(peer: Peer, upstream: Upstream, reset: bool) -> None:
     """What the upstream closed meanwhile is noticed before a request is sent there."""
     async with asking(upstream) as connection:
-        await within(3, connection.read_head())
+        await within(3, connection.head())
         await body_of(connection)
     peer.connections[0].end(reset)
     await until(lambda: not connection.is_open, what="the end is noticed")
@@ -348,21 +386,21 @@ async def test_a_connection_that_dies_under_a_request_says_so(peer: Peer, upstre
     peer.then(sending(then="drop"), sending(OK, then="drop"))
     async with asking(upstream) as connection:
         with pytest.raises(UpstreamBroken):
-            await within(3, connection.read_head())
+            await within(3, connection.head())
         assert connection.is_reused
         assert not connection.has_received
     async with asking(upstream) as connection:
         with pytest.raises(UpstreamBroken):
-            await within(3, connection.read_head())
+            await within(3, connection.head())
         assert connection.has_received
 
 
 async def test_a_fresh_connection_can_be_asked_for(peer: Peer, upstream: Upstream) -> None:
     """What is tried again goes to a new connection, though an idle one is there."""
     await ask(upstream)
-    connection = await upstream.connect("GET", is_fresh=True)
+    connection = await begun(upstream, "GET", is_fresh=True)
     assert not connection.is_reused
-    upstream.release(connection)
+    upstream.release(connection.connection)
     await until(lambda: len(peer.connections) == 2, what="a second connection")
 
 
@@ -372,16 +410,26 @@ async def test_an_unfinished_exchange_closes_its_connection(peer: Peer, upstream
     peer.then(gated)
     async with asking(upstream) as connection:
         gated.head()
-        await within(3, connection.read_head())
+        await within(3, connection.head())
     await within(1, (await peer.exchange()).closed.wait(), "closed in the middle of the answer")
     peer.then(sending(head(200, (b"Content-Length", b"2")) + b"ok", read=False))
-    early = await upstream.connect("POST")
+    early = await begun(upstream, "POST")
     early.send(b"POST /v1/x HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nhalf", is_last=False)
-    await within(3, early.read_head())
+    await within(3, early.head())
     assert await body_of(early) == b"ok"
     assert not early.is_reusable
-    upstream.release(early)
+    upstream.release(early.connection)
     await within(1, (await peer.exchange(1)).closed.wait(), "closed with the request unsent")
+
+
+async def test_an_answer_that_was_not_taken_is_not_left_to_the_next_request(peer: Peer, upstream: Upstream) -> None:
+    """A complete answer of which something still waits, reading paused, closes its connection."""
+    peer.then(answering(200, body=b"x" * 70_000))
+    async with asking(upstream) as connection:
+        await until(lambda: connection.is_complete, what="the answer is here")
+        assert connection.waiting_bytes
+    assert upstream.take() is None
+    assert await opened(peer, upstream) == 2
 
 
 async def test_closing_the_pool_closes_what_is_idle(peer: Peer, upstream: Upstream) -> None:
@@ -398,7 +446,7 @@ async def test_nobody_listening_is_unavailable() -> None:
         upstream = Upstream("127.0.0.1", port)
         for _ in range(2):
             with pytest.raises(UpstreamUnavailable) as caught:
-                await upstream.connect("GET")
+                await begun(upstream, "GET")
         assert caught.value.retry_after_seconds
 
 
@@ -415,24 +463,25 @@ def test_the_host_field_names_the_upstream(host: str, port: int, field: bytes) -
 
 
 @pytest.mark.parametrize("when", ["before the head", "in the body"])
-async def test_abort_wakes_whoever_waits(peer: Peer, upstream: Upstream, when: str) -> None:
-    """Aborting closes the connection within a second and gives the reader the error that it was ended with."""
+async def test_abort_closes_at_once_and_tells_nobody(peer: Peer, upstream: Upstream, when: str) -> None:
+    """Aborting closes the connection within a second; who aborts need not hear of it, and nothing can be taken."""
     gated = Gated()
     peer.then(gated)
     async with asking(upstream) as connection:
         if when == "in the body":
             gated.head()
-            await within(3, connection.read_head())
-            reading: asyncio.Task[object] = asyncio.create_task(connection.read_piece())
-        else:
-            reading = asyncio.create_task(connection.read_head())
+            await within(3, connection.head())
+            gated.piece(b"hello")
+            await until(lambda: connection.waiting_bytes, what="a piece is here")
         await peer.exchange()
+        told: list[str] = []
+        connection.on_answer = lambda: told.append("answer")
         connection.abort(UpstreamFailure("the client left"))
-        with pytest.raises(UpstreamFailure, match="the client left"):
-            await within(1, reading)
         await within(1, peer.connections[0].closed.wait(), "closed")
-        with pytest.raises(UpstreamFailure):
-            await within(1, connection.read_piece())
+        assert not told
+        assert not connection.waiting_bytes
+        with pytest.raises(UpstreamFailure, match="the client left"):
+            await within(1, connection.piece())
 
 
 # -- how much waits --
@@ -449,11 +498,11 @@ async def test_a_slow_reader_slows_the_upstream(peer: Peer, upstream: Upstream) 
 
     peer.then(script)
     async with asking(upstream) as connection:
-        await within(3, connection.read_head())
+        await within(3, connection.head())
         exchange = await peer.exchange()
         assert await until_steady(lambda: exchange.sent_bytes, 0.3) < total // 2
         size, largest = 0, 0
-        while piece := await within(3, connection.read_piece()):
+        while piece := await within(3, connection.piece()):
             size += len(piece)
             largest = max(largest, len(piece))
         assert largest <= HELD_BYTES
@@ -461,9 +510,9 @@ async def test_a_slow_reader_slows_the_upstream(peer: Peer, upstream: Upstream) 
 
 
 async def test_a_slow_upstream_slows_an_upload(peer: Peer, upstream: Upstream) -> None:
-    """drain returns only when the upstream has taken most of what was written, and wakes up when it goes away."""
+    """The uploader is told when too much waits and when it may go on, and also when the upstream goes away."""
     peer.then(stalled)
-    connection = await upstream.connect("POST")
+    connection = await begun(upstream, "POST")
     connection.send(b"POST /v1/x HTTP/1.1\r\nhost: h\r\ncontent-length: 999999999\r\n\r\n", is_last=False)
     exchange = await peer.exchange()
     exchange.stop_reading()
@@ -480,7 +529,7 @@ async def test_a_slow_upstream_slows_an_upload(peer: Peer, upstream: Upstream) -
     assert await until_steady(lambda: sent, 0.3) < 64 * 1024 * 1024
     exchange.reset()
     await within(3, uploading, "the upload learns of the end")
-    upstream.release(connection)
+    upstream.release(connection.connection)
 
 
 async def stalled(exchange: Exchange) -> None:
@@ -509,10 +558,10 @@ async def test_a_silent_upstream_is_given_up(peer: Peer, has_head: bool) -> None
     async with impatient(peer, 0.3) as upstream, asking(upstream) as connection:
         if has_head:
             gated.head()
-            await within(3, connection.read_head())
+            await within(3, connection.head())
         started = time.monotonic()
         with pytest.raises(UpstreamTimeout) as caught:
-            await within(3, connection.read_piece() if has_head else connection.read_head())
+            await within(3, connection.piece() if has_head else connection.head())
         assert 0.25 <= time.monotonic() - started < 1.5
         assert caught.value.status == 504
         await within(1, (await peer.exchange()).closed.wait(), "closed")
@@ -524,15 +573,15 @@ async def test_an_upstream_that_goes_on_is_not_silent(peer: Peer) -> None:
     peer.then(gated)
     async with impatient(peer, 0.4) as upstream, asking(upstream) as connection:
         gated.head()
-        await within(3, connection.read_head())
+        await within(3, connection.head())
         started = time.monotonic()
         loop = asyncio.get_running_loop()
         for n in range(6):
             loop.call_later(0.15, gated.piece, b"%d" % n)
-            assert await within(3, connection.read_piece()) == b"%d" % n
+            assert await within(3, connection.piece()) == b"%d" % n
         assert time.monotonic() - started > 0.8
         gated.end()
-        assert await within(3, connection.read_piece()) == b""
+        assert await within(3, connection.piece()) == b""
 
 
 async def test_our_own_silence_is_not_the_upstreams(peer: Peer) -> None:
@@ -546,7 +595,7 @@ async def test_our_own_silence_is_not_the_upstreams(peer: Peer) -> None:
     peer.then(script)
     loop = asyncio.get_running_loop()
     async with impatient(peer, 0.2) as upstream:
-        connection = await upstream.connect("POST")
+        connection = await begun(upstream, "POST")
         connection.send(b"POST /v1/x HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\na", is_last=False)
 
         def end_request() -> None:
@@ -554,9 +603,9 @@ async def test_our_own_silence_is_not_the_upstreams(peer: Peer) -> None:
             finished.set()
 
         loop.call_later(0.6, end_request)
-        assert (await within(3, connection.read_head()))[0] == 200
+        assert (await within(3, connection.head()))[0] == 200
         assert await body_of(connection) == b"ok"
-        upstream.release(connection)
+        upstream.release(connection.connection)
 
 
 async def test_without_a_timeout_silence_is_waited_out(peer: Peer, upstream: Upstream) -> None:
@@ -565,7 +614,7 @@ async def test_without_a_timeout_silence_is_waited_out(peer: Peer, upstream: Ups
     peer.then(gated)
     async with asking(upstream) as connection:
         asyncio.get_running_loop().call_later(0.7, gated.head)
-        assert (await within(3, connection.read_head()))[0] == 200
+        assert (await within(3, connection.head()))[0] == 200
         gated.end()
         assert await body_of(connection) == b""
 

@@ -1,0 +1,166 @@
+"""One client connection, driven by hand: who is answered when, and what of it stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.counts import Counts
+from gateway.errors import NotFound
+from gateway.ledger import Ledger
+from gateway.server import GatewayHttpProtocol
+
+if TYPE_CHECKING:
+    from gateway.request import Request
+
+PIPELINED = 500
+ASKED = b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class Socket:
+    """A transport that takes all, and remembers what."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.is_reading = True
+        self.is_closed = False
+
+    def write(self, data: bytes) -> None:
+        """Takes it."""
+        self.written += data
+
+    def pause_reading(self) -> None:
+        """Nothing more will come."""
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        """More may come."""
+        self.is_reading = True
+
+    def is_closing(self) -> bool:
+        """Whether it was closed."""
+        return self.is_closed
+
+    def close(self) -> None:
+        """It was."""
+        self.is_closed = True
+
+    abort = close
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        """It has none."""
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing waits here."""
+        return 0
+
+    def get_extra_info(self, name: str) -> Any:
+        """A socket that acknowledges nothing."""
+        return SimpleNamespace(getsockopt=lambda *_: bytes(256))
+
+
+class Refusing:
+    """An application that refuses each request at once, or keeps it."""
+
+    def __init__(self) -> None:
+        self.counts: Counts = Ledger(None).counts
+        self.opened: list[Request] = []
+        self.keeps = False
+
+    def open(self, request: Request) -> None:
+        """One more request."""
+        self.opened.append(request)
+        if self.keeps:
+            request.answerer = Kept(request)
+        else:
+            request.refuse(NotFound("nothing here"))
+
+
+class Kept:
+    """Who answers a request when he is told to."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+    def on_request(self) -> None:
+        """Not yet."""
+
+    on_writable = lose = on_request
+
+
+class Subject:
+    """A connection, its socket and its application."""
+
+    def __init__(self) -> None:
+        self.application = Refusing()
+        self.socket = Socket()
+        state: Any = SimpleNamespace(connections=set(), total_requests=0)
+        config: Any = None
+        self.connection = GatewayHttpProtocol(config, state, {"gateway": self.application})
+        transport: Any = self.socket
+        self.connection.connection_made(transport)
+
+    def receive(self, data: bytes) -> None:
+        """Bytes of the client's, as long as they are read."""
+        while data and self.socket.is_reading and not self.socket.is_closed:
+            buffer = self.connection.get_buffer(-1)
+            size = min(len(buffer), len(data))
+            buffer[:size] = data[:size]
+            data = data[size:]
+            self.connection.buffer_updated(size)
+
+    @property
+    def answers(self) -> int:
+        """How many answers were written."""
+        return self.socket.written.count(b"HTTP/1.1 404")
+
+
+async def test_nobody_is_answered_who_takes_no_answers() -> None:
+    """Pipelined requests wait while the client takes nothing, and are not even read; then each gets its answer."""
+    subject = Subject()
+    subject.receive(ASKED)
+    subject.connection.pause_writing()
+    for _ in range(PIPELINED):
+        subject.receive(ASKED)
+    assert subject.answers == 1
+    assert not subject.socket.is_reading
+    subject.connection.resume_writing()
+    assert subject.answers == len(subject.application.opened) > 10
+    assert subject.socket.is_reading
+    subject.connection.connection_lost(None)
+
+
+async def test_many_requests_in_one_read_are_answered_in_order() -> None:
+    """However many there are, none is answered inside another's answer."""
+    subject = Subject()
+    subject.receive(ASKED * 50)
+    assert [request.target for request in subject.application.opened] == [b"/nothing"] * 50
+    assert subject.answers == 50
+    subject.connection.connection_lost(None)
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["answered", "lost"])
+async def test_a_connection_that_is_gone_leaves_no_cycles(keeps: bool) -> None:
+    """What a client leaves behind goes with the last reference; the collector need not look for it."""
+    gc.collect()
+    gc.disable()
+    try:
+        subject = Subject()
+        subject.application.keeps = keeps
+        subject.receive(ASKED)
+        subject.connection.connection_lost(None)
+        subject.application.opened.clear()
+        asyncio.get_running_loop().call_soon(lambda: None)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        del subject
+        gc.collect()
+        left = {type(thing).__name__ for thing in gc.garbage if type(thing).__module__.startswith("gateway")}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == set()
