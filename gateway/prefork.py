@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 
 log = logging.getLogger("gateway")
@@ -19,6 +18,7 @@ _UNUSED = (signal.SIGTTIN, signal.SIGTTOU)
 _HEARD = (*_STOPPING, *_UNUSED, signal.SIGHUP, signal.SIGCHLD)
 # Workers that die as soon as they are there must not be replaced without a pause.
 _PAUSE_SECONDS = 0.5
+_NAMES = {number.value: number.name for number in signal.Signals}  # real-time signals have none
 
 
 class Workers:
@@ -26,11 +26,13 @@ class Workers:
 
     `work` is given one end of a pipe. Nothing is ever written to it: when it ends the parent is gone, however it went,
     and the worker has to go, too. It begins with all signals that the parent waits for blocked, so that none is lost.
+    The parent calls `let_go` when no further worker will be started.
     """
 
-    def __init__(self, count: int, work: Callable[[int], int]) -> None:
+    def __init__(self, count: int, work: Callable[[int], int], let_go: Callable[[], object]) -> None:
         self._count = count
         self._work = work
+        self._let_go = let_go
         self._pids: set[int] = set()
         self._is_stopping = False
         self._exit_code = 0
@@ -42,18 +44,28 @@ class Workers:
         In a worker it does not return: SystemExit ends it.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
-        for _ in range(self._count):
-            self._start()
-        while self._pids:
-            self._hear(signal.sigwait(_HEARD))
+        self._start_missing()
+        while self._pids or not self._is_stopping:
+            if self._is_stopping or len(self._pids) == self._count:
+                self._hear(signal.sigwait(_HEARD))
+            elif heard := signal.sigtimedwait(_HEARD, _PAUSE_SECONDS):
+                self._hear(heard.si_signo)
+            else:
+                self._start_missing()
         return self._exit_code
 
-    def _start(self) -> None:
-        if pid := os.fork():
+    def _start_missing(self) -> None:
+        """Where the machine has no room for a process, those that live go on, and it is tried again after a pause."""
+        while len(self._pids) < self._count:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                log.error("cannot start a worker: %s", error.strerror)
+                return
+            if not pid:
+                os.close(self._held)
+                sys.exit(self._work(self._watched))
             self._pids.add(pid)
-            return
-        os.close(self._held)
-        sys.exit(self._work(self._watched))
 
     def _hear(self, number: int) -> None:
         if number == signal.SIGCHLD:
@@ -79,13 +91,12 @@ class Workers:
             self._exit_code = 1
             self._stop()
             return
-        how = signal.Signals(-code).name if code else "as it was told to"
+        how = _NAMES.get(-code, f"signal {-code}") if code else "as it was told to"
         log.warning("worker %d ended (%s): another one takes its place", pid, how)
-        time.sleep(_PAUSE_SECONDS)
-        self._start()
 
     def _stop(self) -> None:
         self._is_stopping = True
+        self._let_go()
         self._tell(signal.SIGTERM)  # never SIGINT: a Ctrl-C has reached them already, and a second one does not wait
 
     def _tell(self, number: int) -> None:

@@ -89,4 +89,5 @@ def _serve_with_workers(settings: Settings, listener: socket.socket) -> int:
     def work(parent: int) -> int:
         return _serve(settings, listener, counts_file, parent)
 
-    return Workers(settings.gateway_workers, work).run()
+    # Else connections would still be taken, and never answered, when the workers close their listeners.
+    return Workers(settings.gateway_workers, work, let_go=listener.close).run()
