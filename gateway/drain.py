@@ -31,6 +31,7 @@ class Drain:
         self._seconds = seconds
         self._stopping: asyncio.Task[None] | None = None
         self._waiting: asyncio.Task[bool] | None = None
+        self._has_stopped = False
 
     def install(self) -> None:
         """Goes ahead of the signal handlers that are in place; only a process's main thread has any."""
@@ -50,8 +51,9 @@ class Drain:
             self._tracker.drain()
             self._waiting = asyncio.create_task(self._tracker.until_idle(self._seconds))
             self._stopping = asyncio.create_task(self._run(self._waiting, number, stop))
-        elif number == signal.SIGINT:  # a second Ctrl-C does not wait
-            self._waiting.cancel()
+        # A second Ctrl-C does not wait for requests, a further one not for answers.
+        elif number == signal.SIGINT and not self._waiting.cancel() and self._has_stopped:
+            stop(number, None)
 
     async def _run(self, waiting: asyncio.Task[bool], number: int, stop: _Handler) -> None:
         if self._tracker.in_flight:
@@ -65,6 +67,7 @@ class Drain:
             await self._tracker.until_idle(_CUT_SECONDS)
         _give_answers(stop, seconds_left)
         stop(number, None)
+        self._has_stopped = True
 
 
 def _give_answers(stop: _Handler, seconds: float) -> None:

@@ -18,6 +18,7 @@ from gateway.server import GatewayHttpProtocol
 
 log = logging.getLogger("gateway")
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
 # When gateway.drain has ended the requests, uvicorn gives the answers still being written this long.
 _LEFTOVER_SECONDS = 1
 
@@ -25,22 +26,33 @@ _LEFTOVER_SECONDS = 1
 def serve(
     listener: socket.socket, max_connections: int, counts_file: Path | None = None, parent: int | None = None
 ) -> int:
-    """Serves until it is told to stop; the exit code. Takes up the signals that were blocked until now.
+    """Serves until it is told to stop; the exit code. Takes up the signals that waited until now, see __main__.
 
     `counts_file` is what several workers share, see ledger; `parent` ends with the process that started them.
     """
     config = _config(max_connections, counts_file)
-    server = uvicorn.Server(config)
+    server = _Server(config)
     # Before uvicorn has handlers of its own; and behind, when it raises what stopped it once more: the exit code is 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOPPING:
         signal.signal(number, server.handle_exit)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the keys are about to be read anyway
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         if parent is not None:
-            runner.get_loop().add_reader(parent, partial(_stop_now, server, runner.get_loop(), parent))
+            runner.get_loop().add_reader(parent, partial(_stop_now, runner.get_loop(), parent))
         runner.run(server.serve(sockets=[listener]))
+        signal.pthread_sigmask(signal.SIG_BLOCK, (*_STOPPING, signal.SIGHUP))  # the handlers go, and all is done
     return 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, but for the end that a further Ctrl-C brings about: it would skip the application's own."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Waits for answers that are still being written, unless it is forced; then statuses are saved, always."""
+        await super().shutdown(sockets)
+        if self.force_exit:
+            await self.lifespan.shutdown()
 
 
 def _config(max_connections: int, counts_file: Path | None) -> uvicorn.Config:
@@ -62,9 +74,9 @@ def _config(max_connections: int, counts_file: Path | None) -> uvicorn.Config:
     )
 
 
-def _stop_now(server: uvicorn.Server, loop: asyncio.AbstractEventLoop, parent: int) -> None:
+def _stop_now(loop: asyncio.AbstractEventLoop, parent: int) -> None:
     """The parent was killed. Nothing is drained: whoever is started in its place needs the port, and soon gives up."""
     loop.remove_reader(parent)
     log.error("the parent process is gone: stopping at once")
-    for _ in range(2 if server.started else 1):  # as a second Ctrl-C; before it serves one is enough
+    for _ in range(2):  # as a second Ctrl-C
         signal.raise_signal(signal.SIGINT)

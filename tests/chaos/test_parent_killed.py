@@ -16,6 +16,7 @@ from tests.support.gateway import COMMAND, workers_of
 from tests.support.outcome import DONE, outcome
 from tests.support.process import is_alive, spawn
 from tests.support.streams import streams_of_both
+from tests.support.unread import only_unread_answers
 from tests.support.waiting import until, within
 
 if TYPE_CHECKING:
@@ -79,6 +80,18 @@ async def test_the_workers_end_and_the_port_is_free(pair: Pair, upstream: Upstre
     assert outcome(await store.document(task_id)) == DONE
     assert [outcome(await store.document(stream.task_id))[1] for stream in streams] == ["shutdown"] * len(streams)
     await pair.stop()
+
+
+async def test_workers_that_wait_for_readers_end_too(pair: Pair, upstream: Upstream) -> None:
+    """Where they are stopping already, and only answers that nobody takes are left, the workers go as soon."""
+    await pair.start()
+    assert await only_unread_answers(pair, upstream)
+    pair.process.terminate()
+    await until(pair.is_closed, 3, "no connection is taken any more")
+    await pair.kill()
+    killed = time.monotonic()
+    await pair.until_gone()
+    assert time.monotonic() - killed <= GONE_SECONDS
 
 
 async def test_workers_that_are_starting_end_too(pair: Pair) -> None:

@@ -15,11 +15,11 @@ import pytest
 from tests.support.faults import elapse
 from tests.support.gateway import workers_of
 from tests.support.outcome import DONE, outcome
+from tests.support.ports import refusing_port
 from tests.support.process import is_alive
-from tests.support.scripted import answering
 from tests.support.streams import WHOLE, HeldStream, streams_of_both
+from tests.support.unread import only_unread_answers, unread_answers
 from tests.support.waiting import until, within
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     from tests.conftest import Launch
@@ -134,26 +134,26 @@ async def test_several_workers_drain(launch: Launch, store: Store, upstream: Ups
 async def test_the_end_of_an_answer_is_waited_for(launch: Launch, upstream: Upstream) -> None:
     """A slow reader gets the end of an answer whose task was SUCCESS already when the signal came."""
     gateway = await launch(DRAIN_SEC=LONG)
-    sizes = range(2_400_000, 3_200_000, 50_000)  # of some the end is in the process, whatever the kernel takes
-    clients = []
-    for size in sizes:
-        upstream.then(answering(200, body=b"x" * size))
-        client = await gateway.connect(receive_buffer=4096)
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await client.send(request("GET", "/v1/x", (b"X-Task-Id", b"slow-%d" % size)))
-        await until(lambda: len(upstream.exchanges) == len(clients) + 1, 5, "the upstream has it")
-        clients.append(client)
-
-    async def has_ended() -> bool:
-        return any([(await gateway.status(f"slow-{size}"))["state"] == "SUCCESS" for size in sizes])
-
-    await until(has_ended, 10, "some tasks have ended")
+    clients = await unread_answers(gateway, upstream)
     gateway.process.terminate()
     await elapse(2, time.monotonic(), "what uvicorn itself would give them is over")
     answers = []
-    for client in clients:
+    for client in clients.values():
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
         head = await client.head()
         answers.append(len(await client.reader.readexactly(int(head.get("content-length") or b"0"))))
-    assert answers == list(sizes)
+    assert answers == list(clients)
     await exit_seconds(gateway, 5)
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+async def test_ctrl_c_ends_the_wait_for_readers(launch: Launch, upstream: Upstream, first: int) -> None:
+    """When only answers that nobody takes are left, Ctrl-C ends the gateway at once, but not without its own end."""
+    with refusing_port() as port:
+        gateway = await launch(REDIS_URL=f"redis://127.0.0.1:{port}", DRAIN_SEC=LONG)
+        assert await only_unread_answers(gateway, upstream)
+        gateway.process.send_signal(first)
+        await until(gateway.is_closed, 3, "no connection is taken any more")
+        gateway.process.send_signal(signal.SIGINT)
+        assert await exit_seconds(gateway, 6) <= AT_ONCE_SECONDS + 1
+    assert "statuses were lost: the store is away at exit" in gateway.log

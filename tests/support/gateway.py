@@ -58,13 +58,23 @@ class Gateway:
     async def start(self) -> Self:
         """Start the process and wait until it answers; fail at once when it died."""
         self.process = spawn(COMMAND, self.log_path, self.settings)
-        await until(self._is_alive, 20, "the gateway answers /livez")
+        await until(self.is_serving, 20, "the gateway answers /livez")
         return self
 
-    async def _is_alive(self) -> bool:
+    async def is_serving(self) -> bool:
+        """Whether it answers /livez; AssertionError when it died."""
         assert self.process.poll() is None, f"the gateway died at start:\n{self.log}"
         with contextlib.suppress(httpx.TransportError):
             return (await self.http.get("/livez")).status_code == 200
+        return False
+
+    async def is_closed(self) -> bool:
+        """Whether new connections are refused."""
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except ConnectionRefusedError:
+            return True
+        writer.close()
         return False
 
     async def stop(self) -> None:

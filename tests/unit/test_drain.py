@@ -142,6 +142,17 @@ async def test_a_second_interrupt_does_not_wait() -> None:
             assert server.signals == [signal.SIGINT]
 
 
+async def test_a_further_interrupt_is_the_servers() -> None:
+    """A server that is stopping hears of a Ctrl-C: it may be waiting for answers still being written."""
+    async with tracking() as subject:
+        with installed(subject, LONG_SECONDS) as server:
+            send()
+            await until(lambda: server.stops, AT_ONCE_SECONDS)
+            send(signal.SIGINT)
+            await until(lambda: len(server.stops) == 2, AT_ONCE_SECONDS)
+            assert server.signals == [signal.SIGTERM, signal.SIGINT]
+
+
 async def test_a_second_sigterm_changes_nothing() -> None:
     """Supervisors may repeat themselves: requests keep their time, and the server is stopped once."""
     async with tracking() as subject:
