@@ -1,8 +1,10 @@
 """`python -m gateway`, and `ollama-gateway` where that is installed: serves, or with arguments runs one command.
 
-Each half is imported only when it is asked for: the server needs no tables, and a command no server.
+Each half is imported only when it is asked for: the server needs no tables, and a command no server. For the server
+signals wait from here on until worker or prefork hear them: none kills a gateway that starts, and none is lost.
 """
 
+import signal
 import sys
 
 
@@ -12,6 +14,8 @@ def main() -> int:
         from gateway.cli import main as run
 
         return run(arguments)
+    # Before all else is imported, which takes a while.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     from gateway.serve import main as serve
 
     return serve()
