@@ -1,15 +1,16 @@
-"""Writing the documents: each in one atomic step on one key, a batch of them in one round trip.
+"""Writing statuses: each document in one atomic step on one key, a batch of them and its place in the list in one trip.
 
 The first word of an id of ours that is its last one, too, is a plain SET where nothing stands; all else goes through
-transition.lua. Both may be repeated safely. Part of store, whose index is told of what was written.
+transition.lua. Behind the documents of a batch one index.lua tells the list of them, so all of it fails or succeeds
+together; a claim, whose attempt the answer tells, follows at once. All may be repeated safely. Part of store.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from gateway.index import Index
+from gateway.index import Entry, entry_of, index_step
 from gateway.line import Command, Line, Replies, Script
 from gateway.records import Record, StoreError, Then, Written
 from gateway.task import FINAL_RANK, complete_document
@@ -18,47 +19,86 @@ DOCUMENT_PREFIX = "ts:ollama:"
 SCRIPT = Script("transition")
 
 
-class Documents:
-    """Writes for the process `boot` over `line`."""
+class _Answer(NamedTuple):
+    """What became of a record, and when, by the store's clock; that is of use for claims alone."""
 
-    def __init__(self, line: Line, index: Index, boot: str) -> None:
+    written: Written
+    at_ms: int = 0
+
+
+class Documents:
+    """Writes for the process `boot` over `line`; the list lives for `index_ttl_seconds`."""
+
+    def __init__(self, line: Line, boot: str, index_ttl_seconds: int) -> None:
         self._line = line
-        self._index = index
         self._boot = boot
+        self._index_ttl_seconds = index_ttl_seconds
+        self._unlisted: list[
+            Entry
+        ] = []  # claims that were granted when the list could not be told: the next batch does
 
     def write(self, records: Sequence[Record], then: Then) -> None:
         """Writes each record, and calls `then` once with what became of them, or with why it is not known."""
         if not records:
             then([])
             return
-        self._index.repeat_failed()
-        self._line.ask([self._command(record) for record in records], partial(self._take, records, then))
+        # A plain SET that finds something is decided after its batch; where an id is twice in it, order matters.
+        is_any_twice = len({record.task_id for record in records}) < len(records)
+        plain = [not is_any_twice and _is_plain(record) for record in records]
+        commands = [self._command(record, is_plain) for record, is_plain in zip(records, plain, strict=True)]
+        repeated, self._unlisted = self._unlisted, []
+        entries = repeated + [entry_of(record, record.attempt) for record in records if record.attempt]
+        if entries:
+            commands.append(index_step(entries, self._boot, self._index_ttl_seconds))
+        self._line.ask(commands, partial(self._take, records, plain, repeated, then))
 
-    def _command(self, r: Record) -> Command:
+    def _command(self, r: Record, is_plain: bool) -> Command:
         key = DOCUMENT_PREFIX + r.task_id
-        if _is_plain(r):
+        if is_plain:
             return ("SET", key, complete_document(r.head, r.attempt), "EX", r.ttl_seconds, "NX")
         grace_ms = int(r.grace_seconds * 1000)
         arguments = (r.head, r.attempt, r.rank, r.ttl_seconds, self._boot, r.created_ms, r.owner, grace_ms)
         return ("EVALSHA", SCRIPT.digest, 1, key, *arguments)
 
-    def _take(self, records: Sequence[Record], then: Then, replies: Replies) -> None:
-        if isinstance(replies, StoreError):
-            then(replies)
+    def _take(
+        self, records: Sequence[Record], plain: list[bool], repeated: list[Entry], then: Then, replies: Replies
+    ) -> None:
+        answers = replies if isinstance(replies, StoreError) else self._understood(plain, replies)
+        if isinstance(answers, StoreError):
+            self._unlisted = repeated + self._unlisted
+            then(answers)
             return
-        written = [_result(reply) for reply in replies]
-        for record, result in zip(records, written, strict=True):
-            if result.is_written:
-                self._index.gather(record, result.attempt, is_granted=record.attempt == 0)
-            elif (
-                record.attempt and result is not _STANDS
-            ):  # it may stand there since a batch that broke off before the list was told
-                self._index.gather(record, record.attempt, is_granted=False)
-        missed = [n for n, result in enumerate(written) if result is _STANDS]
+        self._list_claims(records, answers)
+        missed = [n for n, answer in enumerate(answers) if answer is None]
+        take = partial(_complete, answers, missed, then)
         if missed:
-            self.write([replace(records[n], is_new=False) for n in missed], partial(_complete, written, missed, then))
+            self.write([replace(records[n], is_new=False) for n in missed], take)
         else:
-            then(written)
+            take([])
+
+    def _understood(self, plain: list[bool], replies: list[Any]) -> list[_Answer | None] | StoreError:
+        """The answers to a batch; what says something else is no store's that can be trusted with another command."""
+        try:
+            return [_answer(is_plain, reply) for is_plain, reply in zip(plain, replies, strict=False)]
+        except ValueError as error:
+            failure = StoreError(str(error))
+            self._line.fail(failure)
+            return failure
+
+    def _list_claims(self, records: Sequence[Record], answers: Sequence[_Answer | None]) -> None:
+        """Tells the list of the claims that were granted, before anything else of them can be written."""
+        granted = [
+            entry_of(record, answer.written.attempt, answer.at_ms)
+            for record, answer in zip(records, answers, strict=True)
+            if record.attempt == 0 and answer is not None and answer.written.is_written
+        ]
+        if granted:
+            step = index_step(granted, self._boot, self._index_ttl_seconds)
+            self._line.ask([step], partial(self._take_listed, granted))
+
+    def _take_listed(self, granted: list[Entry], replies: Replies) -> None:
+        if isinstance(replies, StoreError):
+            self._unlisted += granted
 
 
 def _is_plain(r: Record) -> bool:
@@ -66,21 +106,28 @@ def _is_plain(r: Record) -> bool:
     return r.is_new and r.attempt == 1 and r.rank == FINAL_RANK
 
 
-_SET = Written(True, 1)
-_STANDS = Written(False, 0)  # something does already, perhaps this very document: transition.lua knows
+_SET = _Answer(Written(True, 1))
 
 
-def _result(reply: Any) -> Written:
-    """What a reply to SET (its status or nothing) or to transition.lua (a pair) says."""
-    if reply is None:
-        return _STANDS
-    return _SET if reply == "OK" else Written(bool(reply[0]), reply[1])
+def _answer(is_plain: bool, reply: Any) -> _Answer | None:
+    """What a reply to SET or to transition.lua says; None where something stands already, perhaps this very document.
+
+    Raises ValueError.
+    """
+    match is_plain, reply:
+        case True, "OK":
+            return _SET
+        case True, None:
+            return None
+        case False, [0 | 1 as is_written, int(attempt), int(at_ms)]:
+            return _Answer(Written(is_written == 1, attempt), at_ms)
+    raise ValueError(f"a reply that cannot be understood: {reply!r:.80}")
 
 
-def _complete(written: list[Written], missed: list[int], then: Then, found: list[Written] | StoreError) -> None:
+def _complete(answers: list[_Answer | None], missed: list[int], then: Then, found: list[Written] | StoreError) -> None:
+    """Tells what became of a batch, once it is known of those that a plain SET has missed."""
     if isinstance(found, StoreError):
         then(found)
         return
-    for n, result in zip(missed, found, strict=True):
-        written[n] = result
-    then(written)
+    decided = dict(zip(missed, found, strict=True))
+    then([answer.written if answer is not None else decided[n] for n, answer in enumerate(answers)])

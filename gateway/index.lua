@@ -1,8 +1,9 @@
--- Keeps the order in which tasks are listed, and who is alive. Called by index.py, once for many written statuses.
+-- Keeps the order in which tasks are listed, and who is alive. Called by documents.py, once per batch of statuses,
+-- and by store.py.
 --
 -- All keys share the slot of their {index} tag and live as long as the newest document; the clock is this server's.
 -- KEYS[1]  tsx:ollama:{index}:all      sorted set, score 0, members "<created_ms, 13 digits>:<task id>"
--- KEYS[2]  tsx:ollama:{index}:entry    hash, task id -> "<attempt>:<rank>:<created_ms, 13 digits>:<STATE>:<owner>"
+-- KEYS[2]  tsx:ollama:{index}:entry    hash, task id -> "<attempt>:<rank>:<created_ms, 13 digits>[@<seen>]:<STATE>:<owner>"
 -- KEYS[3]  tsx:ollama:{index}:expiry   sorted set of task ids, score: Unix second at which the document expires
 -- KEYS[4]  tsx:ollama:{index}:beats    sorted set of the ids in flight, score: Unix ms after which each counts as lost
 -- KEYS[5]  tsx:ollama:{index}:cancels  sorted set of "<boot>:<created_ms>:<task id>" to be cancelled (see watch.lua)
@@ -10,12 +11,13 @@
 -- ARGV[1]  the prefix of these keys   ARGV[2] their TTL in seconds   ARGV[3] how many expired entries to forget
 -- ARGV[4]  boot of the process whose tasks these are
 -- ARGV[5..]  FIELDS per task: task id, attempt, rank, created_ms in 13 digits, state, owner, TTL of its document in
---            seconds, grace in ms, and 1 where its claim was granted (else transition.lua may have refused it)
+--            seconds, grace in ms, and seen: when its request was seen to hold the id, in Unix ms of 13 digits by this
+--            server's clock; '' where transition.lua may have refused it
 --
 -- Scores are equal, so members sort by their bytes: by creation, then by id. An entry follows a later attempt, a higher
--- rank of the same one, and a younger request whose claim was granted (attempts begin again at 1 where a document was
--- evicted); the first end stays. Expired entries go a few at a time. May come late, and again: what it tells of is then
--- refused, or the same.
+-- rank of the same one, and a request that was seen later than its own (attempts begin again at 1 where a document was
+-- evicted, and gateways' clocks differ); the first end stays. Expired entries go a few at a time. May come late, and
+-- again: what it tells of is then refused, or the same.
 -- Returns how many have gone.
 
 local FIELDS = 9
@@ -36,27 +38,40 @@ local function lists(state, owner)
 end
 
 local function forget(id, found)
-  local created, state, owner = string.match(found, '^%d+:%d:(%d+):(%u+):(.*)$')
+  local created, state, owner = string.match(found, '^%d+:%d:(%d+)@?%d*:(%u+):(.*)$')
   for _, key in ipairs(lists(state, owner)) do
     call('ZREM', key, created .. ':' .. id)
   end
 end
 
-local function is_newer(found, new, attempt, rank, created, is_granted)
-  local f_attempt, f_rank, f_created = string.match(found, '^(%d+):(%d):(%d+)')
-  if tonumber(attempt) ~= tonumber(f_attempt) or created ~= f_created then
-    return tonumber(attempt) > tonumber(f_attempt) or (is_granted == '1' and created > f_created)
+local ENTRY = '^(%d+):(%d):(%d+)@?(%d*):(%u+):'
+
+-- What the entry of a task is to be, or nothing where what was found of it stays.
+local function following(found, attempt, rank, created, seen, state, owner)
+  if found then
+    local f_attempt, f_rank, f_created, f_seen, f_state = string.match(found, ENTRY)
+    if attempt ~= f_attempt or created ~= f_created then
+      if tonumber(attempt) <= tonumber(f_attempt) and seen <= f_seen then
+        return nil
+      end
+    elseif rank < f_rank or (rank == f_rank and rank == '3' and state ~= f_state) then
+      return nil
+    elseif seen < f_seen then
+      seen = f_seen
+    end
   end
-  return rank > f_rank or (rank == f_rank and (rank ~= '3' or new == found))
+  return attempt .. ':' .. rank .. ':' .. created .. (seen == '' and '' or '@' .. seen) .. ':' .. state .. ':' .. owner
 end
 
 local has_cancels = call('EXISTS', cancels) == 1
 for i = 5, #ARGV, FIELDS do
-  local id, attempt, rank, created, state, owner, document_ttl, grace_ms, is_granted = unpack(ARGV, i, i + FIELDS - 1)
-  local new = attempt .. ':' .. rank .. ':' .. created .. ':' .. state .. ':' .. owner
+  local id, attempt, rank, created, state, owner, document_ttl, grace_ms, seen = unpack(ARGV, i, i + FIELDS - 1)
   local found = call('HGET', entry, id)
-  if not found or is_newer(found, new, attempt, rank, created, is_granted)
-    or tonumber(call('ZSCORE', expiry, id) or 0) < now then
+  local new = following(found, attempt, rank, created, seen, state, owner)
+  if not new and tonumber(call('ZSCORE', expiry, id) or 0) < now then
+    new = following(nil, attempt, rank, created, seen, state, owner)
+  end
+  if new then
     if found and found ~= new then
       forget(id, found)
     end

@@ -112,7 +112,7 @@ class Line:
 
     async def close(self) -> None:
         """Nothing is answered any more."""
-        self._fail(StoreError("the gateway stops"))
+        self.fail(StoreError("the gateway stops"))
         if self._deadline is not None:
             self._deadline.cancel()
         await asyncio.sleep(0)  # the loop closes the socket in its next turn
@@ -124,7 +124,7 @@ class Line:
             wire = _Wire(_taken_from(connection), self._take, self._lose)
         except LIBRARY_ERRORS as error:
             self._opening = None
-            self._fail(StoreError(reason_of(error)))
+            self.fail(StoreError(reason_of(error)))
         else:
             self._opening, self._wire = None, wire
             if self._loads:
@@ -145,7 +145,7 @@ class Line:
             if wire is not self._wire:
                 return  # an answer among these has ended it
             if not self._asks:
-                self._fail(StoreError("a reply that nobody asked for"))
+                self.fail(StoreError("a reply that nobody asked for"))
                 return
             self._replies.append(reply)
             if len(self._replies) == self._asks[0].count:
@@ -158,7 +158,7 @@ class Line:
             if isinstance(reply, ReplyError):
                 # The next connection has the scripts again, and may find another server in this one's place.
                 is_forgotten = str(reply).startswith("NOSCRIPT")
-                self._fail((_Lost if is_forgotten else StoreError)(reason_of(reply)))
+                self.fail((_Lost if is_forgotten else StoreError)(reason_of(reply)))
                 return
         ask = self._asks.popleft()
         if self._deadline is not None and self._asks:
@@ -168,14 +168,14 @@ class Line:
         ask.answer(replies)
 
     def _give_up(self) -> None:
-        self._fail(StoreError("no answer in time"))
+        self.fail(StoreError("no answer in time"))
 
     def _lose(self, wire: "_Wire", error: Exception | None) -> None:
         if wire is self._wire:
-            self._fail(_Lost("the connection was closed" if error is None else reason_of(error)))
+            self.fail(_Lost("the connection was closed" if error is None else reason_of(error)))
 
-    def _fail(self, error: StoreError) -> None:
-        """Nothing of this connection is used any more; all who wait are told why."""
+    def fail(self, error: StoreError) -> None:
+        """Nothing of this connection is used any more, and all who wait are told why. Also for whom a reply puzzles."""
         if self._opening is not None:
             self._opening.cancel()
         if self._wire is not None:

@@ -74,7 +74,7 @@ class MemoryStore:
                 return Written(False, stored.attempt)
             if attempt == 0:
                 attempt = stored.attempt if is_ours else stored.attempt + 1
-            if attempt < stored.attempt:
+            if attempt < stored.attempt or (attempt == stored.attempt and not is_ours):
                 return Written(False, stored.attempt)
             if attempt == stored.attempt and stored.record.head == record.head and has_ended:
                 return Written(True, attempt)  # the very same again

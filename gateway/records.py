@@ -39,7 +39,7 @@ class Record:
     ttl_seconds: int
     owner: str = ""
     grace_seconds: float = 30
-    is_new: bool = False  # nothing of this request is known to be in the store
+    is_new: bool = False  # nothing of this request was ever sent to the store
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The store: where statuses outlive a request. Redis (or Valkey) through redis-py; only line knows that, too.
 
 Owns reads, lists and the look for what was left behind: a task whose gateway went silent becomes lost here, whoever
-notices first. Writing is documents' and index's, each step of which is atomic and may be repeated safely. Called by
-tracker alone: its one writer calls `write`, the status routes' reads come through it too.
+notices first. Writing is documents', each step of which is atomic and may be repeated safely. Called by tracker alone:
+its one writer calls `write`, the status routes' reads come through it too.
 """
 
 import re
@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway import documents, index
 from gateway.documents import DOCUMENT_PREFIX, Documents
-from gateway.index import BEATS, CANCELS, INDEX_KEYS, INDEX_PREFIX, OWN_PREFIX, Index, entry_of, index_arguments
+from gateway.index import BEATS, CANCELS, INDEX_KEYS, INDEX_PREFIX, OWN_PREFIX, entry_of, index_arguments
 from gateway.line import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, Line, Script, mapped, uncancelled
 from gateway.records import Page, Record, StoreError, Then, decode_cursor, encode_cursor, name_in
 from gateway.task import FINAL_RANK, State, fields_of, lost_document
@@ -69,8 +69,7 @@ class RedisStore:
         self._index_ttl_seconds = longest_ttl_seconds + _INDEX_MARGIN_SECONDS
         self._watch, self._replace, self._cancel = map(Script, ("watch", "replace", "cancel"))
         self._line = Line(url, [documents.SCRIPT, index.SCRIPT])
-        self._index = Index(self._line, boot, self._index_ttl_seconds)
-        self._writer = Documents(self._line, self._index, boot)
+        self._writer = Documents(self._line, boot, self._index_ttl_seconds)
         # A burst of polls waits for one of these for a moment, instead of opening a connection each.
         self._pool = BlockingConnectionPool.from_url(
             url,
@@ -87,12 +86,8 @@ class RedisStore:
     # -- the writer --
 
     def write(self, records: Sequence[Record], then: Then) -> None:
-        """Writes each record in one atomic step, all in one round trip; the list is told a moment later."""
+        """Writes each record in one atomic step, all of them and their places in the list in one round trip."""
         self._writer.write(records, then)
-
-    async def flush(self) -> None:
-        """Returns when the list has what was written until now. Raises StoreError."""
-        await self._index.flush()
 
     # -- reads --
 
@@ -109,12 +104,7 @@ class RedisStore:
         owner: str | None = None,
         spared: Container[str] | None = None,
     ) -> Page:
-        """Up to `limit` documents (of `owner`), newest first, from behind `cursor` on. Raises InvalidCursor.
-
-        What this process has written is in it; where the list cannot be told, what is there is answered all the same.
-        """
-        with suppress(StoreError):
-            await self._index.flush()
+        """Up to `limit` documents (of `owner`), newest first, from behind `cursor` on. Raises InvalidCursor."""
         start = "(" + decode_cursor(cursor) if cursor else "+"
         key = INDEX_PREFIX + (state or "all") + (f"@{owner}" if owner else "")
         return await self._asked(self._page(key, limit, state, start, spared))
@@ -185,14 +175,15 @@ class RedisStore:
             return document
         lost = lost_document(fields, time.time())
         key = DOCUMENT_PREFIX + fields["task_id"]
-        if not await self._eval(self._replace, [key], [document, lost, self._ttl_done_seconds]):
+        replaced_ms = await self._eval(self._replace, [key], [document, lost, self._ttl_done_seconds])
+        if not replaced_ms:
             return _document(cast("str | None", await self._redis.get(key)))
         self.lost += 1
-        await self._list_ended(lost)
+        await self._list_ended(lost, replaced_ms)
         return lost
 
-    async def _list_ended(self, document: str) -> None:
-        """Brings the index up to date with a final document that stands in the store."""
+    async def _list_ended(self, document: str, seen_ms: int) -> None:
+        """Brings the index up to date with a final document that stood in the store at `seen_ms`, by its clock."""
         fields = fields_of(document) or {}
         extensions = fields["extensions"]
         if not _is_ours(fields):
@@ -202,7 +193,7 @@ class RedisStore:
             fields["task_id"], "", 0, FINAL_RANK, state, extensions["created_ms"], self._ttl_done_seconds, owner
         )
         boot = str(extensions.get("boot"))
-        entry = entry_of(record, extensions["attempt"], is_granted=True)
+        entry = entry_of(record, extensions["attempt"], seen_ms)
         await self._eval(index.SCRIPT, INDEX_KEYS, index_arguments([entry], boot, self._index_ttl_seconds))
 
     async def bury(self) -> None:
@@ -225,7 +216,6 @@ class RedisStore:
 
     async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:
         """Makes lost what has been silent for too long; answers what is to be cancelled."""
-        await self._index.flush()
         return await self._asked(self._look(spared, on_spared))
 
     async def _look(self, spared: Container[str], on_spared: Callable[[str], object]) -> list[str]:
@@ -234,7 +224,7 @@ class RedisStore:
             documents = await self._documents(silent, spared)
             ended = {t: d for t, d in zip(silent, documents, strict=True) if d is None or not _is_running(d)}
             for document in filter(None, ended.values()):
-                await self._list_ended(document)  # whoever ended it did not come so far
+                await self._list_ended(document, now_ms)  # whoever ended it did not come so far
             if ended:
                 await self._redis.zrem(BEATS, *ended)
             for document in filter(None, documents):
@@ -282,11 +272,9 @@ class RedisStore:
 
     async def ping(self) -> None:
         """Writes something: a server may answer reads and refuse writes."""
-        await self._index.flush()
         await self._asked(cast("Coroutine[Any, Any, Any]", self._redis.set(_PROBE, self._boot, ex=60)))
 
     async def close(self) -> None:
-        await self._index.close()
         await self._line.close()
         await self._redis.aclose()
         await self._pool.disconnect()

@@ -368,7 +368,7 @@ class Tracker:
             self._ttl_done_seconds if task.is_final else self._ttl_running_seconds,
             task.owner,
             SILENT_BEATS * self._heartbeat_seconds,
-            task.saved_rank < 0,
+            not task.was_sent,
         )
 
     def _head(self, task: TrackedTask) -> str:

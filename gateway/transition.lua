@@ -9,25 +9,26 @@
 -- ARGV[7]  the owner, the name of the API key; '' for none
 -- ARGV[8]  how many milliseconds the task may now be silent before anybody may call it lost, by this server's clock
 --
--- Returns {1, attempt} where it was written (or the very same final status stood there), {0, attempt of the document
--- that stays} where not:
--- a final status never changes, a rank never falls, an attempt never comes back after a later one, and an id
--- that is in flight, or another owner's, cannot be claimed.
+-- Returns {1, attempt, now} where it was written (or the very same final status stood there), {0, attempt of the
+-- document that stays, now} where not; now is 0 for an end that is no claim, else Unix ms by this server's clock.
+-- A final status never changes, a rank never falls, an attempt never comes back after a later one nor is it another
+-- request's, and an id that is in flight, or another owner's, cannot be claimed.
 
 local ranks = { queued = 0, forwarding = 1, streaming = 2 }
 local ENDED = ',"lost_after_ms":null}}'
 -- How the document of a task in flight ends, as this process writes it; a longer end is none of its own.
 local RUNNING, RUNNING_BYTES = '"boot":"([^"]*)","owner":[^,]*,"attempt":(%d+),"lost_after_ms":%d+}}$', 400
 local attempt, rank = tonumber(ARGV[2]), tonumber(ARGV[3])
+local now = 0
+if rank < 3 or attempt == 0 then
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
 
 local function write(number)
-  local tail = ENDED
-  if rank < 3 then
-    local time = redis.call('TIME')
-    tail = ',"lost_after_ms":' .. time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[8] .. '}}'
-  end
+  local tail = rank == 3 and ENDED or ',"lost_after_ms":' .. now + ARGV[8] .. '}}'
   redis.call('SET', KEYS[1], ARGV[1] .. number .. tail, 'EX', ARGV[4])
-  return { 1, number }
+  return { 1, number, now }
 end
 
 -- What is missing, or no document of anybody's, does not stand in the way.
@@ -36,10 +37,11 @@ if type(stored) ~= 'string' then
   return write(math.max(attempt, 1))
 end
 
--- The end of what this process itself has in flight follows any stage of it, which need not be looked for.
+-- The end of a request that is in flight follows any stage of it, which need not be looked for.
 if rank == 3 and attempt > 0 then
   local stored_boot, stored_attempt = string.match(stored, RUNNING, -RUNNING_BYTES)
-  if stored_boot == ARGV[5] and tonumber(stored_attempt) == attempt then
+  local is_same_moment = string.find(stored, '"created_ms":' .. ARGV[6] .. ',', 1, true)
+  if stored_boot == ARGV[5] and tonumber(stored_attempt) == attempt and is_same_moment then
     return write(attempt)
   end
 end
@@ -62,16 +64,17 @@ if attempt == 0 then
   elseif stored_rank == 3 and not is_foreign then
     return write(stored_attempt + 1)
   else
-    return { 0, stored_attempt }
+    return { 0, stored_attempt, now }
   end
 end
-if attempt < stored_attempt then
-  return { 0, stored_attempt }
+-- Attempts begin again at 1 where a document was evicted, or never came: an equal one may be another request's.
+if attempt < stored_attempt or (attempt == stored_attempt and not is_ours and extensions.boot) then
+  return { 0, stored_attempt, now }
 end
 if attempt == stored_attempt and stored == ARGV[1] .. attempt .. ENDED then
-  return { 1, attempt }
+  return { 1, attempt, now }
 end
 if attempt == stored_attempt and (stored_rank == 3 or rank < stored_rank) then
-  return { 0, stored_attempt }
+  return { 0, stored_attempt, now }
 end
 return write(attempt)

@@ -208,7 +208,10 @@ class StoreWriter:
         self._batch_number += 1
         take = partial(self._take, batch, self._batch_number, time.monotonic(), then)
         try:
-            self._store.write([self._render(task) for task in batch], take)
+            records = [self._render(task) for task in batch]
+            for task in batch:
+                task.was_sent = True
+            self._store.write(records, take)
         except Exception as error:
             log.exception("writing %d statuses failed inside the gateway; trying again", len(batch))
             take(StoreError(str(error)))

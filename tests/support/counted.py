@@ -139,9 +139,8 @@ def _count_tasks(counts: Counter[str]) -> None:
 
 
 def _stop_clocks() -> None:
-    from gateway import index, outbox, writer
+    from gateway import outbox, writer
 
-    index._LINGER_SECONDS = FOREVER_SECONDS  # the list is told of 64 tasks at once
     outbox.LINGER_SECONDS = FOREVER_SECONDS
     writer._WATCH_SECONDS = FOREVER_SECONDS
 

@@ -65,10 +65,12 @@ async def write(store: Store, records: Sequence[Record]) -> list[Written]:
 
 
 async def put(store: Store, records: Sequence[Record]) -> list[Written]:
-    """As `write`; returns when the lists have them, too."""
+    """As `write`; returns when the lists have what was claimed, too."""
     written = await write(store, records)
     if isinstance(store, RedisStore):
-        await store.flush()
+        told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        store._line.ask([("PING",)], told.set_result)  # behind what was told of the claims
+        await told
     return written
 
 

@@ -1,19 +1,19 @@
-"""What the list promises though it is told a moment later: nothing is missing, set back or forgotten."""
+"""What the list promises: it is told with the documents, and nothing is missing, set back or forgotten."""
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
 
-from gateway import index as index_module
-from gateway.records import StoreError, Written
+from gateway.records import Record, StoreError, Written
 from gateway.store import RedisStore
 from gateway.task import Stage, State
 from tests.conftest import started_store
 from tests.support.records import BOOT, ids, put, record, walk, write
-from tests.support.waiting import until, within
+from tests.support.waiting import next_millisecond
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from tests.support.store import Store as Server
 
 INDEX = "tsx:ollama:{index}:"
-LONG_SECONDS = 3600.0
-SOON_SECONDS = 1.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -51,15 +49,14 @@ async def other(server: Server, store: RedisStore) -> AsyncIterator[RedisStore]:
     await other.close()
 
 
-@pytest.fixture
-def never_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list is told when somebody asks, or there is enough to tell."""
-    monkeypatch.setattr(index_module, "_LINGER_SECONDS", LONG_SECONDS)
-
-
 async def listed(server: Server, key: str = "all") -> list[str]:
     """The ids in one of the lists, as they stand in the server."""
     return [str(place)[14:] for place in await server.client.zrange(INDEX + key, 0, -1)]
+
+
+async def beats(server: Server) -> list[str]:
+    """The ids that count as in flight."""
+    return [str(name) for name in await server.client.zrange(INDEX + "beats", 0, -1)]
 
 
 async def steps(server: Server) -> int:
@@ -67,98 +64,129 @@ async def steps(server: Server) -> int:
     return int((await server.client.info("commandstats")).get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
+@asynccontextmanager
+async def unlistable(server: Server) -> AsyncIterator[None]:
+    """Meanwhile documents can be written, but no list."""
+    await server.client.acl_setuser("default", commands=["-zadd"], keys=["*"], enabled=True)
+    try:
+        yield
+    finally:
+        await server.client.acl_setuser("default", commands=["+@all"], keys=["*"], enabled=True)
+
+
 # -- when it is told --
 
 
-async def test_it_is_told_soon(store: RedisStore, server: Server) -> None:
-    """Without anybody asking, what was written is listed a moment later."""
-    await write(store, [record("t")])
-
-    async def is_there() -> bool:
-        return await listed(server) == ["t"]
-
-    await until(is_there, SOON_SECONDS, "it is listed")
-
-
-@pytest.mark.usefixtures("never_by_itself")
-async def test_a_page_knows_what_its_own_process_wrote(store: RedisStore, server: Server) -> None:
-    """Who asks the gateway that wrote a status finds it in the list, however lately that was."""
-    for n in range(5):
-        await write(store, [record(f"t{n}", created_ms=n)])
-        assert await listed(server) == [f"t{i}" for i in range(n)]
-        assert ids(await store.page(10, None, None))[0] == f"t{n}"
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("stage", Stage)
+async def test_who_hears_that_it_is_written_finds_it_listed(
+    store: RedisStore, other: RedisStore, server: Server, stage: Stage, is_new: bool
+) -> None:
+    """When a write is answered the lists have it, for every process and whatever becomes of the one that wrote it."""
+    await write(store, [record("t", stage, is_new=is_new)])
+    assert await listed(server) == await listed(server, stage.state) == ["t"]
+    assert await beats(server) == ([] if stage.state in (State.SUCCESS, State.FAILED) else ["t"])
+    assert ids(await other.page(10, stage.state, None)) == ["t"]
 
 
-@pytest.mark.usefixtures("never_by_itself")
-async def test_many_tasks_cost_one_step(store: RedisStore, server: Server) -> None:
+async def test_a_claim_is_listed_before_anything_else_is_asked(store: RedisStore, server: Server) -> None:
+    """What is asked after a claim was answered finds it in the list; so nothing of it can be written before."""
+    await put(store, [record("t", attempt=0)])
+    assert await listed(server) == await beats(server) == await listed(server, State.PENDING) == ["t"]
+
+
+async def test_a_batch_costs_one_step(store: RedisStore, server: Server) -> None:
     """Ends of ids that are our own cost a SET each, and all their places in the list one step."""
-    for n in range(40):
-        assert await write(store, [record(f"t{n:02}", Stage.DONE, is_new=True)]) == [Written(True, 1)]
-    assert await steps(server) == 0
-    await store.flush()
+    batch = [record(f"t{n:02}", Stage.DONE, is_new=True) for n in range(40)]
+    assert await write(store, batch) == [Written(True, 1)] * 40
     assert await steps(server) == 1
     assert await listed(server) == await listed(server, State.SUCCESS) == [f"t{n:02}" for n in range(40)]
 
 
-@pytest.mark.usefixtures("never_by_itself")
-async def test_many_at_once_wait_for_nothing(store: RedisStore, server: Server) -> None:
-    """At 64 tasks the list is told without waiting for the end of the linger."""
-    await write(store, [record(f"t{n}", Stage.DONE, is_new=True) for n in range(63)])
-    assert await listed(server) == []
-    await write(store, [record("last", Stage.DONE, is_new=True)])
-
-    async def are_there() -> bool:
-        return len(await listed(server)) == 64
-
-    await until(are_there, SOON_SECONDS, "all are listed")
+# -- whom it follows --
 
 
-@pytest.mark.usefixtures("never_by_itself")
-async def test_a_request_is_told_of_once(store: RedisStore, server: Server) -> None:
-    """Of what a request became in a moment the list learns the last; a claim counts as granted all the same."""
-    await put(store, [record("t", Stage.DONE, attempt=5, created_ms=1)])
-    await server.client.delete("ts:ollama:t")  # evicted: attempts begin again
-    assert await write(store, [record("t", attempt=0, created_ms=2)]) == [Written(True, 1)]
-    assert await write(store, [record("t", Stage.DONE, created_ms=2)]) == [Written(True, 1)]
-    begun = await steps(server)
-    await store.flush()
-    assert await steps(server) == begun + 1
-    assert (await listed(server, State.SUCCESS), await listed(server, State.PENDING)) == (["t"], [])
-    assert (await server.client.hget(INDEX + "entry", "t") or "").startswith("1:3:")
+@pytest.mark.parametrize("created_ms", [1, 4999, 5001, 9000])
+@pytest.mark.parametrize("attempt", [1, 5])
+async def test_it_follows_a_claim_after_an_eviction(
+    store: RedisStore, other: RedisStore, server: Server, attempt: int, created_ms: int
+) -> None:
+    """Where a document was evicted attempts begin again: the list has the new request, whatever its gateway's clock."""
+    await put(store, [record("t", Stage.DONE, attempt=attempt, created_ms=5000)])
+    await server.client.delete("ts:ollama:t")
+    claim = record("t", attempt=0, created_ms=created_ms, boot="boot-2")
+    assert await put(other, [claim]) == [Written(True, 1)]
+    assert (await listed(server), await listed(server, State.PENDING)) == (["t"], ["t"])
+    assert await beats(server) == ["t"]
+    assert ids(await store.page(10, None, None)) == ["t"]
+    await put(other, [record("t", Stage.ERROR, created_ms=created_ms, boot="boot-2")])
+    assert ids(await store.page(10, State.FAILED, None)) == ["t"]
+    assert [await listed(server, key) for key in (State.PENDING, State.SUCCESS)] == [[], []]
+    assert await beats(server) == []
 
 
-@pytest.mark.usefixtures("never_by_itself")
-async def test_closing_tells_what_is_left(store: RedisStore, server: Server) -> None:
-    """A gateway that stops leaves nothing unlisted behind."""
-    await write(store, [record("t")])
-    await store.close()
-    assert await listed(server) == ["t"]
+async def test_it_follows_a_claim_of_an_id_whose_first_end_is_written_late(
+    store: RedisStore, other: RedisStore, server: Server
+) -> None:
+    """A generated id that was sent again before its end was written is listed as the request that holds it."""
+    await put(other, [record("t", attempt=0, created_ms=2000, boot="boot-2")])
+    late = record("t", Stage.DONE, created_ms=1000, is_new=True)
+    assert await put(store, [late]) == [Written(False, 1)]
+    await put(other, [record("t", Stage.STREAMING, created_ms=2000, boot="boot-2")])
+    assert (await listed(server), await listed(server, State.RUNNING)) == (["t"], ["t"])
+    assert ids(await store.page(10, None, None)) == ["t"]
+
+
+async def test_a_request_that_was_made_lost_is_listed_though_its_claim_never_was(
+    store: RedisStore, other: RedisStore, server: Server
+) -> None:
+    """A gateway that was killed between a claim and its place in the list leaves nothing that no list shows."""
+    await put(store, [record("t", Stage.DONE, attempt=3, created_ms=5000)])
+    await server.client.delete("ts:ollama:t")
+    async with unlistable(server):
+        await put(other, [record("t", attempt=0, created_ms=1000, boot="boot-2", grace_seconds=0)])
+    await next_millisecond()
+    await store.read(["t"], ())
+    assert ids(await store.page(10, State.FAILED, None)) == ["t"]
 
 
 # -- what comes late --
 
 
-@pytest.mark.usefixtures("never_by_itself")
-@pytest.mark.parametrize("is_claim", [True, False])
-async def test_a_late_word_sets_nothing_back(
-    store: RedisStore, other: RedisStore, server: Server, is_claim: bool
+async def claim_unlisted(store: RedisStore, server: Server, claim: Record) -> None:
+    """A claim is granted, and the list cannot be told."""
+    async with unlistable(server):
+        assert await put(store, [claim]) == [Written(True, 1)]
+    assert await listed(server) == []
+    await next_millisecond()
+
+
+@pytest.mark.parametrize("is_evicted", [True, False])
+@pytest.mark.parametrize("created_ms", [500, 2000])
+async def test_a_late_claim_sets_nothing_back(
+    store: RedisStore, other: RedisStore, server: Server, is_evicted: bool, created_ms: int
 ) -> None:
-    """What one process tells late of an ended request does not take the place of another's next attempt."""
-    await write(store, [record("t", attempt=0 if is_claim else 1, created_ms=1000)])
-    await write(store, [record("t", Stage.DONE, created_ms=1000)])
-    assert await put(other, [record("t", attempt=0, created_ms=2000, boot="boot-2")]) == [Written(True, 2)]
-    await store.flush()
-    assert (await listed(server, State.PENDING), await listed(server, State.SUCCESS)) == (["t"], [])
-    assert await server.client.zrange(INDEX + "beats", 0, -1) == ["t"]
-    assert ids(await other.page(10, None, None)) == ["t"]
+    """What one process tells late of a claim does not take the place of another's, whatever their clocks."""
+    await claim_unlisted(store, server, record("t", attempt=0, created_ms=1000))
+    if is_evicted:
+        await server.client.delete("ts:ollama:t")
+    else:
+        await put(other, [record("t", Stage.LOST, attempt=2, created_ms=1000, boot="boot-2")])
+    attempt = 1 if is_evicted else 3
+    claim = record("t", attempt=0, created_ms=created_ms, boot="boot-2")
+    assert await put(other, [claim]) == [Written(True, attempt)]
+    await put(store, [record("any")])
+    assert sorted(await listed(server, State.PENDING)) == ["any", "t"]
+    assert f"{created_ms:013}:t" in await server.client.zrange(INDEX + "all", 0, -1)
+    assert sorted(await listed(server)) == sorted(await beats(server)) == ["any", "t"]
 
 
-@pytest.mark.usefixtures("never_by_itself")
 async def test_a_late_word_of_a_running_task_does_not_end_its_end(store: RedisStore, other: RedisStore) -> None:
     """A task that was called lost meanwhile is listed as FAILED, whatever its own process tells after."""
-    await write(store, [record("t", Stage.STREAMING)])
-    await put(other, [record("t", Stage.LOST)])
-    await store.flush()
+    await put(store, [record("t", Stage.STREAMING)])
+    await other.read(["t"], ())
+    await put(store, [record("t", Stage.LOST)])
+    await put(store, [record("t", Stage.STREAMING)])
     assert await walk(store, state=State.FAILED) == ["t"]
     assert await walk(store, state=State.RUNNING) == []
 
@@ -166,43 +194,29 @@ async def test_a_late_word_of_a_running_task_does_not_end_its_end(store: RedisSt
 # -- what fails --
 
 
-@pytest.mark.usefixtures("never_by_itself")
-async def test_what_could_not_be_told_is_told_later(store: RedisStore, server: Server) -> None:
-    """While the list cannot be written the store counts as away; nothing is forgotten, and one step tells it all."""
-    await store.ping()
-    await server.client.acl_setuser("default", commands=["-zadd"], keys=["*"], enabled=True)
-    try:
-        assert await write(store, [record("a", created_ms=1)]) == [Written(True, 1)]
-        for call in (store.flush, store.ping, lambda: store.watch(()), lambda: write(store, [record("b")])):
-            with pytest.raises(StoreError):
-                await within(3, call())
-        assert ids(await store.page(10, None, None)) == []
-    finally:
-        await server.client.acl_setuser("default", commands=["+@all"], keys=["*"], enabled=True)
-    assert await write(store, [record("b", created_ms=2)]) == [Written(True, 1)]
-    await store.flush()
+async def test_a_batch_whose_list_cannot_be_written_is_not_written(store: RedisStore, server: Server) -> None:
+    """Documents and list fail together; the batch, repeated, has both."""
+    batch = [record("a", created_ms=1), record("b", Stage.DONE, created_ms=2, is_new=True)]
+    async with unlistable(server):
+        with pytest.raises(StoreError):
+            await write(store, batch)
+    assert await listed(server) == []
+    assert await write(store, batch) == [Written(True, 1)] * 2
     assert await listed(server) == ["a", "b"]
+    assert await listed(server, State.SUCCESS) == ["b"]
 
 
-@pytest.mark.usefixtures("never_by_itself")
-async def test_looking_tells_it_where_nothing_else_is_written(store: RedisStore, server: Server) -> None:
-    """A step that failed is repeated once a second, by the look for what was lost."""
-    await write(store, [record("a")])
-    await server.client.acl_setuser("default", commands=["-zadd"], keys=["*"], enabled=True)
-    with pytest.raises(StoreError):
-        await store.flush()
-    await server.client.acl_setuser("default", commands=["+@all"], keys=["*"], enabled=True)
-    await store.watch(())
-    assert await listed(server) == ["a"]
-
-
-@pytest.mark.usefixtures("never_by_itself")
-async def test_a_connection_that_was_closed_loses_nothing(store: RedisStore, server: Server) -> None:
-    """The list is told over the next connection."""
-    await write(store, [record("a")])
-    await server.client.client_kill_filter(_type="normal", skipme=True)
-    await store.flush()
-    assert await listed(server) == ["a"]
+async def test_a_claim_that_could_not_be_listed_is_with_the_next_batch(store: RedisStore, server: Server) -> None:
+    """The next batch tells the list of it, too; where that fails, the one after, and once."""
+    await claim_unlisted(store, server, record("t", attempt=0, created_ms=1))
+    async with unlistable(server):
+        with pytest.raises(StoreError):
+            await write(store, [record("a", created_ms=2)])
+    await write(store, [record("a", created_ms=2)])
+    assert await listed(server) == sorted(await beats(server), reverse=True) == ["t", "a"]
+    await server.client.delete(INDEX + "all", INDEX + "entry")
+    await write(store, [record("b", created_ms=3)])
+    assert await listed(server) == ["b"]
 
 
 async def test_every_key_has_a_ttl_from_its_first_moment_on(store: RedisStore, server: Server) -> None:

@@ -261,9 +261,9 @@ async def test_no_gateways_clock_matters(client: NewClient, created_ms: int) -> 
 
 async def test_a_heartbeat_moves_the_moment(client: NewClient) -> None:
     """Each write says anew how long a task may be silent."""
-    store = client()
-    await leave(store, silent("t"))
-    await leave(store, record("t", Stage.STREAMING, boot="m-r1-p1", grace_seconds=30))
+    store, owner = client(), client(boot="m-r1-p1", instance="dead")
+    await leave(owner, silent("t"))
+    await leave(owner, record("t", Stage.STREAMING, boot="m-r1-p1", grace_seconds=30))
     await store.watch(NOBODY)
     document = await read(store, "t")
     assert document["stage"] == "streaming"

@@ -193,6 +193,31 @@ async def test_an_end_without_a_beginning_has_its_ttl_and_is_read_as_any(subject
     await subject.expire("t")
 
 
+@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.STREAMING, Stage.DONE])
+@pytest.mark.parametrize("late", [Stage.QUEUED, Stage.STREAMING, Stage.DONE])
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_an_equal_attempt_of_another_request_is_refused(
+    store: Store, stage: Stage, late: Stage, is_new: bool
+) -> None:
+    """Where an id was claimed as attempt 1 again (its document was evicted, or not written yet), the claim holds it."""
+    await put(store, [record("t", attempt=0, created_ms=2000)])
+    await put(store, [record("t", stage, created_ms=2000)])
+    assert await put(store, [record("t", late, created_ms=1000, is_new=is_new)]) == [Written(False, 1)]
+    document = await stored(store, "t")
+    assert (document["stage"], document["extensions"]["created_ms"]) == (stage, 2000)
+    assert await walk(store) == await walk(store, state=stage.state) == ["t"]
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_an_end_goes_ahead_of_the_next_claim_in_its_batch(store: Store, is_new: bool) -> None:
+    """An id that is twice in a batch is written in the batch's order, also where the end may be the first word."""
+    await put(store, [record("t", Stage.STREAMING)])
+    batch = [record("t", Stage.DONE, is_new=is_new), record("t", Stage.ERROR, attempt=0, created_ms=2000)]
+    assert await put(store, batch) == [Written(True, 1), Written(True, 2)]
+    assert await stage_and_attempt(store, "t") == ("error", 2)
+    assert await walk(store) == await walk(store, state=State.FAILED) == ["t"]
+
+
 async def test_a_later_attempt_is_written_at_any_stage(store: Store) -> None:
     """Attempt 2 stands over attempt 1, whatever that was doing."""
     await put(store, [record("t", Stage.STREAMING)])

@@ -21,12 +21,14 @@ from tests.support.ports import free_port
 from tests.support.process import spawn
 from tests.support.records import BOOT, ids, put, record, stage_and_attempt, stored, text_of, walk
 from tests.support.store import Store as Server
+from tests.support.tap import tapped
 from tests.support.waiting import next_millisecond, until, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from gateway.records import Record
     from tests.conftest import NewStore
 
     Call = Callable[[RedisStore], Awaitable[object]]
@@ -127,6 +129,19 @@ async def test_another_process_cannot_claim_what_is_in_flight(store: RedisStore,
     await put(store, [record("t", Stage.DONE)])
     assert await put(other, [record("t", attempt=0, created_ms=2000, boot="boot-2")]) == [Written(True, 2)]
     assert await put(store, [record("t", Stage.ERROR)]) == [Written(False, 2)]
+
+
+@pytest.mark.parametrize("late", [Stage.STREAMING, Stage.DONE])
+async def test_another_process_cannot_write_an_equal_attempt(
+    store: RedisStore, other: RedisStore, server: Server, late: Stage
+) -> None:
+    """After an eviction the id is the claim's: who held it before neither goes on with it nor ends it."""
+    await put(store, [record("t", Stage.STREAMING)])
+    await server.client.delete(DOCUMENT + "t")
+    assert await put(other, [record("t", attempt=0, boot="boot-2")]) == [Written(True, 1)]
+    assert await put(store, [record("t", late)]) == [Written(False, 1)]
+    assert await put(other, [record("t", Stage.ERROR, boot="boot-2")]) == [Written(True, 1)]
+    assert await stage_and_attempt(store, "t") == ("error", 1)
 
 
 async def test_of_many_claims_at_once_one_wins(store: RedisStore, other: RedisStore) -> None:
@@ -536,6 +551,40 @@ async def test_a_full_server_refuses_and_comes_back(new_store: NewStore) -> None
     await server.client.config_set("maxmemory", "0")
     assert await put(store, [record("t", Stage.DONE)]) == [Written(True, 1)]
     await store.close()
+
+
+PLAIN, CLAIM = record("t", Stage.DONE, is_new=True), record("t", attempt=0)
+ODD = {
+    "a number for OK": (PLAIN, b":1\r\n:0\r\n"),
+    "a pair for OK": (PLAIN, b"*3\r\n:1\r\n:1\r\n:0\r\n:0\r\n"),
+    "another word": (PLAIN, b"+PONG\r\n:0\r\n"),
+    "OK for a pair": (CLAIM, b"+OK\r\n"),
+    "nothing for a pair": (CLAIM, b"$-1\r\n"),
+    "too short": (CLAIM, b"*1\r\n:1\r\n"),
+    "neither written nor not": (CLAIM, b"*3\r\n:2\r\n:1\r\n:0\r\n"),
+    "words for numbers": (CLAIM, b"*3\r\n:1\r\n$1\r\nx\r\n:0\r\n"),
+}
+
+
+@pytest.mark.parametrize(("one", "odd"), ODD.values(), ids=ODD)
+async def test_a_reply_that_cannot_be_understood_fails_the_batch(server: Server, one: Record, odd: bytes) -> None:
+    """Who writes is told so once, nothing more is asked on that connection, and the batch may be repeated."""
+    await server.client.flushall()
+    async with tapped(server.port) as tap:
+        store = RedisStore(tap.url, boot=BOOT, longest_ttl_seconds=LONGEST_TTL_SECONDS)
+        await put(store, [record("before")])
+        told: list[object] = []
+        tap.open.clear()
+        store.write([one], told.append)
+        tap.say(odd)
+        await until(lambda: bool(told), 3, "it is told")
+        assert [type(each) for each in told] == [StoreError]
+        tap.open.set()
+        assert await put(store, [one]) == [Written(True, 1)]
+        assert tap.connections == 2
+        assert len(told) == 1
+        assert await walk(store) == ["t", "before"]
+        await store.close()
 
 
 # -- cancelled callers --
