@@ -72,7 +72,7 @@ class Counted(Gateway):
         """As the gateway starts, by way of this file."""
         command = [sys.executable, "-m", "tests.support.counted", str(self.report)]
         self.process = spawn(command, self.log_path, self.settings)
-        await until(self._is_alive, 20, "the gateway answers /livez")
+        await until(self.is_serving, 20, "the gateway answers /livez")
         return self
 
     async def cost_of(self, work: Callable[[], Awaitable[Any]]) -> Cost:
