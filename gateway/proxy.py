@@ -17,7 +17,6 @@ from gateway.errors import (
     BodyTooLarge,
     Cancelled,
     GatewayError,
-    InvalidTaskId,
     MethodNotAllowed,
     ShuttingDown,
     TaskIdInUse,
@@ -30,7 +29,7 @@ from gateway.outbox import TrackedTask
 from gateway.request import Request, http_date
 from gateway.tail import Ending, EndWatch, end_watch
 from gateway.target import Target
-from gateway.task import ID_PATTERN, Reason, is_valid_id, redact_query
+from gateway.task import Reason, chosen_id, redact_query
 from gateway.tracker import Tracker
 from gateway.upstream import Connection, Upstream
 
@@ -68,7 +67,7 @@ class Proxy:
         if any(headers.is_longer(length, self.max_body_bytes) for length in request.values(b"content-length")):
             raise self.body_too_large()
         return self.tracker.begin(
-            _task_id(request.values(headers.TASK_ID)),
+            chosen_id(request.values(headers.TASK_ID)),
             request.method,
             target.path.decode("latin-1"),
             redact_query(target.query.decode("latin-1")) if target.query else "",
@@ -226,13 +225,31 @@ class Exchange:
     # -- the way out --
 
     def on_answer(self) -> None:
-        """More of the answer is here, or the client takes more: it goes on, up to where the store is to know first."""
+        """More of the answer is here, or the client takes more: it goes on, up to where the store is to know first.
+
+        That is the piece that ends the message, or holds its end event. One call for each piece of a stream.
+        """
         connection = self._connection
         if connection is None or self._is_held:
             return
         try:
-            if self._fields or self._has_head(connection):
-                self._relay_body(connection)
+            if not self._fields and not self._has_head(connection):
+                return
+            request, task, watch = self._request, self._task, self._end_watch
+            while (connection.waiting_bytes or connection.is_complete) and request.wire.is_writable:
+                piece, is_last = connection.take(), connection.is_complete
+                task.response_bytes += len(piece)
+                ending = None if watch is None else watch.feed(piece)
+                if (is_last or ending is not None) and not task.is_final:
+                    self._conclude(ending)
+                    self._hold(piece, is_last=is_last)
+                    return
+                if is_last:
+                    self._end(piece)
+                    return
+                request.write(piece)
+            if connection.failure is not None and not connection.waiting_bytes:
+                self._fail(connection.failure)
         except Exception:
             self._fail_inside()
 
@@ -249,24 +266,6 @@ class Exchange:
             return True
         self._hold(b"", is_last=False)
         return False
-
-    def _relay_body(self, connection: Connection) -> None:
-        """Passes pieces on; the one that ends the message, or holds its end event, waits until the store knows."""
-        request, task, watch = self._request, self._task, self._end_watch
-        while (connection.waiting_bytes or connection.is_complete) and request.wire.is_writable:
-            piece, is_last = connection.take(), connection.is_complete
-            task.response_bytes += len(piece)
-            ending = None if watch is None else watch.feed(piece)
-            if (is_last or ending is not None) and not task.is_final:
-                self._conclude(ending)
-                self._hold(piece, is_last=is_last)
-                return
-            if is_last:
-                self._end(piece)
-                return
-            request.write(piece)
-        if connection.failure is not None and not connection.waiting_bytes:
-            self._fail(connection.failure)
 
     def _take_head(self, connection: Connection) -> None:
         status, fields = connection.status, connection.fields
@@ -325,8 +324,7 @@ class Exchange:
 
     def _conclude(self, ending: Ending | None) -> None:
         """The task's end where the message came whole, or its end event did."""
-        task, watch = self._task, self._end_watch
-        status = task.status_code or 0
+        status, watch = self._task.status_code or 0, self._end_watch
         if ending is None and watch is not None:
             ending = watch.at_end()
         if not 200 <= status < 300:
@@ -402,13 +400,3 @@ _REASONS: list[tuple[type[Exception], Reason]] = [
 def _reason(error: GatewayError | _ClientLeft, *, is_started: bool) -> Reason:
     reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
     return Reason.UPSTREAM_TRUNCATED if is_started and reason is Reason.UPSTREAM_ERROR else reason
-
-
-def _task_id(ids: list[bytes]) -> str | None:
-    """The task id that the client chose, None where it left that to us. Raises InvalidTaskId."""
-    if len(ids) > 1:
-        raise InvalidTaskId("X-Task-Id was sent more than once; allowed: one")
-    text = ids[0].decode("latin-1") if ids else ""
-    if text and not is_valid_id(text):
-        raise InvalidTaskId(f"X-Task-Id is not valid; allowed: {ID_PATTERN}, or none to get one")
-    return text or None

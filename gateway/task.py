@@ -6,12 +6,15 @@ races between instances, in transition.lua. Made and advanced by tracker, told w
 
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 from urllib.parse import unquote
 
 import orjson
+
+from gateway.errors import InvalidTaskId
 
 VERSION = "1.0"
 EVENT_TYPE = "task.status.update"
@@ -94,6 +97,16 @@ def can_follow(now: Stage, then: Stage) -> bool:
 def is_valid_id(text: str) -> bool:
     """Whether a client may call its task `text` (contract 4.1)."""
     return _ID.fullmatch(text) is not None
+
+
+def chosen_id(values: Sequence[bytes]) -> str | None:
+    """The id that a client chose in its X-Task-Id fields, None where it left that to us. Raises InvalidTaskId."""
+    if len(values) > 1:
+        raise InvalidTaskId("X-Task-Id was sent more than once; allowed: one")
+    text = values[0].decode("latin-1") if values else ""
+    if text and not is_valid_id(text):
+        raise InvalidTaskId(f"X-Task-Id is not valid; allowed: {ID_PATTERN}, or none to get one")
+    return text or None
 
 
 def new_id() -> str:

@@ -106,8 +106,11 @@ class Connection(asyncio.Protocol):
         """What waits of the body, b"" for nothing."""
         if not self.waiting_bytes:
             return b""
-        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
+        if len(self._pieces) == 1:
+            piece = self._pieces.pop()
+        else:
+            piece = b"".join(self._pieces)
+            self._pieces.clear()
         self.waiting_bytes = 0
         if self._is_read_paused:
             self._read_on()
