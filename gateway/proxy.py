@@ -356,11 +356,10 @@ class Exchange:
         request, task = self._request, self._task
         if isinstance(error, GatewayError) and not (request.is_started or task.is_final):
             task.status_code = error.status
-        reason = _reason(error, is_started=request.is_started)
-        self._finish(reason, str(error) or "the client closed the connection")
+        self._finish(_reason(error, is_started=request.is_started), str(error) or "the client closed the connection")
         self._close()
         if isinstance(error, _ClientLeft):
-            return
+            return  # nobody is left to be told
         if request.is_started:
             request.break_off()
         elif isinstance(error, ShuttingDown):
@@ -369,12 +368,9 @@ class Exchange:
             self._tracker.settle(task, lambda: request.refuse(error, task_id=task.task_id))
 
     def _finish(self, reason: Reason | None, message: str) -> None:
-        task = self._task
-        if task.is_final:
-            return  # a first end stays
-        self._tracker.finish(task, reason, message)
-        if reason is not None:
-            log.info("task %s failed: %s", task.task_id, reason)
+        if reason is not None and not self._task.is_final:
+            log.info("task %s failed: %s", self._task.task_id, reason)
+        self._tracker.finish(self._task, reason, message)
 
     def _close(self) -> None:
         """The connection is kept for others where its exchange ended well, else closed, so that Ollama stops."""
