@@ -15,7 +15,7 @@ import httptools
 
 from gateway.deadline import Deadline
 from gateway.errors import UpstreamBroken, UpstreamFailure, UpstreamTimeout, UpstreamUnavailable
-from gateway.headers import Fields
+from gateway.headers import Fields, is_framed
 
 log = logging.getLogger("gateway.upstream")
 
@@ -25,7 +25,6 @@ _HIGH_WATER_BYTES = 2048
 _CONNECT_TIMEOUT_SECONDS = 5.0
 # With what comes of the body in the same read.
 _MAX_HEAD_BYTES = 262_144
-_MAX_LENGTH_DIGITS = 19
 _MAX_IDLE_CONNECTIONS = 128
 
 
@@ -238,9 +237,9 @@ class Connection(asyncio.Protocol):
             raise UpstreamBroken("a protocol switch nobody asked for, or no status at all")
         if status < 200:
             return  # an interim response (RFC 9110 section 15.2); the final one follows
-        is_framed = _is_framed(status, self.fields)
+        has_end = is_framed(status, self.fields)
         self._is_keep_alive = self._parser.should_keep_alive()
-        self._is_until_close = self._method != "HEAD" and not is_framed
+        self._is_until_close = self._method != "HEAD" and not has_end
         self.status = status
         if self._method == "HEAD":
             # The parser expects the body that the fields describe; this connection cannot be used again.
@@ -255,21 +254,6 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.status:
             self.is_complete = True
-
-
-def _is_framed(status: int, fields: Fields) -> bool:
-    """Whether the message says itself where it ends (RFC 9112 section 6.3). Raises UpstreamBroken for odd framing."""
-    is_framed = status in (204, 304)
-    for name, value in fields:
-        if name == b"content-length":
-            is_framed = True
-            if len(value) > _MAX_LENGTH_DIGITS:
-                raise UpstreamBroken("a length nobody can count")
-        elif name == b"transfer-encoding":
-            is_framed = True
-            if value.lower() != b"chunked":
-                raise UpstreamBroken("a transfer coding nobody asked for")
-    return is_framed
 
 
 def _why_not_open(error: OSError) -> str:
