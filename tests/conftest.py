@@ -9,6 +9,7 @@ All async fixtures live on the session's event loop, so their test files carry
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
     Launch = Callable[..., Awaitable[Gateway]]
     NewStore = Callable[[], Awaitable[Store]]
+
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and with them all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 async def started_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
