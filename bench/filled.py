@@ -10,7 +10,7 @@ from itertools import islice
 
 import uvloop
 
-from gateway.records import Record, StoreError
+from gateway.records import Record, StoreError, Written
 from gateway.store import RedisStore
 from gateway.task import Reason, Task
 
@@ -47,11 +47,10 @@ async def _fill(port: int, tasks: int) -> None:
 async def _put(store: RedisStore, batch: list[Record]) -> None:
     """Writes a batch, which may be done more than once. Raises TimeoutError where the store never answers."""
     for _ in range(_TRIES):
-        try:
-            await store.put(batch)
-        except StoreError:
-            continue
-        return
+        answered: asyncio.Future[list[Written] | StoreError] = asyncio.get_running_loop().create_future()
+        store.write(batch, answered.set_result)
+        if not isinstance(await answered, StoreError):
+            return
     raise TimeoutError("the store could not be filled")
 
 

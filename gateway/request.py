@@ -46,6 +46,8 @@ class Wire(Protocol):
     def is_writable(self) -> bool:
         """Whether less than the high-water mark waits for the client."""
 
+    send: Callable[[bytes], None]  # as `write`, while the connection is known to be there: each piece goes this way
+
     def write(self, data: bytes) -> None: ...
     def put(self, size: int) -> None:
         """`size` bytes more of the body wait here."""
@@ -182,7 +184,7 @@ class Request:
             piece = b"%x\r\n%b\r\n" % (len(piece), piece)
         if self._head:
             piece, self._head = self._head + piece, b""
-        self.wire.write(piece)
+        self.wire.send(piece)
 
     def end(self, piece: bytes = b"") -> None:
         """Sends the last of the body; the answer is complete."""

@@ -7,6 +7,7 @@ connection through its public `http` setting and calls `shutdown`; it neither pa
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -70,6 +71,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         self._application: Application = app_state["gateway"]  # the application says so at its start
         self._max_connections = max_connections
         self._transport = cast("asyncio.Transport", None)
+        self.send: Callable[[bytes], None] = _say_nothing
         self._deadline = Deadline(self._loop, self._on_deadline)
         # the request being read
         self._pace = limits.Pace(self._deadline)
@@ -90,6 +92,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connections over the cap are told so; where even those are too many, they are just closed."""
         self._transport = cast("asyncio.Transport", transport)
+        self.send = self._transport.write
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER_BYTES)
         self._reader_watch = ReaderWatch(self._loop, self._transport)
         connections = cast("set[object]", self._server_state.connections)
@@ -123,6 +126,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._server_state.connections.discard(cast("Any", self))
+        self.send = _say_nothing
         self._deadline.end()
         self._reader_watch.cancel()
         self._lose_unanswered()
@@ -340,6 +344,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
             return
         self._transport.write_eof()
         self._linger = limits.Linger(self._loop.time())
+        self.send = _say_nothing
         if self._is_read_paused:
             self._is_read_paused = False
             self._transport.resume_reading()
@@ -361,3 +366,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
             self._deadline.move(limits.LINGER_IDLE_SECONDS)
         else:
             self._transport.abort()
+
+
+def _say_nothing(data: bytes) -> None:
+    """What is sent to a client that is gone, or has been told the last."""
