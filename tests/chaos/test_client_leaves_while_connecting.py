@@ -14,7 +14,9 @@ from tests.support.wire import request
 
 if TYPE_CHECKING:
     from tests.conftest import Launch
+    from tests.support.gateway import Gateway
     from tests.support.store import Store
+    from tests.support.wire import Client
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -22,13 +24,19 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 RETRY_SECONDS = 5.0
 
 
+async def waiting(gateway: Gateway, crowded: CrowdedUpstream, task_id: str) -> Client:
+    """A client whose request waits for a connection to Ollama."""
+    client = await gateway.connect()
+    await client.send(request("POST", CHAT, (b"X-Task-Id", task_id.encode()), body=BODY))
+    await until(crowded.is_waited_for, 2, "the gateway connects and has no answer")
+    return client
+
+
 async def test_nothing_is_sent(launch: Launch, store: Store, fresh_id: str) -> None:
     """Once Ollama takes the connection it hears nothing of the request, and the task is FAILED `client_disconnect`."""
     async with CrowdedUpstream() as crowded:
         gateway = await launch(UPSTREAM_BASE=f"http://127.0.0.1:{crowded.port}", REDIS_URL=store.url)
-        client = await gateway.connect()
-        await client.send(request("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=BODY))
-        await until(crowded.is_waited_for, 2, "the gateway connects and has no answer")
+        client = await waiting(gateway, crowded, fresh_id)
         await client.close()
         await crowded.make_room()
         assert outcome(await gateway.ended(fresh_id, RETRY_SECONDS)) == CLIENT_LEFT
@@ -42,9 +50,7 @@ async def test_who_stays_is_served(launch: Launch, store: Store, fresh_id: str) 
     """The same request, of a client that stays, reaches the upstream as soon as there is room."""
     async with CrowdedUpstream() as crowded:
         gateway = await launch(UPSTREAM_BASE=f"http://127.0.0.1:{crowded.port}", REDIS_URL=store.url)
-        client = await gateway.connect()
-        await client.send(request("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=BODY))
-        await until(crowded.is_waited_for, 2, "the gateway connects and has no answer")
+        client = await waiting(gateway, crowded, fresh_id)
         await crowded.make_room()
 
         async def is_forwarded() -> bool:

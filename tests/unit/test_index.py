@@ -11,7 +11,6 @@ import pytest_asyncio
 from gateway.records import Record, StoreError, Written
 from gateway.store import RedisStore
 from gateway.task import Stage, State
-from tests.conftest import started_store
 from tests.support.records import BOOT, ids, put, record, walk, write
 from tests.support.waiting import next_millisecond
 
@@ -21,14 +20,6 @@ if TYPE_CHECKING:
     from tests.support.store import Store as Server
 
 INDEX = "tsx:ollama:{index}:"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """A server of this file's own, which may be emptied."""
-    server = await started_store(tmp_path_factory)
-    yield server
-    await server.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

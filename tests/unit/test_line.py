@@ -15,7 +15,6 @@ from redis.asyncio import Connection
 from gateway import line as line_module
 from gateway.line import COMMAND_TIMEOUT_SECONDS, Line, Script
 from gateway.records import StoreError
-from tests.conftest import started_store
 from tests.support.ports import free_port
 from tests.support.tap import Tap, tapped
 from tests.support.tracking import seconds_of
@@ -34,14 +33,6 @@ AT_ONCE_SECONDS = 0.3
 PING: Command = ("PING",)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """A server of this file's own."""
-    server = await started_store(tmp_path_factory)
-    yield server
-    await server.close()
-
-
 @pytest_asyncio.fixture(loop_scope="session")
 async def tap(server: Server) -> AsyncIterator[Tap]:
     """What stands between the line and the server."""
@@ -57,8 +48,8 @@ async def line(tap: Tap) -> AsyncIterator[Line]:
     await line.close()
 
 
-async def asked(line: Line, *commands: Command) -> list[Any]:
-    """The replies to commands. Raises StoreError."""
+def asked(line: Line, *commands: Command) -> asyncio.Future[list[Any]]:
+    """The replies to commands, which are asked for at once. Raises StoreError."""
     answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
 
     def take(replies: Replies) -> None:
@@ -68,7 +59,7 @@ async def asked(line: Line, *commands: Command) -> list[Any]:
             answer.set_result(replies)
 
     line.ask(commands, take)
-    return await answer
+    return answer
 
 
 async def test_replies_come_in_the_order_of_asking(line: Line) -> None:
@@ -107,7 +98,6 @@ async def test_what_breaks_while_it_is_asked_is_asked_once_more(line: Line, tap:
     await asked(line, PING)
     tap.open.clear()
     answers = asyncio.gather(asked(line, PING), asked(line, ("ECHO", "x")))
-    await asyncio.sleep(0)
     tap.cut()
     await until(lambda: tap.connections == 2, 3, "it is asked again")
     tap.open.set()

