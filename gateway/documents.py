@@ -33,9 +33,8 @@ class Documents:
         self._line = line
         self._boot = boot
         self._index_ttl_seconds = index_ttl_seconds
-        self._unlisted: list[
-            Entry
-        ] = []  # claims that were granted when the list could not be told: the next batch does
+        # Claims that were granted when the list could not be told: the next batch does.
+        self._unlisted: list[Entry] = []
 
     def write(self, records: Sequence[Record], then: Then) -> None:
         """Writes each record, and calls `then` once with what became of them, or with why it is not known."""

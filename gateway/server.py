@@ -222,10 +222,8 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         self._transport.resume_reading()
         if self._reader.part is Part.NOTHING:
             self._deadline.off()
-        else:
-            self._pace.give_time(
-                is_body=self._reader.part is Part.BODY
-            )  # while we did not read, the client could not be late
+        else:  # while we did not read, the client could not be late
+            self._pace.give_time(is_body=self._reader.part is Part.BODY)
 
     # -- in time --
 
@@ -283,7 +281,8 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
             self._close()
         elif self._unanswered:
             # Not at once: what the last answer's upstream says behind it (a FIN) is to be heard first.
-            self._loop.call_soon(self._serve)
+            if not self._is_serving:
+                self._loop.call_soon(self._serve)
         elif self._reader.part is Part.NOTHING and not self._is_closing:
             self._reader.forget()
             self._deadline.move(limits.IDLE_SECONDS)
