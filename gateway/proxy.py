@@ -227,7 +227,7 @@ class Exchange:
     def on_answer(self) -> None:
         """More of the answer is here, or the client takes more: it goes on, up to where the store is to know first.
 
-        That is the piece that ends the message, or holds its end event. One call for each piece of a stream.
+        That is the piece that ends the message, or holds its end event.
         """
         connection = self._connection
         if connection is None or self._is_held:
@@ -235,25 +235,48 @@ class Exchange:
         try:
             if not self._fields and not self._has_head(connection):
                 return
-            request, task, watch = self._request, self._task, self._end_watch
-            while (connection.waiting_bytes or connection.is_complete) and request.wire.is_writable:
-                piece, is_last = connection.take(), connection.is_complete
-                task.response_bytes += len(piece)
-                ending = None if watch is None else watch.feed(piece)
-                if (is_last or ending is not None) and not task.is_final:
-                    self._conclude(ending)
-                    self._hold(piece, is_last=is_last)
+            while (connection.waiting_bytes or connection.is_complete) and self._request.wire.is_writable:
+                if connection.is_complete:
+                    self._take_last(connection.take())
                     return
-                if is_last:
-                    self._end(piece)
+                self.on_piece(connection.take())
+                if self._is_held or self._is_over:
                     return
-                request.write(piece)
             if connection.failure is not None and not connection.waiting_bytes:
                 self._fail(connection.failure)
         except Exception:
             self._fail_inside()
 
     on_writable = on_answer
+
+    def on_piece(self, piece: bytes) -> bool:
+        """A piece that is not the last; of a stream that flows each comes here straight from the upstream's parser.
+
+        False where it has to wait.
+        """
+        request, task, watch = self._request, self._task, self._end_watch
+        if self._is_held or not request.wire.is_writable:
+            return False
+        try:
+            task.response_bytes += len(piece)
+            if watch is not None and (ending := watch.feed(piece)) is not None and not task.is_final:
+                self._conclude(ending)
+                self._hold(piece, is_last=False)
+            else:
+                request.write(piece)
+        except Exception:
+            self._fail_inside()
+        return True
+
+    def _take_last(self, piece: bytes) -> None:
+        task, watch = self._task, self._end_watch
+        task.response_bytes += len(piece)
+        ending = None if watch is None else watch.feed(piece)
+        if task.is_final:
+            self._end(piece)
+        else:
+            self._conclude(ending)
+            self._hold(piece, is_last=True)
 
     def _has_head(self, connection: Connection) -> bool:
         """Takes the head once it is here. It waits for the store, but where the message is whole: then the end does."""
@@ -310,10 +333,16 @@ class Exchange:
                 self._request.write(piece)
             else:
                 self._request.flush()
+                self._flow()
         except Exception:
             self._fail_inside()
         else:
             self.on_answer()
+
+    def _flow(self) -> None:
+        """The head is out. What ends a chunked message is no piece of it: so none has to be held for its place."""
+        if self._request.is_chunked and self._connection is not None:
+            self._connection.relay = self.on_piece
 
     def _end(self, piece: bytes) -> None:
         """The last of the answer; Ollama's connection is free for the client's next request by then."""

@@ -70,9 +70,9 @@ class Request:
     """
 
     __slots__ = (
-        "_head", "_is_chunked", "_is_continue_due", "_is_until_close", "_pieces", "answerer", "body_bytes",
-        "by_name", "credential", "fields", "is_http_10", "is_keep_alive", "is_started", "is_whole", "method", "on_lost",
-        "own_lines", "owner", "sees_all", "target", "wire",
+        "_head", "_is_continue_due", "_is_until_close", "_pieces", "answerer", "body_bytes", "by_name",
+        "credential", "fields", "is_chunked", "is_http_10", "is_keep_alive", "is_started", "is_whole", "method",
+        "on_lost", "own_lines", "owner", "sees_all", "target", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -109,7 +109,7 @@ class Request:
         self.own_lines = b""  # field lines that every answer to it carries
         self.is_started = False
         self._head = b""
-        self._is_chunked = False
+        self.is_chunked = False
         self._is_until_close = False
 
     def __repr__(self) -> str:
@@ -167,9 +167,9 @@ class Request:
         self.is_keep_alive = self.is_keep_alive and self.is_whole
         framing = b"" if self.is_keep_alive else b"connection: close\r\n"
         if not (has_length or self.method == "HEAD" or status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)):
-            self._is_chunked = not self.is_http_10
+            self.is_chunked = not self.is_http_10
             self._is_until_close = self.is_http_10
-            framing += b"transfer-encoding: chunked\r\n" if self._is_chunked else b""
+            framing += b"transfer-encoding: chunked\r\n" if self.is_chunked else b""
         self._head = b"%b%b%b%b\r\n" % (_STATUS_LINES[status], field_lines, self.own_lines, framing)
 
     def flush(self) -> None:
@@ -180,7 +180,7 @@ class Request:
 
     def write(self, piece: bytes) -> None:
         """Sends a piece of the body, not empty."""
-        if self._is_chunked:
+        if self.is_chunked:
             piece = b"%x\r\n%b\r\n" % (len(piece), piece)
         if self._head:
             piece, self._head = self._head + piece, b""
@@ -188,7 +188,7 @@ class Request:
 
     def end(self, piece: bytes = b"") -> None:
         """Sends the last of the body; the answer is complete."""
-        if self._is_chunked:
+        if self.is_chunked:
             piece = b"%x\r\n%b\r\n0\r\n\r\n" % (len(piece), piece) if piece else _LAST_CHUNK
         if self._head:
             piece, self._head = self._head + piece, b""

@@ -22,13 +22,24 @@ class EndWatch:
     """Finds the end event of one stream in the pieces it is shown, however they are cut.
 
     `events` maps the names of final events (HTML, "Server-sent events") to what they mean; `types` says whether
-    the JSON of a data line may name the event instead (`{"type":"…"`); `has_done` whether `data: [DONE]` ends it.
+    the JSON of a data line may name the event instead (`{"type":"…"`); `has_done` whether `data: [DONE]` ends it;
+    `ordinary` how most lines begin, none of which announces an end.
     An event counts once its data line is whole: that is what clients act on.
     """
 
-    __slots__ = ("_after_cr", "_data", "_event", "_events", "_has_done", "_line", "_markers")
+    __slots__ = (
+        "_after_cr",
+        "_data",
+        "_event",
+        "_events",
+        "_has_done",
+        "_is_at_break",
+        "_line",
+        "_markers",
+        "_ordinary",
+    )
 
-    def __init__(self, events: dict[bytes, Ending], *, has_done: bool = False) -> None:
+    def __init__(self, events: dict[bytes, Ending], *, has_done: bool = False, ordinary: bytes = b"\n") -> None:
         self._events = events
         self._has_done = has_done
         self._data = {b'{"type":"' + name + b'"': ending for name, ending in events.items()}
@@ -37,20 +48,26 @@ class EndWatch:
             self._data[b"[DONE]"] = Ending.COMPLETE
         markers = {b"[DONE]", b"error"} if has_done else set(events)
         self._markers = tuple(sorted(markers))
+        self._ordinary = ordinary
         self._after_cr = False  # a line feed that comes now belongs to the line break before it
         self._line = b""  # the head of the line that the last piece left unfinished
         self._event: Ending | None = None  # a final event was named, its data line is still to come
+        self._is_at_break = True  # none of these three has anything
 
     def feed(self, piece: bytes) -> Ending | None:
         """The ending that a line completed by `piece` announces, if any."""
-        if self._event is not None or not piece.endswith(b"\n"):
-            return self._read(piece)
-        text = self._line + piece
-        for marker in self._markers:
-            if text.find(marker) >= 0:  # half of what `in` costs
-                return self._read(piece)
-        self._line, self._after_cr = b"", False  # as with nearly every piece of a stream
-        return None
+        if self._is_at_break and piece.endswith(b"\n"):
+            # Nearly every piece is one such line; looking for its break takes a third of looking for the markers.
+            if piece.startswith(self._ordinary) and piece.find(b"\n") == len(piece) - 2 and piece.find(b"\r") < 0:
+                return None
+            for marker in self._markers:
+                if piece.find(marker) >= 0:  # half of what `in` costs
+                    break
+            else:
+                return None
+        ending = self._read(piece)
+        self._is_at_break = not (self._line or self._after_cr or self._event)
+        return ending
 
     def _read(self, piece: bytes) -> Ending | None:
         last_break = max(piece.rfind(b"\n"), piece.rfind(b"\r"))
@@ -99,7 +116,7 @@ def end_watch(path: bytes) -> EndWatch | None:
     """The watch for a stream answered on `path` (as on the wire); None where a clean end is all there is."""
     route = path.rstrip(b"/")
     if route in (b"/v1/chat/completions", b"/v1/completions"):
-        return EndWatch({b"error": Ending.ERROR}, has_done=True)
+        return EndWatch({b"error": Ending.ERROR}, has_done=True, ordinary=b'data: {"id"')
     if route == b"/v1/responses":
         return EndWatch(_RESPONSES)
     if route == b"/v1/messages":

@@ -42,7 +42,8 @@ class Connection(asyncio.Protocol):
     """One connection to the upstream; carries one exchange at a time.
 
     `send` writes the request. The answer is pulled as it comes: `status` and `fields` once there is a status, `take`
-    for the body, `is_complete` at its end, `failure` where it broke off. `abort` ends it from any place.
+    for the body, `is_complete` at its end, `failure` where it broke off. `abort` ends it from any place. While `relay`
+    is set it is given each piece as it comes; what it does not accept waits as usual, and what comes behind that.
     """
 
     def __init__(self, idle_timeout_seconds: float) -> None:
@@ -64,6 +65,7 @@ class Connection(asyncio.Protocol):
         """Makes ready for the exchange that begins with a request of `method`."""
         self._method = method
         self._listener = listener
+        self.relay: Callable[[bytes], bool] | None = None
         self.failure: UpstreamFailure | None = None
         self.has_received = False
         self.is_request_sent = False
@@ -124,7 +126,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self, failure: UpstreamFailure) -> None:
         """Closes at once: that is what makes Ollama stop. What waits is dropped, and nobody is told."""
-        self._listener = None
+        self._listener = self.relay = None
         self._pieces.clear()
         self.waiting_bytes = 0
         self.is_complete = False
@@ -133,7 +135,7 @@ class Connection(asyncio.Protocol):
     def leave(self) -> None:
         """The exchange is over; what comes now is an answer that nobody asked for."""
         self._method = ""
-        self._listener = None
+        self._listener = self.relay = None
         self.fields = []
         self._silence.off()
 
@@ -159,10 +161,10 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        self.has_received = True
         if self._idle_timeout_seconds:
             self._hear()
         if not self.status:
+            self.has_received = True
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self._fail(UpstreamBroken("Ollama's response head is too long"))
@@ -172,8 +174,11 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._take_garbage(error)
             return
-        if self._listener is not None:
-            self._listener.on_answer()
+        if self.waiting_bytes or self.is_complete or self.relay is None:
+            self._tell()
+            self._hold_reading()
+
+    def _hold_reading(self) -> None:
         if self.waiting_bytes > _HIGH_WATER_BYTES and not self._is_read_paused and self.is_open:
             self._is_read_paused = True
             cast("asyncio.Transport", self._transport).pause_reading()
@@ -247,6 +252,8 @@ class Connection(asyncio.Protocol):
             self.is_complete = True
 
     def on_body(self, body: bytes) -> None:
+        if self.relay is not None and not self.waiting_bytes and self.relay(body):
+            return
         if self._method != "HEAD":
             self._pieces.append(body)
             self.waiting_bytes += len(body)

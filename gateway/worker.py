@@ -7,8 +7,10 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -46,7 +48,26 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, but for the end that a further Ctrl-C brings about: it would skip the application's own."""
+    """uvicorn's, but for its pulse, and for what a further Ctrl-C brings about: it would skip the application's end.
+
+    It looks ten times a second whether to stop: nine tenths of what an idle gateway costs without a store.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._wake: Callable[[], object] = _nothing
+
+    async def main_loop(self) -> None:
+        """Until it is told to stop."""
+        stopping = asyncio.Event()
+        self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, stopping.set)
+        if not self.should_exit:
+            await stopping.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Also called by the interpreter, between any two steps of the loop's."""
+        super().handle_exit(sig, frame)
+        self._wake()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Waits for answers that are still being written, unless it is forced; then statuses are saved, always."""
@@ -80,3 +101,7 @@ def _stop_now(loop: asyncio.AbstractEventLoop, parent: int) -> None:
     log.error("the parent process is gone: stopping at once")
     for _ in range(2):  # as a second Ctrl-C
         signal.raise_signal(signal.SIGINT)
+
+
+def _nothing() -> None:
+    """What wakes a server that does not wait yet."""

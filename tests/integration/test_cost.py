@@ -34,7 +34,7 @@ PIECES = 200
 # Measured on Python 3.11, where a list comprehension counts as a call; the limit is a tenth more.
 CALLS_PER_REQUEST = 217 * 1.1
 CALLS_PER_CLAIMED_REQUEST = 304 * 1.1
-CALLS_PER_PIECE = 7 * 1.1
+CALLS_PER_PIECE = 5 * 1.1
 # Measured, and allowed: a little of the background may fall into each of three rounds, but nothing in every request.
 WHOLE = 0.5
 A_LITTLE = 0.05

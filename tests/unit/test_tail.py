@@ -71,7 +71,9 @@ def ordinary_events(draw: st.DrawFn, route: bytes) -> tuple[str, str]:
     """Name ("" where the route has none) and data of an event that ends nothing."""
     content = draw(CONTENTS)
     if route in (CHAT, COMPLETIONS):
-        return "", json.dumps({"choices": [{"delta": {"content": content}}]}, ensure_ascii=False)
+        data = {"id": "c"} if draw(st.booleans()) else {}
+        data |= {"choices": [{"delta": {"content": content}}]}
+        return "", json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return ORDINARY[route], json.dumps({"type": ORDINARY[route], "delta": content}, separators=(",", ":"))
 
 
@@ -142,6 +144,25 @@ def test_done_counts_with_its_line(route: bytes, line_end: bytes) -> None:
     assert watch.feed(b"data: [DO") is None
     assert watch.feed(b"NE]") is None
     assert watch.feed(line_end) is Ending.COMPLETE
+
+
+ORDINARY_LINE = b'data: {"id":"c","choices":[]}'
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("before", [b"", b": comment", b"data: x"])
+@pytest.mark.parametrize("behind", [b"\n\n", b"\r\r", b"\n"])
+def test_an_end_behind_an_ordinary_line_counts(before: bytes, line_end: bytes, behind: bytes) -> None:
+    """An end is found in the piece that begins with an ordinary line, or with the end of one."""
+    text = line_end.join([before, ORDINARY_LINE, b"", b"data: [DONE]"]) + behind
+    assert ending(CHAT, [text]) is Ending.COMPLETE
+    assert ending(CHAT, [ORDINARY_LINE + line_end * 2, text]) is Ending.COMPLETE
+    assert ending(CHAT, cut(text, [len(before) + len(line_end)])) is Ending.COMPLETE
+
+
+def test_an_ordinary_line_behind_an_errors_name_counts() -> None:
+    """Whatever the data of an error event looks like, it is an error."""
+    assert ending(CHAT, [b"event: error\n", ORDINARY_LINE + b"\n\n"]) is Ending.ERROR
 
 
 def test_done_without_a_line_break_counts_at_the_end() -> None:
