@@ -1,22 +1,22 @@
 """Writing statuses: each document in one atomic step on one key, a batch of them and its place in the list in one trip.
 
 The first word of an id of ours that is its last one, too, is a plain SET where nothing stands; all else goes through
-transition.lua. Behind the documents of a batch one index.lua tells the list of them, so all of it fails or succeeds
-together; a claim, whose attempt the answer tells, follows at once. All may be repeated safely. Part of store.
+transition.lua. Behind the documents of a batch the list is told of them, so all of it fails or succeeds together; a
+claim, whose attempt the answer tells, follows at once. All may be repeated safely. Part of store.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from gateway.index import Entry, entry_of, index_step
-from gateway.line import Command, Line, Replies, Script
+from gateway.index import Entry, entry_of, index_step, steps_of_new
+from gateway.line import Command, Line, Replies, Script, form
 from gateway.records import Record, StoreError, Then, Written
 from gateway.task import FINAL_RANK, complete_document
 
 DOCUMENT_PREFIX = "ts:ollama:"
 SCRIPT = Script("transition")
+_SET_NEW = form("SET", None, None, "EX", None, "NX")
 
 
 class _Answer(NamedTuple):
@@ -27,12 +27,18 @@ class _Answer(NamedTuple):
 
 
 class Documents:
-    """Writes for the process `boot` over `line`; the list lives for `index_ttl_seconds`."""
+    """Writes for the process `boot` over `line`; the list lives for `index_ttl_seconds`.
 
-    def __init__(self, line: Line, boot: str, index_ttl_seconds: int) -> None:
+    `server_seconds` is Unix time by the server's clock, None while that is not known.
+    """
+
+    def __init__(
+        self, line: Line, boot: str, index_ttl_seconds: int, server_seconds: Callable[[], float | None]
+    ) -> None:
         self._line = line
         self._boot = boot
         self._index_ttl_seconds = index_ttl_seconds
+        self._server_seconds = server_seconds
         # Claims that were granted when the list could not be told: the next batch does.
         self._unlisted: list[Entry] = []
 
@@ -42,19 +48,27 @@ class Documents:
             then([])
             return
         # A plain SET that finds something is decided after its batch; where an id is twice in it, order matters.
-        is_any_twice = len({record.task_id for record in records}) < len(records)
+        is_any_twice = len(records) > 1 and len({record.task_id for record in records}) < len(records)
         plain = [not is_any_twice and _is_plain(record) for record in records]
         commands = [self._command(record, is_plain) for record, is_plain in zip(records, plain, strict=True)]
         repeated, self._unlisted = self._unlisted, []
-        entries = repeated + [entry_of(record, record.attempt) for record in records if record.attempt]
-        if entries:
-            commands.append(index_step(entries, self._boot, self._index_ttl_seconds))
-        self._line.ask(commands, partial(self._take, records, plain, repeated, then))
+        steps = self._list_steps(records, repeated, are_new=all(plain))
+        self._line.ask([*commands, *steps], partial(self._take, records, plain, repeated, then))
 
-    def _command(self, r: Record, is_plain: bool) -> Command:
+    def _list_steps(
+        self, records: Sequence[Record], repeated: list[Entry], *, are_new: bool
+    ) -> Sequence[Command | bytes]:
+        if are_new and not repeated and (now_seconds := self._server_seconds()) is not None:
+            return steps_of_new(records, now_seconds, self._index_ttl_seconds)
+        entries = repeated + [entry_of(record, record.attempt) for record in records if record.attempt]
+        return [index_step(entries, self._boot, self._index_ttl_seconds)] if entries else []
+
+    def _command(self, r: Record, is_plain: bool) -> Command | bytes:
         key = DOCUMENT_PREFIX + r.task_id
         if is_plain:
-            return ("SET", key, complete_document(r.head, r.attempt), "EX", r.ttl_seconds, "NX")
+            name, document = key.encode(), complete_document(r.head, r.attempt).encode()
+            ttl = b"%d" % r.ttl_seconds
+            return _SET_NEW % (len(name), name, len(document), document, len(ttl), ttl)
         grace_ms = int(r.grace_seconds * 1000)
         arguments = (r.head, r.attempt, r.rank, r.ttl_seconds, self._boot, r.created_ms, r.owner, grace_ms)
         return ("EVALSHA", SCRIPT.digest, 1, key, *arguments)
@@ -71,7 +85,7 @@ class Documents:
         missed = [n for n, answer in enumerate(answers) if answer is None]
         take = partial(_complete, answers, missed, then)
         if missed:
-            self.write([replace(records[n], is_new=False) for n in missed], take)
+            self.write([records[n]._replace(is_new=False) for n in missed], take)
         else:
             take([])
 

@@ -1,19 +1,23 @@
-"""The order in which Redis lists the tasks: its keys, and what index.lua is told of a status. Part of store.
+"""The order in which Redis lists the tasks: its keys, and how the list is told of a status. Part of store.
 
-Sends nothing itself: documents tells the list of what it writes, store of what it finds.
+index.lua compares what it is told with what is listed; of requests that nobody has heard of before, plain commands list
+the same in a third of the server's time. Sends nothing itself: documents tells the list of what it writes, store of
+what it finds.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import TypeAlias
 
-from gateway.line import Command, Script
+from gateway.line import Command, Script, form
 from gateway.records import Record
 
 OWN_PREFIX = "tsx:ollama:"
 INDEX_PREFIX = OWN_PREFIX + "{index}:"
 BEATS, CANCELS = INDEX_PREFIX + "beats", INDEX_PREFIX + "cancels"
-INDEX_KEYS = (INDEX_PREFIX + "all", INDEX_PREFIX + "entry", INDEX_PREFIX + "expiry", BEATS, CANCELS)
+_ENTRY, _EXPIRY = INDEX_PREFIX + "entry", INDEX_PREFIX + "expiry"
+INDEX_KEYS = (INDEX_PREFIX + "all", _ENTRY, _EXPIRY, BEATS, CANCELS)
 SCRIPT = Script("index")
 
 _FORGOTTEN = 100  # how many expired entries go with a step
@@ -48,3 +52,37 @@ def index_arguments(entries: Iterable[Entry], boot: str, ttl_seconds: int, forgo
 def index_step(entries: Iterable[Entry], boot: str, ttl_seconds: int) -> Command:
     """One step that tells the list of all `entries`."""
     return ("EVALSHA", SCRIPT.digest, len(INDEX_KEYS), *INDEX_KEYS, *index_arguments(entries, boot, ttl_seconds))
+
+
+def steps_of_new(records: Sequence[Record], now_seconds: float, ttl_seconds: int) -> list[bytes]:
+    """Steps that list requests whose first status is their last, as index.lua would where it finds nothing of them.
+
+    `now_seconds` is Unix time by the server's clock, which index.lua looks at by itself. May come again.
+    """
+    steps: list[bytes] = []
+    lives: dict[bytes, None] = {}
+    for r in records:
+        forms, expires = _forms(r.state, r.owner, ttl_seconds)
+        task_id, moment = r.task_id.encode(), b"%013d" % r.created_ms
+        entry = b"%d:%d:%b:%b:%b" % (r.attempt, r.rank, moment, r.state.encode(), r.owner.encode())
+        until, at = b"%d" % (now_seconds + r.ttl_seconds), b"%b:%b" % (moment, task_id)
+        steps.append(_NEW_ENTRY % (len(task_id), task_id, len(entry), entry))
+        steps.append(_NEW_EXPIRY % (len(until), until, len(task_id), task_id))
+        steps += [form % (len(at), at) for form in forms]
+        lives.update(expires)
+    return [*steps, *lives]
+
+
+# A client may have sent an id of ours again before we could write its first end: the entry is the later request's then,
+# and a place without an entry is passed over by who reads the list.
+_NEW_ENTRY = form("HSETNX", _ENTRY, None, None)
+_NEW_EXPIRY = form("ZADD", _EXPIRY, "NX", None, None)
+
+
+@lru_cache(maxsize=256)
+def _forms(state: str, owner: str, ttl_seconds: int) -> tuple[list[bytes], dict[bytes, None]]:
+    """Steps to a place in each list of a task, to be filled in with it; and those by which all the keys live on."""
+    lists = ("all", state, f"all@{owner}", f"{state}@{owner}") if owner else ("all", state)
+    keys = [INDEX_PREFIX + name for name in lists]
+    lives = [form("EXPIRE", key, str(ttl_seconds)) % () for key in (_ENTRY, _EXPIRY, *keys)]
+    return [form("ZADD", key, "0", None) for key in keys], dict.fromkeys(lives)

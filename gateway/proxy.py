@@ -3,9 +3,8 @@
 Each request is one `Exchange`, to be read from top to bottom: a chain of plain calls without a task of its own, as a
 task's turn costs more than all else. Both ends say when they have news, and what they have is pulled from there.
 Bodies pass piece by piece and are never parsed or gathered; between the upstream's first byte and the client's last
-there is no wait for the store but the two bounded ones of contract 4.5. What the task becomes is decided in two places
-and no third: `_conclude` where the message came whole, `_fail` where it did not. Called by app for every target under
-`/v1/`.
+there is no wait for the store but the two bounded ones of contract 4.5. The task ends in two places and no third:
+`_conclude` where the message came whole, `_fail` where it did not. Called by app for every target under `/v1/`.
 """
 
 import logging
@@ -15,17 +14,16 @@ from gateway import headers
 from gateway.counts import Counts
 from gateway.errors import (
     BodyTooLarge,
-    Cancelled,
     GatewayError,
     MethodNotAllowed,
     ShuttingDown,
     TaskIdInUse,
     UpstreamBroken,
     UpstreamFailure,
-    UpstreamTimeout,
     UpstreamUnavailable,
 )
 from gateway.outbox import TrackedTask
+from gateway.outcome import ClientLeft, outcome_of_failure, outcome_of_message
 from gateway.request import Request, http_date
 from gateway.tail import Ending, EndWatch, end_watch
 from gateway.target import Target
@@ -36,10 +34,6 @@ from gateway.upstream import Connection, Upstream
 log = logging.getLogger("gateway.proxy")
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-
-
-class _ClientLeft(Exception):
-    """The client closed its connection before its answer was complete."""
 
 
 class Proxy:
@@ -94,8 +88,25 @@ class Exchange:
     """
 
     __slots__ = (
-        "_connection", "_end_watch", "_fields", "_held", "_is_admitted", "_is_chunked", "_is_held", "_is_last_held",
-        "_is_opening", "_is_over", "_proxy", "_repeatable", "_request", "_target", "_task", "_tracker", "_upstream",
+        "_connection",
+        "_end_watch",
+        "_fields",
+        "_has_length",
+        "_held",
+        "_is_admitted",
+        "_is_chunked",
+        "_is_held",
+        "_is_last_held",
+        "_is_opening",
+        "_is_over",
+        "_lines",
+        "_proxy",
+        "_repeatable",
+        "_request",
+        "_target",
+        "_task",
+        "_tracker",
+        "_upstream",
     )  # fmt: skip
 
     def __init__(self, proxy: Proxy, request: Request, target: Target, task: TrackedTask) -> None:
@@ -114,7 +125,9 @@ class Exchange:
         self._connection: Connection | None = None
         self._repeatable: bytes | None = None  # the whole request, where it may be sent twice
         # answer
-        self._fields: headers.Fields = []
+        self._fields: headers.Fields | None = None  # the upstream's
+        self._lines = b""  # ours
+        self._has_length = False
         self._end_watch: EndWatch | None = None
         self._is_held = False  # until the store knows
         self._held = b""
@@ -233,7 +246,7 @@ class Exchange:
         if connection is None or self._is_held:
             return
         try:
-            if not self._fields and not self._has_head(connection):
+            if self._fields is None and not self._has_head(connection):
                 return
             while (connection.waiting_bytes or connection.is_complete) and self._request.wire.is_writable:
                 if connection.is_complete:
@@ -296,12 +309,8 @@ class Exchange:
         has_body = self._request.method != "HEAD" and status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
         if is_stream and has_body and not headers.is_encoded(fields):
             self._end_watch = end_watch(self._target.path)
+        self._fields = fields
         self._tracker.answer(self._task, status, is_stream=is_stream)
-        if status == HTTPStatus.NO_CONTENT:
-            fields = [field for field in fields if field[0] != b"content-length"]  # RFC 9110 section 8.6
-        self._fields = headers.response_fields(
-            fields, task_id=self._task.task_id, date=http_date(), is_stream=is_stream
-        )
 
     def _retry(self, connection: Connection, failure: UpstreamFailure) -> None:
         """A kept-alive connection that was dead already is replaced once, where that is safe (contract 3.7)."""
@@ -316,7 +325,18 @@ class Exchange:
     def _hold(self, piece: bytes, *, is_last: bool) -> None:
         """What is to come next waits until the store has the task's stage, or for its bounded time."""
         self._is_held, self._held, self._is_last_held = True, piece, is_last
+        if not self._lines:
+            self._make_lines()
         self._tracker.settle(self._task, self._let_go)
+
+    def _make_lines(self) -> None:
+        """The head as the client gets it; of a short answer it is made while the store writes."""
+        task, fields = self._task, self._fields or []
+        if task.status_code == HTTPStatus.NO_CONTENT:
+            fields = [field for field in fields if field[0] != b"content-length"]  # RFC 9110 section 8.6
+        fields = headers.response_fields(fields, task_id=task.task_id, date=http_date(), is_stream=task.is_stream)
+        self._has_length = any(name == b"content-length" for name, _ in fields)
+        self._lines = headers.lines(fields)
 
     def _let_go(self) -> None:
         if self._is_over:
@@ -324,8 +344,7 @@ class Exchange:
         try:
             piece, self._held, self._is_held = self._held, b"", False
             if not self._request.is_started:
-                has_length = any(name == b"content-length" for name, _ in self._fields)
-                self._request.start(self._task.status_code or 0, headers.lines(self._fields), has_length=has_length)
+                self._request.start(self._task.status_code or 0, self._lines, has_length=self._has_length)
             if self._is_last_held:
                 self._end(piece)
                 return
@@ -353,21 +372,14 @@ class Exchange:
 
     def _conclude(self, ending: Ending | None) -> None:
         """The task's end where the message came whole, or its end event did."""
-        status, watch = self._task.status_code or 0, self._end_watch
+        watch = self._end_watch
         if ending is None and watch is not None:
             ending = watch.at_end()
-        if not 200 <= status < 300:
-            self._finish(Reason.UPSTREAM_STATUS, f"the upstream answered HTTP {status}")
-        elif ending is Ending.ERROR:
-            self._finish(Reason.STREAM_ERROR, "the stream ended with an error event")
-        elif watch is not None and ending is None:
-            self._finish(Reason.STREAM_INCOMPLETE, "the stream ended without its end event")
-        else:
-            self._finish(None, "complete")
+        self._finish(*outcome_of_message(self._task.status_code or 0, ending, needs_ending=watch is not None))
 
     def lose(self) -> None:
         """The client has left."""
-        self._fail(_ClientLeft())
+        self._fail(ClientLeft())
 
     def _cut(self) -> None:
         """The task was ended from outside."""
@@ -378,16 +390,16 @@ class Exchange:
         log.exception("task %s failed inside the gateway", self._task.task_id)
         self._fail(GatewayError("internal error in the gateway"))
 
-    def _fail(self, error: GatewayError | _ClientLeft) -> None:
+    def _fail(self, error: GatewayError | ClientLeft) -> None:
         """The task's end where the exchange broke off; tells the client as well as it still can be told."""
         if self._is_over:
             return
         request, task = self._request, self._task
         if isinstance(error, GatewayError) and not (request.is_started or task.is_final):
             task.status_code = error.status
-        self._finish(_reason(error, is_started=request.is_started), str(error) or "the client closed the connection")
+        self._finish(*outcome_of_failure(error, is_started=request.is_started))
         self._close()
-        if isinstance(error, _ClientLeft):
+        if isinstance(error, ClientLeft):
             return  # nobody is left to be told
         if request.is_started:
             request.break_off()
@@ -408,20 +420,3 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is not None:
             self._upstream.release(connection)
-
-
-# The first that fits.
-_REASONS: list[tuple[type[Exception], Reason]] = [
-    (_ClientLeft, Reason.CLIENT_DISCONNECT),
-    (UpstreamUnavailable, Reason.UPSTREAM_UNAVAILABLE),
-    (UpstreamTimeout, Reason.TIMEOUT),
-    (UpstreamFailure, Reason.UPSTREAM_ERROR),
-    (Cancelled, Reason.CANCELLED),
-    (ShuttingDown, Reason.SHUTDOWN),
-    (GatewayError, Reason.GATEWAY_ERROR),
-]
-
-
-def _reason(error: GatewayError | _ClientLeft, *, is_started: bool) -> Reason:
-    reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
-    return Reason.UPSTREAM_TRUNCATED if is_started and reason is Reason.UPSTREAM_ERROR else reason

@@ -69,7 +69,7 @@ class RedisStore:
         self._index_ttl_seconds = longest_ttl_seconds + _INDEX_MARGIN_SECONDS
         self._watch, self._replace, self._cancel = map(Script, ("watch", "replace", "cancel"))
         self._line = Line(url, [documents.SCRIPT, index.SCRIPT])
-        self._writer = Documents(self._line, boot, self._index_ttl_seconds)
+        self._writer = Documents(self._line, boot, self._index_ttl_seconds, self._server_seconds)
         # A burst of polls waits for one of these for a moment, instead of opening a connection each.
         self._pool = BlockingConnectionPool.from_url(
             url,
@@ -167,6 +167,10 @@ class RedisStore:
             self._steady_at = now + self._grace_seconds
         self._clock_offset_seconds = offset_seconds
         return now >= self._steady_at
+
+    def _server_seconds(self) -> float | None:
+        """Unix time by the server's clock, as of the last look at it; each second brings another."""
+        return None if self._clock_offset_seconds == inf else time.monotonic() + self._clock_offset_seconds
 
     async def _make_lost(self, document: str, spared: Container[str] = ()) -> str | None:
         """FAILED lost in the place of `document`; whoever wrote it meanwhile keeps what he wrote."""

@@ -7,6 +7,7 @@ Called by app (routing), proxy (the bytes that go upstream), guard and server (a
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from gateway.errors import InvalidPath
@@ -17,6 +18,7 @@ RELAYED_PREFIX = b"/v1/"
 # targets alike settle in a few passes; what has not settled by then is refused.
 _MAX_DECODE_PASSES = 16
 _ENCODED_PERCENT_RUN = re.compile(rb"%(?:25)+")
+_SHORT_BYTES = 256  # what is longer is not remembered
 _FORBIDDEN_BYTE = re.compile(rb"[\\\x00\r\n]")
 _ABSOLUTE_FORM = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://([^/?#]*)")
 
@@ -44,11 +46,18 @@ def parse(raw: bytes) -> Target:
     An absolute-form target (`GET http://host/v1/models`) means its path.
     Raises InvalidPath where decoding could lead to another path.
     """
+    return _parse_again(raw) if len(raw) <= _SHORT_BYTES else _parse(raw)
+
+
+def _parse(raw: bytes) -> Target:
     _, origin_form = split_absolute(raw)
     path, mark, query = origin_form.partition(b"?")
     if has_way_out(path):
         raise InvalidPath("the path must not contain '.' or '..' segments, a backslash, NUL, CR or LF, encoded or not")
     return Target(path, query if mark else None)
+
+
+_parse_again = lru_cache(maxsize=256)(_parse)  # nearly all requests have the same few targets
 
 
 def split_absolute(raw: bytes) -> tuple[bytes | None, bytes]:

@@ -111,9 +111,11 @@ def chosen_id(values: Sequence[bytes]) -> str | None:
 
 def new_id() -> str:
     """A random UUID (version 4, RFC 9562 section 5.4), written down directly: uuid.uuid4() costs five times as much."""
-    text = secrets.token_hex(16)
-    variant = "89ab"[int(text[16], 16) & 3]
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+    text = secrets.token_bytes(16).hex()
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANTS[text[16]]}{text[17:20]}-{text[20:]}"
+
+
+_VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def redact_query(query: str) -> str:

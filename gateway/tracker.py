@@ -72,6 +72,7 @@ class Tracker:
             self._outbox,
             render=self._record,
             own=Names(self.is_own),
+            is_alone=lambda: not self._in_flight,
             on_cancel=self._cancel_named,
             on_spared=self._tell_again,
             counts=self._counts,
@@ -169,9 +170,9 @@ class Tracker:
     def finish(self, task: TrackedTask, reason: Reason | None, message: str) -> None:
         """The one end of a task: SUCCESS without a reason, else FAILED. Later ends are ignored."""
         if task.finish(reason, message, self._now_ms()):
-            self._counts.ended(task)
             self._leave(task)
             self._outbox.post_urgently(task)
+            self._counts.ended(task)
             self._changes.changed(task.task_id)
 
     def _leave(self, task: TrackedTask) -> None:

@@ -46,8 +46,9 @@ class _Everything:
 class StoreWriter:
     """Writes what is in `outbox`; `render` makes the record of a task as it is now.
 
-    `own` are the names of requests that nobody may call lost; `on_cancel` is called with the names of tasks to cancel,
-    `on_spared` with those of `own` that the store takes for silent.
+    `own` are the names of requests that nobody may call lost, and `is_alone` tells that none of them is in flight;
+    `on_cancel` is called with the names of tasks to cancel, `on_spared` with those of `own` that the store takes for
+    silent.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class StoreWriter:
         *,
         render: Callable[[TrackedTask], Record],
         own: Container[str],
+        is_alone: Callable[[], bool],
         on_cancel: Callable[[str], object],
         on_spared: Callable[[str], object] = str,
         grace_seconds: float,
@@ -67,6 +69,7 @@ class StoreWriter:
         self._outbox = outbox
         self._render = render
         self._own = own
+        self._is_alone = is_alone
         self._on_cancel = on_cancel
         self._on_spared = on_spared
         self._grace_seconds = grace_seconds
@@ -104,7 +107,8 @@ class StoreWriter:
         self._waiting[task] = None
         self._deadline = self._deadline or Deadline(asyncio.get_running_loop(), self._release_overdue)
         self._deadline.move_up(min(MAX_WAIT_SECONDS, task.wait_left))
-        self._outbox.post_urgently(task)
+        if task.boxed_rank < rank:  # else it is on its way
+            self._outbox.post_urgently(task)
 
     def forget(self, task: TrackedTask) -> None:
         """Nobody waits for this task any more."""
@@ -165,11 +169,14 @@ class StoreWriter:
         self._outbox.give_back()
 
     def _wake(self) -> None:
-        """Something may be due: it goes with all else that this turn of the loop brings, or with what is under way."""
+        """Something may be due: it goes with all else that this turn of the loop brings, or behind what is under way.
+
+        At once where nobody else could bring anything.
+        """
         if not self._is_idle or not self._is_running or not self._outbox.is_due:
             return
         self._is_idle = False
-        if self._store.answers_at_once:
+        if self._store.answers_at_once or self._is_alone():
             self._write()
         else:
             self._next = asyncio.get_running_loop().call_soon(self._write)
@@ -235,12 +242,12 @@ class StoreWriter:
             return
         self._outbox.finish_batch()
         seconds = time.monotonic() - started
-        self._counts.observe(STORE_WRITE, seconds)
-        self._has_answered_in(seconds)
         told = [task for task, result in zip(batch, written, strict=True) if self._take_result(task, result)]
         then(True)
         for task in told:
             self._release(task)
+        self._counts.observe(STORE_WRITE, seconds)
+        self._has_answered_in(seconds)
 
     def _take_result(self, task: TrackedTask, result: Written) -> bool:
         """Notes what became of a task's record. True where whoever waits for it has waited long enough."""

@@ -13,7 +13,7 @@ import uvloop
 from redis.asyncio import Connection
 
 from gateway import line as line_module
-from gateway.line import COMMAND_TIMEOUT_SECONDS, Line, Script
+from gateway.line import COMMAND_TIMEOUT_SECONDS, Line, Script, form
 from gateway.records import StoreError
 from tests.support.ports import free_port
 from tests.support.tap import Tap, tapped
@@ -48,7 +48,7 @@ async def line(tap: Tap) -> AsyncIterator[Line]:
     await line.close()
 
 
-def asked(line: Line, *commands: Command) -> asyncio.Future[list[Any]]:
+def asked(line: Line, *commands: Command | bytes) -> asyncio.Future[list[Any]]:
     """The replies to commands, which are asked for at once. Raises StoreError."""
     answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
 
@@ -67,6 +67,14 @@ async def test_replies_come_in_the_order_of_asking(line: Line) -> None:
     for _ in range(2):
         answers = await asyncio.gather(*(asked(line, *[("ECHO", f"{n}.{i}") for i in range(n)]) for n in range(1, 9)))
         assert answers == [[f"{n}.{i}" for i in range(n)] for n in range(1, 9)]
+
+
+async def test_a_form_is_the_command_that_it_is_filled_in_to(line: Line) -> None:
+    """Whatever the fixed parts and the arguments hold, the server gets them as they are."""
+    arguments = [b"%b \r\n$3\r\n", "é".encode(), b""]
+    ask = form("EVAL", "return ARGV -- 100%d", "0", None, None, None, "%s")
+    gaps = [part for argument in arguments for part in (len(argument), argument)]
+    assert await asked(line, ask % tuple(gaps)) == [[argument.decode() for argument in arguments] + ["%s"]]
 
 
 async def test_replies_may_come_in_pieces(line: Line, tap: Tap) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import json
 import time
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -81,7 +80,7 @@ class Weather:
 
     def write(self, records: Sequence[Record], then: Then) -> None:
         """Writes, late where it is held back; the lists are told at once."""
-        records = [replace(record, grace_seconds=self.grace_seconds) for record in records]
+        records = [record._replace(grace_seconds=self.grace_seconds) for record in records]
         self.writing = asyncio.create_task(self._write(records, then))
 
     async def _write(self, records: Sequence[Record], then: Then) -> None:

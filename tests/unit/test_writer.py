@@ -39,11 +39,13 @@ class Subject:
         self.outbox = Outbox()
         self.in_flight: dict[str, TrackedTask] = {}
         self.cancelled: list[str] = []
+        self.is_alone = False
         self.writer = StoreWriter(
             self.store,
             self.outbox,
             render=render,
             own=self.in_flight,
+            is_alone=lambda: self.is_alone,
             on_cancel=self.cancelled.append,
             grace_seconds=GRACE_SECONDS,
         )
@@ -376,3 +378,25 @@ async def test_a_granted_claim_tells_the_attempt() -> None:
         task = subject.post(attempt=0)
         await subject.wait(task)
         assert (task.attempt, task.is_saved) == (5, True)
+
+
+# -- when a batch is sent --
+
+
+async def test_a_status_goes_with_all_that_the_turn_brings() -> None:
+    """What many requests tell in one turn of the loop is one batch."""
+    async with running() as subject:
+        tasks = [subject.post(is_ended=True) for _ in range(10)]
+        assert not subject.store.records
+        await asyncio.gather(*map(subject.wait, tasks))
+        assert [len(batch) for batch in subject.store.batches] == [10]
+
+
+async def test_who_is_alone_is_written_at_once_and_once() -> None:
+    """Where no other request is in flight nothing could come along: its end is on the way before anybody waits."""
+    async with running() as subject:
+        subject.is_alone = True
+        task = subject.post(is_ended=True)
+        assert subject.store.calls["put"] == 1
+        await subject.wait(task)
+        assert [len(batch) for batch in subject.store.batches] == [1]
