@@ -19,7 +19,7 @@ from bench.process import Process, StartFailedError, answers, free_port, frozen,
 from bench.procstat import Meter, tree
 
 GATEWAYS = ("gateway", "gateway-ids", "gateway-2", "gateway-no-store", "gateway-frozen", "gateway-1k", "gateway-1m")
-PEERS = ("nginx", "nginx-tuned", "haproxy", "fastapi", "litellm", "portkey")
+PEERS = ("nginx", "nginx-tuned", "haproxy", "floor", "fastapi", "litellm", "portkey")
 TITLES = {
     "direct": "direct",
     "nginx": "nginx",
@@ -32,6 +32,7 @@ TITLES = {
     "gateway-frozen": "gateway, store frozen",
     "gateway-1k": "gateway, 1,000 tasks",
     "gateway-1m": "gateway, 1,000,000 tasks",
+    "floor": "floor: bytes and a SET",
     "fastapi": "FastAPI + httpx + Redis",
     "litellm": "LiteLLM",
     "portkey": "Portkey",
@@ -173,7 +174,8 @@ class _Builder:
             "gateway-frozen": self._frozen,
             "gateway-1k": lambda: self._filled("gateway-1k", 1_000),
             "gateway-1m": lambda: self._filled("gateway-1m", 1_000_000),
-            "fastapi": lambda: self._tracking("fastapi", self._fastapi()),
+            "floor": lambda: self._tracking("floor", self._own("floor")),
+            "fastapi": lambda: self._tracking("fastapi", self._own("relay")),
             "litellm": self._litellm,
             "portkey": self._portkey,
         }
@@ -262,9 +264,9 @@ class _Builder:
         argv = [tools.system("haproxy"), "-db", "-f", str(file)]
         return self._stack.enter_context(running(self._folder, "haproxy", argv, port))
 
-    def _fastapi(self) -> Process:
+    def _own(self, module: str) -> Process:
         ports = str(self._upstream.port), str(self._store().port)
-        return self._run("fastapi", [sys.executable, "-m", "bench.relay"], *ports)
+        return self._run(module, [sys.executable, "-m", f"bench.{module}"], *ports)
 
     def _litellm(self) -> Variant:
         file = self._folder / "litellm.yaml"

@@ -76,6 +76,9 @@ class Documents:
     def _take(
         self, records: Sequence[Record], plain: list[bool], repeated: list[Entry], then: Then, replies: Replies
     ) -> None:
+        if not isinstance(replies, StoreError) and replies[: len(records)] == ["OK"] * len(records):
+            then([_SET.written] * len(records))  # nearly always: scripts answer otherwise
+            return
         answers = replies if isinstance(replies, StoreError) else self._understood(plain, replies)
         if isinstance(answers, StoreError):
             self._unlisted = repeated + self._unlisted

@@ -81,6 +81,12 @@ def response_fields(fields: Fields, *, task_id: str, date: bytes, is_stream: boo
     return passed
 
 
+def chunk(piece: bytes, *, is_last: bool) -> bytes:
+    """`piece` as it goes on the wire in a chunked body; the last may be empty (RFC 9112 section 7.1)."""
+    framed = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
+    return framed + b"0\r\n\r\n" if is_last else framed
+
+
 def lines(fields: Fields) -> bytes:
     """Fields as they stand in a message head."""
     return b"".join([b"%b: %b\r\n" % field for field in fields])

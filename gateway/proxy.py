@@ -88,25 +88,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_connection",
-        "_end_watch",
-        "_fields",
-        "_has_length",
-        "_held",
-        "_is_admitted",
-        "_is_chunked",
-        "_is_held",
-        "_is_last_held",
-        "_is_opening",
-        "_is_over",
-        "_lines",
-        "_proxy",
-        "_repeatable",
-        "_request",
-        "_target",
-        "_task",
-        "_tracker",
-        "_upstream",
+        "_connection", "_end_watch", "_fields", "_has_length", "_held", "_is_admitted", "_is_chunked", "_is_held",
+        "_is_last_held", "_is_opening", "_is_over", "_lines", "_proxy", "_repeatable", "_request", "_target", "_task",
+        "_tracker", "_upstream",
     )  # fmt: skip
 
     def __init__(self, proxy: Proxy, request: Request, target: Target, task: TrackedTask) -> None:
@@ -229,11 +213,7 @@ class Exchange:
     on_taken = on_request
 
     def _framed(self, piece: bytes, *, is_last: bool) -> bytes:
-        """`piece` as it goes on the wire: as a chunk where the client sends chunks (RFC 9112 section 7.1)."""
-        if not self._is_chunked:
-            return piece
-        chunk = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
-        return chunk + b"0\r\n\r\n" if is_last else chunk
+        return headers.chunk(piece, is_last=is_last) if self._is_chunked else piece
 
     # -- the way out --
 
@@ -263,10 +243,7 @@ class Exchange:
     on_writable = on_answer
 
     def on_piece(self, piece: bytes) -> bool:
-        """A piece that is not the last; of a stream that flows each comes here straight from the upstream's parser.
-
-        False where it has to wait.
-        """
+        """A piece that is not the last; False where it has to wait. While a stream flows the parser calls this."""
         request, task, watch = self._request, self._task, self._end_watch
         if self._is_held or not request.wire.is_writable:
             return False

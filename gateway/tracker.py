@@ -81,6 +81,7 @@ class Tracker:
         self._changes = Changes(store.read, self._in_flight)
         self._idle = asyncio.Event()  # nothing is in flight any more; told while draining only
         self._last_claim_ms = 0
+        self._spare_id = ""  # for the next request that brings none
 
     def __repr__(self) -> str:
         condition = "up" if self.is_store_up else "down"
@@ -124,7 +125,8 @@ class Tracker:
         if self.is_draining:
             raise ShuttingDown("the gateway is about to stop; try again at another one, or a little later")
         if task_id is None:
-            task = TrackedTask(new_id(), method, path, query, self._now_ms(), 1, owner)
+            new, self._spare_id = self._spare_id or new_id(), ""
+            task = TrackedTask(new, method, path, query, self._now_ms(), 1, owner)
             self._outbox.post(task)
         else:
             task = self._next_attempt(task_id, method, path, query, owner)
@@ -160,6 +162,7 @@ class Tracker:
         if task.forward(self._now_ms()):
             self._outbox.post(task)
             self._changes.changed(task.task_id)
+        self._spare_id = self._spare_id or new_id()  # now there is time for that
 
     def answer(self, task: TrackedTask, status_code: int, *, is_stream: bool) -> None:
         """The upstream's response head has come."""

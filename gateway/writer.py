@@ -113,22 +113,27 @@ class StoreWriter:
     def forget(self, task: TrackedTask) -> None:
         """Nobody waits for this task any more."""
         if task.waiter is not None:
-            del self._waiting[task]
-            task.waiter = None
-            waited = time.monotonic() - task.wait_began
-            task.wait_left -= waited
-            self._counts.observe(STORE_WAIT, waited)
+            self._counts.observe(STORE_WAIT, self._end_wait(task))
+
+    def _end_wait(self, task: TrackedTask) -> float:
+        """How many seconds it took."""
+        del self._waiting[task]
+        task.waiter = None
+        waited = time.monotonic() - task.wait_began
+        task.wait_left -= waited
+        return waited
 
     def _release(self, task: TrackedTask) -> None:
         """Lets whoever waits for this task go on; what fails there is his, and harms nobody else."""
         then = task.waiter
         if then is None:
             return
-        self.forget(task)
+        waited = self._end_wait(task)
         try:
             then()
         except Exception:
             log.exception("task %s failed inside the gateway", task.task_id)
+        self._counts.observe(STORE_WAIT, waited)
 
     def _release_overdue(self) -> None:
         now = time.monotonic()
