@@ -209,7 +209,7 @@ def _growth(scenario: str) -> Callable[[Results], list[float]]:
 _ASKED = (
     _Asked("Small JSON, 32 clients: CPU to nginx's", 3, True, _pairs("json-32", "proxy_us", "nginx", _over)),
     _Asked("the same with clients' ids", 3, True, _pairs("json-32", "proxy_us", "nginx", _over, "gateway-ids")),
-    _Asked("Small JSON, 1 client: CPU to nginx's", 3, True, _pairs("json-1", "proxy_us", "nginx", _over)),
+    _Asked("the same with 1 client", 3, True, _pairs("json-1", "proxy_us", "nginx", _over)),
     _Asked("Small JSON, 1 client: added p50, us", 300, True, _pairs("json-1", "p50_us", "direct", _minus), ",.0f"),
     _Asked("Small JSON: throughput to FastAPI + httpx + Redis", 15, False,
            _pairs("json-32", "per_second", "fastapi", _over), ".1f"),

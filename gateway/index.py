@@ -73,8 +73,8 @@ def steps_of_new(records: Sequence[Record], now_seconds: float, ttl_seconds: int
     return [*steps, *lives]
 
 
-# A client may have sent an id of ours again before we could write its first end: the entry is the later request's then,
-# and a place without an entry is passed over by who reads the list.
+# A client may have sent an id of ours again before we could write its first end: the entry is the later request's then.
+# Who reads the list passes over a place without one, and clears it away once there is no document of that id.
 _NEW_ENTRY = form("HSETNX", _ENTRY, None, None)
 _NEW_EXPIRY = form("ZADD", _EXPIRY, "NX", None, None)
 

@@ -38,6 +38,7 @@ _SWEEP = 1000
 _SWEEPS = 10
 _BURIED_AT_ONCE = 256
 _CLOCK_STEP_SECONDS = 2.0
+_CLOCK_SEEN_SECONDS = 5.0
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class RedisStore:
         self._ttl_done_seconds = ttl_done_seconds
         self._grace_seconds = grace_seconds
         self._clock_offset_seconds = inf  # of the server's clock to the monotonic one here, when last seen
+        self._clock_seen_at = -inf  # by this machine's, Unix seconds
         self._steady_at = 0.0
         self._index_ttl_seconds = longest_ttl_seconds + _INDEX_MARGIN_SECONDS
         self._watch, self._replace, self._cancel = map(Script, ("watch", "replace", "cancel"))
@@ -165,12 +167,16 @@ class RedisStore:
         offset_seconds = now_ms / 1000 - now
         if offset_seconds - self._clock_offset_seconds > _CLOCK_STEP_SECONDS:
             self._steady_at = now + self._grace_seconds
-        self._clock_offset_seconds = offset_seconds
+        self._clock_offset_seconds, self._clock_seen_at = offset_seconds, time.time()
         return now >= self._steady_at
 
     def _server_seconds(self) -> float | None:
-        """Unix time by the server's clock, as of the last look at it; each second brings another."""
-        return None if self._clock_offset_seconds == inf else time.monotonic() + self._clock_offset_seconds
+        """Unix time by the server's clock; None before the first look at it, and where the last one is not of just now.
+
+        Each second brings another, but while this machine sleeps no monotonic clock goes on.
+        """
+        is_recent = 0 <= time.time() - self._clock_seen_at <= _CLOCK_SEEN_SECONDS
+        return time.monotonic() + self._clock_offset_seconds if is_recent else None
 
     async def _make_lost(self, document: str, spared: Container[str] = ()) -> str | None:
         """FAILED lost in the place of `document`; whoever wrote it meanwhile keeps what he wrote."""

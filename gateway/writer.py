@@ -247,12 +247,12 @@ class StoreWriter:
             return
         self._outbox.finish_batch()
         seconds = time.monotonic() - started
+        self._has_answered_in(seconds)
         told = [task for task, result in zip(batch, written, strict=True) if self._take_result(task, result)]
         then(True)
         for task in told:
             self._release(task)
         self._counts.observe(STORE_WRITE, seconds)
-        self._has_answered_in(seconds)
 
     def _take_result(self, task: TrackedTask, result: Written) -> bool:
         """Notes what became of a task's record. True where whoever waits for it has waited long enough."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -120,6 +121,25 @@ async def test_plain_steps_list_what_the_script_would(server: Server, owner: str
             assert all(abs(score - (now + 60)) <= 3 for score in (*content.values(), *kept[1][key].values()))
         else:
             assert content == kept[1][key]
+
+
+@pytest.mark.parametrize("seconds", [-60.0, 60.0])
+async def test_a_clock_that_was_not_seen_lately_is_not_trusted(
+    server: Server, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """After a machine's sleep, or a while without the store, the server looks at its own clock."""
+    await server.client.flushall()
+    store = RedisStore(server.url, boot=BOOT, longest_ttl_seconds=3600)
+    await store.watch(())
+    now = time.time()
+    monkeypatch.setattr("gateway.store.time.time", lambda: now + seconds)
+    await server.client.config_resetstat()
+    await put(store, [record("a", Stage.DONE, is_new=True)])
+    assert await steps(server) == 1
+    await store.watch(())
+    await put(store, [record("b", Stage.DONE, is_new=True)])
+    assert await steps(server) == 1
+    await store.close()
 
 
 async def contents(server: Server) -> dict[str, dict[str, float]]:

@@ -400,3 +400,16 @@ async def test_who_is_alone_is_written_at_once_and_once() -> None:
         assert subject.store.calls["put"] == 1
         await subject.wait(task)
         assert [len(batch) for batch in subject.store.batches] == [1]
+
+
+async def test_the_answer_to_one_batch_does_not_hide_that_the_next_has_failed() -> None:
+    """The store is away when what follows an answer at once cannot be written, however good that answer was."""
+    async with running() as subject:
+        subject.store.door.clear()
+        subject.post(is_ended=True)
+        await until(lambda: subject.store.calls["put"], 1, "the first is on its way")
+        subject.post(is_ended=True)
+        subject.store.write_failure = RuntimeError("a mistake of ours")
+        subject.store.door.set()
+        await until(lambda: subject.store.calls["put"] == 2, 1, "the second was tried")
+        assert not subject.writer.is_up
