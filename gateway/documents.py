@@ -76,8 +76,8 @@ class Documents:
     def _take(
         self, records: Sequence[Record], plain: list[bool], repeated: list[Entry], then: Then, replies: Replies
     ) -> None:
-        if not isinstance(replies, StoreError) and replies[: len(records)] == ["OK"] * len(records):
-            then([_SET.written] * len(records))  # nearly always: scripts answer otherwise
+        if all(plain) and not isinstance(replies, StoreError) and replies[: len(records)] == ["OK"] * len(records):
+            then([_SET.written] * len(records))  # nearly always
             return
         answers = replies if isinstance(replies, StoreError) else self._understood(plain, replies)
         if isinstance(answers, StoreError):
