@@ -18,7 +18,7 @@ DOCUMENT = b"x" * 640  # as long as the gateway's
 
 
 class Side(asyncio.Protocol):
-    """One of the three connections; what it reads is given to `on_data`, which `Joined` sets."""
+    """One of the three connections of `joined`, whose `on_<name>` is given what it reads."""
 
     def __init__(self, joined: "Joined", name: str) -> None:
         self._joined = joined

@@ -1,5 +1,5 @@
--- Keeps the order in which tasks are listed, and who is alive. Called by documents.py, once per batch of statuses,
--- and by store.py.
+-- Keeps the order in which tasks are listed, and who is alive. Called by documents.py, once per batch of statuses
+-- that are not all first and last words, and by store.py.
 --
 -- All keys share the slot of their {index} tag and live as long as the newest document; the clock is this server's.
 -- KEYS[1]  tsx:ollama:{index}:all      sorted set, score 0, members "<created_ms, 13 digits>:<task id>"

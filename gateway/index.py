@@ -11,7 +11,7 @@ from itertools import chain
 from typing import TypeAlias
 
 from gateway.line import Command, Script, form
-from gateway.records import Record
+from gateway.records import Record, place
 
 OWN_PREFIX = "tsx:ollama:"
 INDEX_PREFIX = OWN_PREFIX + "{index}:"
@@ -23,6 +23,11 @@ SCRIPT = Script("index")
 _FORGOTTEN = 100  # how many expired entries go with a step
 
 Entry: TypeAlias = tuple[str | int, ...]  # what index.lua is told of one task, in its order
+
+
+def list_key(state: str | None, owner: str | None) -> str:
+    """The list of the tasks of a state (none: of all) and an owner (none: of all)."""
+    return INDEX_PREFIX + (state or "all") + (f"@{owner}" if owner else "")
 
 
 def entry_of(record: Record, attempt: int, seen_ms: int | None = None) -> Entry:
@@ -63,9 +68,9 @@ def steps_of_new(records: Sequence[Record], now_seconds: float, ttl_seconds: int
     lives: dict[bytes, None] = {}
     for r in records:
         forms, expires = _forms(r.state, r.owner, ttl_seconds)
-        task_id, moment = r.task_id.encode(), b"%013d" % r.created_ms
-        entry = b"%d:%d:%b:%b:%b" % (r.attempt, r.rank, moment, r.state.encode(), r.owner.encode())
-        until, at = b"%d" % (now_seconds + r.ttl_seconds), b"%b:%b" % (moment, task_id)
+        task_id, at = r.task_id.encode(), place(r.created_ms, r.task_id).encode()
+        entry = f"{r.attempt}:{r.rank}:{r.created_ms:013d}:{r.state}:{r.owner}".encode()
+        until = b"%d" % (now_seconds + r.ttl_seconds)
         steps.append(_NEW_ENTRY % (len(task_id), task_id, len(entry), entry))
         steps.append(_NEW_EXPIRY % (len(until), until, len(task_id), task_id))
         steps += [form % (len(at), at) for form in forms]
@@ -82,7 +87,6 @@ _NEW_EXPIRY = form("ZADD", _EXPIRY, "NX", None, None)
 @lru_cache(maxsize=256)
 def _forms(state: str, owner: str, ttl_seconds: int) -> tuple[list[bytes], dict[bytes, None]]:
     """Steps to a place in each list of a task, to be filled in with it; and those by which all the keys live on."""
-    lists = ("all", state, f"all@{owner}", f"{state}@{owner}") if owner else ("all", state)
-    keys = [INDEX_PREFIX + name for name in lists]
+    keys = [list_key(which, whose) for whose in sorted({"", owner}) for which in ("", state)]
     lives = [form("EXPIRE", key, str(ttl_seconds)) % () for key in (_ENTRY, _EXPIRY, *keys)]
     return [form("ZADD", key, "0", None) for key in keys], dict.fromkeys(lives)

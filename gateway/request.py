@@ -11,11 +11,10 @@ from http import HTTPStatus
 from typing import Protocol
 
 from gateway.errors import GatewayError
-from gateway.headers import TASK_ID, Fields, lines
+from gateway.headers import TASK_ID, Fields, chunk, lines
 
 _ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_LAST_CHUNK = b"0\r\n\r\n"
 
 
 def _status_line(status: int) -> bytes:
@@ -180,7 +179,7 @@ class Request:
 
     def write(self, piece: bytes) -> None:
         """Sends a piece of the body, not empty."""
-        if self.is_chunked:
+        if self.is_chunked:  # as headers.chunk does, which each piece of a stream would have to call
             piece = b"%x\r\n%b\r\n" % (len(piece), piece)
         if self._head:
             piece, self._head = self._head + piece, b""
@@ -189,7 +188,7 @@ class Request:
     def end(self, piece: bytes = b"") -> None:
         """Sends the last of the body; the answer is complete."""
         if self.is_chunked:
-            piece = b"%x\r\n%b\r\n0\r\n\r\n" % (len(piece), piece) if piece else _LAST_CHUNK
+            piece = chunk(piece, is_last=True)
         if self._head:
             piece, self._head = self._head + piece, b""
         if piece:

@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway import documents, index
 from gateway.documents import DOCUMENT_PREFIX, Documents
-from gateway.index import BEATS, CANCELS, INDEX_KEYS, INDEX_PREFIX, OWN_PREFIX, entry_of, index_arguments
+from gateway.index import BEATS, CANCELS, INDEX_KEYS, OWN_PREFIX, entry_of, index_arguments
 from gateway.line import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, Line, Script, mapped, uncancelled
 from gateway.records import Page, Record, StoreError, Then, decode_cursor, encode_cursor, name_in
 from gateway.task import FINAL_RANK, State, fields_of, lost_document
@@ -108,7 +108,7 @@ class RedisStore:
     ) -> Page:
         """Up to `limit` documents (of `owner`), newest first, from behind `cursor` on. Raises InvalidCursor."""
         start = "(" + decode_cursor(cursor) if cursor else "+"
-        key = INDEX_PREFIX + (state or "all") + (f"@{owner}" if owner else "")
+        key = index.list_key(state, owner)
         return await self._asked(self._page(key, limit, state, start, spared))
 
     async def _page(self, key: str, limit: int, state: State | None, start: str, spared: Container[str] | None) -> Page:

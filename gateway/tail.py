@@ -21,23 +21,14 @@ class Ending(Enum):
 class EndWatch:
     """Finds the end event of one stream in the pieces it is shown, however they are cut.
 
-    `events` maps the names of final events (HTML, "Server-sent events") to what they mean; `types` says whether
-    the JSON of a data line may name the event instead (`{"type":"…"`); `has_done` whether `data: [DONE]` ends it;
-    `ordinary` how most lines begin, none of which announces an end.
-    An event counts once its data line is whole: that is what clients act on.
+    `events` maps the names of final events (HTML, "Server-sent events") to what they mean; the JSON of a data line may
+    name one instead (`{"type":"…"`). `has_done` says whether `data: [DONE]` ends the stream, `ordinary` how most of its
+    lines begin, none of which announces an end. An event counts once its data line is whole: clients act on that.
     """
 
     __slots__ = (
-        "_after_cr",
-        "_data",
-        "_event",
-        "_events",
-        "_has_done",
-        "_is_at_break",
-        "_line",
-        "_markers",
-        "_ordinary",
-    )
+        "_after_cr", "_data", "_event", "_events", "_has_done", "_is_at_break", "_line", "_markers", "_ordinary",
+    )  # fmt: skip
 
     def __init__(self, events: dict[bytes, Ending], *, has_done: bool = False, ordinary: bytes = b"\n") -> None:
         self._events = events

@@ -55,7 +55,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._wake: Callable[[], object] = _nothing
+        self._wake: Callable[[], object] | None = None  # while it waits
 
     async def main_loop(self) -> None:
         """Until it is told to stop."""
@@ -67,7 +67,8 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Also called by the interpreter, between any two steps of the loop's."""
         super().handle_exit(sig, frame)
-        self._wake()
+        if self._wake is not None:
+            self._wake()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Waits for answers that are still being written, unless it is forced; then statuses are saved, always."""
@@ -101,7 +102,3 @@ def _stop_now(loop: asyncio.AbstractEventLoop, parent: int) -> None:
     log.error("the parent process is gone: stopping at once")
     for _ in range(2):  # as a second Ctrl-C
         signal.raise_signal(signal.SIGINT)
-
-
-def _nothing() -> None:
-    """What wakes a server that does not wait yet."""

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from gateway.errors import GatewayError, TaskIdInUse
+from gateway.index import INDEX_PREFIX
 from gateway.records import StoreError, name_in
-from gateway.store import INDEX_PREFIX, RedisStore
+from gateway.store import RedisStore
 from gateway.task import Reason, Stage, State, rank_of
 from gateway.tracker import StoreUnavailable, Tracker, has_ended
 from tests.support.faults import elapse
