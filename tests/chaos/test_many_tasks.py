@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
+from gateway.index import INDEX_PREFIX
 from gateway.records import encode_cursor, place
-from gateway.store import INDEX_PREFIX, RedisStore
+from gateway.store import RedisStore
 from gateway.task import Stage, State, complete_document
 from tests.chaos.load import relay
 from tests.chaos.mortal import Mortal
