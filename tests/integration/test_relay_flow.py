@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.scripted import EVENTS, JSON, Gated, answering, head
+from tests.support.scripted import CHUNKED, EVENTS, JSON, Gated, answering, head
 from tests.support.waiting import until, until_steady, within
 from tests.support.wire import chunk, request
 
@@ -86,6 +86,20 @@ async def test_pieces_of_a_plain_answer_are_not_gathered(gateway: Gateway, upstr
     assert await within(2, client.reader.readexactly(3), "the first half") == b"one"
     second.set()
     assert await within(2, client.reader.readexactly(3), "the second half") == b"two"
+    await client.close()
+
+
+async def test_what_comes_behind_a_held_piece_stays_behind_it(gateway: Gateway, upstream: Upstream) -> None:
+    """While the piece with the end event waits for the store, nothing that came in the same read goes ahead of it."""
+    script, client = Gated(), await gateway.connect()
+    upstream.then(script)
+    await client.send(request("POST", CHAT, body=BODY))
+    script.head()
+    begun = await client.head()
+    pieces = [b"data: {}\n\n", b"data: [DONE]\n\n", b": behind\n\n", b": last\n\n"]
+    script.steps.put_nowait(b"".join(map(chunk, pieces)))
+    script.end()
+    assert (await client.rest(begun)).data == b"".join(pieces)
     await client.close()
 
 
@@ -269,13 +283,18 @@ HELD_BOUND = 24 * MEGABYTE  # what the kernel's buffers of two connections may h
 GROWTH_BOUND = 16 * MEGABYTE
 
 
-async def test_a_client_that_does_not_read_stops_the_upstream(gateway: Gateway, upstream: Upstream) -> None:
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_a_client_that_does_not_read_stops_the_upstream(
+    gateway: Gateway, upstream: Upstream, is_chunked: bool
+) -> None:
     """Of 200 MB only the kernel's buffers and a little fill up; the gateway's memory does not grow."""
+    framing = CHUNKED if is_chunked else (b"Content-Length", b"%d" % (200 * MEGABYTE))
+    piece = bytes(MEGABYTE // 16)
 
     async def script(exchange: Exchange) -> None:
-        await exchange.send(head(200, JSON, (b"Content-Length", b"%d" % (200 * MEGABYTE))))
+        await exchange.send(head(200, JSON, framing))
         for _ in range(200 * 16):
-            await exchange.send(bytes(MEGABYTE // 16))
+            await exchange.send(chunk(piece) if is_chunked else piece)
 
     upstream.then(script)
     before = gateway.resident_bytes

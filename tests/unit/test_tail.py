@@ -157,6 +157,7 @@ def test_an_end_behind_an_ordinary_line_counts(before: bytes, line_end: bytes, b
     text = line_end.join([before, ORDINARY_LINE, b"", b"data: [DONE]"]) + behind
     assert ending(CHAT, [text]) is Ending.COMPLETE
     assert ending(CHAT, [ORDINARY_LINE + line_end * 2, text]) is Ending.COMPLETE
+    assert ending(CHAT, [ORDINARY_LINE + line_end * 2 + b"data: [DONE]" + behind]) is Ending.COMPLETE
     assert ending(CHAT, cut(text, [len(before) + len(line_end)])) is Ending.COMPLETE
 
 

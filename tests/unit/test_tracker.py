@@ -103,6 +103,15 @@ async def test_a_fast_task_costs_one_write() -> None:
     assert subject.store.stages(task.task_id) == ["done"]
 
 
+async def test_no_two_generated_ids_are_the_same() -> None:
+    """Whatever is told between their beginnings."""
+    async with tracking() as subject:
+        tasks = [await subject.begin() for _ in range(2)]
+        subject.tracker.forward(tasks[0])
+        tasks += [await subject.begin() for _ in range(2)]
+    assert len({task.task_id for task in tasks}) == len(tasks)
+
+
 async def test_a_fast_task_with_a_clients_id_costs_two_writes() -> None:
     """The claim, and the end."""
     async with tracking() as subject:
