@@ -28,12 +28,13 @@ MAX_WAITS_SECONDS = 0.3
 class TrackedTask(Task):
     """A task with what only this process knows of it.
 
-    Whoever runs it sets `on_cut`, which has to end it at once, for the reason that `cut_by` then holds.
+    Whoever runs it sets `on_cut`, which has to end it at once, for the reason that `cut_by` then holds; and `on_look`,
+    which has to end it where its client has left.
     """
 
     __slots__ = (
-        "beat_at", "boxed_rank", "cut_by", "is_refused", "is_superseded", "likely_attempt", "on_cut", "saved_rank",
-        "wait_began", "wait_left", "waiter", "waiter_rank", "was_sent",
+        "beat_at", "boxed_rank", "cut_by", "is_refused", "is_superseded", "likely_attempt", "on_cut", "on_look",
+        "saved_rank", "wait_began", "wait_left", "waiter", "waiter_rank", "was_sent",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +54,7 @@ class TrackedTask(Task):
         self.is_superseded = False  # something else stands in its place in the store, for good
         self.cut_by: GatewayError | None = None
         self.on_cut: Callable[[], None] | None = None
+        self.on_look: Callable[[], None] | None = None
 
     @property
     def is_saved(self) -> bool:
@@ -63,6 +65,16 @@ class TrackedTask(Task):
     def size_bytes(self) -> int:
         """About what it takes in memory."""
         return _TASK_BYTES + len(self.path) + len(self.query)
+
+    def claim_again(self) -> None:
+        """Its id was in flight elsewhere, and is free by now: the claim is to be written again."""
+        self.is_refused = self.is_superseded = False
+        self.boxed_rank = -1
+
+    def look_for_client(self) -> None:
+        """Ends it where its client has left and that was not noticed yet."""
+        if self.on_look is not None:
+            self.on_look()
 
     def cut(self, error: GatewayError) -> None:
         """Ends it from outside: its request notices at once, or as soon as it runs."""

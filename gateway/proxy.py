@@ -120,7 +120,7 @@ class Exchange:
     def begin(self) -> None:
         """Claims the id where the client chose it; a generated one is nobody else's."""
         self._request.answerer = self
-        self._task.on_cut = self._cut
+        self._task.on_cut, self._task.on_look = self._cut, self._request.wire.look_for_client
         if self._task.attempt == 0:
             self._tracker.claim(self._task, self._on_claimed)
         else:
@@ -393,7 +393,7 @@ class Exchange:
     def _close(self) -> None:
         """The connection is kept for others where its exchange ended well, else closed, so that Ollama stops."""
         self._is_over = True
-        self._task.on_cut = None
+        self._task.on_cut = self._task.on_look = None
         connection, self._connection = self._connection, None
         if connection is not None:
             self._upstream.release(connection)

@@ -57,6 +57,9 @@ class Wire(Protocol):
     def finish(self, request: "Request") -> None:
         """The answer is complete."""
 
+    def look_for_client(self) -> None:
+        """Tells who answers that the client has left, where it has and nothing was heard of that yet."""
+
     def break_off(self, *, is_reset: bool) -> None:
         """The answer will not be completed; `is_reset` where a plain end would make it look whole."""
 

@@ -231,7 +231,9 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         if self._linger is not None:
             self._end_lingering(self._linger)
         elif self._is_read_paused:
-            self._look_for_client()
+            self.look_for_client()
+            if not self._transport.is_closing():
+                self._deadline.move(limits.LOOK_SECONDS)
         elif self._reader.part is not Part.NOTHING:
             self._may_linger = False  # who is this slow is not waited for
             self._refuse(Refusal(408, "The request did not come in time."))
@@ -248,12 +250,14 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         else:
             self._transport.abort()
 
-    def _look_for_client(self) -> None:
-        """Who leaves while we do not read is not heard of (contract 3.4): only the socket's state tells."""
-        if has_left(self._transport.get_extra_info("socket")):
+    def look_for_client(self) -> None:
+        """A client that leaves is not heard of while we do not read, nor before the loop has come to its socket.
+
+        The socket's state tells at once (contract 3.4 and 4.7).
+        """
+        if not self._transport.is_closing() and has_left(self._transport.get_extra_info("socket")):
             self._transport.abort()
-        else:
-            self._deadline.move(limits.LOOK_SECONDS)
+            self._lose_unanswered()
 
     # -- what a request asks for --
 

@@ -12,10 +12,10 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from typing import TypeVar
 
 from gateway.changes import Changes, event_id
+from gateway.claims import Claims
 from gateway.counts import Counts
 from gateway.errors import Cancelled, GatewayError, ShuttingDown, TaskIdInUse
 from gateway.news import Teller, told_by
@@ -78,6 +78,7 @@ class Tracker:
             counts=self._counts,
             grace_seconds=SILENT_BEATS * heartbeat_seconds,
         )
+        self._claims = Claims(self._writer, store, self._leave)
         self._changes = Changes(store.read, self._in_flight)
         self._idle = asyncio.Event()  # nothing is in flight any more; told while draining only
         self._last_claim_ms = 0
@@ -135,6 +136,8 @@ class Tracker:
         return task
 
     def _next_attempt(self, task_id: str, method: str, path: str, query: str, owner: str) -> TrackedTask:
+        if (running := self._in_flight.get(task_id)) is not None:
+            running.look_for_client()
         if task_id in self._in_flight:
             raise TaskIdInUse(f"a request with the task id {task_id!r} is still in flight")
         before = self._outbox.ended(task_id)
@@ -147,15 +150,11 @@ class Tracker:
     def claim(self, task: TrackedTask, then: Callable[[bool], None]) -> None:
         """Claims the id that a client has chosen, and calls `then` once: whether the request may go on.
 
-        That is when the store has answered, or when the bounded wait is over; at once while the store is away. A task
-        that was refused is in flight no more.
+        That is when the store has answered, or when the bounded wait is over; at once while the store is away. A claim
+        waits a second for a request with the same id that ends at another gateway. A task that was refused is in flight
+        no more.
         """
-        self._writer.wait_for(task, 0, partial(self._claimed, task, then))
-
-    def _claimed(self, task: TrackedTask, then: Callable[[bool], None]) -> None:
-        if task.is_refused:
-            self._leave(task)
-        then(not task.is_refused)
+        self._claims.claim(task, then)
 
     def forward(self, task: TrackedTask) -> None:
         """The request was handed to the upstream."""
@@ -179,7 +178,7 @@ class Tracker:
             self._changes.changed(task.task_id)
 
     def _leave(self, task: TrackedTask) -> None:
-        task.on_cut = None
+        task.on_cut = task.on_look = None
         if self._in_flight.get(task.task_id) is task:
             del self._in_flight[task.task_id]
         if self.is_draining and not self._in_flight:
