@@ -16,6 +16,7 @@ class GatewayError(Exception):
     status = 500
     code = "gateway_error"
     retry_after_seconds: int | None = None
+    is_retry_useless = False  # the same request sent again by a client library would only meet the same
     is_last = False  # the connection is closed behind the answer
 
     def body(self, *, has_detail: bool = False) -> bytes:
@@ -41,6 +42,7 @@ class TaskIdInUse(GatewayError):
     """A request with the same `X-Task-Id` is still in flight."""
 
     status, code = 409, "task_id_in_use"
+    is_retry_useless = True
 
 
 class Unauthorized(GatewayError):

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from gateway.errors import GatewayError
 from gateway.headers import TASK_ID, Fields, chunk, lines
+from gateway.task import named_id
 
 _ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -212,10 +213,16 @@ class Request:
         self.end(b"" if self.method == "HEAD" else body)
 
     def refuse(self, error: GatewayError, *, task_id: str | None = None, has_detail: bool = False) -> None:
-        """Answers with an error of our own, in OpenAI's shape; `has_detail` adds what errors of routes have."""
+        """Answers with an error of our own, in OpenAI's shape; `has_detail` adds what errors of routes have.
+
+        It names the task, also one that is not this request's to begin: the client is to know which it asked for.
+        """
         fields = [(b"content-type", b"application/json")]
+        task_id = task_id or named_id(self.values(TASK_ID))
         if task_id is not None:
             fields.append((TASK_ID, task_id.encode()))
+        if error.is_retry_useless:
+            fields.append((b"x-should-retry", b"false"))  # what OpenAI's clients ask before they try again
         if error.retry_after_seconds is not None:
             fields.append((b"retry-after", b"%d" % error.retry_after_seconds))
         if error.status == HTTPStatus.METHOD_NOT_ALLOWED:

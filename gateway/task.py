@@ -7,6 +7,7 @@ races between instances, in transition.lua. Made and advanced by tracker, told w
 import re
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -107,6 +108,13 @@ def chosen_id(values: Sequence[bytes]) -> str | None:
     if text and not is_valid_id(text):
         raise InvalidTaskId(f"X-Task-Id is not valid; allowed: {ID_PATTERN}, or none to get one")
     return text or None
+
+
+def named_id(values: Sequence[bytes]) -> str | None:
+    """The same for an answer that names the task: None also where what was sent is no id."""
+    with suppress(InvalidTaskId):
+        return chosen_id(values)
+    return None
 
 
 def new_id() -> str:

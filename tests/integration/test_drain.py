@@ -65,9 +65,9 @@ async def test_it_answers_while_it_drains(launch: Launch, store: Store, upstream
     await other.begin(gateway, upstream)
     gateway.process.terminate()
     await until(lambda: is_draining(gateway), 2, "it drains")
-    refused = await gateway.ask("POST", CHAT, body=b"{}")
+    refused = await gateway.ask("POST", CHAT, (b"X-Task-Id", b"too-late"), body=b"{}")
     assert (refused.status, refused.json()["error"]["code"]) == (503, "shutting_down")
-    assert refused.json()["error"]["type"] == "gateway_error"
+    assert (refused.json()["error"]["type"], refused.head.task_id) == ("gateway_error", "too-late")
     assert (await gateway.http.get("/livez")).status_code == 200
     assert (await gateway.status(stream.task_id))["state"] == "RUNNING"
     assert (await gateway.http.get("/tasks/status")).status_code == 200

@@ -8,20 +8,25 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
+import httpx
+import openai
 import pytest
 
-from tests.support.scripted import answering, sending
+from tests.support.scripted import Gated, answering, sending
 from tests.support.store import DOCUMENTS
+from tests.support.wire import request
 
 if TYPE_CHECKING:
+    from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
     from tests.support.store import Store
-    from tests.support.wire import Response
+    from tests.support.wire import Field, Response
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
+KEY = (b"Authorization", b"Bearer sk-of-the-ids-0123")
 
 GOOD_IDS = [
     "a",
@@ -113,6 +118,57 @@ async def test_a_refused_request_leaves_its_connection_usable(tracked: Gateway, 
     assert refused.status == 400
     assert (await client.ask("POST", CHAT, body=b"{}")).status == 200
     await client.close()
+
+
+REFUSED: list[tuple[int, str, str, list[Field], bytes]] = [
+    (401, "POST", CHAT, [], b"{}"),
+    (401, "TRACE", CHAT, [], b""),
+    (403, "POST", CHAT, [KEY, (b"Origin", b"https://evil.example")], b"{}"),
+    (404, "GET", "/v1", [KEY], b""),
+    (404, "GET", "/%76%31/models", [KEY], b""),
+    (400, "GET", "/v1/../x", [KEY], b""),
+    (405, "TRACE", CHAT, [KEY], b""),
+    (413, "POST", CHAT, [KEY], bytes(2000)),
+]
+
+
+@pytest.mark.parametrize(("status", "method", "target", "fields", "body"), REFUSED, ids=range(len(REFUSED)))
+async def test_a_refusal_names_the_task_that_was_asked_for(
+    gateways: Launch, upstream: Upstream, status: int, method: str, target: str, fields: list[Field], body: bytes
+) -> None:
+    """Whatever refuses a request with a valid id says which; an id that is none is never echoed."""
+    gateway = await gateways(GATEWAY_API_KEYS="sk-of-the-ids-0123", MAX_BODY_BYTES="1000")
+    named = await gateway.ask(method, target, *fields, (b"X-Task-Id", b"asked-for"), body=body)
+    assert (named.status, named.head.all("x-task-id")) == (status, [b"asked-for"])
+    for odd in ([(b"X-Task-Id", b"a b")], [(b"X-Task-Id", b"a")] * 2, [(b"X-Task-Id", b"")], []):
+        assert (await gateway.ask(method, target, *fields, *odd, body=body)).head.all("x-task-id") == []
+    assert upstream.exchanges == []
+    await gateway.close_clients()
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+async def test_openais_client_does_not_repeat_a_409(
+    gateway: Gateway, upstream: Upstream, fresh_id: str, retries: int
+) -> None:
+    """An id in flight stays so while the client waits: the answer says not to try again, and names the id."""
+    first = Gated()
+    upstream.then(first)
+    running = await gateway.connect()
+    await running.send(request("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=b"{}"))
+    await upstream.exchange()
+    asked: list[httpx.Response] = []
+
+    async def keep(answer: httpx.Response) -> None:
+        asked.append(answer)
+
+    async with (
+        httpx.AsyncClient(trust_env=False, event_hooks={"response": [keep]}) as http,
+        openai.AsyncOpenAI(base_url=gateway.base_url, api_key="x", max_retries=retries, http_client=http) as client,
+    ):
+        with pytest.raises(openai.ConflictError):
+            await client.models.list(extra_headers={"X-Task-Id": fresh_id})
+    assert [(one.headers["x-should-retry"], one.headers["x-task-id"]) for one in asked] == [("false", fresh_id)]
+    assert len(upstream.exchanges) == 1
 
 
 async def test_the_id_is_on_error_answers_too(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:

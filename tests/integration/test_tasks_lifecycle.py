@@ -349,6 +349,7 @@ async def test_an_id_in_flight_cannot_be_used_again(gateway: Gateway, upstream: 
     client = await begin(gateway, fresh_id, stream, upstream)
     second = await gateway.ask("POST", CHAT, named(fresh_id), body=BODY)
     assert (second.status, second.json()["error"]["code"]) == (409, "task_id_in_use")
+    assert second.head.task_id == fresh_id
     assert len(upstream.exchanges) == 1
     stream.head()
     stream.piece(b"data: [DONE]\n\n")
