@@ -1,7 +1,8 @@
 """Runs an ASGI application for one request: the gateway's own routes. What is relayed never comes here.
 
-Knows ASGI's messages (ASGI specification, HTTP) and no route. The scope carries the Request itself, as
-`scope["extensions"]["gateway"]`. Called by app.
+Knows ASGI's messages (ASGI specification, HTTP) and no route. HEAD is asked as GET, so each GET route answers it: with
+the same head, and the body stays here. The scope carries the Request itself, as `scope["extensions"]["gateway"]`.
+Called by app.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Scope
 
-from gateway.headers import lines
+from gateway.headers import lines, own_fields
 from gateway.request import Request, http_date
 
 log = logging.getLogger("gateway")
@@ -61,7 +62,8 @@ class AsgiCall:
         if self._request.is_started:
             self._request.break_off()
         else:
-            self._request.answer(500, [(b"content-type", b"text/plain; charset=utf-8")], b"Internal Server Error")
+            fields = own_fields([(b"content-type", b"text/plain; charset=utf-8")])
+            self._request.answer(500, fields, b"Internal Server Error")
 
     def _scope(self) -> Scope:
         request = self._request
@@ -70,7 +72,7 @@ class AsgiCall:
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.0" if request.is_http_10 else "1.1",
-            "method": request.method,
+            "method": "GET" if request.method == "HEAD" else request.method,
             "scheme": "http",
             "path": unquote(path.decode("latin-1")),
             "raw_path": path,
@@ -102,7 +104,7 @@ class AsgiCall:
         if self._is_lost:
             return
         if message["type"] == "http.response.start":
-            fields = [*message.get("headers", ()), (b"date", http_date())]
+            fields = own_fields([*message.get("headers", ()), (b"date", http_date())])
             has_length = any(name == b"content-length" for name, _ in fields)
             request.start(message["status"], lines(fields), has_length=has_length)
             return

@@ -5,6 +5,17 @@ Errors that Ollama itself answers never come through here, they are relayed as t
 """
 
 import json
+from html import escape
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{status} · Ollama Gateway</title>
+<h1>Ollama Gateway</h1>
+<p>{status}: {message}.</p>
+{advice}
+"""
 
 
 class GatewayError(Exception):
@@ -18,12 +29,17 @@ class GatewayError(Exception):
     retry_after_seconds: int | None = None
     is_retry_useless = False  # the same request sent again by a client library would only meet the same
     is_last = False  # the connection is closed behind the answer
+    advice = ""  # HTML of ours, what a person can do about it
 
     def body(self, *, has_detail: bool = False) -> bytes:
         """The answer's body, UTF-8 JSON: OpenAI's error shape; `has_detail` adds what our own routes' errors have."""
         error = {"message": str(self), "type": "gateway_error", "param": None, "code": self.code}
         detail = {"detail": str(self)} if has_detail else {}
         return json.dumps({**detail, "error": error}, separators=(",", ":")).encode()
+
+    def page(self) -> bytes:
+        """The same for a person who opened one of our own routes in a browser, UTF-8 HTML."""
+        return _PAGE.format(status=self.status, message=escape(str(self)), advice=self.advice).encode()
 
 
 class InvalidPath(GatewayError):
@@ -49,6 +65,7 @@ class Unauthorized(GatewayError):
     """API keys are on and the request carries none that is valid."""
 
     status, code = 401, "unauthorized"
+    advice = '<p>A browser cannot send a key by itself: <a href="/#api">the dashboard</a> asks for it.</p>'
 
 
 class OriginNotAllowed(GatewayError):

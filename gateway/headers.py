@@ -1,7 +1,8 @@
 """Which header fields pass the gateway, in both directions, and the request head as it goes upstream.
 
 Pure. Fields keep their order and their duplicates. Nothing is added to a request; to a response come the task
-id, a Date where Ollama sent none, and `X-Accel-Buffering: no` on event streams. Called by proxy and upstream.
+id, a Date where Ollama sent none, and `X-Accel-Buffering: no` on event streams. Answers of our own have some more.
+Called by proxy, upstream, request and asgi.
 """
 
 from collections.abc import Iterable
@@ -11,6 +12,13 @@ from gateway.errors import UpstreamBroken
 Fields = list[tuple[bytes, bytes]]
 
 TASK_ID = b"x-task-id"
+# What each answer of our own says unless it says otherwise: no browser guesses what it is, no page of another site
+# loads it as an image or script, no cache keeps it.
+_OWN = {
+    b"x-content-type-options": b"nosniff",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cache-control": b"no-store",
+}
 _MAX_LENGTH_DIGITS = 19
 
 # RFC 9110 section 7.6.1, plus Keep-Alive, which that section describes but older peers still send.
@@ -79,6 +87,21 @@ def response_fields(fields: Fields, *, task_id: str, date: bytes, is_stream: boo
     if b"date" not in names or b"date" in dropped:
         passed.append((b"date", date))
     return passed
+
+
+def own_fields(fields: Fields) -> Fields:
+    """The fields (lower-case names) of an answer of our own, with what all of them have. HEAD is allowed with GET."""
+    names = {name for name, _ in fields}
+    if b"allow" in names:
+        fields = [(name, _with_head(value) if name == b"allow" else value) for name, value in fields]
+    return [*fields, *(field for field in _OWN.items() if field[0] not in names)]
+
+
+def _with_head(allowed: bytes) -> bytes:
+    methods = [method.strip() for method in allowed.split(b",")]
+    if b"GET" in methods and b"HEAD" not in methods:
+        methods.insert(methods.index(b"GET") + 1, b"HEAD")
+    return b", ".join(methods)
 
 
 def chunk(piece: bytes, *, is_last: bool) -> bytes:

@@ -11,10 +11,14 @@ from http import HTTPStatus
 from typing import Protocol
 
 from gateway.errors import GatewayError
-from gateway.headers import TASK_ID, Fields, chunk, lines
+from gateway.headers import TASK_ID, Fields, chunk, lines, own_fields
 from gateway.task import named_id
 
 _ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_PAGE_FIELDS = [
+    (b"content-type", b"text/html; charset=utf-8"),
+    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+]
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -215,9 +219,11 @@ class Request:
     def refuse(self, error: GatewayError, *, task_id: str | None = None, has_detail: bool = False) -> None:
         """Answers with an error of our own, in OpenAI's shape; `has_detail` adds what errors of routes have.
 
+        A person who opened such a route in a browser gets it in words.
         It names the task, also one that is not this request's to begin: the client is to know which it asked for.
         """
-        fields = [(b"content-type", b"application/json")]
+        is_page = has_detail and b"text/html" in self.by_name.get(b"accept", b"")
+        fields = _PAGE_FIELDS[:] if is_page else [(b"content-type", b"application/json")]
         task_id = task_id or named_id(self.values(TASK_ID))
         if task_id is not None:
             fields.append((TASK_ID, task_id.encode()))
@@ -231,7 +237,8 @@ class Request:
             fields.append((b"www-authenticate", b"Bearer"))  # RFC 9110 section 11.6.1
         if error.is_last:
             self.is_keep_alive = False
-        self.answer(error.status, fields, error.body(has_detail=has_detail))
+        body = error.page() if is_page else error.body(has_detail=has_detail)
+        self.answer(error.status, own_fields(fields), body)
 
 
 class _DateClock:

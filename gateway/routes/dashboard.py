@@ -34,7 +34,6 @@ def _file(name: str, body: bytes) -> _File:
         "ETag": f'"{sha256(body).hexdigest()[:24]}"',
         "Cache-Control": "no-cache",  # kept, but asked for again: the next version's files have the same names
         "Content-Security-Policy": _POLICY,
-        "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
     }
     return _File(body, fields)
@@ -60,21 +59,20 @@ def _answer(request: Request, name: str) -> Response:
     return Response(file.body, headers=file.fields)
 
 
-@router.head("/")
-@router.get("/")
+@router.api_route("/", methods=["GET", "OPTIONS"])
 async def dashboard(request: Request) -> Response:
-    """The dashboard."""
+    """The dashboard. `OPTIONS /` is how HAProxy asks whether a server is alive, unless it is told otherwise."""
+    if request.method == "OPTIONS":
+        return Response(headers={"Allow": "GET, OPTIONS"})
     return _answer(request, "index.html")
 
 
-@router.head("/docs")
 @router.get("/docs")
 async def docs(request: Request) -> Response:
     """The same page, showing what /openapi.json says of our routes."""
     return _answer(request, "index.html")
 
 
-@router.head("/dashboard/{name}")
 @router.get("/dashboard/{name}")
 async def part(name: str, request: Request) -> Response:
     """A style sheet or script of the page."""

@@ -146,7 +146,6 @@ class ReadinessProbe:
             return False
 
 
-@router.head("/livez", include_in_schema=False)
 @router.get("/livez")
 async def livez() -> Liveness:
     """The process is alive."""

@@ -53,7 +53,6 @@ def _memory(model: LoadedModel) -> ModelMemory:
     return ModelMemory(model.name, model.size_bytes, model.size_vram_bytes)
 
 
-@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def scrape(request: Request, accept: Annotated[str, Header()] = "") -> Response:
     """What Prometheus scrapes: the same from every worker, in OpenMetrics where `Accept` asks for it."""
@@ -61,4 +60,4 @@ async def scrape(request: Request, accept: Annotated[str, Header()] = "") -> Res
     ollama: OllamaState = request.app.state.ollama
     await ollama.refresh()
     text, content_type = metrics.render(accept, is_upstream_up=ollama.is_up, models=ollama.models)
-    return Response(text, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
+    return Response(text, headers={"Content-Type": content_type})

@@ -114,7 +114,7 @@ def _found(task_id: str, document: str | None) -> str:
 
 def _tagged(body: str | bytes, tag: str, known: Sequence[str] = (), status_code: int = 200) -> Response:
     """JSON with its ETag; 304 without it where the client knows that tag."""
-    headers = {"Cache-Control": "no-store", "ETag": f'"{tag}"'}
+    headers = {"ETag": f'"{tag}"'}
     if tag in known or "*" in known:
         return Response(status_code=304, headers=headers)
     return Response(body, status_code, media_type="application/json", headers=headers)

@@ -73,3 +73,11 @@ def test_upstream_failures_are_one_family() -> None:
     kinds = {kind for kind in KINDS if kind.code.startswith("upstream_")}
     assert kinds == set(family(errors.UpstreamFailure))
     assert all(kind.status >= 500 for kind in kinds)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_message_becomes_markup(kind: type[GatewayError]) -> None:
+    """The page for a person shows status and message as text."""
+    page = kind("<script>alert('x')</script> & \"more\"").page().decode()
+    assert f"<p>{kind.status}: &lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; &quot;more&quot;.</p>" in page
+    assert "<script" not in page
