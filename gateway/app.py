@@ -184,7 +184,7 @@ class Gateway:
     def open(self, request: Request) -> None:
         """Answers a request, or finds who does."""
         try:
-            self._policy.check(request.by_name)
+            self._policy.check(request.method, request.target, request.by_name)
             if b"origin" in request.by_name:
                 if origins.is_preflight(request.method, request.by_name):
                     request.answer(204, origins.preflight_fields(request.by_name))
@@ -192,6 +192,8 @@ class Gateway:
                 request.own_lines = lines(origins.response_fields(request.by_name[b"origin"]))
             target = self._admit(request)
             if target.is_relayed:
+                if request.by_name.get(b"sec-fetch-dest") == b"document":
+                    request.own_lines += origins.DOCUMENT_LINES
                 self._proxy.open(request, target)
             else:
                 AsgiCall(self.routes, request).begin()

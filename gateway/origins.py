@@ -28,7 +28,16 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 # What a preflight asks for is echoed, if it consists of tokens (RFC 9110 section 5.6.2).
 _TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, \-]{1,4096}")
 
-_EXPOSED = b"X-Task-Id, ETag, Retry-After"
+_EXPOSED = b"X-Task-Id, X-Task-Joined, ETag, Location, Retry-After, Content-Range, Preference-Applied"
+# Where a link of another site may lead: our own routes that only show something.
+_LINKABLE = frozenset(
+    {b"/", b"/docs", b"/openapi.json", b"/livez", b"/readyz", b"/metrics", b"/models/loaded", b"/tasks/status"}
+)
+_LINKABLE_PREFIX = b"/tasks/status/"
+# Where a browser shows an answer of Ollama's as a page under our own name: what a model wrote, or a server in Ollama's
+# place, must not act there as a page of ours does.
+DOCUMENT_LINES = b"content-security-policy: sandbox\r\n"
+_OWN_SITES = (b"same-origin", b"none")  # none: an address that was typed, a bookmark
 _PREFLIGHT_SECONDS = b"7200"  # browsers do not keep one for longer
 
 
@@ -68,11 +77,17 @@ class OriginPolicy:
         self._hosts = {"", "localhost", machine.lower(), *hosts}
         self._suffixes = (*_LOCAL_SUFFIXES, *(host[1:] for host in hosts if host.startswith("*.")))
 
-    def check(self, fields: Mapping[bytes, bytes]) -> None:
-        """Raises OriginNotAllowed where the request fields (lower-case names) are those of a page that may not call."""
+    def check(self, method: str, target: bytes, fields: Mapping[bytes, bytes]) -> None:
+        """Raises OriginNotAllowed where the request is that of a page that may not call.
+
+        `target` is in origin form, `fields` have lower-case names.
+        """
         host = fields.get(b"host", b"").decode("latin-1").lower()
         origin = fields.get(b"origin")
         if origin is None:
+            site = fields.get(b"sec-fetch-site")
+            if site is not None and site not in _OWN_SITES and not _is_link(method, target, fields):
+                raise OriginNotAllowed("pages of other sites may only link to the gateway's own pages")
             if _is_browser(fields) and not self.trusts(host):
                 raise OriginNotAllowed("browsers may not use this host name; ALLOWED_HOSTS adds names")
             return
@@ -137,6 +152,20 @@ def response_fields(origin: bytes) -> Fields:
         (b"access-control-expose-headers", _EXPOSED),
         (b"vary", b"Origin"),
     ]
+
+
+def _is_link(method: str, target: bytes, fields: Mapping[bytes, bytes]) -> bool:
+    """Whether a link of another site opens one of our own pages, as a whole page: not in a frame, image or script.
+
+    Such a request has no Origin, and its page learns nothing of the answer.
+    """
+    path = target.partition(b"?")[0]
+    return (
+        method == "GET"
+        and fields.get(b"sec-fetch-mode") == b"navigate"
+        and fields.get(b"sec-fetch-dest") == b"document"
+        and (path in _LINKABLE or path.startswith(_LINKABLE_PREFIX))
+    )
 
 
 def _is_browser(fields: Mapping[bytes, bytes]) -> bool:

@@ -58,7 +58,8 @@ def assert_refused(answer: Response, upstream: Upstream) -> None:
     assert upstream.exchanges == []
 
 
-READABLE = {b"access-control-allow-origin": PAGE, b"access-control-expose-headers": b"X-Task-Id, ETag, Retry-After"}
+EXPOSED = b"X-Task-Id, X-Task-Joined, ETag, Location, Retry-After, Content-Range, Preference-Applied"
+READABLE = {b"access-control-allow-origin": PAGE, b"access-control-expose-headers": EXPOSED}
 
 
 # -- origins --
@@ -219,6 +220,50 @@ async def test_another_options_is_relayed(gateway: Gateway, upstream: Upstream) 
     assert (answer.status, cors(answer.head)) == (200, READABLE)
     assert upstream.exchanges[0].head.method == "OPTIONS"
     assert answer.head.task_id
+
+
+# -- without an Origin --
+
+
+def fetched(site: bytes, mode: bytes, destination: bytes) -> list[Field]:
+    """What a browser says of a request that a page without an Origin in it made."""
+    return [(b"Sec-Fetch-Site", site), (b"Sec-Fetch-Mode", mode), (b"Sec-Fetch-Dest", destination), FIREFOX]
+
+
+@pytest.mark.parametrize("site", [b"cross-site", b"same-site"])
+@pytest.mark.parametrize(
+    ("mode", "destination"),
+    [(b"no-cors", b"image"), (b"no-cors", b"script"), (b"no-cors", b"empty"), (b"navigate", b"iframe"),
+     (b"navigate", b"document")],
+)  # fmt: skip
+async def test_another_sites_page_makes_no_task(
+    tracked: Gateway, upstream: Upstream, store: Store, site: bytes, mode: bytes, destination: bytes
+) -> None:
+    """Images, scripts, no-cors fetches, frames and links of another site do not get to Ollama and become no task."""
+    fields = [*fetched(site, mode, destination), (b"X-Task-Id", b"evil")]
+    for target in ("/v1/models", CHAT, "/v1/x?y=/tasks/status/"):
+        assert_refused(await tracked.ask("GET", target, *fields), upstream)
+    assert await store.raw("evil") is None
+
+
+@pytest.mark.parametrize("site", [b"cross-site", b"same-site"])
+async def test_another_sites_link_shows_our_own_pages(tracked: Gateway, upstream: Upstream, site: bytes) -> None:
+    """A link in a wiki opens the dashboard and a task's status; in a frame or an image they are refused."""
+    for target, status in (("/", 200), ("/docs", 200), ("/tasks/status?limit=1", 200), ("/tasks/status/unknown", 404)):
+        assert (await tracked.ask("GET", target, *fetched(site, b"navigate", b"document"))).status == status
+        for mode, destination in ((b"navigate", b"iframe"), (b"no-cors", b"image"), (b"no-cors", b"empty")):
+            assert_refused(await tracked.ask("GET", target, *fetched(site, mode, destination)), upstream)
+
+
+@pytest.mark.parametrize("status", [200, 404])
+async def test_an_answer_shown_as_a_page_is_sandboxed(gateway: Gateway, upstream: Upstream, status: int) -> None:
+    """What Ollama answers to a navigation is sandboxed beside its own fields; nothing else is."""
+    page = ((b"Content-Type", b"text/html"), (b"Content-Security-Policy", b"img-src 'none'"))
+    for destination, added in ((b"document", [b"sandbox"]), (b"empty", []), (b"iframe", [])):
+        upstream.then(answering(status, *page, body=b"<script>fetch('/tasks/status')</script>"))
+        answer = await gateway.ask("GET", "/v1/page", *fetched(b"none", b"navigate", destination))
+        assert answer.status == status
+        assert answer.head.all("content-security-policy") == [page[1][1], *added]
 
 
 # -- names --

@@ -14,11 +14,13 @@ HOST = "127.0.0.1:11535"
 BROWSER = {b"user-agent": b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 
 
-def passes(policy: OriginPolicy, host: str = HOST, **fields: str) -> bool:
+def passes(
+    policy: OriginPolicy, host: str = HOST, method: str = "GET", target: str = "/v1/models", **fields: str
+) -> bool:
     """Whether a request with this Host and these fields (underscores for hyphens) may go on."""
     named = {name.replace("_", "-").encode(): value.encode() for name, value in fields.items()}
     try:
-        policy.check({b"host": host.encode()} | named)
+        policy.check(method, target.encode(), {b"host": host.encode()} | named)
     except OriginNotAllowed:
         return False
     return True
@@ -157,11 +159,70 @@ def test_same_origin_means_name_and_port(origin: str, host: str, is_same: bool) 
     assert passes(DEFAULT, host, origin=origin) == is_same
 
 
+# What a browser sends of its own accord for each way in which a page can ask without an Origin: mode and destination.
+WAYS = {
+    "img": ("no-cors", "image"), "script": ("no-cors", "script"), "style": ("no-cors", "style"),
+    "video": ("no-cors", "video"), "no-cors fetch": ("no-cors", "empty"), "beacon": ("no-cors", "empty"),
+    "worker": ("same-origin", "worker"), "iframe": ("navigate", "iframe"), "frame": ("navigate", "frame"),
+    "object": ("navigate", "object"), "embed": ("navigate", "embed"), "prefetch": ("no-cors", "empty"),
+    "no way known": ("", ""), "a document, not navigated to": ("no-cors", "document"), "manifest": ("cors", "manifest"),
+}  # fmt: skip
+SHOWN = [
+    "/", "/?x=1", "/docs", "/tasks/status", "/tasks/status?limit=5&state=FAILED", "/tasks/status/some-id",
+    "/tasks/status/some-id?wait=5", "/openapi.json", "/metrics", "/livez", "/readyz", "/models/loaded",
+]  # fmt: skip
+NOT_SHOWN = [
+    "/v1/models", "/v1/", "/v1/chat/completions?x=/tasks/status/", "/tasks/x/cancel", "/tasks/cancel", "/x",
+    "/tasks/statusx", "//tasks/status/x", "/v1/../tasks/status/x", "*", "/dashboard/app.js",
+]  # fmt: skip
+FOREIGN_SITES = ["cross-site", "same-site", "", "none, cross-site", "cross-origin", "Same-Origin"]
+
+
+@pytest.mark.parametrize("site", FOREIGN_SITES)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_foreign_page_loads_nothing(site: str, way: str) -> None:
+    """Whatever a page of another site asks for without an Origin is refused, on every route."""
+    mode, destination = WAYS[way]
+    for target in (*SHOWN, *NOT_SHOWN):
+        for method in ("GET", "HEAD", "POST", "OPTIONS"):
+            asked = {"sec_fetch_site": site, "sec_fetch_mode": mode, "sec_fetch_dest": destination}
+            assert not passes(DEFAULT, HOST, method, target, **asked), (method, target)
+
+
+@pytest.mark.parametrize("site", FOREIGN_SITES)
+def test_a_link_of_another_site_opens_our_own_pages_alone(site: str) -> None:
+    """A navigation of the whole page may show a route that only shows something; it never reaches Ollama."""
+    link = {"sec_fetch_site": site, "sec_fetch_mode": "navigate", "sec_fetch_dest": "document", "sec_fetch_user": "?1"}
+    assert [target for target in SHOWN if not passes(DEFAULT, HOST, "GET", target, **link)] == []
+    assert [target for target in NOT_SHOWN if passes(DEFAULT, HOST, "GET", target, **link)] == []
+    assert [m for m in ("POST", "HEAD", "PUT", "OPTIONS") if passes(DEFAULT, HOST, m, "/tasks/status", **link)] == []
+    assert not passes(DEFAULT, "evil.example", "GET", "/", **link)
+
+
+@pytest.mark.parametrize(
+    "policy", [OriginPolicy(["*"], ["*"]), OriginPolicy(["https://a.example"])], ids=["all", "one"]
+)
+def test_an_allowed_page_asks_with_its_origin(policy: OriginPolicy) -> None:
+    """Further origins open nothing to what has no Origin; with one the site no longer matters."""
+    for site in FOREIGN_SITES:
+        assert not passes(policy, sec_fetch_site=site, sec_fetch_mode="no-cors", sec_fetch_dest="image")
+        assert passes(policy, sec_fetch_site=site, sec_fetch_mode="cors", origin="https://a.example")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("site", ["same-origin", "none", None])
+def test_our_own_pages_and_typed_addresses_pass(site: str | None, way: str) -> None:
+    """What the gateway's own page asks for, and what a person opens, goes on, under /v1/ too."""
+    mode, destination = WAYS[way]
+    sent = {"sec_fetch_mode": mode, "sec_fetch_dest": destination} | ({} if site is None else {"sec_fetch_site": site})
+    assert [target for target in (*SHOWN, *NOT_SHOWN) if not passes(DEFAULT, HOST, "GET", target, **sent)] == []
+
+
 @given(st.binary(max_size=60), st.binary(max_size=60))
 def test_any_bytes_are_decided(origin: bytes, host: bytes) -> None:
     """Whatever stands in the two fields, the answer is yes or no; and a yes needs one of the allowed forms."""
     try:
-        DEFAULT.check({b"origin": origin, b"host": host})
+        DEFAULT.check("GET", b"/v1/models", {b"origin": origin, b"host": host})
     except OriginNotAllowed:
         return
     assert b"://" in origin
@@ -217,6 +278,8 @@ def test_an_answer_names_the_origin_and_exposes_the_task() -> None:
     """The page may read the answer and its task id, and a cache is told that it is for this origin."""
     assert dict(response_fields(b"http://localhost:3000")) == {
         b"access-control-allow-origin": b"http://localhost:3000",
-        b"access-control-expose-headers": b"X-Task-Id, ETag, Retry-After",
+        b"access-control-expose-headers": (
+            b"X-Task-Id, X-Task-Joined, ETag, Location, Retry-After, Content-Range, Preference-Applied"
+        ),
         b"vary": b"Origin",
     }
