@@ -27,8 +27,11 @@ STALL_SECONDS = 300.0
 LINGER_IDLE_SECONDS = 2.0
 LINGER_SECONDS = 30.0
 LINGER_BYTES = 2**30
-# Pipelined requests that came in one read are in memory all at once: what they may take there, and what each takes.
+# Pipelined requests are in memory all at once: what those behind the one that is being answered may take there, and
+# what each takes beside the bytes of its head. Reading pauses where more than so many bytes of heads wait: together
+# with the head that is half read then, and one read more, they stay below.
 PIPELINE_BYTES = 262_144
+PIPELINED_HEAD_BYTES = 32_768
 REQUEST_BYTES = 2_600
 FIELD_BYTES = 130
 

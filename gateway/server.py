@@ -15,7 +15,7 @@ from gateway import limits
 from gateway.counts import Counts
 from gateway.deadline import Deadline
 from gateway.errors import TooManyConnections
-from gateway.guard import Refusal
+from gateway.guard import Refusal, head_bytes
 from gateway.reading import Part, RequestReader
 from gateway.request import Request
 from gateway.transport import ReaderWatch, closing_answer, has_left, reset
@@ -79,6 +79,8 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         # the answers
         self._unanswered: deque[Request] = deque()
         self._waiting_bytes = 0  # of bodies, not taken yet
+        self._pipelined_head_bytes = 0  # of the requests behind the first, and what else those take in memory
+        self._pipelined_own_bytes = 0
         self._is_read_paused = False
         self._is_serving = False
         self.is_writable = True
@@ -182,14 +184,16 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
 
     def _on_request(self, request: Request) -> None:
         """The head of one more request is here. Raises Refusal where too many wait."""
-        if self._unanswered and self._pipelined_bytes() > limits.PIPELINE_BYTES:
-            raise Refusal(431, "Too many requests wait.")
+        if self._unanswered:
+            self._count_pipelined(request, 1)
+            if self._pipelined_head_bytes + self._pipelined_own_bytes > limits.PIPELINE_BYTES:
+                raise Refusal(431, "Too many requests wait.")
         self._unanswered.append(request)
 
-    def _pipelined_bytes(self) -> int:
-        """About what the requests take that this client has sent and that are not answered yet."""
-        fields = sum(len(request.fields) for request in self._unanswered)
-        return len(self._unanswered) * limits.REQUEST_BYTES + fields * limits.FIELD_BYTES
+    def _count_pipelined(self, request: Request, sign: int) -> None:
+        """Counts a request that waits behind another, or with a `sign` of -1 no longer does."""
+        self._pipelined_head_bytes += sign * head_bytes(request.method, request.target, request.fields)
+        self._pipelined_own_bytes += sign * (limits.REQUEST_BYTES + len(request.fields) * limits.FIELD_BYTES)
 
     def _serve(self) -> None:
         """Tells who answers the first request what is new; begins with the next as soon as one is answered.
@@ -211,7 +215,11 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
 
     def _hold_reading(self) -> None:
         """Reads on or not: what waits is held in memory, but who is not read from is not heard leaving."""
-        is_too_much = self._waiting_bytes > _HIGH_WATER_BYTES or len(self._unanswered) > _MAX_PIPELINED + 1
+        is_too_much = (
+            self._waiting_bytes > _HIGH_WATER_BYTES
+            or self._pipelined_head_bytes > limits.PIPELINED_HEAD_BYTES
+            or len(self._unanswered) > _MAX_PIPELINED + 1
+        )
         if is_too_much == self._is_read_paused or self._is_closing:
             return
         self._is_read_paused = is_too_much
@@ -278,6 +286,8 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         if not self._unanswered or self._unanswered[0] is not request:
             return  # its client is gone
         self._unanswered.popleft()
+        if self._unanswered:
+            self._count_pipelined(self._unanswered[0], -1)
         self._server_state.total_requests += 1
         request.answerer = None  # they hold each other
         request.take()

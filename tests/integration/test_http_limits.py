@@ -409,6 +409,38 @@ async def test_eighty_small_requests_at_once_are_answered(gateway: Gateway, upst
     assert [exchange.head.target for exchange in upstream.exchanges] == [b"/v1/own/%d" % n for n in range(80)]
 
 
+async def test_long_heads_behind_a_waiting_request_cost_little(gateway: Gateway, upstream: Upstream) -> None:
+    """Of what a client pipelines behind a request that waits, 256 KiB are held at most, however long the heads are."""
+    count, before = 60, gateway.resident_bytes
+    upstream.then(*[Gated() for _ in range(count)])
+    clients = [await gateway.connect() for _ in range(count)]
+    for client in clients:
+        await client.send(request("GET", "/v1/own"))
+    await until(lambda: len(upstream.exchanges) == count, 20, "all of them wait")
+    for client in clients:
+        client.writer.write(head_of(65_000) * 17)
+    await until_steady(lambda: gateway.resident_bytes // MEGABYTE, steady_seconds=1)
+    assert gateway.resident_bytes - before < count * 320 * 1024
+    assert len(upstream.exchanges) == count
+    for client in clients:
+        client.reset()
+    for exchange in upstream.exchanges:
+        await within(2, exchange.closed.wait(), "the upstream is closed")
+
+
+async def test_long_heads_behind_a_waiting_request_are_served(gateway: Gateway, upstream: Upstream) -> None:
+    """They are only not read meanwhile: each is answered in its turn."""
+    first = Gated()
+    upstream.then(first)
+    client = await gateway.connect()
+    await client.send(request("GET", "/v1/own"))
+    await upstream.exchange()
+    client.writer.write(head_of(65_000) * 17)
+    first.head()
+    first.end()
+    assert [(await within(5, client.answer(), "an answer")).status for _ in range(18)] == [200] * 18
+
+
 @pytest.mark.parametrize(("fields", "requests"), [(0, 1500), (120, 80)], ids=["requests", "fields"])
 async def test_one_read_of_small_requests_costs_little(
     gateway: Gateway, upstream: Upstream, fields: int, requests: int

@@ -8,11 +8,15 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from gateway import limits
 from gateway.counts import Counts
 from gateway.errors import NotFound
 from gateway.ledger import Ledger
 from gateway.server import GatewayHttpProtocol
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from gateway.request import Request
@@ -104,14 +108,15 @@ class Subject:
         transport: Any = self.socket
         self.connection.connection_made(transport)
 
-    def receive(self, data: bytes) -> None:
-        """Bytes of the client's, as long as they are read."""
+    def receive(self, data: bytes) -> bytes:
+        """Bytes of the client's, as long as they are read; the rest."""
         while data and self.socket.is_reading and not self.socket.is_closed:
             buffer = self.connection.get_buffer(-1)
             size = min(len(buffer), len(data))
             buffer[:size] = data[:size]
             data = data[size:]
             self.connection.buffer_updated(size)
+        return data
 
     @property
     def answers(self) -> int:
@@ -140,6 +145,57 @@ async def test_many_requests_in_one_read_are_answered_in_order() -> None:
     subject.receive(ASKED * 50)
     assert [request.target for request in subject.application.opened] == [b"/nothing"] * 50
     assert subject.answers == 50
+    subject.connection.connection_lost(None)
+
+
+def head_of(size: int, fields: int) -> bytes:
+    """A request whose head has about `size` bytes in so many fields."""
+    start = b"GET /nothing HTTP/1.1\r\nHost: a\r\n" + b"b: c\r\n" * (fields - 2)
+    return start + b"X: " + b"y" * max(0, size - len(start) - 7) + b"\r\n\r\n"
+
+
+SIZES = st.sampled_from([0, 200, 4_000, 20_000, 40_000, 65_536])
+
+
+async def read_on(subject: Subject, rest: bytes) -> None:
+    """What was not read yet, whenever the connection reads again."""
+    while rest and not subject.socket.is_closed:
+        await until(lambda: subject.socket.is_reading or subject.socket.is_closed)
+        rest = subject.receive(rest)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(SIZES, st.integers(2, 128)), min_size=1, max_size=40))
+async def test_pipelined_heads_are_bounded_by_bytes(heads: list[tuple[int, int]]) -> None:
+    """Behind a waiting request at most 256 KiB are read, or too many small ones refused; then all get their answers."""
+    subject = Subject()
+    subject.application.keeps = True
+    subject.receive(ASKED)
+    data = b"".join(head_of(*head) for head in heads)
+    rest = subject.receive(data)
+    assert len(data) - len(rest) <= limits.PIPELINE_BYTES
+    if not subject.socket.is_closed:
+        subject.application.keeps = False
+        (waiting,) = subject.application.opened
+        waiting.refuse(NotFound("nothing here"))
+        await read_on(subject, rest)
+        await until(lambda: subject.socket.is_closed or subject.answers == 1 + len(heads))
+    subject.connection.connection_lost(None)
+
+
+@pytest.mark.parametrize("size", [40_000, 65_536])
+async def test_long_heads_are_never_refused(size: int) -> None:
+    """What a client pipelines in long heads waits in its socket; the connection stays, and no answer is missing."""
+    subject = Subject()
+    subject.application.keeps = True
+    subject.receive(ASKED)
+    rest = subject.receive(head_of(size, 128) * 30)
+    assert rest
+    assert not subject.socket.is_closed
+    subject.application.keeps = False
+    subject.application.opened[0].refuse(NotFound("nothing here"))
+    await read_on(subject, rest)
+    await until(lambda: subject.answers == 31)
     subject.connection.connection_lost(None)
 
 
