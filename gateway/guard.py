@@ -15,6 +15,8 @@ Fields = list[tuple[bytes, bytes]]
 # RFC 3986 section 3.2.2 without the comma: a list is what a proxy makes of two Host fields.
 _REG_NAME = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=\-]|%[0-9A-Fa-f]{2})+(?::[0-9]{0,5})?")
 _BRACKETED = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::[0-9]{0,5})?")
+_METHOD = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~\-]+")
+_BEHIND_METHOD = re.compile(rb"[!-~]+ HTTP/[0-9]\.[0-9]\r?\n")
 _VERSIONS = ("1.1", "1.0")
 
 
@@ -24,6 +26,14 @@ class Refusal(Exception):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
+
+
+def is_request_line(line: bytes) -> bool:
+    """Whether `line`, as far as it has come, begins a request of HTTP, whatever its method is called (RFC 9112, 3)."""
+    method, _, rest = line.partition(b" ")
+    if _METHOD.fullmatch(method) is None:
+        return False
+    return b"\n" not in rest or _BEHIND_METHOD.match(rest) is not None
 
 
 def check_head(method: str, version: str, target: bytes, fields: Fields) -> None:

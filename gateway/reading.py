@@ -10,10 +10,12 @@ from typing import cast
 import httptools
 
 from gateway import limits
-from gateway.guard import Refusal, check_head, head_bytes
+from gateway.guard import Refusal, check_head, head_bytes, is_request_line
 from gateway.request import Request, Wire
 from gateway.target import split_absolute
 
+# What the parser says of methods that it knows from other protocols alone.
+_NOT_OF_HTTP = "Invalid method for HTTP/x.x request"
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
@@ -38,6 +40,7 @@ class RequestReader:
         self._on_request = on_request
         self._parser = self._new_parser()
         self._is_reading_framing = False
+        self._begun = b""  # a request line whose method is not all here
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._request: Request | None = None  # the newest
@@ -64,9 +67,18 @@ class RequestReader:
                 self._ignore_upgrade()
             except httptools.HttpParserError as error:
                 cause = error.__context__
-                raise cause if isinstance(cause, Refusal) else Refusal(400, "Invalid HTTP request received.") from error
+                raise cause if isinstance(cause, Refusal) else self._refusal_of(error, data) from error
             else:
-                return
+                break
+        self._begun = self._begun + bytes(data) if self.part is Part.HEAD and not self._target else b""
+
+    def _refusal_of(self, error: httptools.HttpParserError, data: memoryview) -> Refusal:
+        """What the parser refused while it read `data`: a request of an unknown method, or no request at all."""
+        is_odd_method = isinstance(error, httptools.HttpParserInvalidMethodError) and not self._target
+        line = (self._begun + bytes(data)).lstrip(b"\r\n")
+        if str(error) == _NOT_OF_HTTP or (is_odd_method and is_request_line(line)):
+            return Refusal(501, "This method is not known here.")
+        return Refusal(400, "Invalid HTTP request received.")
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)

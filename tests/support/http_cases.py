@@ -88,8 +88,11 @@ START_LINE = [
     Case("9112 3", "white space behind the version", get(line=b"GET /v1/own HTTP/1.1 \r\n"), "400 -"),
     Case("9112 3", "white space before the method", b" " + get(), "400 -"),
     Case("9112 3", "a tab behind the method", get(line=b"GET\t/v1/own HTTP/1.1\r\n"), "400 -"),
-    Case("9112 3.1", "a method in lower case", get(line=b"get /v1/own HTTP/1.1\r\n"), "400 -"),
-    Case("9112 3.1", "a method that does not exist", get(line=b"FETCH /v1/own HTTP/1.1\r\n"), "400 -"),
+    Case("9112 3.1", "a method in lower case", get(line=b"get /v1/own HTTP/1.1\r\n"), "501 -"),
+    Case("9112 3.1", "a method that does not exist", get(line=b"FETCH /v1/own HTTP/1.1\r\n"), "501 -"),
+    Case("9112 3.1", "a method that begins like one that is known", get(line=b"LIST /v1/own HTTP/1.1\r\n"), "501 -"),
+    Case("9112 3.1", "a method with odd signs", get(line=b"X-!~1 /v1/own HTTP/1.1\r\n"), "501 -"),
+    Case("9112 3.1", "a method of another protocol", get(line=b"DESCRIBE /v1/own HTTP/1.1\r\n"), "501 -"),
     Case("9112 3.1", "a method with a separator", get(line=b"GE(T /v1/own HTTP/1.1\r\n"), "400 -"),
 ]
 
