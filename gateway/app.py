@@ -94,6 +94,8 @@ def _store(settings: Settings, boot: str) -> Store:
         ttl_done_seconds=settings.ttl_done_seconds,
         grace_seconds=SILENT_BEATS * settings.heartbeat_seconds,
         instance=settings.instance,
+        user=settings.redis_user,
+        password_file=settings.redis_password_file,
     )
 
 
@@ -122,12 +124,14 @@ def _routes(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         writer = asyncio.create_task(tracker.run(), name="status writer")
         measuring = asyncio.create_task(metrics.run(), name="metrics")
+        looking = asyncio.create_task(keyring.run(), name="API keys")
         _spare_the_collector()
         drain.install()
         if threading.current_thread() is threading.main_thread():  # no other thread may have signal handlers
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keyring.reload)
         yield
         measuring.cancel()
+        looking.cancel()
         writer.cancel()
         with suppress(asyncio.CancelledError):
             await writer

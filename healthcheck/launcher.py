@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 CONFIGURATION = Path(__file__).resolve().parents[1] / "supervisord.conf"
 SOURCES = ("supervisord", "ollama", "gateway", "pull", "listener")
 OLLAMA_PORT = 11434
+SERVICE_LINKS = ("tcp://", "udp://", "sctp://")  # set by Kubernetes: as good as unset
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 STOP_MARGIN_SECONDS = 5  # the gateway writes its last states after the drain
 OPEN_FILES = 65536  # each relayed request takes two
@@ -93,6 +94,7 @@ def addresses(environment: Mapping[str, str]) -> dict[str, str]:
     """
     _, port = peer_of(environment, "OLLAMA_HOST")
     base = environment.get("UPSTREAM_BASE", "")
+    base = "" if base.startswith(SERVICE_LINKS) else base
     if base and not environment.get("OLLAMA_HOST"):
         host, base_port = peer_of(environment, "UPSTREAM_BASE")
         port = base_port if host in LOOPBACK else None
@@ -122,7 +124,8 @@ def gateway_stop_seconds(environment: Mapping[str, str]) -> int:
 
 def wants_models(environment: Mapping[str, str]) -> bool:
     """Whether there is work for the pull program. Wrong names are the gateway's to name."""
-    return bool(environment.get("OLLAMA_PULL_MODELS", "").strip(" \t\r\n,"))
+    names = environment.get("OLLAMA_PULL_MODELS", "").strip(" \t\r\n,")
+    return bool(names) and not names.startswith(SERVICE_LINKS)
 
 
 def raise_open_files() -> None:

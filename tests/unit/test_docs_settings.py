@@ -115,10 +115,12 @@ def test_how_the_parts_name_a_store(environ: dict[str, str], url: str | None) ->
 
 
 def test_a_password_comes_from_its_file(tmp_path: Path) -> None:
-    """REDIS_PASSWORD_FILE gives the password, the line end aside; both at once are refused."""
+    """REDIS_PASSWORD_FILE names the file of the password, which the address does not hold; both at once are refused."""
     file = tmp_path / "password"
     file.write_text("from-a-file\n")
     environ = {"REDIS_HOST": "store", "REDIS_PASSWORD_FILE": str(file)}
-    assert load(environ).redis_url == "redis://default:from-a-file@store:6379/0"
+    settings = load(environ)
+    assert settings.redis_url == "redis://store:6379/0"
+    assert (settings.redis_user, settings.redis_password_file) == ("default", file)
     with pytest.raises(InvalidSettings, match="REDIS_PASSWORD_FILE"):
         load(environ | {"REDIS_PASSWORD": "another"})
