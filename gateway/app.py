@@ -73,9 +73,9 @@ def create_app(settings: Settings, counts_file: Path | None = None) -> "Gateway"
         counts=ledger.counts,
     )
     proxy = Proxy(upstream, tracker, ledger.counts, max_body_bytes=settings.max_body_bytes)
-    drain = Drain(tracker, settings.drain_seconds)
+    drain = Drain(tracker, settings.drain_seconds, settings.drain_notice_seconds)
     keyring = Keyring(settings.api_keys, settings.api_keys_file)
-    readiness = _readiness(settings, upstream, tracker)
+    readiness = _readiness(settings, upstream, tracker, drain)
     metrics = Metrics(ledger, tracker, has_store=settings.redis_url is not None)
     routes = _routes(upstream, tracker, drain, keyring, readiness, metrics)
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
@@ -99,12 +99,13 @@ def _store(settings: Settings, boot: str) -> Store:
     )
 
 
-def _readiness(settings: Settings, upstream: Upstream, tracker: Tracker) -> health.ReadinessProbe:
+def _readiness(settings: Settings, upstream: Upstream, tracker: Tracker, drain: Drain) -> health.ReadinessProbe:
     wanted = health.ModelsProbe(upstream, settings.pull_models, pull_progress_file())
     return health.ReadinessProbe(
         upstream,
         tracker,
         wanted,
+        is_stopping=drain.has_begun,
         has_store=settings.redis_url is not None,
         needs_models=settings.ready_requires_models,
     )

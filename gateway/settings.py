@@ -70,6 +70,7 @@ class Settings:
     max_connections: int
     upstream_idle_timeout_seconds: float
     drain_seconds: float
+    drain_notice_seconds: float
     log_level: str
     log_format: str
     machine: str
@@ -121,6 +122,8 @@ SETTINGS = (
             "model takes minutes of silence.", seconds(0, 86_400)),
     Setting("DRAIN_SEC", "30", "0 to 3600 seconds", "How long requests get to finish after SIGTERM.",
             seconds(0, 3600)),
+    Setting("DRAIN_NOTICE_SEC", "0", "0 to 3600 seconds", "How long new requests are still served after SIGTERM, while "
+            "the gateway already says that it is not ready; then `DRAIN_SEC` begins.", seconds(0, 3600)),
     Setting("LOG_LEVEL", "info", "debug, info, warning or error", "The least serious messages to log.",
             one_of("debug", "info", "warning", "error")),
     Setting("LOG_FORMAT", "text", "text or json", "One line of text, or one JSON object, per message.",
@@ -218,6 +221,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         max_connections=values["MAX_CONNECTIONS"],
         upstream_idle_timeout_seconds=values["UPSTREAM_IDLE_TIMEOUT_SEC"],
         drain_seconds=values["DRAIN_SEC"],
+        drain_notice_seconds=values["DRAIN_NOTICE_SEC"],
         log_level=values["LOG_LEVEL"],
         log_format=values["LOG_FORMAT"],
         api_keys=values["GATEWAY_API_KEYS"] or {},

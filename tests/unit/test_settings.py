@@ -37,6 +37,7 @@ GOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("MAX_CONNECTIONS", "max_connections", {"1": 1, "1000000": 1_000_000}),
     ("UPSTREAM_IDLE_TIMEOUT_SEC", "upstream_idle_timeout_seconds", {"0": 0.0, "86400": 86400.0, "0.25": 0.25}),
     ("DRAIN_SEC", "drain_seconds", {"0": 0.0, "3600": 3600.0, "1.5": 1.5}),
+    ("DRAIN_NOTICE_SEC", "drain_notice_seconds", {"0": 0.0, "3600": 3600.0, "1.5": 1.5}),
     ("LOG_LEVEL", "log_level", {"debug": "debug", "WARNING": "warning", "Error": "error"}),
     ("LOG_FORMAT", "log_format", {"text": "text", "JSON": "json"}),
     ("CORS_ALLOW_ORIGINS", "cors_allow_origins", {
@@ -75,6 +76,7 @@ BAD: dict[str, list[str]] = {
     "MAX_CONNECTIONS": ["0", "1000001", "many", *NUMBERS],
     "UPSTREAM_IDLE_TIMEOUT_SEC": ["86401", "off", *NUMBERS],
     "DRAIN_SEC": ["3601", *NUMBERS],
+    "DRAIN_NOTICE_SEC": ["3601", *NUMBERS],
     "LOG_LEVEL": ["verbose", "critical", "20", " info"],
     "LOG_FORMAT": ["xml", "text,json"],
     "GATEWAY_API_KEYS": ["k", ",", " ", "seven77", "x" * 257, "a b c d e f", "n:", ":longenough", "a b:longenough",
