@@ -16,6 +16,7 @@ ADMIN = "admin"
 Keys = Mapping[bytes, str]
 
 _KEY = re.compile(r"[!-+\--9;-~]{8,256}")  # printable ASCII without white space, comma and colon
+_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines takes others, too, so that a comment could hold a key
 _NAME = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _BEARER = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +(\S+)")
 _CARRIERS = (b"authorization", b"x-api-key")
@@ -45,7 +46,7 @@ def keys_of_list(text: str) -> dict[bytes, str]:
 
 def keys_of_lines(text: str) -> dict[bytes, str]:
     """The keys of a file's lines; empty ones and those that begin with `#` are none. Raises InvalidKeys."""
-    lines = enumerate(text.splitlines(), 1)
+    lines = enumerate(_LINE_END.split(text), 1)
     return _keys(((number, line) for number, line in lines if not line.lstrip().startswith("#")), "line")
 
 

@@ -73,9 +73,9 @@ def create_app(settings: Settings, counts_file: Path | None = None) -> "Gateway"
         counts=ledger.counts,
     )
     proxy = Proxy(upstream, tracker, ledger.counts, max_body_bytes=settings.max_body_bytes)
-    drain = Drain(tracker, settings.drain_seconds)
+    drain = Drain(tracker, settings.drain_seconds, settings.drain_notice_seconds)
     keyring = Keyring(settings.api_keys, settings.api_keys_file)
-    readiness = _readiness(settings, upstream, tracker)
+    readiness = _readiness(settings, upstream, tracker, drain)
     metrics = Metrics(ledger, tracker, has_store=settings.redis_url is not None)
     routes = _routes(upstream, tracker, drain, keyring, readiness, metrics)
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
@@ -94,15 +94,18 @@ def _store(settings: Settings, boot: str) -> Store:
         ttl_done_seconds=settings.ttl_done_seconds,
         grace_seconds=SILENT_BEATS * settings.heartbeat_seconds,
         instance=settings.instance,
+        user=settings.redis_user,
+        password_file=settings.redis_password_file,
     )
 
 
-def _readiness(settings: Settings, upstream: Upstream, tracker: Tracker) -> health.ReadinessProbe:
+def _readiness(settings: Settings, upstream: Upstream, tracker: Tracker, drain: Drain) -> health.ReadinessProbe:
     wanted = health.ModelsProbe(upstream, settings.pull_models, pull_progress_file())
     return health.ReadinessProbe(
         upstream,
         tracker,
         wanted,
+        is_stopping=drain.has_begun,
         has_store=settings.redis_url is not None,
         needs_models=settings.ready_requires_models,
     )
@@ -122,12 +125,14 @@ def _routes(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         writer = asyncio.create_task(tracker.run(), name="status writer")
         measuring = asyncio.create_task(metrics.run(), name="metrics")
+        looking = asyncio.create_task(keyring.run(), name="API keys")
         _spare_the_collector()
         drain.install()
         if threading.current_thread() is threading.main_thread():  # no other thread may have signal handlers
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keyring.reload)
         yield
         measuring.cancel()
+        looking.cancel()
         writer.cancel()
         with suppress(asyncio.CancelledError):
             await writer

@@ -16,6 +16,7 @@ from hiredis import HiredisError, PushNotification, Reader, ReplyError, pack_com
 from redis.asyncio import Connection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError
 
 from gateway.deadline import Deadline
@@ -93,7 +94,9 @@ class Line:
     connection that was open turns out closed (servers close idle ones), or the server has forgotten `scripts`.
     """
 
-    def __init__(self, url: str, scripts: Sequence[Script] = ()) -> None:
+    def __init__(
+        self, url: str, scripts: Sequence[Script] = (), *, credentials: CredentialProvider | None = None
+    ) -> None:
         self._loads: list[Command] = [("SCRIPT", "LOAD", script.text) for script in scripts]
         self._pool = ConnectionPool.from_url(
             url,
@@ -101,6 +104,7 @@ class Line:
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
             socket_timeout=None,  # there is a deadline for all of it
             retry=Retry(NoBackoff(), 0),
+            credential_provider=credentials,
         )
         self._wire: _Wire | None = None
         self._opening: asyncio.Task[None] | None = None

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from gateway import __version__, logs
-from gateway.settings import InvalidSettings, Settings, load, share_run
+from gateway.settings import InvalidSettings, Settings, load, share_run, start_warnings
 
 log = logging.getLogger("gateway")
 
@@ -35,6 +35,8 @@ def main() -> int:
         print(*(f"gateway: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
         return 2
     logs.set_up(settings.log_level, settings.log_format)
+    for warning in start_warnings():
+        log.warning(warning)
     try:
         listener = _bind(settings)
     except OSError as error:

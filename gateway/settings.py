@@ -5,9 +5,7 @@ All that is wrong is named at once. An empty variable counts as unset, as compos
 Called by __main__ (which prints what is wrong) and app.
 """
 
-import ipaddress
 import os
-import re
 import secrets
 import socket
 from collections.abc import Callable, Mapping
@@ -15,11 +13,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
+from gateway import validators
 from gateway.access import InvalidKeys, Keys, keys_of_list
-from gateway.keyring import read_keys
+from gateway.environment import values_of, warnings_of
 from gateway.origins import host_patterns, origin_patterns
+from gateway.secret_files import UnusableFile, is_mounted_alone
+from gateway.validators import matching, one_of, seconds, whole
 from gateway.wanted import MAX_MODELS, model_names
 
 MASK = "***"
@@ -35,10 +36,6 @@ class InvalidSettings(ValueError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
-
-
-class _Refused(ValueError):
-    """A value that its parser does not take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +57,8 @@ class Settings:
     upstream_host: str
     upstream_port: int
     redis_url: str | None
+    redis_user: str
+    redis_password_file: Path | None
     ttl_running_seconds: int
     ttl_done_seconds: int
     heartbeat_seconds: float
@@ -71,6 +70,7 @@ class Settings:
     max_connections: int
     upstream_idle_timeout_seconds: float
     drain_seconds: float
+    drain_notice_seconds: float
     log_level: str
     log_format: str
     machine: str
@@ -83,148 +83,56 @@ class Settings:
     ready_requires_models: bool
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        number = int(text) if re.fullmatch(r"[0-9]{1,15}", text) else -1
-        if not least <= number <= most:
-            raise _Refused
-        return number
-
-    return parse
-
-
-def _seconds(least: float, most: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        number = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) else -1.0
-        if not least <= number <= most:
-            raise _Refused
-        return number
-
-    return parse
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() not in words:
-            raise _Refused
-        return text.lower()
-
-    return parse
-
-
-def _matching(pattern: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise _Refused
-        return text
-
-    return parse
-
-
-def _http_base(text: str) -> tuple[str, int]:
-    parts = urlsplit(text)
-    host = parts.hostname or ""
-    if parts.scheme != "http" or parts.path not in ("", "/") or parts.port == 0 or not _is_host(host, text):
-        raise _Refused
-    if parts.query or parts.fragment or parts.username is not None or parts.password is not None:
-        raise _Refused
-    return host, 80 if parts.port is None else parts.port
-
-
-def _redis_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("redis", "rediss") or parts.port == 0 or not _is_host(parts.hostname, text):
-        raise _Refused
-    if not re.fullmatch(r"/?|/[0-9]{1,4}", parts.path) or parts.query or parts.fragment:
-        raise _Refused
-    return text
-
-
-def _host(text: str) -> str:
-    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if not _is_host(host):
-        raise _Refused
-    return host
-
-
-def _is_host(host: str | None, whole: str = "") -> bool:
-    """Whether `host` is a name or an address (IPv6 without brackets), and `whole` without white space."""
-    if not host or re.search(r"\s", whole):
-        return False
-    if ":" not in host:
-        return re.fullmatch(r"[A-Za-z0-9._\-]{1,253}", host) is not None
-    try:
-        ipaddress.IPv6Address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _password_file(text: str) -> str:
-    try:
-        password = Path(text).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeError) as error:
-        raise _Refused from error
-    if not password:
-        raise _Refused
-    return password
-
-
-def _keys_file(text: str) -> Path:
-    path = Path(text)
-    try:
-        read_keys(path)
-    except OSError as error:
-        raise _Refused from error
-    return path
-
-
 SETTINGS = (
-    Setting("UPSTREAM_BASE", "http://127.0.0.1:11434", "http://host[:port]", "Where Ollama listens.", _http_base),
+    Setting("UPSTREAM_BASE", "http://127.0.0.1:11434", "http://host[:port]", "Where Ollama listens.",
+            validators.http_base),
     Setting("REDIS_HOST", "", "a host name or address", "The store. Unset, and no `REDIS_URL`: statuses live in this "
-            "process only, and are lost at exit.", _host),
-    Setting("REDIS_PORT", "6379", "1 to 65535", "The store's port.", _whole(1, 65535)),
+            "process only, and are lost at exit.", validators.host),
+    Setting("REDIS_PORT", "6379", "1 to 65535", "The store's port.", whole(1, 65535)),
     Setting("REDIS_USER", "default", "1 to 128 characters, no white space", "The user to log in as, where there is a "
-            "password.", _matching(r"\S{1,128}")),
+            "password.", matching(r"\S{1,128}")),
     Setting("REDIS_PASSWORD", "", "text", "The store's password.", str, is_secret=True),
     Setting("REDIS_PASSWORD_FILE", "", "the path of a readable UTF-8 file, not empty",
-            "A file that holds the password, instead of `REDIS_PASSWORD`.", _password_file),
-    Setting("REDIS_DB", "0", "0 to 9999", "The store's database number.", _whole(0, 9999)),
+            "A file that holds the password, instead of `REDIS_PASSWORD`; for a `REDIS_URL` without a password, too. "
+            "Read again for each connection.", validators.password_file),
+    Setting("REDIS_DB", "0", "0 to 9999", "The store's database number.", whole(0, 9999)),
     Setting("REDIS_URL", "", "redis://[user:password@]host[:port][/db], or rediss:// for TLS", "The store as one "
-            "address; wins over the parts.", _redis_url, is_secret=True),
+            "address; wins over the parts.", validators.redis_url, is_secret=True),
     Setting("TTL_RUNNING", "3600", "1 to 31536000 seconds, at least five heartbeats", "How long the status of a "
-            "PENDING or RUNNING task outlives its last heartbeat.", _whole(1, 31_536_000)),
+            "PENDING or RUNNING task outlives its last heartbeat.", whole(1, 31_536_000)),
     Setting("TTL_DONE", "86400", "1 to 31536000 seconds", "How long the status of an ended task is kept.",
-            _whole(1, 31_536_000)),
+            whole(1, 31_536_000)),
     Setting("HEARTBEAT_SEC", "10", "0.1 to 3600 seconds", "How often a task in flight renews its status.",
-            _seconds(0.1, 3600)),
+            seconds(0.1, 3600)),
     Setting("ALGORITHM_ID", "ollama-openai", "1 to 128 of A-Z a-z 0-9 . _ : @ / -", "`algorithm_id` of every status.",
-            _matching(r"[A-Za-z0-9._:@/\-]{1,128}")),
+            matching(r"[A-Za-z0-9._:@/\-]{1,128}")),
     Setting("GATEWAY_HOST", "0.0.0.0", "a host name or address", "The address to listen on.",  # noqa: S104
-            _host),
-    Setting("GATEWAY_PORT", "11535", "1 to 65535", "The port to listen on.", _whole(1, 65535)),
+            validators.host),
+    Setting("GATEWAY_PORT", "11535", "1 to 65535", "The port to listen on.", whole(1, 65535)),
     Setting("GATEWAY_WORKERS", "1", "1 to 64; more than 1 needs a store", "Processes that serve requests.",
-            _whole(1, 64)),
+            whole(1, 64)),
     Setting("GATEWAY_INSTANCE", "", "1 to 128 of A-Z a-z 0-9 . _ : @ -", "This gateway's name in statuses, unlike any "
             "other's that uses the same store. Unset: the host's name and the port.",
-            _matching(r"[A-Za-z0-9._:@\-]{1,128}")),
+            matching(r"[A-Za-z0-9._:@\-]{1,128}")),
     Setting("MAX_BODY_BYTES", "268435456", "1 to 1099511627776 bytes", "The longest request body that is taken.",
-            _whole(1, 2**40)),
+            whole(1, 2**40)),
     Setting("MAX_CONNECTIONS", "8000", "1 to 1000000", "How many clients' connections a process serves at once; fewer "
-            "where its file descriptors do not suffice for two each.", _whole(1, 1_000_000)),
+            "where its file descriptors do not suffice for two each.", whole(1, 1_000_000)),
     Setting("UPSTREAM_IDLE_TIMEOUT_SEC", "0", "0 (off) to 86400 seconds", "How long Ollama may stay silent. Loading a "
-            "model takes minutes of silence.", _seconds(0, 86_400)),
+            "model takes minutes of silence.", seconds(0, 86_400)),
     Setting("DRAIN_SEC", "30", "0 to 3600 seconds", "How long requests get to finish after SIGTERM.",
-            _seconds(0, 3600)),
+            seconds(0, 3600)),
+    Setting("DRAIN_NOTICE_SEC", "0", "0 to 3600 seconds", "How long new requests are still served after SIGTERM, while "
+            "the gateway already says that it is not ready; then `DRAIN_SEC` begins.", seconds(0, 3600)),
     Setting("LOG_LEVEL", "info", "debug, info, warning or error", "The least serious messages to log.",
-            _one_of("debug", "info", "warning", "error")),
+            one_of("debug", "info", "warning", "error")),
     Setting("LOG_FORMAT", "text", "text or json", "One line of text, or one JSON object, per message.",
-            _one_of("text", "json")),
+            one_of("text", "json")),
     Setting("GATEWAY_API_KEYS", "", "a comma list of `key` or `name:key`; a key has 8 to 256 printable ASCII "
             "characters, no white space, comma or colon; a name 1 to 64 of A-Z a-z 0-9 . _ -", "Who may use the "
             "gateway. Unset, and no `GATEWAY_API_KEYS_FILE`: everybody.", keys_of_list, is_secret=True),
     Setting("GATEWAY_API_KEYS_FILE", "", "the path of a readable UTF-8 file with one `key` or `name:key` a line, `#` "
-            "for comments", "Further keys. Read again when the file changes, and on SIGHUP.", _keys_file),
+            "for comments", "Further keys. Read again when the file changes, and on SIGHUP.", validators.keys_file),
     Setting("CORS_ALLOW_ORIGINS", "", "a comma list of scheme://host[:port], each with at most one *; or * for all",
             "Further origins whose pages may call from a browser.", origin_patterns),
     Setting("ALLOWED_HOSTS", "", "a comma list of host names without ports, `*.name` for all below a name; or `*` for "
@@ -232,16 +140,19 @@ SETTINGS = (
     Setting("OLLAMA_PULL_MODELS", "", f"up to {MAX_MODELS} names of models as Ollama has them, separated by white "
             "space or commas", "Models that are pulled after the start where they are missing.", model_names),
     Setting("READY_REQUIRES_MODELS", "false", "true or false", "Whether the gateway is ready only when all of "
-            "`OLLAMA_PULL_MODELS` are there.", _one_of("true", "false")),
+            "`OLLAMA_PULL_MODELS` are there.", one_of("true", "false")),
 )  # fmt: skip
+
+_NAMES = tuple(setting.name for setting in SETTINGS)
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings that `environ` asks for. Raises InvalidSettings with all that is wrong."""
+    given = values_of(environ, _NAMES)
     values: dict[str, Any] = {}
     problems: list[str] = []
     for setting in SETTINGS:
-        text = environ.get(setting.name) or setting.default
+        text = given.get(setting.name, setting.default)
         try:
             values[setting.name] = setting.parse(text) if text else None
         except ValueError as error:
@@ -252,11 +163,28 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     return _settings(values)
 
 
+def start_warnings(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """What the log is to say once at the start: settings that are valid, but may not do what they are meant to."""
+    files = {name: text for name, text in values_of(environ, _NAMES).items() if name.endswith("_FILE")}
+    return warnings_of(environ, _NAMES) + [
+        f"{name} is a file mounted by itself: one that replaces it outside is not seen here; mount its directory"
+        for name, path in files.items()
+        if is_mounted_alone(Path(path))
+    ]
+
+
 def _problem(setting: Setting, text: str, error: ValueError) -> str:
-    is_no_path = setting.name.endswith("_FILE") and not text.startswith(("/", "."))  # the secret itself, by mistake
-    shown = MASK if setting.is_secret or is_no_path or "@" in text else repr(text)
-    where = f" ({error})" if isinstance(error, InvalidKeys) else ""
+    is_hidden = not _is_path(text) if setting.name.endswith("_FILE") else "@" in text
+    shown = MASK if setting.is_secret or is_hidden else repr(text)
+    where = f" ({error})" if isinstance(error, InvalidKeys | UnusableFile) else ""
     return f"{setting.name}={shown} is not valid{where}; allowed: {setting.allowed}"
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text evidently names a file. Else it may be the secret itself, by mistake."""
+    if text.startswith(("/", ".")):
+        return True
+    return os.path.lexists(text) or os.path.isdir(os.path.dirname(text))
 
 
 def _problems_between(values: Mapping[str, Any]) -> list[str]:
@@ -275,10 +203,13 @@ def _problems_between(values: Mapping[str, Any]) -> list[str]:
 
 def _settings(values: Mapping[str, Any]) -> Settings:
     host, port = values["UPSTREAM_BASE"]
+    redis_url, redis_user, redis_password_file = _store(values)
     return Settings(
         upstream_host=host,
         upstream_port=port,
-        redis_url=_store_url(values),
+        redis_url=redis_url,
+        redis_user=redis_user,
+        redis_password_file=redis_password_file,
         ttl_running_seconds=values["TTL_RUNNING"],
         ttl_done_seconds=values["TTL_DONE"],
         heartbeat_seconds=values["HEARTBEAT_SEC"],
@@ -290,6 +221,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         max_connections=values["MAX_CONNECTIONS"],
         upstream_idle_timeout_seconds=values["UPSTREAM_IDLE_TIMEOUT_SEC"],
         drain_seconds=values["DRAIN_SEC"],
+        drain_notice_seconds=values["DRAIN_NOTICE_SEC"],
         log_level=values["LOG_LEVEL"],
         log_format=values["LOG_FORMAT"],
         api_keys=values["GATEWAY_API_KEYS"] or {},
@@ -305,7 +237,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
 
 def terminal_peer() -> tuple[str, str | None]:
     """For the terminal's commands: the URL of the gateway to ask, and the key to it, if any."""
-    port = os.environ.get("GATEWAY_PORT") or "11535"
+    port = values_of(os.environ, ["GATEWAY_PORT"]).get("GATEWAY_PORT", "11535")
     return os.environ.get("OLLAMA_GATEWAY_URL") or f"http://127.0.0.1:{port}", os.environ.get("OLLAMA_GATEWAY_KEY")
 
 
@@ -337,13 +269,26 @@ def _place(settings: Settings) -> str:
     return sha256(f"{kernel} {settings.gateway_host} {settings.gateway_port}".encode()).hexdigest()[:8]
 
 
-def _store_url(values: Mapping[str, Any]) -> str | None:
-    """The store as one URL, or None. Credentials are sent only where there is a password."""
-    if values["REDIS_URL"] or not values["REDIS_HOST"]:
-        url: str | None = values["REDIS_URL"]
-        return url
-    password = values["REDIS_PASSWORD"] or values["REDIS_PASSWORD_FILE"]
-    login = f"{quote(values['REDIS_USER'], safe='')}:{quote(password, safe='')}@" if password else ""
+def _store(values: Mapping[str, Any]) -> tuple[str | None, str, Path | None]:
+    """The store's address (None: no store); and the user and file to log in with, where the address has no password."""
+    file: Path | None = values["REDIS_PASSWORD_FILE"]
+    if values["REDIS_URL"]:
+        return _login_apart(values["REDIS_URL"], file)
+    if not values["REDIS_HOST"]:
+        return None, "", None
+    user, password = values["REDIS_USER"], values["REDIS_PASSWORD"]
+    # Credentials are sent only where there is a password.
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if password else ""
     host = values["REDIS_HOST"]
     host = f"[{host}]" if ":" in host else host
-    return f"redis://{login}{host}:{values['REDIS_PORT']}/{values['REDIS_DB']}"
+    url = f"redis://{login}{host}:{values['REDIS_PORT']}/{values['REDIS_DB']}"
+    return (url, user, file) if file else (url, "", None)
+
+
+def _login_apart(url: str, file: Path | None) -> tuple[str, str, Path | None]:
+    """An address whose password is in `file`, unless the address has one itself."""
+    parts = urlsplit(url)
+    if file is None or parts.password:
+        return url, "", None
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return bare, unquote(parts.username or ""), file

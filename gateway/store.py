@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Container, Coroutine, Sequence
 from contextlib import suppress
 from math import inf
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -18,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway import documents, index
+from gateway.credentials import PasswordFile
 from gateway.documents import DOCUMENT_PREFIX, Documents
 from gateway.index import BEATS, CANCELS, INDEX_KEYS, OWN_PREFIX, entry_of, index_arguments
 from gateway.line import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, Line, Script, mapped, uncancelled
@@ -47,6 +49,7 @@ class RedisStore:
     """Statuses in Redis or Valkey. `boot` names this process, so that the store can tell its claims from others'.
 
     It is `<place>-<run>-<process>`: what `instance` left behind in another run at this place is dead for certain.
+    With a `password_file` the `url` has neither user nor password; it is read again for each connection.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class RedisStore:
         ttl_done_seconds: int = 86_400,
         grace_seconds: float = 30,
         instance: str = "",
+        user: str = "",
+        password_file: Path | None = None,
     ) -> None:
         self.lost = 0
         self.answers_at_once = False
@@ -70,7 +75,8 @@ class RedisStore:
         self._steady_at = 0.0
         self._index_ttl_seconds = longest_ttl_seconds + _INDEX_MARGIN_SECONDS
         self._watch, self._replace, self._cancel = map(Script, ("watch", "replace", "cancel"))
-        self._line = Line(url, [documents.SCRIPT, index.SCRIPT])
+        credentials = PasswordFile(password_file, user) if password_file else None
+        self._line = Line(url, [documents.SCRIPT, index.SCRIPT], credentials=credentials)
         self._writer = Documents(self._line, boot, self._index_ttl_seconds, self._server_seconds)
         # A burst of polls waits for one of these for a moment, instead of opening a connection each.
         self._pool = BlockingConnectionPool.from_url(
@@ -82,6 +88,7 @@ class RedisStore:
             max_connections=_MAX_READERS,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError, RuntimeError)),  # type: ignore[arg-type]
+            credential_provider=credentials,
         )
         self._redis = Redis(connection_pool=self._pool)
 

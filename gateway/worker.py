@@ -100,5 +100,5 @@ def _stop_now(loop: asyncio.AbstractEventLoop, parent: int) -> None:
     """The parent was killed. Nothing is drained: whoever is started in its place needs the port, and soon gives up."""
     loop.remove_reader(parent)
     log.error("the parent process is gone: stopping at once")
-    for _ in range(2):  # as a second Ctrl-C
+    for _ in range(3):  # a second one ends the notice, if there is any, and a third one what runs
         signal.raise_signal(signal.SIGINT)

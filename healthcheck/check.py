@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 LIMIT_SECONDS = 4.0  # for both answers, heads and bodies; the rest of the five is for Python's own start
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 (nothing is bound here)
+SERVICE_LINKS = ("tcp://", "udp://", "sctp://")
 LONGEST_ANSWER_BYTES = 4 * 1024 * 1024
 
 
@@ -48,9 +49,11 @@ class Ollama(Probe):
 
     def base(self) -> str:
         """UPSTREAM_BASE, or what the launcher makes of OLLAMA_HOST."""
+        if base := setting("UPSTREAM_BASE"):
+            return base
         host = os.environ.get("OLLAMA_HOST", "")
         port = urlsplit(host if "://" in host else f"//{host}").port or 11434
-        return os.environ.get("UPSTREAM_BASE") or f"http://127.0.0.1:{port}"
+        return f"http://127.0.0.1:{port}"
 
 
 class Gateway(Probe):
@@ -67,10 +70,16 @@ class Gateway(Probe):
 
 def gateway_base() -> str:
     """Where the gateway is reached from this machine, without a slash at the end."""
-    host = (os.environ.get("GATEWAY_HOST") or ANY_ADDRESS).strip("[]")
+    host = (setting("GATEWAY_HOST") or ANY_ADDRESS).strip("[]")
     host = {ANY_ADDRESS: "127.0.0.1", "::": "::1"}.get(host, host)
-    port = os.environ.get("GATEWAY_PORT") or "11535"
+    port = setting("GATEWAY_PORT") or "11535"
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def setting(name: str) -> str:
+    """The variable's value, "" where it is unset: Kubernetes' links to Services count as that, as in the gateway."""
+    value = os.environ.get(name, "")
+    return "" if value.startswith(SERVICE_LINKS) else value
 
 
 def get(url: str) -> tuple[int, bytes]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 CONFIGURATION = Path(__file__).resolve().parents[1] / "supervisord.conf"
 SOURCES = ("supervisord", "ollama", "gateway", "pull", "listener")
 OLLAMA_PORT = 11434
+SERVICE_LINKS = ("tcp://", "udp://", "sctp://")  # set by Kubernetes: as good as unset
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 STOP_MARGIN_SECONDS = 5  # the gateway writes its last states after the drain
 OPEN_FILES = 65536  # each relayed request takes two
@@ -93,6 +94,7 @@ def addresses(environment: Mapping[str, str]) -> dict[str, str]:
     """
     _, port = peer_of(environment, "OLLAMA_HOST")
     base = environment.get("UPSTREAM_BASE", "")
+    base = "" if base.startswith(SERVICE_LINKS) else base
     if base and not environment.get("OLLAMA_HOST"):
         host, base_port = peer_of(environment, "UPSTREAM_BASE")
         port = base_port if host in LOOPBACK else None
@@ -112,17 +114,24 @@ def peer_of(environment: Mapping[str, str], name: str) -> tuple[str | None, int 
 
 
 def gateway_stop_seconds(environment: Mapping[str, str]) -> int:
-    """How long the gateway may take to stop. A wrong DRAIN_SEC is the gateway's to name."""
+    """How long the gateway may take to stop: notice, drain and its own end."""
+    waits = (seconds_of(environment, "DRAIN_NOTICE_SEC", 0), seconds_of(environment, "DRAIN_SEC", 30))
+    return math.ceil(sum(waits)) + STOP_MARGIN_SECONDS
+
+
+def seconds_of(environment: Mapping[str, str], name: str, default: float) -> float:
+    """A duration, or its default where it is unset. A wrong one is the gateway's to name."""
     try:
-        drain = max(0, math.ceil(float(environment.get("DRAIN_SEC") or 30)))
-    except (ValueError, OverflowError):
-        drain = 30
-    return drain + STOP_MARGIN_SECONDS
+        seconds = float(environment.get(name) or default)
+    except ValueError:
+        return default
+    return max(0, seconds) if math.isfinite(seconds) else default
 
 
 def wants_models(environment: Mapping[str, str]) -> bool:
     """Whether there is work for the pull program. Wrong names are the gateway's to name."""
-    return bool(environment.get("OLLAMA_PULL_MODELS", "").strip(" \t\r\n,"))
+    names = environment.get("OLLAMA_PULL_MODELS", "").strip(" \t\r\n,")
+    return bool(names) and not names.startswith(SERVICE_LINKS)
 
 
 def raise_open_files() -> None:

@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from healthcheck.check import ANY_ADDRESS, gateway_base  # noqa: E402
+from healthcheck.check import ANY_ADDRESS, gateway_base, setting  # noqa: E402
 from healthcheck.launcher import addresses  # noqa: E402
 
 ASK_EVERY_SECONDS = 0.3
@@ -56,7 +56,7 @@ def main() -> None:
         paths.append(str(ROOT / "embedded"))
     os.environ["PATH"] = os.pathsep.join(paths)
     os.environ.update(addresses(os.environ))
-    host, port = os.environ.get("GATEWAY_HOST") or ANY_ADDRESS, os.environ.get("GATEWAY_PORT") or "11535"
+    host, port = setting("GATEWAY_HOST") or ANY_ADDRESS, setting("GATEWAY_PORT") or "11535"
     refuse_taken_port("127.0.0.1", int(os.environ["OLLAMA_HOST"].rpartition(":")[2]), "Ollama's", "OLLAMA_HOST")
     if port.isdecimal() and int(port) < 65536:  # a wrong one is the gateway's to name
         refuse_taken_port(host, int(port), "the gateway's", "GATEWAY_PORT")
@@ -104,7 +104,7 @@ def invitation(url: str, model: str) -> str:
         "stream": True,
         "messages": [{"role": "user", "content": "Why is the sky blue?"}],
     }
-    has_keys = os.environ.get("GATEWAY_API_KEYS") or os.environ.get("GATEWAY_API_KEYS_FILE")
+    has_keys = setting("GATEWAY_API_KEYS") or setting("GATEWAY_API_KEYS_FILE")
     key = " -H 'Authorization: Bearer YOUR_KEY'" if has_keys else ""
     return READY.format(url=url, key=key, body=json.dumps(question))
 

@@ -151,7 +151,7 @@ def _client(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> Clie
     url, key = terminal_peer()
     try:
         if chosen.key_file:
-            key = chosen.key_file.read_text(encoding="utf-8").strip()
+            key = chosen.key_file.read_text(encoding="utf-8-sig").strip()
         if key and not _KEY.fullmatch(key):
             parser.error("the API key holds what no key does")
         return Client(chosen.url or url, key)

@@ -5,6 +5,7 @@ Where models are pulled at the start, `/readyz` tells which are still missing, a
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -95,11 +96,19 @@ class ReadinessProbe:
     """Asks Ollama at most once a second, however often it is asked itself. The store's condition is the writer's."""
 
     def __init__(
-        self, upstream: Upstream, tracker: Tracker, models: ModelsProbe, *, has_store: bool, needs_models: bool
+        self,
+        upstream: Upstream,
+        tracker: Tracker,
+        models: ModelsProbe,
+        *,
+        is_stopping: Callable[[], bool],
+        has_store: bool,
+        needs_models: bool,
     ) -> None:
         self._upstream = upstream
         self._tracker = tracker
         self._models = models
+        self._is_stopping = is_stopping
         self._has_store = has_store
         self._needs_models = needs_models
         self._is_upstream_up = False
@@ -123,7 +132,7 @@ class ReadinessProbe:
         )
 
     def _status(self) -> Status:
-        if self._tracker.is_draining:
+        if self._is_stopping():
             return "draining"
         if not self._is_upstream_up or (self._needs_models and self._models.missing):
             return "not_ready"

@@ -63,7 +63,11 @@ async def pair(scripted: Upstream, store: Store, tmp_path_factory: pytest.TempPa
 
 
 async def test_the_workers_end_and_the_port_is_free(pair: Pair, upstream: Upstream, store: Store) -> None:
-    """Within three seconds the streams are cut, FAILED `shutdown` in the store, the workers gone and the port free."""
+    """Within three seconds the streams are cut, FAILED `shutdown` in the store, the workers gone and the port free.
+
+    Neither drain nor notice is waited for.
+    """
+    pair.settings["DRAIN_NOTICE_SEC"] = str(DRAIN_SECONDS)
     await pair.start()
     streams = await streams_of_both(pair, upstream, store)
     await pair.kill()
@@ -75,6 +79,7 @@ async def test_the_workers_end_and_the_port_is_free(pair: Pair, upstream: Upstre
         assert outcome(await store.document(stream.task_id)) == ("FAILED", "shutdown", "shutdown")
     assert pair.log.count("the parent process is gone: stopping at once") == 2
 
+    del pair.settings["DRAIN_NOTICE_SEC"]
     await pair.start()
     (task_id,) = (await relay(pair, 1)).task_ids
     assert outcome(await store.document(task_id)) == DONE

@@ -97,7 +97,7 @@ def test_redis_is_reached_over_an_internal_network_only() -> None:
 
 
 def test_the_stop_limits_nest() -> None:
-    """DRAIN_SEC < the gateway's stop wait; all stop waits together < compose's grace period."""
+    """Notice and drain < the gateway's stop wait; all stop waits together < compose's grace period."""
     programs = configparser.RawConfigParser(strict=False)
     programs.read(ROOT / "supervisord.conf")
     gateway_seconds = gateway_stop_seconds({})

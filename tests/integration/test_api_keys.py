@@ -6,6 +6,7 @@ Contract section 7 and 2.2; issue 4, part 2. Real gateways with a real store.
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -358,6 +359,26 @@ async def test_keys_from_a_file_change_without_a_restart(launch: Launch, upstrea
     gateway.process.send_signal(signal.SIGHUP)
     await until(lambda: gateway.log.count("API keys in force") >= 3, 2, "SIGHUP is heard")
     assert (await status(ALICE), await status(BOB)) == (200, 401)
+
+
+async def test_a_fifo_in_the_files_place_holds_nobody(launch: Launch, upstream: Upstream, tmp_path: Path) -> None:
+    """While a FIFO stands where the keys were, requests and SIGHUP go on, with the keys as they were."""
+    path = tmp_path / "keys"
+    path.write_text(f"alice:{ALICE}\n")
+    gateway = await launch(GATEWAY_API_KEYS_FILE=str(path))
+    path.unlink()
+    os.mkfifo(path)
+    gateway.process.send_signal(signal.SIGHUP)
+    await until(lambda: "it is not a regular file" in gateway.log, 10, "it is told")
+    answer = await within(10, gateway.ask("GET", CHAT, bearer(ALICE)), "an answer")
+    assert answer.status == 200
+    path.unlink()
+    path.write_text(f"bob:{BOB}\n")
+
+    async def is_gone() -> bool:
+        return (await gateway.ask("GET", CHAT, bearer(ALICE))).status == 401
+
+    await until(is_gone, 10, "the next file is in force")
 
 
 async def test_sighup_disturbs_no_worker(

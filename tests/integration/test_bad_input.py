@@ -5,6 +5,8 @@ Contract sections 1, 2.1, 3.8 and 7.
 
 from __future__ import annotations
 
+import os
+import pty
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +17,8 @@ from tests.support.waiting import within
 from tests.support.wire import request
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
@@ -215,8 +219,37 @@ async def test_a_password_in_a_wrong_value_is_masked(value: str) -> None:
 async def test_a_password_file_that_is_missing_is_refused() -> None:
     """REDIS_PASSWORD_FILE has to be readable."""
     code, output = await refused_start(REDIS_HOST="127.0.0.1", REDIS_PASSWORD_FILE="/nowhere/at/all")
-    assert code != 0
-    assert "REDIS_PASSWORD_FILE" in output
+    assert code == 2
+    assert "REDIS_PASSWORD_FILE='/nowhere/at/all' is not valid (No such file or directory); allowed: " in output
+
+
+@pytest.mark.parametrize("name", ["REDIS_PASSWORD_FILE", "GATEWAY_API_KEYS_FILE"])
+@pytest.mark.parametrize("kind", ["fifo", "endless", "terminal"])
+async def test_what_never_ends_is_no_file_of_secrets(name: str, kind: str, tmp_path: Path) -> None:
+    """A FIFO that nobody writes to, a device without an end or a terminal ends the start at once, with one line."""
+    path = tmp_path / "secret"
+    os.mkfifo(path)
+    ends = pty.openpty()
+    shown = {"fifo": str(path), "endless": "/dev/zero", "terminal": os.ttyname(ends[1])}[kind]
+    code, output = await refused_start(**{name: shown})
+    assert (code, output.count("\n")) == (2, 1)
+    assert f"{name}='{shown}' is not valid (it is not a regular file)" in output
+    for end in ends:
+        os.close(end)
+
+
+async def test_the_start_tells_what_does_not_count(launch: Launch) -> None:
+    """Links of Kubernetes and misspelled names are one warning each, no value is shown, and the gateway serves."""
+    link = "tcp://10.11.12.13:6379"
+    gateway = await launch(
+        REDIS_PORT=link, REDIS_PORT_6379_TCP=link, REDIS_SERVICE_HOST="10.11.12.13", REDIS_HOTS="hunter2"
+    )
+    warnings = [line for line in gateway.log.splitlines() if "WARNING" in line]
+    assert len(warnings) == 2
+    assert "REDIS_PORT counts as unset" in warnings[0]
+    assert "REDIS_HOTS is no setting and has no effect: is REDIS_HOST meant?" in warnings[1]
+    assert "hunter2" not in gateway.log
+    assert "10.11.12.13" not in gateway.log
 
 
 async def test_a_port_in_use_is_one_clear_line(tracked: Gateway) -> None:

@@ -17,6 +17,7 @@ from tests.support.gateway import workers_of
 from tests.support.outcome import DONE, outcome
 from tests.support.ports import refusing_port
 from tests.support.process import is_alive
+from tests.support.scripted import answering
 from tests.support.streams import WHOLE, HeldStream, streams_of_both
 from tests.support.unread import only_unread_answers, unread_answers
 from tests.support.waiting import until, within
@@ -76,6 +77,46 @@ async def test_it_answers_while_it_drains(launch: Launch, store: Store, upstream
     assert await stream.end() == WHOLE
     await exit_seconds(gateway, 5)
     assert outcome(await store.document(stream.task_id)) == DONE
+
+
+async def test_new_requests_are_served_during_the_notice(launch: Launch, store: Store, upstream: Upstream) -> None:
+    """With DRAIN_NOTICE_SEC the gateway is not ready at once, and serves new requests until the notice is over.
+
+    The second signal is what ends it here; then they are refused, and what runs ends as it would have.
+    """
+    gateway = await launch(REDIS_URL=store.url, DRAIN_SEC=LONG, DRAIN_NOTICE_SEC="3600")
+    gateway.process.terminate()
+    await until(lambda: is_draining(gateway), 3, "it is not ready")
+    upstream.then(answering(200, body=b"{}"))
+    assert (await within(10, gateway.ask("POST", CHAT, body=b"{}"), "an answer")).status == 200
+    stream = HeldStream()
+    await stream.begin(gateway, upstream)
+    gateway.process.terminate()
+
+    async def is_refused() -> bool:
+        return (await gateway.ask("GET", "/v1/models")).status == 503
+
+    await until(is_refused, 5, "new requests are refused")
+    assert await is_draining(gateway)
+    assert await stream.end() == WHOLE
+    await exit_seconds(gateway, 10)
+    assert outcome(await store.document(stream.task_id)) == DONE
+
+
+async def test_the_listener_outlives_the_notice(launch: Launch, upstream: Upstream) -> None:
+    """A gateway that gave notice refuses with 503 while the last request runs, and never by a closed port."""
+    gateway = await launch(DRAIN_SEC=LONG, DRAIN_NOTICE_SEC="0.5")
+    stream = HeldStream()
+    await stream.begin(gateway, upstream)
+    gateway.process.terminate()
+
+    async def is_refused() -> bool:
+        return (await gateway.ask("GET", "/v1/models")).status == 503
+
+    await until(is_refused, 10, "the notice is over")
+    assert not await gateway.is_closed()
+    await stream.end()
+    await exit_seconds(gateway, 10)
 
 
 async def test_the_last_request_ends_the_wait(launch: Launch, upstream: Upstream) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from healthcheck.check import gateway_base
 from tests.support.ports import refusing_port
 from tests.support.process import ROOT, environment
 
@@ -86,6 +87,31 @@ async def check(ollama: int, gateway: int, **more: str) -> tuple[int, str, float
     output, _ = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode is not None
     return process.returncode, output.decode(), time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("variables", "base"),
+    [({}, "http://127.0.0.1:11535"), ({"GATEWAY_PORT": "tcp://10.0.0.1:80"}, "http://127.0.0.1:11535"),
+     ({"GATEWAY_HOST": "udp://10.0.0.1:80", "GATEWAY_PORT": "7"}, "http://127.0.0.1:7"),
+     ({"GATEWAY_HOST": "[::]"}, "http://[::1]:11535")],
+)  # fmt: skip
+def test_the_gateway_is_asked_where_it_listens(
+    variables: dict[str, str], base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check takes the gateway's variables as the gateway does: a link of Kubernetes counts as unset."""
+    for name in ("GATEWAY_HOST", "GATEWAY_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert gateway_base() == base
+
+
+async def test_a_link_is_no_upstream() -> None:
+    """UPSTREAM_BASE from Kubernetes counts as unset for the check, too."""
+    async with peer(answering(200, MODELS)) as ollama, peer(answering(200, READY)) as gateway:
+        link = {"UPSTREAM_BASE": "tcp://10.0.0.1:80", "OLLAMA_HOST": f":{ollama}"}
+        code, output, _ = await check(1, gateway, **link)
+    assert (code, "ollama: up" in output) == (0, True), output
 
 
 async def test_healthy_when_both_are_whatever_the_store_does() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -80,6 +81,19 @@ async def test_the_printed_lines_work_as_they_stand(tmp_path: Path) -> None:
             process.terminate()
             await until(lambda: process.poll() is not None, 45, "it stops")
             await kill(process)
+
+
+async def test_a_link_of_kubernetes_is_no_port() -> None:
+    """Where Kubernetes has set GATEWAY_PORT, the default port is looked at, as the gateway will listen there."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):  # another program may have it: as good
+            taken.bind(("127.0.0.1", 11535))
+            taken.listen()
+        free = {"OLLAMA_HOST": f"127.0.0.1:{free_port()}", "PATH": os.defpath}
+        line = await refused(GATEWAY_PORT="tcp://10.0.0.1:11535", GATEWAY_HOST="tcp://10.0.0.1:11535", **free)
+    assert ":11535: Address already in use" in line
+    assert "10.0.0.1" not in line
 
 
 @pytest.mark.parametrize("variable", ["OLLAMA_HOST", "GATEWAY_PORT"])

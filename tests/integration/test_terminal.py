@@ -211,7 +211,9 @@ async def test_keys_come_from_the_environment_or_a_file(launch: Launch, tmp_path
     file.write_text("some-secret-key\n")
     right = [await said("tasks", **settings, OLLAMA_GATEWAY_KEY="some-secret-key")]
     right += [await said("tasks", "--key-file", str(file), **settings)]
-    assert [found.code for found in right] == [0, 0]
+    file.write_bytes(b"\xef\xbb\xbfsome-secret-key\r\n")  # as Windows' editors write it
+    right += [await said("tasks", "--key-file", str(file), **settings)]
+    assert [found.code for found in right] == [0, 0, 0]
     wrong = await said("tasks", **settings, OLLAMA_GATEWAY_KEY="some-other-key")
     assert wrong.code == 5
     assert "secret" not in "".join(found.out + found.error for found in [refused, *right])

@@ -40,6 +40,22 @@ def test_a_key_without_a_name_gets_a_lasting_one(key: str) -> None:
     assert keys_of_lines(f"# keys\r\n\r\n \t{key} \r\n") == keys_of_list(key)
 
 
+@pytest.mark.parametrize("mark", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_lines_end_at_line_ends_alone(mark: str) -> None:
+    """What some programs take for a line end begins no key behind a comment, and divides none in two."""
+    assert keys_of_lines(f"# old:{mark}key-of-mallory\nalice:key-of-alice") == keys_of_list("alice:key-of-alice")
+    with pytest.raises(InvalidKeys, match="line 1 is no key"):
+        keys_of_lines(f"key-of-mallory{mark}key-of-mallory")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_kind_of_line_end_counts(end: str) -> None:
+    """Files of all systems are read, and a mistake is told by the line that an editor shows."""
+    assert keys_of_lines(f"key-of-alice{end}#{end}key-of-bob{end}") == keys_of_list("key-of-alice,key-of-bob")
+    with pytest.raises(InvalidKeys, match="line 3 is no key"):
+        keys_of_lines(f"key-of-alice{end}{end}short{end}")
+
+
 def test_one_name_may_have_several_keys() -> None:
     """A key is replaced without a gap: for a while the old and the new one are the same caller."""
     assert list(keys_of_list("alice:old-key-1,alice:new-key-2").values()) == ["alice", "alice"]

@@ -28,7 +28,7 @@ CONTRACT = {
     "CORS_ALLOW_ORIGINS": "", "ALLOWED_HOSTS": "", "MAX_BODY_BYTES": "268435456", "UPSTREAM_IDLE_TIMEOUT_SEC": "0",
     "DRAIN_SEC": "30", "OLLAMA_PULL_MODELS": "", "LOG_LEVEL": "info", "LOG_FORMAT": "text", "MAX_CONNECTIONS": "8000",
 }  # fmt: skip
-LATER = {"GATEWAY_INSTANCE": "", "READY_REQUIRES_MODELS": "false"}
+LATER = {"DRAIN_NOTICE_SEC": "0", "GATEWAY_INSTANCE": "", "READY_REQUIRES_MODELS": "false"}
 
 
 def row(setting: Setting) -> str:
@@ -90,9 +90,9 @@ def test_defaults_become_what_they_say() -> None:
         "HEARTBEAT_SEC": settings.heartbeat_seconds, "GATEWAY_PORT": settings.gateway_port,
         "GATEWAY_WORKERS": settings.gateway_workers, "MAX_BODY_BYTES": settings.max_body_bytes,
         "UPSTREAM_IDLE_TIMEOUT_SEC": settings.upstream_idle_timeout_seconds, "DRAIN_SEC": settings.drain_seconds,
-        "MAX_CONNECTIONS": settings.max_connections,
+        "MAX_CONNECTIONS": settings.max_connections, "DRAIN_NOTICE_SEC": settings.drain_notice_seconds,
     }  # fmt: skip
-    assert numbers == {name: float(CONTRACT[name]) for name in numbers}
+    assert numbers == {name: float((CONTRACT | LATER)[name]) for name in numbers}
     words = (settings.algorithm_id, settings.gateway_host, settings.log_level, settings.log_format)
     assert words == ("ollama-openai", "0.0.0.0", "info", "text")
 
@@ -115,10 +115,12 @@ def test_how_the_parts_name_a_store(environ: dict[str, str], url: str | None) ->
 
 
 def test_a_password_comes_from_its_file(tmp_path: Path) -> None:
-    """REDIS_PASSWORD_FILE gives the password, the line end aside; both at once are refused."""
+    """REDIS_PASSWORD_FILE names the file of the password, which the address does not hold; both at once are refused."""
     file = tmp_path / "password"
     file.write_text("from-a-file\n")
     environ = {"REDIS_HOST": "store", "REDIS_PASSWORD_FILE": str(file)}
-    assert load(environ).redis_url == "redis://default:from-a-file@store:6379/0"
+    settings = load(environ)
+    assert settings.redis_url == "redis://store:6379/0"
+    assert (settings.redis_user, settings.redis_password_file) == ("default", file)
     with pytest.raises(InvalidSettings, match="REDIS_PASSWORD_FILE"):
         load(environ | {"REDIS_PASSWORD": "another"})

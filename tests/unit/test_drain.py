@@ -37,6 +37,7 @@ class Server:
     """What stops when all is done: it remembers the signals that got through to it, and when."""
 
     def __init__(self) -> None:
+        self.drain: Drain
         self.stops: list[tuple[int, float]] = []
 
     def stop(self, number: int, _: object) -> None:
@@ -50,13 +51,14 @@ class Server:
 
 
 @contextmanager
-def installed(subject: Subject, seconds: float) -> Iterator[Server]:
+def installed(subject: Subject, seconds: float, notice_seconds: float = 0) -> Iterator[Server]:
     """A drain ahead of the server's handlers; everything is as before afterwards."""
     server, before = Server(), {number: signal.getsignal(number) for number in SIGNALS}
     try:
         for number in SIGNALS:
             signal.signal(number, server.stop)
-        Drain(subject.tracker, seconds).install()
+        server.drain = Drain(subject.tracker, seconds, notice_seconds)
+        server.drain.install()
         yield server
     finally:
         for number, handler in before.items():
@@ -165,6 +167,73 @@ async def test_a_second_sigterm_changes_nothing() -> None:
             subject.run_through(task)
             await until(lambda: server.stops, AT_ONCE_SECONDS)
             assert await until_steady(lambda: len(server.stops), 0.2) == 1
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+async def test_new_requests_are_served_during_the_notice(number: int) -> None:
+    """After the first signal the gateway is not ready, and requests begin and end as ever until the notice is over."""
+    async with tracking() as subject:
+        with installed(subject, LONG_SECONDS, notice_seconds=1) as server:
+            assert not server.drain.has_begun()
+            send(number)
+            await until(server.drain.has_begun, 3)
+            task = await begun(subject)
+            assert not subject.tracker.is_draining
+            assert server.stops == []
+            await until(lambda: subject.tracker.is_draining, 10)
+            with pytest.raises(ShuttingDown):
+                await subject.begin()
+            assert server.stops == []
+            subject.run_through(task)
+            await until(lambda: server.stops, 3)
+        assert (task.stage, server.signals) == (Stage.DONE, [number])
+
+
+async def test_an_idle_gateway_gives_notice_too() -> None:
+    """Without requests it waits as long: what would be sent to it meanwhile is served."""
+    async with tracking() as subject:
+        with installed(subject, LONG_SECONDS, notice_seconds=0.7) as server:
+            sent = time.monotonic()
+            send()
+            await until(lambda: server.stops, 10)
+            assert server.stops[0][1] - sent >= 0.7
+            assert server.signals == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("second", SIGNALS)
+async def test_a_second_signal_ends_the_notice(second: int) -> None:
+    """A second signal begins the drain at once, and what runs has its time; a Ctrl-C behind that does not wait."""
+    async with tracking() as subject:
+        task = await begun(subject)
+        with installed(subject, LONG_SECONDS, notice_seconds=LONG_SECONDS) as server:
+            send()
+            await until(server.drain.has_begun, 3)
+            assert not subject.tracker.is_draining
+            send(second)
+            await until(lambda: subject.tracker.is_draining, 3)
+            assert await until_steady(lambda: len(server.stops), 0.2) == 0
+            assert task.cut_by is None
+            send(signal.SIGINT)
+            await until(lambda: server.stops, 3)
+        assert isinstance(task.cut_by, ShuttingDown)
+
+
+async def test_the_drain_has_its_time_behind_the_notice(caplog: pytest.LogCaptureFixture) -> None:
+    """DRAIN_SEC begins when the notice is over; one line tells of each."""
+    with caplog.at_level("INFO", logger="gateway"):
+        async with tracking() as subject:
+            await begun(subject)
+            with installed(subject, 0.4, notice_seconds=0.4) as server:
+                sent = time.monotonic()
+                send()
+                await until(lambda: server.stops, 10)
+                assert server.stops[0][1] - sent >= 0.8
+    lines = [line.getMessage() for line in caplog.records if line.name == "gateway"]
+    assert lines == [
+        "stopping: not ready, and new requests are still served for 0.4 seconds",
+        "stopping: 1 requests get 0.4 seconds to finish",
+        "stopping: 1 requests are cut",
+    ]
 
 
 async def test_one_line_says_what_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:

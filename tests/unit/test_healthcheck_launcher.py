@@ -26,6 +26,8 @@ MOVED = {"OLLAMA_HOST": "127.0.0.1:11500", "UPSTREAM_BASE": "http://127.0.0.1:11
         ({"OLLAMA_HOST": ":11500"}, MOVED),
         ({"OLLAMA_HOST": "http://[::1]:11500/"}, MOVED),
         ({"UPSTREAM_BASE": "http://127.0.0.1:11500"}, MOVED),
+        ({"UPSTREAM_BASE": "tcp://10.0.0.1:80", "OLLAMA_HOST": ":11500"}, MOVED),
+        ({"UPSTREAM_BASE": "tcp://10.0.0.1:80"}, DEFAULT),
     ],
 )
 def test_addresses_agree_and_ollama_stays_on_loopback(environment: dict[str, str], expected: dict[str, str]) -> None:
@@ -58,18 +60,29 @@ def test_a_wrong_upstream_ends_the_start_and_shows_no_password(value: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("drain", "seconds"), [(None, 35), ("", 35), ("0", 5), ("12.5", 18), ("soon", 35), ("inf", 35), ("-4", 5)]
+    ("drain", "seconds"),
+    [(None, 35), ("", 35), ("0", 5), ("12.5", 18), ("soon", 35), ("tcp://10.0.0.1:80", 35), ("inf", 35), ("-4", 5)],
 )
 def test_the_gateway_may_stop_longer_than_it_drains(drain: str | None, seconds: int) -> None:
-    """The stop wait is the drain and five seconds more; a wrong drain is the gateway's to refuse."""
-    assert gateway_stop_seconds({} if drain is None else {"DRAIN_SEC": drain}) == seconds
+    """The stop wait is notice, drain and five seconds more; a wrong duration is the gateway's to refuse."""
+    drains = {} if drain is None else {"DRAIN_SEC": drain}
+    assert gateway_stop_seconds(drains) == seconds
+    assert gateway_stop_seconds({**drains, "DRAIN_NOTICE_SEC": "20"}) == seconds + 20
+    assert gateway_stop_seconds({**drains, "DRAIN_NOTICE_SEC": "later"}) == seconds
+
+
+def test_parts_of_seconds_count_for_the_stop_wait() -> None:
+    """Notice and drain are added up before they are rounded, and never down."""
+    assert gateway_stop_seconds({"DRAIN_SEC": "0.4", "DRAIN_NOTICE_SEC": "0.4"}) == 6
+    assert gateway_stop_seconds({"DRAIN_SEC": "0.6", "DRAIN_NOTICE_SEC": "0.6"}) == 7
 
 
 @pytest.mark.parametrize(
-    ("models", "expected"), [(None, False), ("", False), (" ,\n", False), ("m", True), ("?", True)]
+    ("models", "expected"),
+    [(None, False), ("", False), (" ,\n", False), ("m", True), ("?", True), ("tcp://10.0.0.1:80", False)],
 )
 def test_models_are_pulled_only_where_some_are_named(models: str | None, expected: bool) -> None:
-    """No names, no program; a wrong name is the gateway's to refuse."""
+    """No names, no program; a wrong name is the gateway's to refuse. A link of Kubernetes is no name."""
     assert wants_models({} if models is None else {"OLLAMA_PULL_MODELS": models}) is expected
 
 

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
+import threading
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.access import InvalidKeys, keys_of_list
-from gateway.keyring import Keyring, read_keys
+from gateway import keyring
+from gateway.access import keys_of_list
+from gateway.keyring import Keyring
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """A clock that stands still until it is moved."""
-    return Clock()
+    from gateway.access import Keys
 
 
 @pytest.fixture
@@ -44,6 +36,29 @@ def path(tmp_path: Path) -> Path:
 def names(ring: Keyring) -> set[str]:
     """The names of the keys in force."""
     return set(ring.current().values())
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Another text in the same file, which looks as it did before where the length is the same."""
+    seen = path.stat()
+    path.write_text(text)
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+def looked(ring: Keyring) -> set[str]:
+    """The names of the keys in force after another look at the file."""
+    ring.look()
+    return names(ring)
+
+
+@asynccontextmanager
+async def running(ring: Keyring) -> AsyncIterator[None]:
+    """The keyring as it is while the gateway serves."""
+    looking = asyncio.create_task(ring.run())
+    yield
+    assert not looking.done()
+    looking.cancel()
+    await asyncio.wait([looking])
 
 
 def replace(path: Path, text: str) -> None:
@@ -67,86 +82,133 @@ def test_both_sources_count(path: Path) -> None:
     assert ring.current() == {sha256(b"key-of-alice").digest(): "alice", sha256(b"key-of-bob").digest(): "bob"}
 
 
-def test_a_changed_file_is_read_within_a_second(path: Path, clock: Clock) -> None:
-    """A new file, or one that was written to, is in force a second later, and a key that is gone no longer is."""
-    ring = Keyring({}, path, clock)
+def test_a_changed_file_is_read(path: Path) -> None:
+    """A new file, or one that was written to, is in force with the next look; a key that is gone no longer is."""
+    ring = Keyring({}, path)
     replace(path, "bob:key-of-bob\n")
-    clock.now += 1
-    assert names(ring) == {"bob"}
+    assert looked(ring) == {"bob"}
     with path.open("a") as file:
         file.write("carol:key-of-carol\n")
-    clock.now += 1
-    assert names(ring) == {"bob", "carol"}
+    assert looked(ring) == {"bob", "carol"}
 
 
-def test_a_change_of_the_same_length_is_noticed(path: Path, clock: Clock) -> None:
+def test_a_change_of_the_same_length_is_noticed(path: Path) -> None:
     """The time of the change counts, too."""
-    ring = Keyring({}, path, clock)
+    ring = Keyring({}, path)
     path.write_text("aleck:key-of-aleck"[:18] + "\n")
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-    clock.now += 1
-    assert names(ring) == {"aleck"}
+    assert looked(ring) == {"aleck"}
 
 
-def test_the_file_is_looked_at_once_a_second(path: Path, clock: Clock) -> None:
-    """Within one second nothing is looked up, however often keys are asked for."""
-    ring = Keyring({}, path, clock)
+def test_who_asks_for_the_keys_touches_no_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request takes the keys as they are: it never waits for a file system."""
+    ring = Keyring({}, path)
     replace(path, "bob:key-of-bob\n")
-    clock.now += 0.99
+    monkeypatch.setattr(keyring, "read_keys", forbidden)
+    monkeypatch.setattr(type(path), "stat", forbidden)
     assert names(ring) == {"alice"}
 
 
-def test_reload_does_not_wait(path: Path, clock: Clock) -> None:
-    """What SIGHUP does: the file is read at once."""
-    ring = Keyring({}, path, clock)
-    replace(path, "bob:key-of-bob\n")
-    ring.reload()
-    assert names(ring) == {"bob"}
+async def test_the_file_is_looked_at_while_nobody_asks(path: Path) -> None:
+    """A key that is taken out is out of force soon, whether or not there are requests meanwhile."""
+    ring = Keyring({}, path)
+    async with running(ring):
+        for name in ("bob", "carol"):
+            replace(path, f"{name}:key-of-{name}\n")
+            await until(lambda name=name: names(ring) == {name}, 10, "the new file is in force")  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("text", ["", "# none\n", "bob:key-of-bob\nshort\n", "b\0b:key-of-bob\n"])
-def test_a_file_that_cannot_be_used_changes_nothing(
-    path: Path, clock: Clock, text: str, caplog: pytest.LogCaptureFixture
+async def test_reload_reads_what_seems_unchanged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What SIGHUP does: the file is read at once, whether or not it looks like another one."""
+    ring = Keyring({}, path)
+    monkeypatch.setattr(keyring, "_LOOK_SECONDS", 3600)
+    rewrite(path, "aleck:key-of-aleck"[:18] + "\n")
+    assert looked(ring) == {"alice"}
+    async with running(ring):
+        ring.reload()
+        await until(lambda: names(ring) == {"aleck"}, 10, "it is read")
+
+
+async def test_a_slow_file_system_delays_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a read hangs the loop turns and the keys stay; when it ends the new ones are in force."""
+    ring, began, going_on = Keyring({}, path), threading.Event(), threading.Event()
+
+    def slow(_: Path) -> Keys:
+        began.set()
+        assert going_on.wait(30)
+        return keys_of_list("bob:key-of-bob")
+
+    monkeypatch.setattr(keyring, "read_keys", slow)
+    async with running(ring):
+        ring.reload()
+        await until(began.is_set, 10, "it is being read")
+        assert names(ring) == {"alice"}
+        going_on.set()
+        await until(lambda: names(ring) == {"bob"}, 10, "it has been read")
+
+
+async def test_a_look_without_a_thread_is_made_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Where the system has no thread left for a look, that is told, and the next look is made all the same."""
+    ring = Keyring({}, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "to_thread", no_thread)
+        async with running(ring):
+            ring.reload()
+            await until(lambda: "can't start new thread" in caplog.text, 10, "it is told")
+            patch.undo()
+            replace(path, "bob:key-of-bob\n")
+            ring.reload()
+            await until(lambda: names(ring) == {"bob"}, 10, "the next look is made")
+
+
+async def no_thread(*_: object) -> None:
+    """What the system is like that has none left."""
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# none\n", "bob:key-of-bob\nshort\n", "b\0b:key-of-bob\n", "bob:key-of-bob\n" + "#" * (1 << 20)]
+)
+def test_a_file_that_cannot_be_used_changes_nothing(path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
     """The old keys stay, and one line says so, not one per look, and without what stands in the file."""
-    ring = Keyring({}, path, clock)
+    ring = Keyring({}, path)
     replace(path, text)
     with caplog.at_level(logging.INFO):
         for _ in range(3):
-            clock.now += 1
-            assert names(ring) == {"alice"}
+            assert looked(ring) == {"alice"}
     (line,) = caplog.messages
     assert "GATEWAY_API_KEYS_FILE" in line
     assert "short" not in line
     assert "key-of" not in line
 
 
-def test_a_file_that_is_gone_and_comes_back(path: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """A lost file keeps the old keys with one line; the next file is in force."""
-    ring = Keyring({}, path, clock)
+def test_a_file_that_is_gone_and_comes_back(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A removed file keeps the old keys; one line says so, and how to revoke one. The next file is in force."""
+    ring = Keyring({}, path)
     path.unlink()
     for _ in range(3):
-        clock.now += 1
-        assert names(ring) == {"alice"}
-    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+        assert looked(ring) == {"alice"}
+    (line,) = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert "the API keys stay as they were" in line
+    assert "No such file or directory" in line
+    assert "to revoke a key, put a file without it there" in line
     path.write_text("bob:key-of-bob\n")
-    clock.now += 1
-    assert names(ring) == {"bob"}
+    assert looked(ring) == {"bob"}
 
 
 def test_a_file_that_becomes_readable_is_read(
-    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A new file that may not be read yet, as `sudo cp` leaves it, is in force once it may, unchanged as it is."""
-    ring = Keyring({}, path, clock)
+    ring = Keyring({}, path)
     replace(path, "bob:key-of-bob\n")
     with monkeypatch.context() as patch:  # root may read whatever its mode is
-        patch.setattr(type(path), "read_text", forbidden)
+        patch.setattr(os, "open", forbidden)
         for _ in range(3):
-            clock.now += 1
-            assert names(ring) == {"alice"}
-    clock.now += 1
-    assert names(ring) == {"bob"}
+            assert looked(ring) == {"alice"}
+    assert looked(ring) == {"bob"}
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
 
 
@@ -162,10 +224,21 @@ def test_a_file_that_cannot_be_read_lets_nobody_in(tmp_path: Path) -> None:
     assert ring.current() == {}
 
 
-def test_what_is_no_text_is_not_shown(path: Path) -> None:
-    """The error about a file that is not UTF-8 holds no byte of it, nor does its cause."""
-    path.write_bytes(b"alice:key-of-alice\n\xff\xfe")
-    with pytest.raises(InvalidKeys) as caught:
-        read_keys(path)
-    assert str(caught.value) == "it is not UTF-8"
-    assert caught.value.__cause__ is None
+def test_a_fifo_in_the_files_place_changes_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What would never end is not waited for: the keys stay, one line says why, and a file in its place is read."""
+    ring = Keyring({}, path)
+    path.unlink()
+    os.mkfifo(path)
+    for _ in range(3):
+        assert looked(ring) == {"alice"}
+    (line,) = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert "it is not a regular file" in line
+    replace(path, "bob:key-of-bob\n")
+    assert looked(ring) == {"bob"}
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key(path: Path) -> None:
+    """A file as Windows' editors write it holds the keys that it shows."""
+    path.write_bytes(b"\xef\xbb\xbfalice:key-of-alice\r\nbob:key-of-bob\r\n")
+    ring = Keyring({}, path)
+    assert ring.current() == {sha256(b"key-of-alice").digest(): "alice", sha256(b"key-of-bob").digest(): "bob"}

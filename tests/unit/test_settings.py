@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio.connection import parse_url
 
-from gateway.settings import SETTINGS, InvalidSettings, Settings, load
+from gateway import settings
+from gateway.settings import SETTINGS, InvalidSettings, Setting, Settings, load, start_warnings, terminal_peer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+SECRET = "hunter2"
 # Each variable, the field it ends in, and values with what they mean.
 GOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("UPSTREAM_BASE", "upstream_host", {"http://h": "h", "http://h:1/": "h", "http://[::1]:5": "::1", "HTTP://A": "a"}),
@@ -34,6 +37,7 @@ GOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("MAX_CONNECTIONS", "max_connections", {"1": 1, "1000000": 1_000_000}),
     ("UPSTREAM_IDLE_TIMEOUT_SEC", "upstream_idle_timeout_seconds", {"0": 0.0, "86400": 86400.0, "0.25": 0.25}),
     ("DRAIN_SEC", "drain_seconds", {"0": 0.0, "3600": 3600.0, "1.5": 1.5}),
+    ("DRAIN_NOTICE_SEC", "drain_notice_seconds", {"0": 0.0, "3600": 3600.0, "1.5": 1.5}),
     ("LOG_LEVEL", "log_level", {"debug": "debug", "WARNING": "warning", "Error": "error"}),
     ("LOG_FORMAT", "log_format", {"text": "text", "JSON": "json"}),
     ("CORS_ALLOW_ORIGINS", "cors_allow_origins", {
@@ -72,6 +76,7 @@ BAD: dict[str, list[str]] = {
     "MAX_CONNECTIONS": ["0", "1000001", "many", *NUMBERS],
     "UPSTREAM_IDLE_TIMEOUT_SEC": ["86401", "off", *NUMBERS],
     "DRAIN_SEC": ["3601", *NUMBERS],
+    "DRAIN_NOTICE_SEC": ["3601", *NUMBERS],
     "LOG_LEVEL": ["verbose", "critical", "20", " info"],
     "LOG_FORMAT": ["xml", "text,json"],
     "GATEWAY_API_KEYS": ["k", ",", " ", "seven77", "x" * 257, "a b c d e f", "n:", ":longenough", "a b:longenough",
@@ -191,9 +196,6 @@ def test_the_file_of_keys_is_checked_at_start(tmp_path: Path) -> None:
     assert SECRET not in line
 
 
-SECRET = "hunter2"
-
-
 @pytest.mark.parametrize(
     ("name", "text"),
     [("REDIS_URL", f"redis://u:{SECRET}@h:x"), ("REDIS_URL", f"http://{SECRET}"), ("GATEWAY_API_KEYS", SECRET),
@@ -238,30 +240,120 @@ def test_without_a_password_nobody_logs_in() -> None:
     assert load({"REDIS_HOST": "h", "REDIS_USER": "someone"}).redis_url == "redis://h:6379/0"
 
 
-@pytest.mark.parametrize("content", ["p@ss:/#?%&é", "p@ss:/#?%&é\n", "  p@ss:/#?%&é \r\n"])
-def test_the_password_may_come_from_a_file(content: str, tmp_path: Path) -> None:
-    """The file's text without the white space around it is the password."""
+@pytest.mark.parametrize(
+    ("address", "url", "user"),
+    [({"REDIS_HOST": "::1"}, "redis://[::1]:6379/0", "default"),
+     ({"REDIS_HOST": "h", "REDIS_USER": "me", "REDIS_DB": "2"}, "redis://h:6379/2", "me"),
+     ({"REDIS_URL": "rediss://h:1/2", "REDIS_USER": "of-the-parts"}, "rediss://h:1/2", ""),
+     ({"REDIS_URL": "redis://m%40e@[::1]"}, "redis://[::1]", "m@e"), ({"REDIS_URL": "redis://:@h"}, "redis://h", "")],
+)  # fmt: skip
+def test_the_password_may_come_from_a_file(address: dict[str, str], url: str, user: str, tmp_path: Path) -> None:
+    """A file serves the parts and an address without a password; user and file are told beside the bare address."""
     path = tmp_path / "password"
-    path.write_text(content, encoding="utf-8", newline="")
-    found = load({"REDIS_HOST": "::1", "REDIS_PASSWORD_FILE": str(path)})
-    assert credentials(found.redis_url) == ("default", "p@ss:/#?%&é")
-    assert found.redis_url is not None
-    assert found.redis_url.endswith("@[::1]:6379/0")
+    path.write_text(SECRET)
+    found = load({**address, "REDIS_PASSWORD_FILE": str(path)})
+    assert (found.redis_url, found.redis_user, found.redis_password_file) == (url, user, path)
+    assert SECRET not in repr(found)
 
 
-def test_a_password_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
-    """Bytes that are not UTF-8 are no password."""
+def test_a_password_in_the_address_wins_over_the_file(tmp_path: Path) -> None:
+    """REDIS_URL wins over the parts: where it has a password, the file is not used."""
     path = tmp_path / "password"
-    path.write_bytes(b"\xff\xfe")
+    path.write_text("of-the-file")
+    found = load({"REDIS_URL": "redis://u:p@h", "REDIS_PASSWORD_FILE": str(path)})
+    assert (found.redis_url, found.redis_password_file) == ("redis://u:p@h", None)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"\xff\xfe", "it is not UTF-8"), (b" \n", "it is empty"), (b"\xef\xbb\xbf\n", "it is empty")]
+)
+def test_a_password_file_without_a_password_is_refused(data: bytes, reason: str, tmp_path: Path) -> None:
+    """A file that is named has to hold a password: anything else is a mistake, not a login without."""
+    path = tmp_path / "password"
+    path.write_bytes(data)
     (line,) = refusal(REDIS_HOST="h", REDIS_PASSWORD_FILE=str(path))
-    assert line.startswith("REDIS_PASSWORD_FILE=")
+    assert line.startswith(f"REDIS_PASSWORD_FILE='{path}' is not valid ({reason}); allowed: ")
 
 
-def test_an_empty_password_file_is_refused(tmp_path: Path) -> None:
-    """Who names a file wants a password: an empty one is a mistake, not a login without."""
-    path = tmp_path / "password"
-    path.write_text("\n")
-    assert len(refusal(REDIS_HOST="h", REDIS_PASSWORD_FILE=str(path))) == 1
+FILES = ["REDIS_PASSWORD_FILE", "GATEWAY_API_KEYS_FILE"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("below", "reason"),
+    [("none", "No such file or directory"), ("", "Is a directory"), ("file/x", "Not a directory"),
+     ("n" * 300, "File name too long"), ("loop", "Too many levels of symbolic links"),
+     ("fifo", "it is not a regular file"), ("me@home", "No such file or directory")],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(
+    name: str, below: str, reason: str, tmp_path: Path
+) -> None:
+    """The line shows the path and what the operating system says of it."""
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "fifo")
+    (line,) = refusal(**{name: f"{tmp_path}/{below}"})
+    assert line.startswith(f"{name}='{tmp_path}/{below}' is not valid ({reason}); allowed: ")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_relative_path_is_shown_where_it_evidently_is_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there, or would be in a directory that is there, is no secret given by mistake."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secrets").mkdir()
+    for path in ("secrets", "secrets/none"):
+        (line,) = refusal(**{name: path})
+        assert line.startswith(f"{name}='{path}' is not valid")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("text", [SECRET, "aGVs/bG8gd29ybGQ=", "alice:hunter2-hunter2"])
+def test_a_secret_in_the_place_of_its_path_is_masked(name: str, text: str) -> None:
+    """The line still gives the reason, which shows that a path was expected."""
+    (line,) = refusal(**{name: text})
+    assert line.startswith(f"{name}=*** is not valid (No such file or directory); allowed: ")
+    assert text not in line
+
+
+# -- what Kubernetes sets --
+
+LINK = "tcp://10.0.0.1:11535"
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_a_link_to_a_service_counts_as_unset(setting: Setting) -> None:
+    """Kubernetes sets GATEWAY_PORT=tcp://… for a Service of that name: no setting takes that for a value."""
+    environ = {setting.name: LINK}
+    assert load(environ) == load({})
+    (line,) = start_warnings(environ)
+    assert line.startswith(f"{setting.name} counts as unset")
+    assert "10.0.0.1" not in line
+
+
+def test_the_terminal_takes_no_link_for_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terminal's commands ask the default port then, as the gateway listens there."""
+    monkeypatch.setenv("GATEWAY_PORT", LINK)
+    assert terminal_peer()[0] == "http://127.0.0.1:11535"
+
+
+def test_good_settings_bring_no_warning(tmp_path: Path) -> None:
+    """Nothing is said of any variable that is set as the documentation has it, nor of others' variables."""
+    path = tmp_path / "file"
+    path.write_text("alice:key-of-alice")
+    environ = {setting.name: setting.default for setting in SETTINGS}
+    assert start_warnings({**environ, **dict.fromkeys(FILES, str(path)), "PATH": "/bin", "REDIS_VERSION": "8"}) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_mounted_by_itself_is_told(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be replaced from outside is one line at the start, with what to do about it."""
+    monkeypatch.setattr(settings, "is_mounted_alone", lambda path: path == tmp_path)
+    (line,) = start_warnings({name: str(tmp_path)})
+    assert line.startswith(f"{name} is a file mounted by itself")
+    assert "mount its directory" in line
+    assert str(tmp_path) not in line
 
 
 def test_the_address_wins_over_the_parts() -> None:
