@@ -5,6 +5,7 @@ LF, folded lines, malformed chunks, two lengths) never comes here. Called by ser
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 
@@ -16,6 +17,12 @@ Fields = list[tuple[bytes, bytes]]
 _REG_NAME = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=\-]|%[0-9A-Fa-f]{2})+(?::[0-9]{0,5})?")
 _BRACKETED = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::[0-9]{0,5})?")
 _VERSIONS = ("1.1", "1.0")
+# A request line (RFC 9112 section 3) whose method is a token in upper case, and how one may begin.
+_METHOD = rb"(?:\r\n)*([!#$%&'*+\-.^_`|~0-9A-Z]+)"
+_REQUEST_LINE = re.compile(_METHOD + rb" ([!-~]+) HTTP/1\.[01]\r\n")
+_REQUEST_LINE_BEGUN = re.compile(
+    _METHOD + rb"( (?:[!-~]+(?: (?:H(?:T(?:T(?:P(?:/(?:1(?:\.(?:[01]\r?)?)?)?)?)?)?)?)?)?)?)?"
+)
 
 
 class Refusal(Exception):
@@ -43,6 +50,21 @@ def check_head(method: str, version: str, target: bytes, fields: Fields) -> None
         _check_single([name for name, _ in fields])
     if b"transfer-encoding" in by_name:
         _check_codings(b",".join(value for name, value in fields if name == b"transfer-encoding"), version)
+
+
+def check_unread(opening: bytes, is_known: Callable[[bytes], bool]) -> None:
+    """Raises Refusal for the first bytes of a request, which the parser could not take, unless its line may go on.
+
+    A method that the parser does not know (`is_known` tells) is not implemented, where its line is well formed
+    (RFC 9110 section 9.1); all else is no request.
+    """
+    line = _REQUEST_LINE.match(opening)
+    if line is not None and not is_known(line[1]):
+        _check_target(line[1].decode("ascii"), line[2])
+        raise Refusal(501, "The method is not known here.")
+    begun = _REQUEST_LINE_BEGUN.fullmatch(opening)
+    if begun is None or (begun[2] is not None and is_known(begun[1])):
+        raise Refusal(400, "Invalid HTTP request received.")
 
 
 def _check_single(names: list[bytes]) -> None:

@@ -10,7 +10,7 @@ from typing import cast
 import httptools
 
 from gateway import limits
-from gateway.guard import Refusal, check_head, head_bytes
+from gateway.guard import Refusal, check_head, check_unread, head_bytes
 from gateway.request import Request, Wire
 from gateway.target import split_absolute
 
@@ -38,13 +38,15 @@ class RequestReader:
         self._on_request = on_request
         self._parser = self._new_parser()
         self._is_reading_framing = False
+        self._opening = b""  # of a head that did not come in one read, up to its first field
+        self._is_unread = False  # the parser has given up, and only the request line is still looked at
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._request: Request | None = None  # the newest
 
     def forget(self) -> None:
         """The last request is answered: an idle connection holds nothing of it."""
-        self._target, self._fields, self._request = b"", [], None
+        self._target, self._opening, self._fields, self._request = b"", b"", [], None
 
     def close(self) -> None:
         """Nothing more will come. The parser holds this object, this one the connection, and that this one."""
@@ -56,17 +58,27 @@ class RequestReader:
     def feed(self, data: memoryview) -> None:
         """Some bytes of the client's. Raises Refusal. An offered upgrade, at which the parser stops, is read on."""
         self._pace.has_progressed = False
+        request = self._request
         while data:
             try:
-                self._parser.feed_data(data)
+                if not self._is_unread:
+                    self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 data = data[upgrade.args[0] :]
                 self._ignore_upgrade()
+                continue
             except httptools.HttpParserError as error:
                 cause = error.__context__
-                raise cause if isinstance(cause, Refusal) else Refusal(400, "Invalid HTTP request received.") from error
-            else:
-                return
+                if isinstance(cause, Refusal):
+                    raise cause from error
+                if self._fields or self._request is not request or self.part is Part.BODY:
+                    raise Refusal(400, "Invalid HTTP request received.") from error
+                self._is_unread = True
+            if self.part is Part.HEAD and not self._fields:
+                self._opening += bytes(data)
+                if self._is_unread:
+                    check_unread(self._opening, _is_known)
+            return
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
@@ -94,6 +106,7 @@ class RequestReader:
     def on_message_begin(self) -> None:
         if not self._is_reading_framing:
             self.part = Part.HEAD
+            self._opening = b""
             self._pace.begin_part()
             self._target = b""
             self._fields = []
@@ -148,6 +161,17 @@ class RequestReader:
         self.part = Part.NOTHING
         if self._request is not None:
             self._request.is_whole = True
+
+
+def _is_known(method: bytes) -> bool:
+    """Whether the parser takes the plainest request of this method."""
+    try:
+        httptools.HttpRequestParser(object()).feed_data(b"%b / HTTP/1.1\r\n\r\n" % method)
+    except httptools.HttpParserUpgrade:
+        return True
+    except httptools.HttpParserError:
+        return False
+    return True
 
 
 def _nobody(request: Request) -> None:

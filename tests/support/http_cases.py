@@ -89,7 +89,18 @@ START_LINE = [
     Case("9112 3", "white space before the method", b" " + get(), "400 -"),
     Case("9112 3", "a tab behind the method", get(line=b"GET\t/v1/own HTTP/1.1\r\n"), "400 -"),
     Case("9112 3.1", "a method in lower case", get(line=b"get /v1/own HTTP/1.1\r\n"), "400 -"),
-    Case("9112 3.1", "a method that does not exist", get(line=b"FETCH /v1/own HTTP/1.1\r\n"), "400 -"),
+    Case("9110 9.1", "a method that does not exist", get(line=b"FETCH /v1/own HTTP/1.1\r\n"), "501 -"),
+    Case("9110 9.1", "a method that another protocol has", get(line=b"PLAY /v1/own HTTP/1.1\r\n"), "501 -"),
+    Case(
+        "9110 9.1",
+        "a method of every byte a token may have",
+        get(line=b"L!#$%&'*+-.^_`|~0 /v1/own HTTP/1.1\r\n"),
+        "501 -",
+    ),
+    Case("9110 9.1", "a method that goes on behind a known one", get(line=b"GETX /v1/own HTTP/1.1\r\n"), "501 -"),
+    Case("9112 3", "a method that does not exist, without a target", get(line=b"LIST HTTP/1.1\r\n"), "400 -"),
+    Case("9112 3", "a method that does not exist, of another version", get(line=b"LIST /v1/own HTTP/1.7\r\n"), "400 -"),
+    Case("9112 3.2.1", "a method that does not exist, for no target", get(line=b"LIST own HTTP/1.1\r\n"), "400 -"),
     Case("9112 3.1", "a method with a separator", get(line=b"GE(T /v1/own HTTP/1.1\r\n"), "400 -"),
 ]
 

@@ -21,8 +21,8 @@ from tests.support.wire import LAST_CHUNK, chunk
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from gateway.connection import Connection
     from gateway.headers import Fields
-    from gateway.upstream import Connection
     from tests.support.scripted import Exchange, Script
 
 OK = b"HTTP/1.1 200 OK\r\n"
