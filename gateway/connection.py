@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         keep_alive(sock)
         self._socket.register(sock, select.POLLIN)
-        self._peers.add(self._transport, self._vanish)
+        self._peers.add(self._loop, self._transport, self._vanish)
 
     def data_received(self, data: bytes) -> None:
         if self._listener is None:

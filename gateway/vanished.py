@@ -5,11 +5,14 @@ asked about that now and then. TCP_USER_TIMEOUT would be simpler, but ends a liv
 Knows sockets, nothing of HTTP. Used by serve, server and connection.
 """
 
-import asyncio
 import math
 import socket
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio  # serve's parent of several workers has no event loop, and stays small
 
 # An idle peer is noticed after 30 + 3 * 10 seconds (contract 3.6).
 KEEPALIVE = (
@@ -59,7 +62,7 @@ def _number(part: bytes) -> int:
 class _Peer:
     __slots__ = ("debt", "on_vanished", "transport")
 
-    def __init__(self, transport: asyncio.Transport, on_vanished: Callable[[], None]) -> None:
+    def __init__(self, transport: "asyncio.Transport", on_vanished: Callable[[], None]) -> None:
         self.transport = transport
         self.on_vanished = on_vanished
         self.debt = Debt()
@@ -73,13 +76,15 @@ class PeerWatch:
         self._round: list[_Peer] = []  # still to be looked at
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, transport: asyncio.Transport, on_vanished: Callable[[], None]) -> None:
-        """Watches a connection until it is discarded."""
+    def add(
+        self, loop: "asyncio.AbstractEventLoop", transport: "asyncio.Transport", on_vanished: Callable[[], None]
+    ) -> None:
+        """Watches a connection of `loop` until it is discarded."""
         self._peers[transport] = _Peer(transport, on_vanished)
         if self._timer is None:
-            self._arm()
+            self._arm(loop)
 
-    def discard(self, transport: asyncio.Transport) -> None:
+    def discard(self, transport: "asyncio.Transport") -> None:
         """The connection is lost."""
         self._peers.pop(transport, None)
         if not self._peers and self._timer is not None:
@@ -87,20 +92,20 @@ class PeerWatch:
             self._timer = None
             self._round.clear()
 
-    def _arm(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._look)
+    def _arm(self, loop: "asyncio.AbstractEventLoop") -> None:
+        self._timer = loop.call_later(_TICK_SECONDS, self._look, loop)
 
-    def _look(self) -> None:
+    def _look(self, loop: "asyncio.AbstractEventLoop") -> None:
         if not self._round:
             self._round = list(self._peers.values())
-        now = asyncio.get_running_loop().time()
+        now = loop.time()
         for _ in range(math.ceil(len(self._peers) * _TICK_SECONDS / _LOOK_SECONDS)):
             if not self._round:
                 break
             self._look_at(self._round.pop(), now)
         self._timer = None
         if self._peers:
-            self._arm()
+            self._arm(loop)
 
     def _look_at(self, peer: _Peer, now: float) -> None:
         if peer.transport not in self._peers or peer.transport.is_closing():
