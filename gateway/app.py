@@ -39,6 +39,7 @@ from gateway.store import RedisStore
 from gateway.target import RELAYED_PREFIX, Target, parse
 from gateway.tracker import SILENT_BEATS, Tracker, new_boot
 from gateway.upstream import Upstream
+from gateway.vanished import PeerWatch
 
 log = logging.getLogger("gateway")
 
@@ -177,6 +178,7 @@ class Gateway:
     def __init__(self, proxy: Proxy, routes: FastAPI, policy: OriginPolicy, keyring: Keyring, counts: Counts) -> None:
         self.routes = routes
         self.counts = counts
+        self.peers = PeerWatch()  # the clients
         self._proxy = proxy
         self._policy = policy
         self._keyring = keyring

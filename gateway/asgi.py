@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Scope
 
-from gateway.headers import lines, own_fields
+from gateway.headers import length_of, lines, own_fields
 from gateway.request import Request, http_date
 
 log = logging.getLogger("gateway")
@@ -105,8 +105,7 @@ class AsgiCall:
             return
         if message["type"] == "http.response.start":
             fields = own_fields([*message.get("headers", ()), (b"date", http_date())])
-            has_length = any(name == b"content-length" for name, _ in fields)
-            request.start(message["status"], lines(fields), has_length=has_length)
+            request.start(message["status"], lines(fields), length=length_of(fields))
             return
         body = b"" if request.method == "HEAD" else message.get("body", b"")
         if not message.get("more_body", False):

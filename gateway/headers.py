@@ -2,12 +2,10 @@
 
 Pure. Fields keep their order and their duplicates. Nothing is added to a request; to a response come the task
 id, a Date where Ollama sent none, and `X-Accel-Buffering: no` on event streams. Answers of our own have some more.
-Called by proxy, upstream, request and asgi.
+Called by proxy, request and asgi.
 """
 
 from collections.abc import Iterable
-
-from gateway.errors import UpstreamBroken
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -19,7 +17,6 @@ _OWN = {
     b"cross-origin-resource-policy": b"same-origin",
     b"cache-control": b"no-store",
 }
-_MAX_LENGTH_DIGITS = 19
 
 # RFC 9110 section 7.6.1, plus Keep-Alive, which that section describes but older peers still send.
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
@@ -123,25 +120,16 @@ def first(fields: Fields, name: bytes) -> bytes | None:
     return None
 
 
+def length_of(fields: Fields) -> int | None:
+    """The Content-Length, which has been checked; None where there is none."""
+    length = first(fields, b"content-length")
+    return None if length is None else int(length)
+
+
 def is_longer(content_length: bytes, most: int) -> bool:
     """Whether a Content-Length (digits, with any number of leading zeros) is more than `most`."""
     digits = content_length.lstrip(b"0")
     return len(digits) > len(str(most)) or int(digits or b"0") > most
-
-
-def is_framed(status: int, fields: Fields) -> bool:
-    """Whether the message says itself where it ends (RFC 9112 section 6.3). Raises UpstreamBroken for odd framing."""
-    has_end = status in (204, 304)
-    for name, value in fields:
-        if name == b"content-length":
-            has_end = True
-            if len(value) > _MAX_LENGTH_DIGITS:
-                raise UpstreamBroken("a length nobody can count")
-        elif name == b"transfer-encoding":
-            has_end = True
-            if value.lower() != b"chunked":
-                raise UpstreamBroken("a transfer coding nobody asked for")
-    return has_end
 
 
 def is_event_stream(fields: Fields) -> bool:

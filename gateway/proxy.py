@@ -11,6 +11,7 @@ import logging
 from http import HTTPStatus
 
 from gateway import headers
+from gateway.connection import Connection
 from gateway.counts import Counts
 from gateway.errors import (
     BodyTooLarge,
@@ -29,7 +30,7 @@ from gateway.tail import Ending, EndWatch, end_watch
 from gateway.target import Target
 from gateway.task import Reason, chosen_id, redact_query
 from gateway.tracker import Tracker
-from gateway.upstream import Connection, Upstream
+from gateway.upstream import Upstream
 
 log = logging.getLogger("gateway.proxy")
 
@@ -88,8 +89,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_connection", "_end_watch", "_fields", "_has_length", "_held", "_is_admitted", "_is_chunked", "_is_held",
-        "_is_last_held", "_is_opening", "_is_over", "_lines", "_proxy", "_repeatable", "_request", "_target", "_task",
+        "_connection", "_end_watch", "_fields", "_held", "_is_admitted", "_is_chunked", "_is_held", "_is_last_held",
+        "_is_opening", "_is_over", "_length", "_lines", "_proxy", "_repeatable", "_request", "_target", "_task",
         "_tracker", "_upstream",
     )  # fmt: skip
 
@@ -111,7 +112,7 @@ class Exchange:
         # answer
         self._fields: headers.Fields | None = None  # the upstream's
         self._lines = b""  # ours
-        self._has_length = False
+        self._length: int | None = None
         self._end_watch: EndWatch | None = None
         self._is_held = False  # until the store knows
         self._held = b""
@@ -312,7 +313,7 @@ class Exchange:
         if task.status_code == HTTPStatus.NO_CONTENT:
             fields = [field for field in fields if field[0] != b"content-length"]  # RFC 9110 section 8.6
         fields = headers.response_fields(fields, task_id=task.task_id, date=http_date(), is_stream=task.is_stream)
-        self._has_length = any(name == b"content-length" for name, _ in fields)
+        self._length = headers.length_of(fields)
         self._lines = headers.lines(fields)
 
     def _let_go(self) -> None:
@@ -321,7 +322,7 @@ class Exchange:
         try:
             piece, self._held, self._is_held = self._held, b"", False
             if not self._request.is_started:
-                self._request.start(self._task.status_code or 0, self._lines, has_length=self._has_length)
+                self._request.start(self._task.status_code or 0, self._lines, length=self._length)
             if self._is_last_held:
                 self._end(piece)
                 return

@@ -4,6 +4,7 @@ Owns the framing of answers (RFC 9112 section 6) and nothing of their meaning. W
 calls that there is news (`Answerer`), and pulls it. Made by server; answered by proxy, asgi and app.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -13,6 +14,8 @@ from typing import Protocol
 from gateway.errors import GatewayError
 from gateway.headers import TASK_ID, Fields, chunk, lines, own_fields
 from gateway.task import named_id
+
+log = logging.getLogger("gateway.request")
 
 _ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _PAGE_FIELDS = [
@@ -28,6 +31,10 @@ def _status_line(status: int) -> bytes:
 
 
 _STATUS_LINES = {status: _status_line(status) for status in range(100, 600)}
+
+
+class BodyMismatch(Exception):
+    """The body of an answer is longer than its head says: another byte would be taken for the next answer."""
 
 
 class Answerer(Protocol):
@@ -77,7 +84,7 @@ class Request:
     """
 
     __slots__ = (
-        "_head", "_is_continue_due", "_is_until_close", "_pieces", "answerer", "body_bytes", "by_name",
+        "_head", "_is_continue_due", "_is_until_close", "_pieces", "_room", "answerer", "body_bytes", "by_name",
         "credential", "fields", "is_chunked", "is_http_10", "is_keep_alive", "is_started", "is_whole", "method",
         "on_lost", "own_lines", "owner", "sees_all", "target", "wire",
     )  # fmt: skip
@@ -118,6 +125,7 @@ class Request:
         self._head = b""
         self.is_chunked = False
         self._is_until_close = False
+        self._room = 0  # bytes of the body that may still be sent, where it goes in no chunks
 
     def __repr__(self) -> str:
         answer = "its answer has begun" if self.is_started else "no answer yet"
@@ -165,15 +173,19 @@ class Request:
 
     # -- the answer --
 
-    def start(self, status: int, field_lines: bytes, *, has_length: bool) -> None:
-        """Makes the head ready; `has_length` says that a Content-Length is among its lines.
+    def start(self, status: int, field_lines: bytes, *, length: int | None) -> None:
+        """Makes the head ready; `length` is the Content-Length among its lines, None where there is none.
 
         A request that is answered before it is whole is the connection's last: where it ends is not known.
         """
         self.is_started = True
         self.is_keep_alive = self.is_keep_alive and self.is_whole
         framing = b"" if self.is_keep_alive else b"connection: close\r\n"
-        if not (has_length or self.method == "HEAD" or status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)):
+        if self.method == "HEAD" or status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+            self._room = 0
+        elif length is not None:
+            self._room = length
+        else:
             self.is_chunked = not self.is_http_10
             self._is_until_close = self.is_http_10
             framing += b"transfer-encoding: chunked\r\n" if self.is_chunked else b""
@@ -186,17 +198,28 @@ class Request:
             self.wire.write(head)
 
     def write(self, piece: bytes) -> None:
-        """Sends a piece of the body, not empty."""
+        """Sends a piece of the body, not empty. Raises BodyMismatch where the head leaves no room for it."""
         if self.is_chunked:  # as headers.chunk does, which each piece of a stream would have to call
             piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+        elif not self._is_until_close:
+            self._room -= len(piece)
+            if self._room < 0:
+                raise BodyMismatch("more of the body than its head says")
         if self._head:
             piece, self._head = self._head + piece, b""
         self.wire.send(piece)
 
     def end(self, piece: bytes = b"") -> None:
-        """Sends the last of the body; the answer is complete."""
+        """Sends the last of the body; the answer is complete. What does not fit the head is broken off instead.
+
+        Then the client would take a part of one answer for another (response splitting), whoever made the mistake.
+        """
         if self.is_chunked:
             piece = chunk(piece, is_last=True)
+        elif not self._is_until_close and len(piece) != self._room:
+            log.error("an answer was broken off: it has %+d bytes against its head", len(piece) - self._room)
+            self.break_off()
+            return
         if self._head:
             piece, self._head = self._head + piece, b""
         if piece:
@@ -213,7 +236,7 @@ class Request:
         own = [*fields, (b"date", http_date())]
         if status != HTTPStatus.NO_CONTENT:
             own.append((b"content-length", b"%d" % len(body)))
-        self.start(status, lines(own), has_length=True)
+        self.start(status, lines(own), length=len(body))
         self.end(b"" if self.method == "HEAD" else body)
 
     def refuse(self, error: GatewayError, *, task_id: str | None = None, has_detail: bool = False) -> None:

@@ -15,16 +15,9 @@ from pathlib import Path
 
 from gateway import __version__, logs
 from gateway.settings import InvalidSettings, Settings, load, share_run, start_warnings
+from gateway.vanished import keep_alive
 
 log = logging.getLogger("gateway")
-
-# A client that vanished without a word is noticed after two minutes of silence, not when its answer has been generated.
-_KEEPALIVE = (
-    ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
-    ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 60),
-    ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 15),
-    ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 4),
-)
 
 
 def main() -> int:
@@ -56,8 +49,7 @@ def _bind(settings: Settings) -> socket.socket:
     )[0]
     listener = socket.socket(family, kind, proto)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    for option, value in _KEEPALIVE:  # what is accepted has them, too
-        listener.setsockopt(*option, value)
+    keep_alive(listener)
     listener.bind(address)
     return listener
 

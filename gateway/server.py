@@ -19,6 +19,7 @@ from gateway.guard import Refusal, head_bytes
 from gateway.reading import Part, RequestReader
 from gateway.request import Request
 from gateway.transport import ReaderWatch, closing_answer, has_left, reset
+from gateway.vanished import PeerWatch
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -44,6 +45,7 @@ class Application(Protocol):
     """Whoever answers requests."""
 
     counts: Counts
+    peers: PeerWatch
 
     def open(self, request: Request) -> None:
         """Answers `request`, or sets its `answerer`."""
@@ -97,6 +99,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         self.send = self._transport.write
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER_BYTES)
         self._reader_watch = ReaderWatch(self._loop, self._transport)
+        self._application.peers.add(self._loop, self._transport, self._transport.abort)
         connections = cast("set[object]", self._server_state.connections)
         connections.add(self)
         self._deadline.move(limits.IDLE_SECONDS)
@@ -130,6 +133,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         self._server_state.connections.discard(cast("Any", self))
         self.send = _say_nothing
         self._deadline.end()
+        self._application.peers.discard(self._transport)
         self._reader_watch.cancel()
         self._lose_unanswered()
         self._reader.close()

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections import Counter
 from dataclasses import dataclass
 
 import h11
 import pytest
 
+from gateway.connection import Connection
 from gateway.errors import UpstreamFailure
 from gateway.tail import Ending, end_watch
-from gateway.upstream import AwaitedAnswer, Connection
+from gateway.upstream import AwaitedAnswer
 from tests.support.mutation import cases
 from tests.support.waiting import within
 
@@ -36,10 +38,12 @@ RESPONSES = [
 
 
 class Transport(asyncio.Transport):
-    """A transport that carries nothing and remembers that it was closed."""
+    """A transport that carries nothing and remembers that it was closed; all have one socket, which is not used."""
+
+    socket = socket.socket()
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__({"socket": self.socket})
         self.is_closed = False
 
     def is_closing(self) -> bool:

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import limits
+from gateway import limits, vanished
 from gateway.counts import Counts
 from gateway.errors import NotFound
 from gateway.ledger import Ledger
 from gateway.server import GatewayHttpProtocol
+from gateway.vanished import PeerWatch
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Refusing:
 
     def __init__(self) -> None:
         self.counts: Counts = Ledger(None).counts
+        self.peers = PeerWatch()
         self.opened: list[Request] = []
         self.keeps = False
 
@@ -220,3 +222,15 @@ async def test_a_connection_that_is_gone_leaves_no_cycles(keeps: bool) -> None:
         gc.garbage.clear()
         gc.enable()
     assert left == set()
+
+
+async def test_a_client_that_vanished_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that does not acknowledge what it was sent is cut off, and who answers it learns that it has left."""
+    monkeypatch.setattr(vanished, "SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr(vanished, "_TICK_SECONDS", 0.01)
+    subject = Subject()
+    owes = bytes(24) + b"\1\0\0\0" + bytes(228)
+    monkeypatch.setattr(subject.socket, "get_extra_info", lambda _: SimpleNamespace(getsockopt=lambda *_: owes))
+    await until(lambda: subject.socket.is_closed, what="it is cut off")
+    subject.connection.connection_lost(None)
+    assert not subject.application.peers._peers

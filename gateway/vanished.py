@@ -1,0 +1,116 @@
+"""Peers that vanish without a word (no power, no network): TCP itself notices them after minutes, or never.
+
+Where a peer is waited for, keepalive finds out. It does not run while something is unacknowledged, so the kernel is
+asked about that now and then. TCP_USER_TIMEOUT would be simpler, but ends a live peer whose window is closed as well.
+Knows sockets, nothing of HTTP. Used by serve, server and connection.
+"""
+
+import math
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio  # serve's parent of several workers has no event loop, and stays small
+
+# An idle peer is noticed after 30 + 3 * 10 seconds (contract 3.6).
+KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+# One that owes an acknowledgement: after this long a silence, found at most two looks later.
+SILENCE_SECONDS = 75.0
+_LOOK_SECONDS = 15.0
+_TICK_SECONDS = 1.0
+# Linux's tcp_info: probes of a closed window that have no answer, segments that have none, milliseconds since any came.
+_PROBES = 3
+_UNACKNOWLEDGED = slice(24, 28)
+_SINCE_HEARD_MS = slice(56, 60)
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Has the kernel look for the peer while nothing is under way; what a listener accepts has it, too."""
+    for option in KEEPALIVE:
+        sock.setsockopt(*option)
+
+
+class Debt:
+    """What one peer owes: an acknowledgement of data, or of a probe where its window is closed."""
+
+    __slots__ = ("_since",)
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def is_overdue(self, info: bytes, now: float) -> bool:
+        """Whether it has owed one for too long and was not heard meanwhile. `info` is tcp_info, `now` in seconds."""
+        if not (info[_PROBES] or _number(info[_UNACKNOWLEDGED])):
+            self._since = None
+            return False
+        heard = now - _number(info[_SINCE_HEARD_MS]) / 1000
+        self._since = now if self._since is None else max(self._since, heard)
+        return now - self._since >= SILENCE_SECONDS
+
+
+def _number(part: bytes) -> int:
+    return int.from_bytes(part, sys.byteorder)
+
+
+class _Peer:
+    __slots__ = ("debt", "on_vanished", "transport")
+
+    def __init__(self, transport: "asyncio.Transport", on_vanished: Callable[[], None]) -> None:
+        self.transport = transport
+        self.on_vanished = on_vanished
+        self.debt = Debt()
+
+
+class PeerWatch:
+    """Looks at each of its connections every 15 seconds, at a few at a time: there may be thousands."""
+
+    def __init__(self) -> None:
+        self._peers: dict[asyncio.Transport, _Peer] = {}
+        self._round: list[_Peer] = []  # still to be looked at
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(
+        self, loop: "asyncio.AbstractEventLoop", transport: "asyncio.Transport", on_vanished: Callable[[], None]
+    ) -> None:
+        """Watches a connection of `loop` until it is discarded."""
+        self._peers[transport] = _Peer(transport, on_vanished)
+        if self._timer is None:
+            self._arm(loop)
+
+    def discard(self, transport: "asyncio.Transport") -> None:
+        """The connection is lost."""
+        self._peers.pop(transport, None)
+        if not self._peers and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._round.clear()
+
+    def _arm(self, loop: "asyncio.AbstractEventLoop") -> None:
+        self._timer = loop.call_later(_TICK_SECONDS, self._look, loop)
+
+    def _look(self, loop: "asyncio.AbstractEventLoop") -> None:
+        if not self._round:
+            self._round = list(self._peers.values())
+        now = loop.time()
+        for _ in range(math.ceil(len(self._peers) * _TICK_SECONDS / _LOOK_SECONDS)):
+            if not self._round:
+                break
+            self._look_at(self._round.pop(), now)
+        self._timer = None
+        if self._peers:
+            self._arm(loop)
+
+    def _look_at(self, peer: _Peer, now: float) -> None:
+        if peer.transport not in self._peers or peer.transport.is_closing():
+            return
+        sock: socket.socket = peer.transport.get_extra_info("socket")
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SINCE_HEARD_MS.stop)
+        if peer.debt.is_overdue(info, now):
+            peer.on_vanished()
