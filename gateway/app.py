@@ -30,14 +30,14 @@ from gateway.memory import MemoryStore
 from gateway.metrics import Metrics
 from gateway.origins import OriginPolicy
 from gateway.proxy import Proxy
-from gateway.records import Store
+from gateway.records import Store, new_boot
 from gateway.request import Request
 from gateway.routes import dashboard, health, models, tasks
 from gateway.routes import metrics as scraping
 from gateway.settings import Settings, load, pull_progress_file, run_name
 from gateway.store import RedisStore
 from gateway.target import RELAYED_PREFIX, Target, parse
-from gateway.tracker import SILENT_BEATS, Tracker, new_boot
+from gateway.tracker import SILENT_BEATS, Tracker
 from gateway.upstream import Upstream
 from gateway.vanished import PeerWatch
 

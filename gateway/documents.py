@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from gateway.index import Entry, entry_of, index_step, steps_of_new
+from gateway.index import OWN_PREFIX, Entry, entry_of, index_probe, index_step, steps_of_new
 from gateway.line import Command, Line, Replies, Script, form
 from gateway.records import Record, StoreError, Then, Written
 from gateway.task import FINAL_RANK, complete_document
@@ -17,6 +17,8 @@ from gateway.task import FINAL_RANK, complete_document
 DOCUMENT_PREFIX = "ts:ollama:"
 SCRIPT = Script("transition")
 _SET_NEW = form("SET", None, None, "EX", None, "NX")
+_PROBE = OWN_PREFIX + "probe"
+_PROBE_TTL_SECONDS = 60
 
 
 class _Answer(NamedTuple):
@@ -54,6 +56,22 @@ class Documents:
         repeated, self._unlisted = self._unlisted, []
         steps = self._list_steps(records, repeated, are_new=all(plain))
         self._line.ask([*commands, *steps], partial(self._take, records, plain, repeated, then))
+
+    def probe(self, then: Callable[[Replies], None]) -> None:
+        """Asks all that writing asks, on a key of our own that expires and on keys that it leaves as they were.
+
+        No document has "-" for its id, so that SET … XX writes nothing; but the server refuses it like any other.
+        """
+        written = (0, 0, _PROBE_TTL_SECONDS, self._boot, 0, "", 0)  # what becomes of that is no document
+        self._line.ask(
+            [
+                ("SET", DOCUMENT_PREFIX + "-", "", "EX", _PROBE_TTL_SECONDS, "XX"),
+                ("SET", _PROBE, self._boot, "EX", _PROBE_TTL_SECONDS, "NX"),
+                ("EVALSHA", SCRIPT.digest, 1, _PROBE, "", *written),
+                *index_probe(self._boot, self._index_ttl_seconds),
+            ],
+            then,
+        )
 
     def _list_steps(
         self, records: Sequence[Record], repeated: list[Entry], *, are_new: bool

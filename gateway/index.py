@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from gateway.line import Command, Script, form
 from gateway.records import Record, place
+from gateway.task import State
 
 OWN_PREFIX = "tsx:ollama:"
 INDEX_PREFIX = OWN_PREFIX + "{index}:"
@@ -20,6 +21,9 @@ _ENTRY, _EXPIRY = INDEX_PREFIX + "entry", INDEX_PREFIX + "expiry"
 INDEX_KEYS = (INDEX_PREFIX + "all", _ENTRY, _EXPIRY, BEATS, CANCELS)
 SCRIPT = Script("index")
 
+_PROBE_HASH, _PROBE_SET = INDEX_PREFIX + "probe:hash", INDEX_PREFIX + "probe:set"
+_PROBE_TTL_SECONDS = 60
+_LONG_AGO_SECONDS = 10**10
 _FORGOTTEN = 100  # how many expired entries go with a step
 
 Entry: TypeAlias = tuple[str | int, ...]  # what index.lua is told of one task, in its order
@@ -57,6 +61,24 @@ def index_arguments(entries: Iterable[Entry], boot: str, ttl_seconds: int, forgo
 def index_step(entries: Iterable[Entry], boot: str, ttl_seconds: int) -> Command:
     """One step that tells the list of all `entries`."""
     return ("EVALSHA", SCRIPT.digest, len(INDEX_KEYS), *INDEX_KEYS, *index_arguments(entries, boot, ttl_seconds))
+
+
+def index_probe(boot: str, ttl_seconds: int) -> list[Command]:
+    """Steps that ask of the server all that a list is told, and leave it as it was.
+
+    What is listed had expired before all else, so the same step of the script forgets it.
+    """
+    expired = ("-", 1, 3, f"{0:013d}", State.FAILED, "", -_LONG_AGO_SECONDS, 0, "")
+    return [
+        index_step([expired], boot, ttl_seconds),
+        ("HSETNX", _PROBE_HASH, "-", ""),
+        ("HDEL", _PROBE_HASH, "-"),
+        ("ZADD", _PROBE_SET, "NX", 0, "-"),
+        ("ZSCORE", _PROBE_SET, "-"),
+        ("ZREM", _PROBE_SET, "-"),
+        ("EXPIRE", _PROBE_HASH, _PROBE_TTL_SECONDS),  # where what was made could not be taken back
+        ("EXPIRE", _PROBE_SET, _PROBE_TTL_SECONDS),
+    ]
 
 
 def steps_of_new(records: Sequence[Record], now_seconds: float, ttl_seconds: int) -> list[bytes]:

@@ -17,7 +17,7 @@ from redis.asyncio import Connection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from gateway.deadline import Deadline
 from gateway.records import StoreError
@@ -32,6 +32,7 @@ Replies: TypeAlias = list[Any] | StoreError
 # RuntimeError: uvloop's word for writing to a connection that was reset.
 LIBRARY_ERRORS = (RedisError, HiredisError, OSError, RuntimeError)
 _REASON_CHARACTERS = 120
+_KIND_CHARACTERS = 20
 _MORE = object()  # what the reader says where the next reply is not whole yet
 
 T = TypeVar("T")
@@ -106,6 +107,7 @@ class Line:
             retry=Retry(NoBackoff(), 0),
             credential_provider=credentials,
         )
+        self.connections = 0  # so far
         self._wire: _Wire | None = None
         self._opening: asyncio.Task[None] | None = None
         self._asks: deque[_Ask] = deque()  # the oldest first
@@ -147,9 +149,10 @@ class Line:
             wire = _Wire(_taken_from(connection), self._take, self._lose)
         except LIBRARY_ERRORS as error:
             self._opening = None
-            self.fail(StoreError(reason_of(error)))
+            self.fail(StoreError(reason_of(error), kind_of(error)))
         else:
             self._opening, self._wire = None, wire
+            self.connections += 1
             if self._loads:
                 self._asks.appendleft(_Ask(self._loads, self._asks[0].ends_at, _nothing))
             self._send(wire, b"".join([ask.packed for ask in self._asks]))
@@ -181,7 +184,7 @@ class Line:
             if isinstance(reply, ReplyError):
                 # The next connection has the scripts again, and may find another server in this one's place.
                 is_forgotten = str(reply).startswith("NOSCRIPT")
-                self.fail((_Lost if is_forgotten else StoreError)(reason_of(reply)))
+                self.fail((_Lost if is_forgotten else StoreError)(reason_of(reply), kind_of(reply)))
                 return
         ask = self._asks.popleft()
         if self._deadline is not None and self._asks:
@@ -272,7 +275,7 @@ async def mapped(answer: Awaitable[T]) -> T:
     try:
         return await answer
     except LIBRARY_ERRORS as error:
-        raise StoreError(reason_of(error)) from error
+        raise StoreError(reason_of(error), kind_of(error)) from error
 
 
 async def uncancelled(answer: Coroutine[Any, Any, T]) -> T:
@@ -292,3 +295,11 @@ def reason_of(error: BaseException) -> str:
     """What went wrong, short enough for a log line: some of Redis's errors are a paragraph of advice."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return text if len(text) <= _REASON_CHARACTERS else text[:_REASON_CHARACTERS] + "…"
+
+
+def kind_of(error: BaseException) -> str:
+    """The first word of a server's refusal; "" where it said nothing. redis-py takes some words out of the text."""
+    code = getattr(error, "status_code", None)
+    if code is None and isinstance(error, (ReplyError, ResponseError)):
+        code = str(error).partition(" ")[0]
+    return str(code or "")[:_KIND_CHARACTERS]

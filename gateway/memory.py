@@ -47,6 +47,7 @@ class MemoryStore:
     def __init__(self, *, max_tasks: int = MAX_TASKS, clock: Callable[[], float] = time.time) -> None:
         self.lost = 0  # nothing is ever silent
         self.answers_at_once = True
+        self.connections = 0
         self._max_tasks = max_tasks
         self._clock = clock
         self._entries: dict[str, _Entry] = {}

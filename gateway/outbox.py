@@ -6,8 +6,9 @@ by writer.
 """
 
 import asyncio
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 from gateway.errors import GatewayError
@@ -100,21 +101,32 @@ class Outbox:
         self._lingered: dict[TrackedTask, None] = {}  # when this one ends
         self._batch: list[TrackedTask] = []  # on its way to the store
         self._linger: asyncio.TimerHandle | None = None
-        # Ended tasks, in the order of their ends, whether the store has them or not. A plain dict would look for its
-        # first item among all that have gone before.
-        self._kept: OrderedDict[TrackedTask, None] = OrderedDict()
+        # Ended tasks and when they did, in that order (monotonic seconds), whether the store has them or not. A plain
+        # dict would look for its first item among all that have gone before.
+        self._kept: OrderedDict[TrackedTask, float] = OrderedDict()
         self._kept_by_id: dict[str, TrackedTask] = {}
         self._kept_bytes = 0
 
     @property
+    def kept(self) -> Iterable[TrackedTask]:
+        """The ended tasks that are remembered, the newest attempt of each id."""
+        return self._kept_by_id.values()
+
+    @property
     def unsaved(self) -> int:
-        """How many tasks wait to be written."""
-        return len({*self._ended, *self._urgent, *self._lingering, *self._lingered, *self._batch})
+        """How many tasks wait to be written that the store does not have as they are."""
+        waiting = {*self._ended, *self._urgent, *self._lingering, *self._lingered, *self._batch}
+        return sum(not task.is_saved for task in waiting)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits to be written."""
         return not (self._ended or self._urgent or self._lingering or self._lingered or self._batch)
+
+    @property
+    def due(self) -> int:
+        """How many tasks are to be written now, beside the batch under way."""
+        return len(self._ended) + len(self._urgent)
 
     @property
     def is_due(self) -> bool:
@@ -146,6 +158,22 @@ class Outbox:
         else:
             self._urgent[task] = None
         self.on_due()
+
+    def post_again(self, in_flight: Iterable[TrackedTask], since: float) -> None:
+        """The store may have forgotten what it was told of all in flight, and of ends since that monotonic time."""
+        for task in in_flight:
+            if not task.is_superseded:
+                task.saved_rank = -1
+                self.post_urgently(task)
+        again: list[TrackedTask] = []
+        for task in reversed(self._kept):
+            if self._kept[task] < since:
+                break
+            if task.is_saved and not task.is_superseded:  # else it is on its way, or of no use
+                again.append(task)
+        self._ended |= dict.fromkeys(reversed(again))
+        if again:
+            self.on_due()
 
     def discard(self, task: TrackedTask) -> None:
         """A task is not to be written any more."""
@@ -186,14 +214,16 @@ class Outbox:
         """The batch was not written: its tasks wait again, ahead of the others, with what they are by then."""
         batch, self._batch = self._batch, []
         ended = dict.fromkeys(task for task in batch if task.is_final)
-        self.dropped += sum(task.boxed_rank == FINAL_RANK and task not in self._kept for task in ended)
+        self.dropped += sum(
+            task.boxed_rank == FINAL_RANK and task not in self._kept and not task.is_saved for task in ended
+        )
         self._ended = {task: None for task in ended if task in self._kept} | self._ended
         self._urgent = dict.fromkeys(task for task in batch if not task.is_final) | self._urgent
 
     def _keep(self, task: TrackedTask) -> None:
         if task in self._kept:
             return
-        self._kept[task] = None
+        self._kept[task] = time.monotonic()
         self._kept_by_id[task.task_id] = task
         self._kept_bytes += task.size_bytes
         while len(self._kept) > KEPT_TASKS or self._kept_bytes > KEPT_BYTES:
@@ -207,7 +237,7 @@ class Outbox:
             del self._kept_by_id[task.task_id]
         if task in self._ended:
             del self._ended[task]
-            self.dropped += 1
+            self.dropped += not task.is_saved
 
 
 def _nobody() -> None:

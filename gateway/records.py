@@ -6,6 +6,7 @@ and the status routes (for the cursor's error).
 
 import base64
 import re
+import secrets
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -16,7 +17,14 @@ _PLACE = re.compile(rf"\d{{13}}:{ID_PATTERN}")
 
 
 class StoreError(Exception):
-    """The store could not be asked: away, too slow, or refusing."""
+    """The store could not be asked: away, too slow, or refusing.
+
+    `kind` is the first word of a refusal (READONLY, OOM, NOPERM and so on), "" where no answer came.
+    """
+
+    def __init__(self, text: str, kind: str = "") -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 class InvalidCursor(ValueError):
@@ -71,6 +79,10 @@ class Store(Protocol):
     lost: int
     answers_at_once: bool  # `write` calls its `then` before it returns
 
+    @property
+    def connections(self) -> int:
+        """How often it has connected in order to write: another connection may lead to another server."""
+
     def write(self, records: Sequence[Record], then: Then) -> None:
         """Writes each record in one atomic step, and calls `then` once with what became of them."""
 
@@ -85,7 +97,7 @@ class Store(Protocol):
         spared: Container[str] | None = None,
     ) -> Page: ...
     async def ping(self) -> None:
-        """Raises StoreError where a write would fail."""
+        """Raises StoreError where anything would fail that the gateway cannot do without."""
 
     async def bury(self) -> None:
         """Makes lost what a former run of this gateway left in flight."""
@@ -104,6 +116,11 @@ class Store(Protocol):
         """Calls `on_cancel` with each name that anybody asks to cancel; does not return."""
 
     async def close(self) -> None: ...
+
+
+def new_boot(run: str) -> str:
+    """A name for one process of one run of one gateway; `run` names its place and the run."""
+    return f"{run}-{secrets.token_hex(4)}"
 
 
 def request_name(boot: object, created_ms: object, task_id: str) -> str:

@@ -5,6 +5,7 @@ notices first. Writing is documents', each step of which is atomic and may be re
 its one writer calls `write`, the status routes' reads come through it too.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Container, Coroutine, Sequence
@@ -17,17 +18,17 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from gateway import documents, index
 from gateway.credentials import PasswordFile
 from gateway.documents import DOCUMENT_PREFIX, Documents
 from gateway.index import BEATS, CANCELS, INDEX_KEYS, OWN_PREFIX, entry_of, index_arguments
-from gateway.line import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, Line, Script, mapped, uncancelled
+from gateway.line import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, Line, Replies, Script, mapped, uncancelled
 from gateway.records import Page, Record, StoreError, Then, decode_cursor, encode_cursor, name_in
 from gateway.task import FINAL_RANK, State, fields_of, lost_document
 
 _CANCEL_CHANNEL = OWN_PREFIX + "cancel"
-_PROBE = OWN_PREFIX + "probe"
 _LOST_AFTER = re.compile(r'"lost_after_ms":(\d{1,15})\}\}$')
 _INDEX_MARGIN_SECONDS = 3600
 _CANCEL_SECONDS = 60  # how long a cancel waits for a gateway to find it; each looks once a second
@@ -147,7 +148,8 @@ class RedisStore:
         documents = dict(zip(places, await self._documents([place[14:] for place in places], spared), strict=True))
         gone = [place for place, document in documents.items() if document is None]
         if gone:
-            await self._redis.zrem(key, *gone)
+            with suppress(ResponseError):  # a server that takes no writes still answers what it has
+                await self._redis.zrem(key, *gone)
         return [(p, d) for p, d in documents.items() if d is not None and _stands_at(p, d, state)]
 
     async def _documents(self, task_ids: Sequence[str], spared: Container[str] | None) -> list[str | None]:
@@ -262,7 +264,7 @@ class RedisStore:
     async def ask_cancel(self, name: str) -> None:
         """Tells all gateways to cancel `name`: at once those that listen, the others when they look."""
         await self._asked(self._eval(self._cancel, [CANCELS], [name, _CANCEL_SECONDS]))
-        with suppress(StoreError):  # publishing may be forbidden
+        with suppress(StoreError):  # publishing may be forbidden: the lookout says so, where subscribing is, too
             await self._asked(cast("Coroutine[Any, Any, Any]", self._redis.publish(_CANCEL_CHANNEL, name)))
 
     async def listen(self, on_cancel: Callable[[str], object]) -> None:
@@ -276,6 +278,11 @@ class RedisStore:
 
     # -- the rest --
 
+    @property
+    def connections(self) -> int:
+        """How often it has connected in order to write."""
+        return self._line.connections
+
     async def _asked(self, answer: Coroutine[Any, Any, T]) -> T:
         """`answer`; after a failure no connection that lay idle is trusted, for it may be as dead."""
         try:
@@ -288,8 +295,20 @@ class RedisStore:
         return await self._redis.eval(script.text, len(keys), *keys, *map(str, arguments))
 
     async def ping(self) -> None:
-        """Writes something: a server may answer reads and refuse writes."""
-        await self._asked(cast("Coroutine[Any, Any, Any]", self._redis.set(_PROBE, self._boot, ex=60)))
+        """Does what writing, looking and reading do: a server may take some commands and refuse others."""
+        replies: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
+        self._writer.probe(lambda found: None if replies.done() else replies.set_result(found))
+        found = await replies
+        if isinstance(found, StoreError):
+            raise found
+        await self._asked(self._probe_reads())
+
+    async def _probe_reads(self) -> None:
+        await self._redis.zrange(BEATS, 0, 0)
+        await self._redis.zrem(BEATS, "-")
+        await self._documents(["-"], None)
+        await self._eval(self._watch, [BEATS, CANCELS], [])
+        await self._sweep()
 
     async def close(self) -> None:
         await self._line.close()

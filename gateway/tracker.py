@@ -7,7 +7,6 @@ to the one writer; no request ever talks to the store itself. Called by proxy, d
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -18,6 +17,7 @@ from gateway.changes import Changes, event_id
 from gateway.claims import Claims
 from gateway.counts import Counts
 from gateway.errors import Cancelled, GatewayError, ShuttingDown, TaskIdInUse
+from gateway.listing import Listing
 from gateway.news import Teller, told_by
 from gateway.outbox import Outbox, TrackedTask
 from gateway.records import Names, Page, Record, Store, StoreError, name_in, request_name
@@ -75,10 +75,12 @@ class Tracker:
             is_alone=lambda: not self._in_flight,
             on_cancel=self._cancel_named,
             on_spared=self._tell_again,
+            on_doubt=lambda since: self._outbox.post_again(self._in_flight.values(), since),
             counts=self._counts,
             grace_seconds=SILENT_BEATS * heartbeat_seconds,
         )
         self._claims = Claims(self._writer, store, self._leave)
+        self._listing = Listing(store, self._writer, self._outbox, self._in_flight, self._document)
         self._changes = Changes(store.read, self._in_flight)
         self._idle = asyncio.Event()  # nothing is in flight any more; told while draining only
         self._last_claim_ms = 0
@@ -267,14 +269,14 @@ class Tracker:
                 if own is None:
                     raise
         if own is not None:
-            document = complete_document(self._head(own), own.likely_attempt)
+            document = self._document(own)
         elif document is None and not self.is_store_up:
             raise StoreUnavailable("it may be a task whose gateway cannot write it now")
         return document if document is not None and is_visible(document, reader) else None
 
     async def page(self, limit: int, state: State | None, cursor: str | None, reader: str | None = None) -> Page:
         """Some status documents, newest first. Raises StoreUnavailable and InvalidCursor."""
-        return await self._ask(self._store.page(limit, state, cursor, owner=reader, spared=self._writer.spared))
+        return await self._ask(self._listing.page(limit, state, cursor, reader))
 
     async def _ask(self, answer: Awaitable[T], *, is_short: bool = False) -> T:
         """The store's answer; not waited for long while it is known to be away, or if asked.
@@ -374,6 +376,9 @@ class Tracker:
             not task.was_sent,
         )
 
+    def _document(self, task: TrackedTask) -> str:
+        return complete_document(self._head(task), task.likely_attempt)
+
     def _head(self, task: TrackedTask) -> str:
         """The document as of now; an ended task's is of its end, and the same whenever it is rendered."""
         now = self._clock() if task.finished_ms is None else task.finished_ms / 1000
@@ -387,8 +392,3 @@ class Tracker:
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
-
-
-def new_boot(run: str) -> str:
-    """A name for one process of one run of one gateway; `run` names its place and the run."""
-    return f"{run}-{secrets.token_hex(4)}"

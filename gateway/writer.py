@@ -1,30 +1,29 @@
-"""The one writer: brings the outbox to the store, batch after batch, and knows the store's condition.
+"""The one writer: brings the outbox to the store, batch after batch.
 
 No request ever talks to the store itself; it may wait here, a bounded time, until the store has its status, and not at
-all while the store is known to be away. Owns the breaker: the condition, one log line per change, and the probe by
-which a store that is away is found again. Also looks once a second for what other gateways left behind and for what
-is to be cancelled. Called by tracker alone.
+all while the store is known to be away: condition tells that. Also knows what a store that failed may have lost, which
+is written again, and runs the look-out. Called by tracker alone.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Callable, Container
 from enum import Enum, auto
 from functools import partial
 
+from gateway.condition import Condition
 from gateway.counts import STORE_FAILED, STORE_WAIT, STORE_WRITE, Counts
 from gateway.deadline import Deadline
-from gateway.outbox import KEPT_TASKS, MAX_WAIT_SECONDS, Outbox, TrackedTask
+from gateway.lookout import RETRY_SECONDS, Lookout
+from gateway.outbox import MAX_WAIT_SECONDS, Outbox, TrackedTask
 from gateway.records import Record, Store, StoreError, Written
 from gateway.task import Stage
 
 log = logging.getLogger("gateway.tracker")
 
-# A store that was away is back once it answers this fast: with a slower one requests would only wait again.
-_QUICK_SECONDS = MAX_WAIT_SECONDS / 2
-_WATCH_SECONDS = 1.0
-_RETRY_SECONDS = 0.5  # how often a store that is away is asked again
+# A replica that becomes the primary has not heard of what was written last (contract 4.12).
+_UNHEARD_SECONDS = 10.0
 
 
 class _Outcome(Enum):
@@ -48,7 +47,8 @@ class StoreWriter:
 
     `own` are the names of requests that nobody may call lost, and `is_alone` tells that none of them is in flight;
     `on_cancel` is called with the names of tasks to cancel, `on_spared` with those of `own` that the store takes for
-    silent.
+    silent. `on_doubt` is called when the store may have forgotten what it was told: all that is in flight, and the ends
+    since the monotonic time that it gives.
     """
 
     def __init__(
@@ -61,21 +61,28 @@ class StoreWriter:
         is_alone: Callable[[], bool],
         on_cancel: Callable[[str], object],
         on_spared: Callable[[str], object] = str,
+        on_doubt: Callable[[float], object] = float,
         grace_seconds: float,
         counts: Counts | None = None,
     ) -> None:
-        self.is_up = True
+        self.condition = Condition(outbox, grace_seconds)
         self._store = store
         self._outbox = outbox
         self._render = render
         self._own = own
         self._is_alone = is_alone
-        self._on_cancel = on_cancel
-        self._on_spared = on_spared
-        self._grace_seconds = grace_seconds
+        self._on_doubt = on_doubt
+        self._lookout = Lookout(
+            store,
+            self.condition,
+            spared=lambda: self.spared,
+            on_cancel=on_cancel,
+            on_spared=on_spared,
+            on_failure=self._fail,
+        )
         self._counts = counts or Counts()
-        self._away_at = self._back_at = float("-inf")
-        self._reported_dropped = 0
+        self._connections: int | None = None  # of the store at the last batch; None since a failure
+        self._written_at = time.monotonic()
         self._waiting: dict[TrackedTask, None] = {}
         self._deadline: Deadline | None = None  # the earliest of those who wait
         self._is_running = False
@@ -87,8 +94,12 @@ class StoreWriter:
     @property
     def spared(self) -> Container[str]:
         """Whose silence means nothing: our own tasks, and anybody's who could not write while the store was away."""
-        is_grace_over = self.is_up and time.monotonic() - self._back_at >= self._grace_seconds
-        return self._own if is_grace_over else _Everything()
+        return self._own if self.condition.is_grace_over else _Everything()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether requests wait for the store."""
+        return self.condition.is_up
 
     # -- those who wait --
 
@@ -140,7 +151,7 @@ class StoreWriter:
         left = {task: _end_of_wait(task) - now for task in self._waiting}
         # What is left of a request's waits may be too short to say anything about the store.
         if any(left[task] <= 0 and task.wait_left >= MAX_WAIT_SECONDS for task in left):
-            self._set_condition(is_up=False, why="no answer in time")
+            self._fail(StoreError("no answer in time"))
             return
         for task, seconds in left.items():
             if seconds <= 0:
@@ -154,7 +165,7 @@ class StoreWriter:
         """Writes, looks and listens for as long as the gateway runs."""
         self._is_running = True
         self._wake()
-        loops = [asyncio.create_task(loop()) for loop in (self._watch_forever, self._listen_forever)]
+        loops = [asyncio.create_task(loop()) for loop in (self._lookout.watch, self._lookout.listen)]
         try:
             await asyncio.gather(*loops)
         finally:
@@ -198,7 +209,7 @@ class StoreWriter:
         if is_written:
             self._write()
         elif self._is_running:
-            self._next = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._write)
+            self._next = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._write)
 
     async def write_all(self) -> None:
         """Writes what is left, when this runs no more; until that fails."""
@@ -242,12 +253,12 @@ class StoreWriter:
         if isinstance(written, StoreError):
             self._outbox.give_back()
             self._counts.add(STORE_FAILED)
-            self._set_condition(is_up=False, why=str(written))
+            self._fail(written)
             then(False)
             return
         self._outbox.finish_batch()
         seconds = time.monotonic() - started
-        self._has_answered_in(seconds)
+        self._has_written(seconds)
         told = [task for task, result in zip(batch, written, strict=True) if self._take_result(task, result)]
         then(True)
         for task in told:
@@ -270,76 +281,26 @@ class StoreWriter:
         is_over = outcome is not _Outcome.WRITTEN or task.saved_rank >= task.waiter_rank
         return task.waiter is not None and is_over
 
-    # -- the look-out --
+    # -- the store's condition --
 
-    async def _watch_forever(self) -> None:
-        """Once a second; twice, while the store is away."""
-        has_buried = False
-        await self._look(self._probe)
-        while True:
-            if not self.is_up:
-                await self._look(self._probe)
-            else:
-                has_buried = has_buried or await self._look(self._store.bury)
-                await self._look(self._watch)
-            await asyncio.sleep(_WATCH_SECONDS if self.is_up else _RETRY_SECONDS)
-
-    async def _look(self, step: Callable[[], Awaitable[None]]) -> bool:
-        try:
-            await step()
-        except StoreError as error:
-            self._set_condition(is_up=False, why=str(error))
-        except Exception:
-            log.exception("looking after the store failed inside the gateway; trying again")
-        else:
-            return True
-        return False
-
-    async def _watch(self) -> None:
-        for name in await self._store.watch(self.spared, self._on_spared):
-            self._on_cancel(name)
-
-    async def _probe(self) -> None:
-        """Finds out whether the store takes writes, where no write will tell."""
-        if not self._outbox.is_empty:
-            return
-        started = time.monotonic()
-        await self._store.ping()
-        self._has_answered_in(time.monotonic() - started)
-
-    async def _listen_forever(self) -> None:
-        """Hears at once what is to be cancelled; while that fails, `_watch` finds it a little later."""
-        while True:
-            try:
-                await self._store.listen(self._on_cancel)
-            except StoreError as error:
-                log.debug("not listening for cancels: %s", error)
-            except Exception:
-                log.exception("listening for cancels failed inside the gateway; trying again")
-            await asyncio.sleep(_WATCH_SECONDS)
-
-    def _has_answered_in(self, seconds: float) -> None:
-        if seconds <= _QUICK_SECONDS:
-            self._set_condition(is_up=True)
-
-    def _set_condition(self, *, is_up: bool, why: str = "") -> None:
-        if is_up == self.is_up:
-            return
-        self.is_up = is_up
-        now = time.monotonic()
-        if is_up:
-            if now - self._away_at >= self._grace_seconds / 3:  # else nobody has missed a heartbeat for that
-                self._back_at = now
-            dropped = self._outbox.dropped - self._reported_dropped
-            self._reported_dropped = self._outbox.dropped
-            log.info(
-                "the store is back; %d statuses are still to be written, %d were dropped", self._outbox.unsaved, dropped
-            )
-            return
-        self._away_at = now
-        log.warning("the store is away (%s); requests go on, up to %d statuses are kept", why, KEPT_TASKS)
+    def _fail(self, error: StoreError) -> None:
+        if self.condition.fail(error):
+            self._connections = None
+            self._tell_again()
         for task in list(self._waiting):
             self._release(task)
+
+    def _has_written(self, seconds: float) -> None:
+        """A batch was written, in that time."""
+        connections = self._store.connections
+        if self._connections not in (None, connections):
+            self._tell_again()  # another connection, without a failure between: perhaps to another server
+        self._connections = connections
+        self._written_at = time.monotonic()
+        self.condition.take_batch(seconds)
+
+    def _tell_again(self) -> None:
+        self._on_doubt(self._written_at - _UNHEARD_SECONDS)
 
 
 def _outcome(task: TrackedTask, result: Written) -> _Outcome:

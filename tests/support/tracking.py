@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import TaskIdInUse
 from gateway.memory import MemoryStore
-from gateway.records import StoreError
+from gateway.records import StoreError, new_boot
 from gateway.task import Reason, complete_document
-from gateway.tracker import Tracker, new_boot
+from gateway.tracker import Tracker
 from tests.support.records import text_of
 from tests.support.waiting import until
 
@@ -43,6 +43,7 @@ class ScriptedStore:
         self.closed = False
         self.calls: Counter[str] = Counter()
         self.lost = 0
+        self.connections = 1
         self.answers_at_once = False  # as the in-process table does
         self.answers_in_a_turn = False  # of the loop, whatever the door
         self._writing: set[asyncio.Task[None]] = set()

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 import uvloop
+from hiredis import ReplyError
+from redis._parsers.base import BaseParser
 from redis.asyncio import Connection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway import line as line_module
-from gateway.line import COMMAND_TIMEOUT_SECONDS, Line, Script, form
+from gateway.line import COMMAND_TIMEOUT_SECONDS, Line, Script, form, kind_of
 from gateway.records import StoreError
 from tests.support.ports import free_port
 from tests.support.tap import Tap, tapped
@@ -226,3 +230,16 @@ async def test_redis_py_hands_over_its_connection(server: Server) -> None:
     assert not stream.transport.is_closing(), "redis-py has closed what is no longer its own"
     stream.close()
     await stream.wait_closed()
+
+
+@pytest.mark.parametrize("kind", ["READONLY", "OOM", "MISCONF", "ERR", "LOADING", "NOAUTH", "NOPERM", "MASTERDOWN"])
+def test_a_refusal_has_its_kind(kind: str) -> None:
+    """The first word of what a server says is the kind of the failure, whichever connection hears it."""
+    text = f"{kind} something is wrong"
+    assert kind_of(ReplyError(text)) == kind_of(BaseParser.parse_error(text)) == kind
+
+
+@pytest.mark.parametrize("error", [OSError("no"), RedisConnectionError("closed"), RedisTimeoutError(), RuntimeError()])
+def test_a_server_that_says_nothing_is_of_no_kind(error: Exception) -> None:
+    """However a connection breaks, it is one kind of failure."""
+    assert kind_of(error) == ""

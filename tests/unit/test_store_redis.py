@@ -603,3 +603,57 @@ async def test_a_cancelled_writes_answer_reaches_nobody_else(store: RedisStore) 
         cancelled.cancel()
         await asyncio.gather(cancelled, return_exceptions=True)
         assert await within(2, put(store, [record(f"b{n}")])) == [Written(True, 1)]
+
+
+# -- rights --
+
+# All that is asked of a store, but for what only its lists and cancels ask (ZREMRANGEBYSCORE) or can do without.
+NEEDED = [
+    "set", "get", "evalsha", "eval", "time", "exists", "expire", "hget", "hset", "hdel", "hsetnx", "zadd", "zscore",
+    "zrem", "zrange", "zrangebyscore",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", NEEDED)
+async def test_a_probe_asks_all_that_is_needed(new_store: NewStore, command: str) -> None:
+    """A server that refuses one command of those that writing, looking and reading need does not pass for well."""
+    server = await new_store()
+    store = client_of(server)
+    await store.ping()
+    await server.client.acl_setuser("default", commands=[f"-{command}"], keys=["*"], enabled=True)
+    for _ in range(2):
+        with pytest.raises(StoreError) as refusal:
+            await store.ping()
+        assert refusal.value.kind in ("NOPERM", "ERR")
+    await server.client.acl_setuser("default", commands=["+@all"], keys=["*"], enabled=True)
+    await store.ping()
+    await store.close()
+
+
+@pytest.mark.parametrize("keys", [["tsx:ollama:*"], ["ts:ollama:*"], ["ts:ollama:*", "tsx:ollama:probe"]])
+async def test_a_probe_asks_for_all_keys_that_are_needed(new_store: NewStore, keys: list[str]) -> None:
+    """An account that may not touch documents, or the list, does not pass for one that may."""
+    server = await new_store()
+    await server.client.acl_setuser("some", enabled=True, passwords=["+secret"], keys=keys, commands=["+@all"])
+    store = RedisStore(f"redis://some:secret@127.0.0.1:{server.port}/0", boot=BOOT, longest_ttl_seconds=60)
+    with pytest.raises(StoreError, match=r"(?i)permission|keys"):
+        await store.ping()
+    await server.client.acl_setuser("some", enabled=True, keys=["ts:ollama:*", "tsx:ollama:*"], commands=["+@all"])
+    await store.ping()
+    await store.close()
+
+
+@pytest.mark.parametrize("tasks", [0, 250])
+async def test_a_probe_leaves_nothing_behind(store: RedisStore, server: Server, tasks: int) -> None:
+    """It makes no document, no entry in a list, and one key of ours, which expires; also among what has expired."""
+    await put(store, [record(f"t{n}", Stage.DONE, created_ms=n) for n in range(tasks)])
+    await server.client.zadd(INDEX + "expiry", {f"gone-{n}": 1 for n in range(tasks + 1)})
+    before = await server.client.zcard(INDEX + "all")
+    await store.ping()
+    keys = set(await server.keys())
+    assert "tsx:ollama:probe" in keys
+    assert 0 < await server.client.ttl("tsx:ollama:probe") <= 60
+    assert {key for key in keys if key.startswith(DOCUMENT)} == {f"{DOCUMENT}t{n}" for n in range(tasks)}
+    assert await server.client.zcard(INDEX + "all") == before == tasks
+    assert not await server.client.exists(INDEX + "probe:hash", INDEX + "probe:set", INDEX + "FAILED")
+    assert await server.client.hget(INDEX + "entry", "-") is None

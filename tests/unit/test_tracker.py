@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway import condition as condition_module
 from gateway import outbox as outbox_module
 from gateway.errors import Cancelled, ShuttingDown, TaskIdInUse
 from gateway.memory import MemoryStore
-from gateway.records import InvalidCursor, StoreError
+from gateway.records import InvalidCursor, StoreError, new_boot
 from gateway.task import Reason, Stage, State
-from gateway.tracker import StoreUnavailable, new_boot
+from gateway.tracker import StoreUnavailable
 from tests.support.records import ids, put, record, stage_and_attempt, stored, text_of, walk
 from tests.support.tracking import Subject, begun, seconds_of, settled, tracking
 from tests.support.waiting import next_millisecond, until, within
@@ -427,13 +428,14 @@ async def test_statuses_are_kept_while_the_store_is_away() -> None:
         subject.store.failure = None
         await subject.until_stage("ended", Stage.DONE, 5)
         await subject.until_stage("running", Stage.STREAMING)
-        assert subject.tracker.is_store_up
+        await until(lambda: subject.tracker.is_store_up, 3, "the store is back")
         assert len(subject.store.records) - before == 2
         assert subject.tracker.dropped == 0
 
 
-async def test_one_log_line_per_change(caplog: pytest.LogCaptureFixture) -> None:
+async def test_one_log_line_per_change(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Going away and coming back are one line each, however many requests notice."""
+    monkeypatch.setattr(condition_module, "LINE_SECONDS", 0.0)
     with caplog.at_level("INFO", logger="gateway.tracker"):
         async with tracking() as subject:
             await subject.lose_store()

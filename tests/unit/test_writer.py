@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway import condition as condition_module
 from gateway import outbox as outbox_module
 from gateway.outbox import MAX_WAIT_SECONDS, Outbox, TrackedTask
 from gateway.records import StoreError
@@ -179,7 +180,7 @@ async def test_a_slow_sign_of_life_is_none() -> None:
     """Where nothing is to be written the probe decides, by the same measure."""
     subject = Subject()
     subject.store.delay_seconds = 0.2
-    subject.writer.is_up = False
+    subject.writer.condition.fail(StoreError("gone"))
     async with running(subject):
         await until(lambda: subject.store.calls["ping"] >= 3, 5, "three probes")
         assert not subject.writer.is_up
@@ -214,6 +215,8 @@ async def test_a_slow_answer_does_not_end_a_good_condition() -> None:
 async def test_one_line_per_change(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Going away and coming back are one line each; the second tells what waits and what was dropped since."""
     monkeypatch.setattr(outbox_module, "KEPT_TASKS", 10)
+    monkeypatch.setattr(condition_module, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(condition_module, "SAME_SECONDS", 0.0)
     with caplog.at_level("INFO", logger="gateway.tracker"):
         async with running() as subject:
             for round_ in (1, 2):

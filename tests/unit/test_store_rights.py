@@ -1,0 +1,120 @@
+"""What a gateway does whose account in the store lacks a right: it says so once, and goes on without flapping."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.records import new_boot
+from gateway.store import RedisStore
+from gateway.task import Stage
+from gateway.tracker import Tracker
+from tests.support.records import text_of
+from tests.support.tracking import begun
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.conftest import NewStore
+    from tests.support.store import Store as Server
+
+PROBES = 6
+NEEDED = ["evalsha", "eval", "zadd", "zrem", "hset", "hsetnx", "zrange", "get"]
+
+
+@asynccontextmanager
+async def gateway_of(server: Server) -> AsyncIterator[tuple[Tracker, RedisStore]]:
+    """A tracker with this store, running."""
+    boot = new_boot("m-r")
+    store = RedisStore(server.url, boot=boot, longest_ttl_seconds=3600)
+    tracker = Tracker(
+        store,
+        algorithm_id="a",
+        instance="i",
+        boot=boot,
+        ttl_running_seconds=3600,
+        ttl_done_seconds=3600,
+        heartbeat_seconds=10,
+    )
+    run = asyncio.create_task(tracker.run())
+    try:
+        yield tracker, store
+    finally:
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        await tracker.close()
+
+
+async def forbid(server: Server, *rules: str) -> None:
+    """The gateway's account may do all but this."""
+    await server.client.execute_command("ACL", "SETUSER", "default", "on", "nopass", "~*", "&*", "+@all", *rules)
+
+
+@pytest.mark.parametrize("command", NEEDED)
+async def test_a_missing_right_is_one_lasting_failure(
+    new_store: NewStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The store is away as long as a right is missing that is needed, in one line, whatever requests do meanwhile."""
+    server = await new_store()
+    pings = 0
+    ping = RedisStore.ping
+
+    async def counted_ping(store: RedisStore) -> None:
+        nonlocal pings
+        pings += 1
+        await ping(store)
+
+    monkeypatch.setattr(RedisStore, "ping", counted_ping)
+    with caplog.at_level(logging.INFO, logger="gateway.tracker"):
+        async with gateway_of(server) as (tracker, store):
+            await until(lambda: pings, 3, "it runs")
+            await forbid(server, f"-{command}")
+            for n in range(3):  # of each kind of write
+                await begun(tracker, f"claimed-{n}", "POST", "/v1/x", "")
+                tracker.finish(tracker.begin(None, "POST", "/v1/x", ""), None, "")
+            await until(lambda: not tracker.is_store_up, 5, "it notices")
+            seen, conditions = pings, set()
+
+            def has_probed() -> bool:
+                conditions.add(tracker.is_store_up)
+                return pings >= seen + PROBES
+
+            await until(has_probed, 10, "several probes")
+            assert conditions == {False}
+            away = [line for line in caplog.records if "the store is away" in line.getMessage()]
+            assert len(away) == 1
+            assert not [line for line in caplog.records if "is back" in line.getMessage()]
+            await forbid(server)
+            await until(lambda: tracker.is_store_up, 5, "it is back")
+
+            async def is_written() -> bool:
+                return await text_of(store, "claimed-2") is not None
+
+            await until(is_written, 5, "what was kept is written")
+
+
+async def test_without_channels_cancels_are_looked_for(new_store: NewStore, caplog: pytest.LogCaptureFixture) -> None:
+    """A store that forbids SUBSCRIBE and PUBLISH is well; that cancels are looked for is said once."""
+    server = await new_store()
+    await forbid(server, "-subscribe", "-publish", "resetchannels")
+    cut = asyncio.Event()
+    with caplog.at_level(logging.INFO, logger="gateway.tracker"):
+        async with gateway_of(server) as (tracker, store):
+            task = await begun(tracker, "t", "POST", "/v1/x", "")
+            tracker.forward(task)
+            task.on_cut = cut.set
+
+            async def is_running() -> bool:
+                return f'"{Stage.FORWARDING}"' in (await text_of(store, "t") or "")
+
+            await until(is_running, 3, "it is written")
+            await store.ask_cancel(tracker._name(task))
+            await until(cut.is_set, 5, "it is found")
+            assert tracker.is_store_up
+    said = [line.getMessage() for line in caplog.records]
+    assert [line for line in said if "forbids to subscribe" in line] == said[:1] == said
