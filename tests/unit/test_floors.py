@@ -15,6 +15,7 @@ import httptools.parser.parser
 import pytest
 from packaging.version import Version
 
+from tests.support.locks import pins
 from tests.support.process import ROOT
 from tools.ollama_floor import FLOOR, is_too_old
 
@@ -41,8 +42,7 @@ FLOORS = {
     "uvicorn": ("0.11.7", "CVE-2020-7694 and 7695: fields split by what a client sends"),
     "werkzeug": ("3.0.6", "CVE-2024-49767: a form without a limit"),
 }
-LOCKS = {name: (ROOT / "requirements" / name).read_text() for name in ("gateway.txt", "dev.txt", "embedded.txt")}
-PINNED = [(lock, *pin) for lock, text in LOCKS.items() for pin in re.findall(r"^([\w.-]+)==([\w.]+)", text, re.M)]
+PINNED = [(lock, pin.name, pin.version) for lock in ("gateway.txt", "dev.txt", "embedded.txt") for pin in pins(lock)]
 
 
 def test_every_floor_is_a_package_of_ours() -> None:

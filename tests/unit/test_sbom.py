@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from tests.support.locks import pins
 from tests.support.process import ROOT
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def test_the_bill_is_the_lock_and_the_base_image(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "tools/sbom.py", str(target)], cwd=ROOT, check=True, stdout=subprocess.PIPE)
     bill = json.loads(target.read_text())
     lock = (ROOT / "requirements" / "gateway.txt").read_text()
-    locked = re.findall(r"^([\w.-]+)==([\w.]+)", lock, re.MULTILINE)
+    locked = [(pin.name, pin.version) for pin in pins("gateway.txt")]
     (image, tag), *_ = re.findall(r"^ARG OLLAMA_IMAGE=(\S+):(\S+)", (ROOT / "Containerfile").read_text(), re.MULTILINE)
     named = {(part["name"], part["version"]) for part in bill["components"]}
     assert bill["bomFormat"] == "CycloneDX"
