@@ -19,18 +19,6 @@ if TYPE_CHECKING:
 
 SUITES = [f"make {name}" for name in ("check", "test", "test-setup", "test-chaos", "test-browser", "test-monitoring")]
 TOOLS = ("python3", "make", "slowhttptest", "chromium", "promtool", "nginx", "openssl", "node", "npm", "docker")
-    "python3",
-    "make",
-    "slowhttptest",
-    "chromium",
-    "promtool",
-    "nginx",
-    "openssl",
-    "node",
-    "npm",
-    "docker",
-    "apt-get",
-]
 
 
 class Machine:
