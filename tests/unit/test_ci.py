@@ -92,7 +92,7 @@ def test_root_installs_what_is_missing(machine: Machine) -> None:
     machine.run()
     update, install, *suites = machine.calls()
     assert update.startswith("apt-get update")
-    assert install.endswith("python3-venv prometheus nginx-light")
+    assert install.endswith("python3-venv prometheus nginx-light libgomp1")
     assert suites == SUITES
 
 
