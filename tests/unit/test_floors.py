@@ -104,13 +104,16 @@ def test_the_parser_is_strict_where_older_ones_were_not(message: bytes) -> None:
 
 @pytest.mark.parametrize("file", ["Containerfile", "compose.yaml"])
 def test_the_ollama_that_is_built_upon_is_new_enough(file: str) -> None:
-    """The base image is pinned to a version, the same in both files, at or above the floor."""
-    tags = re.findall(r"ollama/ollama:([\w.-]+)", (ROOT / file).read_text())
-    [default] = re.findall(r"^ARG OLLAMA_IMAGE=ollama/ollama:(\d+\.\d+\.\d+)$", CONTAINERFILE, re.MULTILINE)
-    assert set(tags) == {default}
-    assert tuple(map(int, default.split("."))) >= FLOOR >= (0, 17, 1)
+    """The base image is pinned to a version, perhaps with a digest, the same in both files, at or above the floor."""
+    images = re.findall(rf"ollama/ollama:[\w.-]+(?:{DIGEST})?", (ROOT / file).read_text())
+    [(default, version)] = re.findall(
+        rf"^ARG OLLAMA_IMAGE=(ollama/ollama:(\d+\.\d+\.\d+)(?:{DIGEST})?)$", CONTAINERFILE, re.MULTILINE
+    )
+    assert set(images) == {default}
+    assert tuple(map(int, version.split("."))) >= FLOOR >= (0, 17, 1)
 
 
+DIGEST = "@sha256:[0-9a-f]{64}"
 CONTAINERFILE = (ROOT / "Containerfile").read_text()
 OLD = ["ollama version is 0.17.0", "ollama version is 0.9.6", "Warning: client version is 0.16.99-rc1"]
 TAKEN = [
