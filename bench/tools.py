@@ -48,9 +48,8 @@ def litellm() -> str:
     folder = BUILD / "litellm"
     program = folder / "bin" / "litellm"
     if not (folder / ".complete").exists():
-        _do([sys.executable, "-m", "venv", str(folder)])
-        lock = str(ROOT / "requirements" / "bench.txt")
-        _do([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock])
+        install, lock = ROOT / "tools" / "install.sh", ROOT / "requirements" / "bench.txt"
+        _do([str(install), sys.executable, str(folder), "-r", str(lock)])
         (folder / ".complete").touch()
     return str(program)
 

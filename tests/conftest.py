@@ -20,6 +20,7 @@ from tests.support.gateway import Gateway
 from tests.support.model import EmbeddedModel
 from tests.support.scripted import Upstream
 from tests.support.store import Store
+from tests.support.waiting import GUARD_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -69,9 +70,9 @@ async def new_store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[N
 
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients of a store in this process wait ten seconds for an answer: for tests that are not about time."""
+    """Clients of a store in this process wait for an answer as long as tests do: for tests that are not about time."""
     for module in ("line", "store"):
-        monkeypatch.setattr(f"gateway.{module}.COMMAND_TIMEOUT_SECONDS", 10.0)
+        monkeypatch.setattr(f"gateway.{module}.COMMAND_TIMEOUT_SECONDS", GUARD_SECONDS)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Owns the virtual environment: makes it if there is none and installs what the arguments name into it, each
-# package with its hash checked. What goes wrong is said in one line where one line can say it. The Makefile calls
-# it:  tools/install.sh PYTHON VENV [pip's options] -r requirements/….txt …
+# Owns the virtual environment: makes it if there is none, brings the pip of requirements/installer.txt into it, and
+# installs with that one what the arguments name, each package with its hash checked. What goes wrong is said in one
+# line where one line can say it. The Makefile and the bench call it:
+#
+#   tools/install.sh PYTHON VENV [pip's options] -r requirements/….txt …
 set -euo pipefail
 
 python=$1
 venv=$2
 shift 2
+installer=$(dirname "$0")/../requirements/installer.txt
 
 fail() { echo "install: $*" >&2; exit 1; }
 
@@ -19,13 +22,25 @@ make_venv() {
   "$python" -m venv "$venv" || fail "could not make $venv with $python"
 }
 
-[ -x "$venv/bin/python" ] || make_venv
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-echo "install: $*"
-if ! "$venv/bin/python" -m pip install --disable-pip-version-check --retries 2 --require-hashes "$@" >"$log" 2>&1; then
+# Other tools make environments without a pip.
+find_pip() {
+  "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip >/dev/null 2>&1 ||
+    fail "$venv has no pip, and its Python cannot bring one; remove $venv, and on Debian and Ubuntu: apt install python3-venv"
+}
+
+install() {
+  "$venv/bin/python" -m pip install --disable-pip-version-check --retries 2 --require-hashes "$@" >"$log" 2>&1 && return
   grep -qE 'Retrying|NewConnectionError|ConnectTimeout|Name or service|name resolution|ProxyError' "$log" &&
     fail "no package could be fetched: is there a network, and a proxy if one is needed (HTTPS_PROXY)?"
   tail -20 "$log" >&2
   fail "pip could not install the packages; see above"
-fi
+}
+
+[ -x "$venv/bin/python" ] || make_venv
+find_pip
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+echo "install: $*"
+# Resolving and hash checks differ from one pip to the next, so the machine's own pip fetches its successor and no more.
+install --only-binary :all: -r "$installer"
+install "$@"

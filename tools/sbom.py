@@ -1,7 +1,7 @@
 """What `make sbom` does: a software bill of materials of the image, as CycloneDX JSON.
 
-Owns what is in the image besides Python packages: Ollama and the image it comes in, by the tag of the
-Containerfile. The packages with their hashes are read from the lock by cyclonedx-py. Fetches nothing.
+Owns what is in the image besides Python packages: Ollama and the image it comes in, by the Containerfile's tag and, if
+it has one, digest. The packages with their hashes are read from the lock by cyclonedx-py. Fetches nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from cyclonedx.schema import OutputFormat, SchemaVersion
 from cyclonedx.validation import make_schemabased_validator
@@ -45,13 +46,16 @@ def packages() -> dict[str, Any]:
 
 
 def image_components(containerfile: str) -> list[dict[str, Any]]:
-    """Ollama and the base image, as the Containerfile's default names them."""
-    found = re.search(r"^ARG OLLAMA_IMAGE=(\S+):(\S+)$", containerfile, re.MULTILINE)
+    """Ollama and the base image, as the Containerfile's default names them: by tag, or by tag and digest."""
+    found = re.search(
+        r"^ARG OLLAMA_IMAGE=([^\s@]+):([^\s@:]+)(?:@(sha256:[0-9a-f]{64}))?$", containerfile, re.MULTILINE
+    )
     if found is None:
         sys.exit("sbom: the Containerfile names no OLLAMA_IMAGE with a tag")
-    image, tag = found.groups()
+    image, tag, digest = found.groups()
     program = {"type": "application", "name": "ollama", "purl": f"pkg:github/ollama/ollama@v{tag}"}
-    base = {"type": "container", "name": image, "purl": f"pkg:docker/{image}@{tag}"}
+    place = f"{quote(digest, safe='')}?tag={tag}" if digest else tag
+    base = {"type": "container", "name": image, "purl": f"pkg:docker/{image}@{place}"}
     return [{"bom-ref": part["purl"], "version": tag, **part} for part in (program, base)]
 
 

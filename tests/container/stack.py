@@ -89,9 +89,10 @@ class Stack:
     project: str
     images: dict[str, str]
     port: int = field(default_factory=free_port)
+    ports: str = ""  # a range, for several gateways
 
     def compose(self, *words: str, seconds: float = 120) -> str:
-        settings = self.images | {"GATEWAY_PUBLISH_PORT": str(self.port)}
+        settings = self.images | {"GATEWAY_PUBLISH_PORT": self.ports or str(self.port)}
         command = ("docker", "compose", "--env-file", os.devnull, "-p", self.project)
         return run(*command, *words, seconds=seconds, environment=settings)
 

@@ -16,6 +16,13 @@ from tests.container.stack import ROOT, run
 
 pytestmark = pytest.mark.container
 FIXED_BY_THE_IMAGE = {"GATEWAY_HOST", "GATEWAY_PORT", "UPSTREAM_BASE"}
+# Not the gateway's own: what Ollama, its libraries and its downloads read.
+FOR_OLLAMA = [
+    "OLLAMA_CONTEXT_LENGTH", "OLLAMA_DEBUG", "OLLAMA_FLASH_ATTENTION", "OLLAMA_KEEP_ALIVE", "OLLAMA_KV_CACHE_TYPE",
+    "OLLAMA_LOAD_TIMEOUT", "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_MAX_QUEUE", "OLLAMA_NUM_PARALLEL", "OLLAMA_SCHED_SPREAD",
+    "CUDA_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION", "HTTPS_PROXY", "NO_PROXY",
+]  # fmt: skip
+DIGEST = "sha256:" + "0123456789abcdef" * 4
 HARDENING = {
     "read_only": True,
     "cap_drop": ["ALL"],
@@ -56,6 +63,26 @@ def test_an_unset_setting_stays_unset() -> None:
 def test_a_setting_of_the_shell_reaches_the_gateway(name: str) -> None:
     """Each setting is handed through under its own name, but for those that fit each other in the image."""
     assert config(**{name: "chosen"})["services"]["gateway"]["environment"][name] == "chosen"
+
+
+@pytest.mark.parametrize("name", FOR_OLLAMA)
+def test_a_variable_of_ollamas_reaches_it(name: str) -> None:
+    """What Ollama reads for itself, for its GPUs and for downloads is handed through under its own name."""
+    assert config(**{name: "chosen"})["services"]["gateway"]["environment"][name] == "chosen"
+
+
+def test_a_range_of_ports_is_published_for_several_gateways() -> None:
+    """With a range each container of `--scale` takes a free port of it."""
+    [port] = config(GATEWAY_PUBLISH_PORT="11535-11536")["services"]["gateway"]["ports"]
+    assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "11535-11536", 11535)
+
+
+def test_images_may_be_named_by_digest() -> None:
+    """A tag with its digest goes through to the build and to the store's service as it is."""
+    ollama, redis = f"ollama/ollama:0.32.15@{DIGEST}", f"redis:8-alpine@{DIGEST}"
+    services = config(OLLAMA_IMAGE=ollama, REDIS_IMAGE=redis)["services"]
+    assert services["gateway"]["build"]["args"]["OLLAMA_IMAGE"] == ollama
+    assert services["redis"]["image"] == redis
 
 
 @pytest.mark.parametrize(("service", "user"), [("gateway", "10001:10001"), ("redis", "999:1000")])

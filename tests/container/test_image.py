@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.container.conftest import GATEWAY_IMAGE, OLLAMA_IMAGE
-from tests.container.stack import PROGRAMS, ROOT, run
+from tests.container.stack import PROGRAMS, run
+from tests.support.locks import pins
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +86,7 @@ def test_nothing_of_the_build_stays(stack: Stack) -> None:
     tools = "pip pip3 gcc cc g++ make ld curl wget"
     assert stack.sh(f"for tool in {tools}; do command -v $tool; done; true") == ""
     assert "No module named pip" in stack.sh("python -m pip", check=False)
-    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements/gateway.txt").read_text(), re.MULTILINE))
+    locked = {pin.name for pin in pins("gateway.txt")}
     installed = set(stack.sh(f'python -c "{INSTALLED}"').split())
     assert installed
     assert installed <= locked

@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.gateway import refused_start, workers_of
+from tests.support.process import hears_sighup
 from tests.support.scripted import EVENTS, Gated, answering, sending, streaming
 from tests.support.waiting import until, within
 from tests.support.wire import request
@@ -131,7 +132,7 @@ async def test_401_does_not_wait_for_the_body(keyed: Gateway, upstream: Upstream
     """An upload without a key is refused by its head; the client is not even told to go on."""
     client = await keyed.connect()
     await client.send(request("POST", CHAT, (b"Content-Length", b"100000000"), *fields))
-    assert_unauthorized(await within(2, client.answer(), "the refusal"), upstream)
+    assert_unauthorized(await within(30, client.answer(), "the refusal"), upstream)
 
 
 async def test_a_refused_client_may_try_again(keyed: Gateway, upstream: Upstream) -> None:
@@ -237,10 +238,10 @@ async def test_a_foreign_task_cannot_be_cancelled(keyed: Gateway, upstream: Upst
     cancel = f"/tasks/{fresh_id}/cancel"
     assert (await keyed.ask("POST", cancel, bearer(BOB))).status == 404
     gated.piece(b"data: still here\n\n")
-    assert b"still here" in await within(2, client.up_to(b"\n\n"), "the stream goes on")
+    assert b"still here" in await within(30, client.up_to(b"\n\n"), "the stream goes on")
     assert not exchange.closed.is_set()
     assert (await keyed.ask("POST", cancel, bearer(ALICE))).status == 200
-    await within(2, exchange.closed.wait(), "the cancelled request's connection is closed")
+    await within(30, exchange.closed.wait(), "the cancelled request's connection is closed")
 
 
 async def test_a_foreign_id_cannot_be_taken(keyed: Gateway, upstream: Upstream, fresh_id: str) -> None:
@@ -310,7 +311,7 @@ async def test_the_key_is_found_nowhere(
             heard += answer.head.raw + answer.data
     path.write_text("too short\n")
     gateway.process.send_signal(signal.SIGHUP)
-    await until(lambda: "GATEWAY_API_KEYS_FILE" in gateway.log, 5, "the broken file is told")
+    await until(lambda: "GATEWAY_API_KEYS_FILE" in gateway.log, 30, "the broken file is told")
     upwards = b"".join(exchange.head.raw + bytes(exchange.body.data) for exchange in upstream.exchanges)
     assert len(upstream.exchanges) >= 15
     kept = await stored_text(store)
@@ -389,30 +390,23 @@ async def test_sighup_disturbs_no_worker(
     path.write_text(f"alice:{ALICE}\n")
     settings = {"REDIS_URL": (await new_store()).url, "GATEWAY_API_KEYS_FILE": str(path), "GATEWAY_WORKERS": "2"}
     gateway = await launch(**settings)
-    await until(lambda: gateway.log.count("API keys in force") == 2, 20, "both workers have read them")
+    await until(lambda: gateway.log.count("API keys in force") == 2, 30, "both workers have read them")
     workers = workers_of(gateway)
-    await until(lambda: all(hears_sighup(worker) for worker in workers), 20, "both workers have started")
+    await until(lambda: all(hears_sighup(worker) for worker in workers), 30, "both workers have started")
     stream = Gated()
     upstream.then(stream)
     client = await gateway.connect()
     await client.send(request("POST", CHAT, bearer(ALICE), body=b"{}"))
     await upstream.exchange()
     stream.head()
-    assert (await within(2, client.head(), "the head")).status == 200
+    assert (await within(30, client.head(), "the head")).status == 200
     for number in (signal.SIGHUP, signal.SIGTTOU, signal.SIGTTIN, signal.SIGHUP):
         gateway.process.send_signal(number)
-    await until(lambda: gateway.log.count("API keys in force") >= 4, 10, "SIGHUP is heard by both")
+    await until(lambda: gateway.log.count("API keys in force") >= 4, 30, "SIGHUP is heard by both")
     assert workers_of(gateway) == workers
     stream.piece(b"data: [DONE]\n\n")
     stream.end()
-    assert await within(2, client.up_to(b"0\r\n\r\n"), "the end")
-
-
-def hears_sighup(pid: int) -> bool:
-    """Whether the process has a handler for SIGHUP."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    (caught,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
-    return bool(int(caught, 16) >> (signal.SIGHUP - 1) & 1)
+    assert await within(30, client.up_to(b"0\r\n\r\n"), "the end")
 
 
 # -- off by default --

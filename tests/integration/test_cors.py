@@ -177,14 +177,14 @@ async def test_a_page_gets_its_stream_piece_by_piece(gateway: Gateway, upstream:
     client = await gateway.connect()
     await client.send(request("POST", CHAT, origin(PAGE), body=b"{}"))
     gated.head()
-    first = await within(2, client.head(), "the head")
+    first = await within(30, client.head(), "the head")
     assert cors(first) == READABLE
     assert first.all("x-accel-buffering") == [b"no"]
     for piece in (b"data: one\n\n", b"data: two\n\n", b"data: [DONE]\n\n"):
         gated.piece(piece)
-        assert piece in await within(2, client.up_to(b"\n\n\r\n"), "the piece")
+        assert piece in await within(30, client.up_to(b"\n\n\r\n"), "the piece")
     gated.end()
-    await within(2, client.up_to(b"0\r\n\r\n"), "the end")
+    await within(30, client.up_to(b"0\r\n\r\n"), "the end")
     broken = await client.ask("POST", CHAT, origin(PAGE), body=b"{}")
     assert not broken.body.complete
 

@@ -65,7 +65,7 @@ async def test_it_answers_while_it_drains(launch: Launch, store: Store, upstream
     await stream.begin(gateway, upstream)
     await other.begin(gateway, upstream)
     gateway.process.terminate()
-    await until(lambda: is_draining(gateway), 2, "it drains")
+    await until(lambda: is_draining(gateway), 30, "it drains")
     refused = await gateway.ask("POST", CHAT, (b"X-Task-Id", b"too-late"), body=b"{}")
     assert (refused.status, refused.json()["error"]["code"]) == (503, "shutting_down")
     assert (refused.json()["error"]["type"], refused.head.task_id) == ("gateway_error", "too-late")
@@ -125,7 +125,7 @@ async def test_the_last_request_ends_the_wait(launch: Launch, upstream: Upstream
     stream = HeldStream()
     await stream.begin(gateway, upstream)
     gateway.process.terminate()
-    await until(lambda: is_draining(gateway), 2, "it drains")
+    await until(lambda: is_draining(gateway), 30, "it drains")
     await stream.end()
     assert await exit_seconds(gateway, 5) <= AT_ONCE_SECONDS + 1
 
@@ -136,7 +136,7 @@ async def test_ctrl_c_twice_ends_at_once(launch: Launch, store: Store, upstream:
     stream = HeldStream()
     await stream.begin(gateway, upstream)
     gateway.process.send_signal(signal.SIGINT)
-    await until(lambda: is_draining(gateway), 2, "it drains")
+    await until(lambda: is_draining(gateway), 30, "it drains")
     assert gateway.process.poll() is None
     gateway.process.send_signal(signal.SIGINT)
     assert await exit_seconds(gateway, 6) <= AT_ONCE_SECONDS + 2
@@ -163,7 +163,7 @@ async def test_several_workers_drain(launch: Launch, store: Store, upstream: Ups
     streams = await streams_of_both(gateway, upstream, store)
     workers = workers_of(gateway)
     gateway.process.send_signal(number)
-    await until(lambda: is_draining(gateway), 3, "it drains")
+    await until(lambda: is_draining(gateway), 30, "it drains")
     for stream in streams:
         assert await stream.end() == WHOLE
     await exit_seconds(gateway, 8)

@@ -26,7 +26,7 @@ def ollama(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]
         env=environment({"PATH": path, **settings}),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
 
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-START_SECONDS = 10.0
-SOON_SECONDS = 5.0  # what is left of a start, and a stop, on a busy machine
+START_SECONDS = 60.0
+SOON_SECONDS = 25.0  # what is left of a start, and a stop, on a busy machine; less than a drain that waits in vain
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -96,9 +96,9 @@ async def test_an_ambiguous_message_is_refused_with_all_that_follows(
     """It gets one refusal and the end of the connection; what is behind it is nobody's request."""
     client = await tracked.connect()
     await client.send(start + FOREIGN)
-    answer = await within(5, client.answer(), "the refusal")
+    answer = await within(30, client.answer(), "the refusal")
     assert answer.status in (400, 501, 505), answer
-    assert await within(5, client.at_end(), "the connection is closed")
+    assert await within(30, client.at_end(), "the connection is closed")
     assert_nothing_foreign(upstream)
     assert not any(exchange.body.complete for exchange in upstream.exchanges)
     await client.close()
@@ -126,7 +126,7 @@ async def test_a_request_in_a_body_stays_a_body(tracked: Gateway, upstream: Upst
     """It arrives as the body it is, under one framing, and the connection goes on behind it."""
     client = await tracked.connect()
     await client.send(raw + get())
-    assert [(await within(5, client.answer(), "an answer")).status for _ in range(2)] == [200, 200]
+    assert [(await within(30, client.answer(), "an answer")).status for _ in range(2)] == [200, 200]
     assert [bytes(exchange.body.data) for exchange in upstream.exchanges] == [FOREIGN, b""]
     assert_nothing_foreign(upstream)
     await client.close()
@@ -145,10 +145,10 @@ async def test_nothing_is_read_behind_the_last_request(tracked: Gateway, upstrea
     """Where the client said that this is its last request, what follows is dropped."""
     client = await tracked.connect()
     await client.send(raw + FOREIGN)
-    head = await within(5, client.head(), "an answer")
+    head = await within(30, client.head(), "an answer")
     answer = await client.rest(head if head.status == 200 else await client.head())
     assert (answer.status, answer.data) == (200, b"{}")
-    assert await within(5, client.at_end(), "the connection is closed")
+    assert await within(30, client.at_end(), "the connection is closed")
     assert_nothing_foreign(upstream)
     await client.close()
 
@@ -157,10 +157,10 @@ async def test_a_body_that_was_not_wanted_is_no_request(tracked: Gateway, upstre
     """After an answer without 100 Continue, what comes may be the body or a request: neither is believed."""
     client = await tracked.connect()
     await client.send(post(b"Expect: 100-continue", LENGTH, b"X-Task-Id: not valid!", body=b""))
-    answer = await within(5, client.answer(), "the refusal")
+    answer = await within(30, client.answer(), "the refusal")
     assert (answer.status, answer.head.all("connection")) == (400, [b"close"])
     await client.send(FOREIGN)
-    assert await within(5, client.at_end(), "the connection is closed")
+    assert await within(30, client.at_end(), "the connection is closed")
     assert upstream.exchanges == []
     await client.close()
 

@@ -260,7 +260,7 @@ def check_metrics(text: str) -> tuple[int, str, str]:
     """What promtool says of a scrape: its exit code, output and errors."""
     assert PROMTOOL is not None, "promtool is not installed"
     command = [PROMTOOL, "check", "metrics"]
-    checked = subprocess.run(command, input=text, capture_output=True, text=True, timeout=20, check=False)
+    checked = subprocess.run(command, input=text, capture_output=True, text=True, timeout=120, check=False)
     return checked.returncode, checked.stdout, checked.stderr
 
 
@@ -300,8 +300,8 @@ async def test_two_workers_add_up_also_after_one_was_killed(
     assert [await scrape_anew(gateway) for _ in range(20)] == [(40, 2)] * 20
     killed = workers_of(gateway)[0]
     os.kill(killed, signal.SIGKILL)
-    await until(lambda: killed not in workers_of(gateway) and len(workers_of(gateway)) == 2, 20)
-    await until(lambda: has_workers(gateway, 2), 20)
+    await until(lambda: killed not in workers_of(gateway) and len(workers_of(gateway)) == 2, 30)
+    await until(lambda: has_workers(gateway, 2), 30)
     assert [await scrape_anew(gateway) for _ in range(10)] == [(40, 2)] * 10
     await ask_often(gateway, 20)
     assert [await scrape_anew(gateway) for _ in range(10)] == [(60, 2)] * 10

@@ -138,5 +138,5 @@ async def test_ollama_is_asked_sparingly(launch: Launch, upstream: Upstream) -> 
         await gateway.http.get("/models/loaded")
         return len(asked) > 1
 
-    await until(is_asked_again, 4, "Ollama is asked again")
+    await until(is_asked_again, 30, "Ollama is asked again")
     assert asked[1] - asked[0] >= 1.9

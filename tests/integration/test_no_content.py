@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Field
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 CHAT = "/v1/chat/completions"
 PROMPT, ANSWER, COOKIE, CLOUD = "marked-prompt", "marked-answer", "marked-cookie", "sk-marked-cloud-0123"
@@ -66,7 +66,7 @@ class Overheard:
             task = asyncio.create_task(self._listen(monitor))
             yield
             await store.client.echo("the end")
-            await until(lambda: any("the end" in said for said in self.said), 5, "the last command is heard")
+            await until(lambda: any("the end" in said for said in self.said), 30, "the last command is heard")
             task.cancel()
 
     async def _listen(self, monitor: AsyncIterator[object]) -> None:
@@ -119,7 +119,7 @@ async def end_from_outside(gateway: Gateway, upstream: Upstream) -> None:
         await client.send(request("POST", CHAT, GIVEN, *OTHERS, named(task_id), body=BODY))
         stream.head()
         stream.piece(DELTA)
-        await within(5, client.up_to(ANSWER.encode()), "the answer begins")
+        await within(30, client.up_to(ANSWER.encode()), "the answer begins")
         if task_id == "cancelled":
             assert (await gateway.ask("POST", f"/tasks/{task_id}/cancel", GIVEN)).status == 200
         if task_id == "client_disconnect":
@@ -138,7 +138,7 @@ async def be_refused(gateway: Gateway) -> None:
     ):
         client = await gateway.connect()
         await client.send(wire)
-        await within(5, client.reader.read(), "it is refused")
+        await within(30, client.reader.read(), "it is refused")
 
 
 async def pages(gateway: Gateway) -> AsyncIterator[tuple[str, str]]:

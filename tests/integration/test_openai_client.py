@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.support.model import EmbeddedModel
     from tests.support.store import Store
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.model, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.model, pytest.mark.timeout(300)]
 
 HELLO: list[Any] = [{"role": "user", "content": "Say hello."}]
 STORY: list[Any] = [{"role": "user", "content": "Tell me a long story about a river."}]
@@ -202,7 +202,7 @@ async def test_answers_are_the_same_as_without_the_gateway(
 ) -> None:
     """Status, type and bytes through the gateway equal those of the server asked directly."""
     payload = None if body is None else {"model": model.name, **body}
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=120) as http:
         direct = await http.request(method, model.base + target, json=payload)
         relayed = await http.request(method, f"http://127.0.0.1:{live.port}{target}", json=payload)
     assert relayed.status_code == direct.status_code

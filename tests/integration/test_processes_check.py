@@ -84,7 +84,7 @@ async def check(ollama: int, gateway: int, **more: str) -> tuple[int, str, float
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 20)
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode is not None
     return process.returncode, output.decode(), time.monotonic() - began
 

@@ -31,7 +31,7 @@ async def refused(**settings: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *RUN, env=environment(settings), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 20)
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 1
     [line] = output.decode().splitlines()
     return line
@@ -44,14 +44,14 @@ async def asked(command: str) -> tuple[int, str]:
     fields = [words[n + 1].split(": ", 1) for n, word in enumerate(words) if word == "-H"]
     body = words[words.index("-d") + 1] if "-d" in words else None
     url = next(word for word in words if word.startswith("http://"))
-    async with httpx.AsyncClient(trust_env=False, timeout=50) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=120) as http:
         method = "GET" if body is None else "POST"
         answer = await http.request(method, url, headers=dict(fields), content=body)
     return answer.status_code, answer.text
 
 
 @pytest.mark.model
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_the_printed_lines_work_as_they_stand(tmp_path: Path) -> None:
     """When all is ready the lines to try are printed; they stream from a real model and tell the task's state."""
     settings = {

@@ -73,11 +73,11 @@ class Pulling:
 
     async def said(self, words: str) -> None:
         """Wait for words in its output."""
-        await until(lambda: words in self.log, 15, words)
+        await until(lambda: words in self.log, 30, words)
 
     async def ended(self) -> int:
         """Its exit code, when it ends by itself."""
-        await until(lambda: self.process.poll() is not None, 15, "the pull program ends")
+        await until(lambda: self.process.poll() is not None, 30, "the pull program ends")
         return int(self.process.returncode)
 
 
@@ -111,7 +111,7 @@ async def until_models(gateway: Gateway, **wanted: object) -> dict[str, Any]:
         found = await ready(gateway)
         return found if found["models"] | wanted == found["models"] else None
 
-    found: dict[str, Any] = await until(told, 15, f"/readyz tells {wanted}")
+    found: dict[str, Any] = await until(told, 30, f"/readyz tells {wanted}")
     return found
 
 
@@ -242,7 +242,7 @@ async def test_whatever_fails_is_tried_again(
     pauses: list[float] = []
     caplog.set_level("INFO", "gateway.pull")
     puller = Puller(Ollama("127.0.0.1", upstream.port), ("small",), sleep=pauses.append)
-    await within(10, asyncio.to_thread(puller.run))
+    await within(30, asyncio.to_thread(puller.run))
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 5, said
     assert words in said[1]
@@ -261,7 +261,7 @@ async def test_a_terminal_sees_a_bar(upstream: Upstream, tmp_path: Path) -> None
     ours, theirs = pty.openpty()
     settings = {"UPSTREAM_BASE": f"http://127.0.0.1:{upstream.port}", "OLLAMA_PULL_MODELS": "small", "TERM": "xterm"}
     process = await asyncio.create_subprocess_exec(*COMMAND, cwd=ROOT, env=environment(settings), stdout=theirs)
-    assert await within(15, process.wait()) == 0
+    assert await within(30, process.wait()) == 0
     os.close(theirs)
     shown = os.read(ours, 65536).decode()
     os.close(ours)

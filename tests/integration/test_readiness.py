@@ -103,12 +103,12 @@ async def test_without_its_store_it_is_ready_and_says_degraded(
         now = await readiness()
         return (now["status"], now["store"], now["unsaved"]) == ("ready", "up", 0)
 
-    await until(is_well, 5, "ready")
+    await until(is_well, 30, "ready")
     await store.kill()
     for number in range(3):
         answer = await gateway.ask("POST", "/v1/x", (b"X-Task-Id", b"kept-%d" % number), body=b"{}")
         assert answer.status == 200
-    await until(is_degraded, 3, "degraded")
+    await until(is_degraded, 30, "degraded")
     now = await readiness()
     assert (now["store"], now["upstream"], now["unsaved"], now["dropped"]) == ("down", "up", 3, 0)
     await store.start()
@@ -134,6 +134,6 @@ async def test_a_store_that_only_reads_is_down(launch: Launch, new_store: NewSto
     async with ReadOnly(store) as fault:
         await fault.begin()
         await gateway.ask("POST", "/v1/x", body=b"{}")
-        await until(lambda: says("down"), 3, "it is noticed")
+        await until(lambda: says("down"), 30, "it is noticed")
         await fault.end()
-        await until(lambda: says("up"), 3, "it is noticed, too")
+        await until(lambda: says("up"), 30, "it is noticed, too")

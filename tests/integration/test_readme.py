@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.model import EmbeddedModel
     from tests.support.store import Store
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.model, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.model, pytest.mark.timeout(300)]
 
 README = (ROOT / "README.md").read_text()
 ADDRESS, MODEL = "http://127.0.0.1:11535", "qwen3:0.6b"

@@ -130,7 +130,7 @@ async def test_a_broken_answer_is_broken_off_for_the_client_too(
 ) -> None:
     """A message broken at the upstream never looks whole to the client; the task is upstream_truncated."""
     upstream.then(script)
-    answer = await within(5, gateway.ask("POST", CHAT, body=BODY), "the message is broken off")
+    answer = await within(30, gateway.ask("POST", CHAT, body=BODY), "the message is broken off")
     assert answer.status == 200
     assert answer.body.complete is False
     document = await gateway.ended(answer.head.task_id)
@@ -198,7 +198,7 @@ async def test_a_kept_connection_that_closed_is_found_out_before_a_post(gateway:
     await gateway.ask("GET", CHAT)
     kept = upstream.exchanges[0].connection
     kept.end()
-    await within(2, kept.closed.wait(), "the gateway notices")
+    await within(30, kept.closed.wait(), "the gateway notices")
     answer = await gateway.ask("POST", CHAT, body=BODY)
     assert answer.status == 200
     assert upstream.exchanges[1].connection is not kept

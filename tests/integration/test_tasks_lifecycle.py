@@ -139,7 +139,7 @@ async def test_the_states_of_a_stream(gateway: Gateway, upstream: Upstream, fres
         document: dict[str, Any] = answer.json()
         return document if document.get("stage") == stage else None
 
-    forwarding = await until(lambda: at_stage("forwarding"), 2)
+    forwarding = await until(lambda: at_stage("forwarding"), 30)
     stream.head()
     await client.head()
     stream.piece(b"data: {}\n\n")
@@ -281,13 +281,13 @@ async def test_the_heartbeat_moves_the_timestamp_only(
         document = json.loads(await store.raw(fresh_id) or "{}")
         return document if document.get("stage") == "forwarding" else None
 
-    first = await until(forwarding, 2)
+    first = await until(forwarding, 30)
 
     async def moved() -> dict[str, Any] | None:
         document = await store.document(fresh_id)
         return document if document["timestamp"] >= first["timestamp"] + 1.8 else None
 
-    later = await until(moved, 6, "two heartbeats")
+    later = await until(moved, 30, "two heartbeats")
     assert later["extensions"].pop("lost_after_ms") > first["extensions"].pop("lost_after_ms")
     assert {**later, "timestamp": 0} == {**first, "timestamp": 0}
     await client.close()
@@ -303,7 +303,7 @@ async def test_the_heartbeat_restores_a_lost_key(
     stream.head()
     await client.head()
     assert await store.client.delete(f"ts:ollama:{fresh_id}") == 1
-    await until(lambda: store.raw(fresh_id), 4, "the key is back")
+    await until(lambda: store.raw(fresh_id), 30, "the key is back")
     assert (await store.document(fresh_id))["state"] == "RUNNING"
     assert 55 <= await store.ttl(fresh_id) <= 60
     await client.close()
@@ -320,7 +320,7 @@ async def test_the_heartbeat_renews_the_ttl(beating: Gateway, upstream: Upstream
     async def is_renewed() -> bool:
         return await store.ttl(fresh_id) > 50
 
-    await until(is_renewed, 4, "the TTL is renewed")
+    await until(is_renewed, 30, "the TTL is renewed")
     await client.close()
 
 
@@ -332,13 +332,13 @@ async def test_an_ended_task_has_no_heartbeat(
     final = await store.raw(fresh_id)
     witness = str(uuid.uuid4())
     client = await begin(beating, witness, Gated(), upstream)
-    await until(lambda: store.raw(witness), 2)
+    await until(lambda: store.raw(witness), 30)
     begun = (await store.document(witness))["timestamp"]
 
     async def has_beaten_twice() -> bool:
         return bool((await store.document(witness))["timestamp"] >= begun + 1.8)
 
-    await until(has_beaten_twice, 6)
+    await until(has_beaten_twice, 30)
     assert await store.raw(fresh_id) == final
     await client.close()
 
@@ -447,7 +447,7 @@ async def test_a_silent_request_is_running_not_pending(gateway: Gateway, upstrea
         answer = await gateway.http.get(f"/tasks/status/{fresh_id}")
         return bool(answer.status_code == 200 and answer.json()["state"] == "RUNNING")
 
-    await until(is_running, 2)
+    await until(is_running, 30)
     document = await gateway.status(fresh_id)
     assert document["stage"] == "forwarding"
     assert document["extensions"]["started_ms"] >= document["extensions"]["created_ms"]

@@ -134,7 +134,7 @@ async def test_status_waits_for_the_end(tracked: Gateway, stream: Gated, fresh_i
         await waiting.shows(f"{fresh_id}: RUNNING streaming")
         stream.piece(END)
         stream.end()
-        assert await within(10, waiting.process.wait()) == 0
+        assert await within(30, waiting.process.wait()) == 0
         await waiting.shows("SUCCESS", "complete")
 
 
@@ -278,22 +278,22 @@ class Live:
 
     async def shows(self, *words: str) -> None:
         """Wait until it has written these words."""
-        await until(lambda: all(word in self.read() for word in words), 15, f"{words} in the output")
+        await until(lambda: all(word in self.read() for word in words), 30, f"{words} in the output")
 
     async def interrupted(self) -> int:
         """Its exit code after Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
-        return await within(10, self.process.wait())
+        return await within(30, self.process.wait())
 
 
 async def test_watch_follows_on_a_terminal(tracked: Gateway, upstream: Upstream, stream: Gated, fresh_id: str) -> None:
     """A task in flight is shown, and how it ends; Ctrl-C is the way out, with 0 and the cursor back."""
     async with Live(tracked.port, "tasks", "--watch", "--limit", "5", is_terminal=True) as watch:
-        await until(lambda: re.search(rf"{fresh_id}\s+\S+RUNNING\S+\s+streaming", watch.read()), 15, "its row")
+        await until(lambda: re.search(rf"{fresh_id}\s+\S+RUNNING\S+\s+streaming", watch.read()), 30, "its row")
         await watch.shows(" in flight")
         stream.piece(END)
         stream.end()
-        await until(lambda: re.search(rf"{fresh_id}\s+\S+SUCCESS", watch.read()), 15, "its row says SUCCESS")
+        await until(lambda: re.search(rf"{fresh_id}\s+\S+SUCCESS", watch.read()), 30, "its row says SUCCESS")
         assert await watch.interrupted() == 0
         await watch.shows("\x1b[?25h")
 
@@ -304,7 +304,7 @@ async def test_watch_as_json_is_one_line_for_each_event(tracked: Gateway, stream
         await watch.shows(fresh_id)
         stream.piece(END)
         stream.end()
-        await until(lambda: watch.read().count(fresh_id) == 2, 15, "another event of this task")
+        await until(lambda: watch.read().count(fresh_id) == 2, 30, "another event of this task")
         assert await watch.interrupted() == 0
     events = [json.loads(line) for line in watch.read().splitlines()]
     assert [(e["state"], e["stage"]) for e in events if e["task_id"] == fresh_id] == [
@@ -320,11 +320,11 @@ async def test_watch_goes_on_when_the_gateway_comes_back(launch: Launch, tmp_pat
     async with Live(gateway.port, "tasks", "--watch", is_terminal=True) as watch:
         await watch.shows("0 of 0 in flight")
         gateway.process.terminate()
-        await until(lambda: gateway.process.poll() is not None, 10, "it has stopped")
+        await until(lambda: gateway.process.poll() is not None, 30, "it has stopped")
         await watch.shows("does not answer")
         await gateway.start()
         before = len(watch.read())
-        await until(lambda: "0 of 0 in flight" in watch.read()[before:], 15, "it is back")
+        await until(lambda: "0 of 0 in flight" in watch.read()[before:], 30, "it is back")
         assert await watch.interrupted() == 0
 
 

@@ -72,7 +72,7 @@ class Counted(Gateway):
         """As the gateway starts, by way of this file."""
         command = [sys.executable, "-m", "tests.support.counted", str(self.report)]
         self.process = spawn(command, self.log_path, self.settings)
-        await until(self.is_serving, 20, "the gateway answers /livez")
+        await until(self.is_serving, 30, "the gateway answers /livez")
         return self
 
     async def cost_of(self, work: Callable[[], Awaitable[Any]]) -> Cost:
@@ -85,7 +85,7 @@ class Counted(Gateway):
     async def _read(self) -> Cost:
         self.report.unlink(missing_ok=True)
         self.process.send_signal(signal.SIGUSR1)
-        await until(self.report.exists, 5, "the counts")
+        await until(self.report.exists, 30, "the counts")
         own = json.loads(self.report.read_text())
         system = self._system_calls()
         ran = {name: found["calls"] for name, found in (await self.store.client.info("commandstats")).items()}

@@ -330,7 +330,7 @@ class CannotSave(RefusingFault):
             return not info["rdb_bgsave_in_progress"] and info["rdb_last_bgsave_status"] == status
 
         await self.control.bgsave()
-        await until(has_ended, 5, f"a snapshot that ends with {status}")
+        await until(has_ended, 30, f"a snapshot that ends with {status}")
 
     async def begin(self) -> None:
         """A snapshot fails, where snapshots are asked for."""

@@ -17,7 +17,7 @@ import httpx
 
 from tests.support.ports import free_port
 from tests.support.process import ROOT, environment, spawn, terminate
-from tests.support.waiting import until
+from tests.support.waiting import GUARD_SECONDS, until
 from tests.support.wire import Client
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ class Gateway:
         self.port = free_port()
         self.log_path = log
         self.settings = {"GATEWAY_HOST": "127.0.0.1", "GATEWAY_PORT": str(self.port), **settings}
-        self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=20)
+        self.http = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=2 * GUARD_SECONDS
+        )
         self.process: subprocess.Popen[bytes]
         self.clients: list[Client] = []
         self.log_seen = 0
@@ -58,7 +60,7 @@ class Gateway:
     async def start(self) -> Self:
         """Start the process and wait until it answers; fail at once when it died."""
         self.process = spawn(COMMAND, self.log_path, self.settings)
-        await until(self.is_serving, 20, "the gateway answers /livez")
+        await until(self.is_serving, 30, "the gateway answers /livez")
         return self
 
     async def is_serving(self) -> bool:
@@ -81,7 +83,7 @@ class Gateway:
         """End it with SIGTERM: it exits with 0 and leaves no traceback."""
         await self.http.aclose()
         await self.close_clients()
-        code = await terminate(self.process, 20)
+        code = await terminate(self.process, 2 * GUARD_SECONDS)
         assert code == 0, f"exit code {code}:\n{self.log[-4000:]}"
         self.check_log()
 
@@ -117,7 +119,7 @@ class Gateway:
         document: dict[str, Any] = answer.json()
         return document
 
-    async def ended(self, task_id: str, seconds: float = 2.0) -> dict[str, Any]:
+    async def ended(self, task_id: str, seconds: float = GUARD_SECONDS) -> dict[str, Any]:
         """The document of a task as soon as its state is final."""
 
         async def final() -> dict[str, Any] | None:
@@ -145,7 +147,7 @@ async def refused_start(**settings: str) -> tuple[int, str]:
         stderr=subprocess.STDOUT,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), 20)
+        output, _ = await asyncio.wait_for(process.communicate(), GUARD_SECONDS)
     except TimeoutError:
         process.kill()
         await process.wait()

@@ -32,7 +32,7 @@ class ImpatientGateway(Gateway):
         """Start the process and wait until it answers."""
         words = [f"{name}={number}" for name, number in self.numbers.items()]
         self.process = spawn([*COMMAND, *words], self.log_path, self.settings)
-        await until(self.is_serving, 20, "the gateway answers /livez")
+        await until(self.is_serving, 30, "the gateway answers /livez")
         return self
 
 

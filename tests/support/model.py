@@ -50,4 +50,4 @@ class EmbeddedModel:
 
     async def stop(self) -> None:
         """End it; a process that does not end is killed."""
-        await terminate(self.process, 10)
+        await terminate(self.process, 30)

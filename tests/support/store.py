@@ -40,7 +40,7 @@ class Store:
         command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--save", "", "--dir", str(self.directory)]
         self.process = spawn(command, self.directory / "store.log", {})
-        await until(self._is_up, 10, "the store answers")
+        await until(self._is_up, 30, "the store answers")
 
     async def _is_up(self) -> bool:
         assert self.process is not None

@@ -18,7 +18,7 @@ from gateway.records import StoreError, new_boot
 from gateway.task import Reason, complete_document
 from gateway.tracker import Tracker
 from tests.support.records import text_of
-from tests.support.waiting import until
+from tests.support.waiting import GUARD_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container, Sequence
@@ -185,7 +185,7 @@ class Subject:
         text = await text_of(self.store.table, task_id)
         return None if text is None else json.loads(text)["stage"]
 
-    async def until_stage(self, task_id: str, stage: Stage, seconds: float = 3.0) -> None:
+    async def until_stage(self, task_id: str, stage: Stage, seconds: float = GUARD_SECONDS) -> None:
         """Waits until the store has this stage of a task."""
 
         async def is_there() -> bool:
@@ -196,7 +196,7 @@ class Subject:
     async def lose_store(self) -> None:
         """The store refuses everything, and the tracker has noticed."""
         self.store.failure = StoreError("gone")
-        await until(lambda: not self.tracker.is_store_up, 3, "the tracker notices")
+        await until(lambda: not self.tracker.is_store_up, 30, "the tracker notices")
 
 
 async def begun(tracker: Tracker, task_id: str | None, *request: str) -> TrackedTask:

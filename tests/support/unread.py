@@ -32,9 +32,9 @@ async def unread_answers(gateway: Gateway, upstream: Upstream) -> dict[int, Clie
         client = await gateway.connect(receive_buffer=4096)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await client.send(request("GET", "/v1/x", (b"X-Task-Id", name(size).encode())))
-        await until(lambda: len(upstream.exchanges) == len(clients) + 1, 5, "the upstream has it")
+        await until(lambda: len(upstream.exchanges) == len(clients) + 1, 30, "the upstream has it")
         clients[size] = client
-    await until(lambda: _ended(gateway), 10, "some tasks have ended")
+    await until(lambda: _ended(gateway), 30, "some tasks have ended")
     return clients
 
 

@@ -1,6 +1,7 @@
 """Owns every wait of the tests: a condition is polled until it holds or a limit is over.
 
-No test file sleeps by itself; it names what it waits for and for how long at most.
+No test file sleeps by itself; it names what it waits for and for how long at most. A limit that no promise asks for
+only ends a wait that is in vain: it is GUARD_SECONDS, which a busy machine does not reach. A shorter one is a promise.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STEP_SECONDS = 0.01
+GUARD_SECONDS = 30.0
 
 
-async def until(predicate: Callable[[], Any], seconds: float = 5.0, what: str = "") -> Any:
+async def until(predicate: Callable[[], Any], seconds: float = GUARD_SECONDS, what: str = "") -> Any:
     """The first true value of `predicate` (plain or async); AssertionError after `seconds`."""
     end = time.monotonic() + seconds
     while True:
@@ -31,7 +33,7 @@ async def until(predicate: Callable[[], Any], seconds: float = 5.0, what: str = 
         await asyncio.sleep(STEP_SECONDS)
 
 
-async def until_steady(measure: Callable[[], int], steady_seconds: float, seconds: float = 30.0) -> int:
+async def until_steady(measure: Callable[[], int], steady_seconds: float, seconds: float = GUARD_SECONDS) -> int:
     """The value of `measure` once it has not changed for `steady_seconds`."""
     end = time.monotonic() + seconds
     value, since = measure(), time.monotonic()

@@ -55,7 +55,7 @@ class Watched:
     async def until_looked(self, times: int = 1) -> None:
         """Waits until the store was looked at so many times more."""
         wanted = len(self.looks) + times
-        await until(lambda: len(self.looks) >= wanted, 5, "the store is looked at")
+        await until(lambda: len(self.looks) >= wanted, 30, "the store is looked at")
 
     async def until_quiet(self) -> int:
         """How many looks there were when no more come."""
@@ -66,7 +66,7 @@ async def test_an_own_change_wakes_at_once() -> None:
     """All who wait for a task of this process go on when it changes, and nobody else; the store is not asked."""
     watched = Watched(own=("a", "b"))
     here, there = [watched.waiting("a", "e") for _ in range(10)], watched.waiting("b", "e")
-    await until(lambda: len(watched.changes._waiters) == 2, 1, "all wait")
+    await until(lambda: len(watched.changes._waiters) == 2, 30, "all wait")
     watched.changes.changed("a")
     assert await within(AT_ONCE_SECONDS, asyncio.gather(*here)) == [True] * 10
     assert not there.done()

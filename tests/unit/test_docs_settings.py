@@ -58,7 +58,7 @@ def test_the_example_is_real() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=20,
+        timeout=120,
     )
     assert done.stdout.rstrip("\n") == shown
 

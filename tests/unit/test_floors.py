@@ -15,6 +15,7 @@ import httptools.parser.parser
 import pytest
 from packaging.version import Version
 
+from tests.support.locks import pins
 from tests.support.process import ROOT
 from tools.ollama_floor import FLOOR, is_too_old
 
@@ -41,8 +42,7 @@ FLOORS = {
     "uvicorn": ("0.11.7", "CVE-2020-7694 and 7695: fields split by what a client sends"),
     "werkzeug": ("3.0.6", "CVE-2024-49767: a form without a limit"),
 }
-LOCKS = {name: (ROOT / "requirements" / name).read_text() for name in ("gateway.txt", "dev.txt", "embedded.txt")}
-PINNED = [(lock, *pin) for lock, text in LOCKS.items() for pin in re.findall(r"^([\w.-]+)==([\w.]+)", text, re.M)]
+PINNED = [(lock, pin.name, pin.version) for lock in ("gateway.txt", "dev.txt", "embedded.txt") for pin in pins(lock)]
 
 
 def test_every_floor_is_a_package_of_ours() -> None:
@@ -104,13 +104,16 @@ def test_the_parser_is_strict_where_older_ones_were_not(message: bytes) -> None:
 
 @pytest.mark.parametrize("file", ["Containerfile", "compose.yaml"])
 def test_the_ollama_that_is_built_upon_is_new_enough(file: str) -> None:
-    """The base image is pinned to a version, the same in both files, at or above the floor."""
-    tags = re.findall(r"ollama/ollama:([\w.-]+)", (ROOT / file).read_text())
-    [default] = re.findall(r"^ARG OLLAMA_IMAGE=ollama/ollama:(\d+\.\d+\.\d+)$", CONTAINERFILE, re.MULTILINE)
-    assert set(tags) == {default}
-    assert tuple(map(int, default.split("."))) >= FLOOR >= (0, 17, 1)
+    """The base image is pinned to a version, perhaps with a digest, the same in both files, at or above the floor."""
+    images = re.findall(rf"ollama/ollama:[\w.-]+(?:{DIGEST})?", (ROOT / file).read_text())
+    [(default, version)] = re.findall(
+        rf"^ARG OLLAMA_IMAGE=(ollama/ollama:(\d+\.\d+\.\d+)(?:{DIGEST})?)$", CONTAINERFILE, re.MULTILINE
+    )
+    assert set(images) == {default}
+    assert tuple(map(int, version.split("."))) >= FLOOR >= (0, 17, 1)
 
 
+DIGEST = "@sha256:[0-9a-f]{64}"
 CONTAINERFILE = (ROOT / "Containerfile").read_text()
 OLD = ["ollama version is 0.17.0", "ollama version is 0.9.6", "Warning: client version is 0.16.99-rc1"]
 TAKEN = [

@@ -81,7 +81,7 @@ def test_the_listener_marks_and_ends_its_parent(tmp_path: Path) -> None:
         env=os.environ | {"LAUNCHER_MARK": str(mark)},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
     )
     assert done.stdout == "READY\nRESULT 2\nOKREADY\nTrue\n"
     assert done.stderr == "ollama cannot stay up (FATAL): ending\n"
@@ -107,7 +107,7 @@ def test_what_a_dead_program_left_is_killed(name: str) -> None:
             input=event(name, "ollama", leader.pid),
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=120,
         )
         assert listener.returncode == 0, listener.stderr
         assert leader.stdout.read() == "", "the pipe ends only when the last process that holds it is dead"

@@ -24,7 +24,7 @@ INDEX = "tsx:ollama:{index}:"
 
 
 @pytest_asyncio.fixture(loop_scope="session", params=["before the first look", "later"])
-async def store(server: Server, request: pytest.FixtureRequest) -> AsyncIterator[RedisStore]:
+async def store(server: Server, request: pytest.FixtureRequest, patience: None) -> AsyncIterator[RedisStore]:
     """The empty server, as one gateway process has it, that has or has not looked at its clock yet."""
     await server.client.flushall()
     store = RedisStore(server.url, boot=BOOT, longest_ttl_seconds=3600)

@@ -102,7 +102,7 @@ async def test_an_idle_connection_that_was_closed_costs_nothing(line: Line, tap:
         assert tap.connections == connections
         tap.cut()
         if connections == 2:
-            await until(lambda: not line.is_open, 3, "it is noticed")
+            await until(lambda: not line.is_open, 30, "it is noticed")
 
 
 async def test_what_breaks_while_it_is_asked_is_asked_once_more(line: Line, tap: Tap) -> None:
@@ -111,7 +111,7 @@ async def test_what_breaks_while_it_is_asked_is_asked_once_more(line: Line, tap:
     tap.open.clear()
     answers = asyncio.gather(asked(line, PING), asked(line, ("ECHO", "x")))
     tap.cut()
-    await until(lambda: tap.connections == 2, 3, "it is asked again")
+    await until(lambda: tap.connections == 2, 30, "it is asked again")
     tap.open.set()
     assert await within(AT_ONCE_SECONDS, answers) == [["PONG"], ["x"]]
 
@@ -150,7 +150,7 @@ async def test_what_nobody_asked_for_ends_the_connection(line: Line, tap: Tap, s
     """A reply without a question, or something that is none, is never taken for the answer to the next question."""
     await asked(line, PING)
     tap.say(said)
-    await until(lambda: not line.is_open, 3, "the connection is given up")
+    await until(lambda: not line.is_open, 30, "the connection is given up")
     assert await asked(line, ("ECHO", "x")) == ["x"]
 
 

@@ -20,6 +20,6 @@ def test_the_collector_is_on_when_it_serves() -> None:
     """Garbage is looked for from then on, but not among what was imported."""
     settings = {"GATEWAY_HOST": "127.0.0.1", "GATEWAY_PORT": str(free_port()), "LOG_LEVEL": "error"}
     started = subprocess.run(
-        [sys.executable, "-c", START], cwd=ROOT, env=environment(settings), capture_output=True, text=True, timeout=50
+        [sys.executable, "-c", START], cwd=ROOT, env=environment(settings), capture_output=True, text=True, timeout=120
     )
     assert (started.stdout, started.stderr) == ("True True\n0\n", "")

@@ -56,7 +56,7 @@ class Subject:
         async def is_gone() -> bool:
             return await text_of(self.store, task_id) is None
 
-        await until(is_gone, 5, f"{task_id} expires")
+        await until(is_gone, 30, f"{task_id} expires")
 
 
 @pytest_asyncio.fixture(loop_scope="session", params=["redis", "memory"])

@@ -149,7 +149,7 @@ class Stores(RuleBasedStateMachine):
                 self.ends[task_id, attempt] = text
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_both_stores_agree_step_by_step(server: Server) -> None:
     """Redis and the in-process table give the same results, documents and pages for any history of requests."""
     with asyncio.Runner() as runner:

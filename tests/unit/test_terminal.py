@@ -177,7 +177,7 @@ def test_each_half_loads_only_its_own(module: str, unwanted: set[str]) -> None:
     """The server holds no terminal's libraries in memory, a command waits for no server's; who only waits is small."""
     script = f"import {module}, sys, json; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=environment({}), capture_output=True, text=True, timeout=50
+        [sys.executable, "-c", script], cwd=ROOT, env=environment({}), capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     loaded = set(json.loads(done.stdout))

@@ -354,7 +354,7 @@ async def test_who_fails_when_his_wait_ends_harms_nobody(caplog: pytest.LogCaptu
         subject.tracker.settle(tasks[0], fail)
         for task in tasks[1:]:
             subject.tracker.settle(task, partial(called.append, task.task_id))
-        await until(lambda: len(called) == 4, 3, "the others go on")
+        await until(lambda: len(called) == 4, 30, "the others go on")
         assert called == [task.task_id for task in tasks[1:]]
         assert tasks[0].is_saved
     assert "broken" in caplog.text
@@ -443,7 +443,7 @@ async def test_one_log_line_per_change(caplog: pytest.LogCaptureFixture, monkeyp
                 subject.run_through(task := await subject.begin())
                 await settled(subject.tracker, task)
             subject.store.failure = None
-            await until(lambda: subject.tracker.is_store_up, 5, "the store is back")
+            await until(lambda: subject.tracker.is_store_up, 30, "the store is back")
     assert [line.levelname for line in caplog.records] == ["WARNING", "INFO"]
 
 
@@ -470,7 +470,7 @@ async def test_the_outbox_is_bounded_and_what_is_dropped_counted(monkeypatch: py
         tasks = [await subject.begin() for _ in range(25)]
         for task in tasks:
             subject.run_through(task)
-        await until(lambda: subject.tracker.dropped == 15, 5, "the bound is kept")
+        await until(lambda: subject.tracker.dropped == 15, 30, "the bound is kept")
         assert subject.tracker.unsaved == 10
         subject.store.failure = None
         await subject.until_stage(tasks[-1].task_id, Stage.DONE, 5)
@@ -502,7 +502,7 @@ async def test_a_heartbeat_moves_the_timestamp_alone() -> None:
         async def is_younger() -> bool:
             return bool((await stored(subject.store.table, "t"))["timestamp"] >= first["timestamp"] + 0.3)
 
-        await until(is_younger, 3, "several heartbeats")
+        await until(is_younger, 30, "several heartbeats")
         later = await stored(subject.store.table, "t")
         assert {**later, "timestamp": 0} == {**first, "timestamp": 0}
         assert {one.ttl_seconds for one in subject.store.records} == {3600}
@@ -528,7 +528,7 @@ async def test_an_ended_task_beats_no_more() -> None:
         subject.run_through(ended)
         await settled(subject.tracker, ended)
         count, beats = len(subject.store.stages("ended")), len(subject.store.stages("running"))
-        await until(lambda: len(subject.store.stages("running")) >= beats + 4, 3, "four heartbeats")
+        await until(lambda: len(subject.store.stages("running")) >= beats + 4, 30, "four heartbeats")
         assert len(subject.store.stages("ended")) == count
         assert not running.is_final
 
@@ -538,7 +538,7 @@ async def test_a_heartbeat_comes_once_per_interval() -> None:
     async with tracking(heartbeat_seconds=0.2) as subject:
         started = time.monotonic()
         await subject.begin("t")
-        await until(lambda: len(subject.store.records) >= 4, 3, "three heartbeats")
+        await until(lambda: len(subject.store.records) >= 4, 30, "three heartbeats")
         assert time.monotonic() - started >= 3 * 0.2 * 0.9
 
 
@@ -595,7 +595,7 @@ async def test_closing_ends_though_something_goes_on() -> None:
         await subject.stop()
         subject.store.door.clear()
         closing = asyncio.create_task(subject.tracker.close())
-        await until(lambda: subject.store.calls["put"] > 2, 3, "the last batch is on its way")
+        await until(lambda: subject.store.calls["put"] > 2, 30, "the last batch is on its way")
         running.saved_rank = late.saved_rank = -1
         subject.tracker._outbox.post(late)
         subject.store.door.set()
@@ -614,7 +614,7 @@ async def test_what_was_sent_once_is_not_new() -> None:
         puts = subject.store.calls["put"]
         task = await subject.begin()
         subject.run_through(task)
-        await until(lambda: subject.store.calls["put"] > puts, 3, "it is sent")
+        await until(lambda: subject.store.calls["put"] > puts, 30, "it is sent")
         subject.store.failure = None
         await subject.until_stage(task.task_id, task.stage)
         told = {one.task_id: one.is_new for one in subject.store.records}
@@ -737,7 +737,7 @@ async def test_a_refused_claim_is_not_told() -> None:
         await put(subject.store.table, [record("t", Stage.STREAMING, created_ms=1, boot="other", message="theirs")])
         subject.store.door.clear()
         claim = asyncio.create_task(subject.begin("t"))
-        await until(lambda: subject.store.calls["put"], 1, "the claim is under way")
+        await until(lambda: subject.store.calls["put"], 30, "the claim is under way")
         reading = asyncio.create_task(subject.tracker.read("t"))
         subject.store.door.set()
         with pytest.raises(TaskIdInUse):
@@ -814,7 +814,7 @@ async def test_a_wait_ends_with_the_change() -> None:
         task = await subject.begin("t")
         for stage in (Stage.FORWARDING, Stage.STREAMING, Stage.DONE):
             waiting = asyncio.create_task(subject.tracker.wait("t", None, 10))
-            await until(lambda: subject.tracker._changes._waiters, 1, "somebody waits")
+            await until(lambda: subject.tracker._changes._waiters, 30, "somebody waits")
             advance(subject, task, stage)
             document = await within(AT_ONCE_SECONDS, waiting)
             assert json.loads(document or "")["stage"] == stage
@@ -857,7 +857,7 @@ async def test_a_wait_hears_of_another_gateways_task() -> None:
     async with tracking() as subject:
         await put(subject.store.table, [record("t", Stage.FORWARDING, boot="other")])
         waiting = asyncio.create_task(subject.tracker.wait("t", None, 10))
-        await until(lambda: subject.store.calls["read"] >= 2, 2, "the store is looked at")
+        await until(lambda: subject.store.calls["read"] >= 2, 30, "the store is looked at")
         await put(subject.store.table, [record("t", Stage.DONE, boot="other")])
         assert json.loads(await within(0.5, waiting) or "")["stage"] == "done"
 
@@ -894,7 +894,7 @@ async def test_cancelling_answers_as_soon_as_it_is_done() -> None:
     async with tracking() as subject:
         await put(subject.store.table, [record("t", Stage.STREAMING, boot="other")])
         cancelling = asyncio.create_task(subject.tracker.cancel("t"))
-        await until(lambda: subject.store.asked, 1, "it is asked for")
+        await until(lambda: subject.store.asked, 30, "it is asked for")
         await put(subject.store.table, [record("t", Stage.CANCELLED, boot="other")])
         assert json.loads(await within(0.6, cancelling) or "")["stage"] == "cancelled"
 
@@ -976,7 +976,7 @@ async def test_a_request_is_cancelled_while_it_claims() -> None:
     async with tracking() as subject:
         subject.store.door.clear()
         claim = asyncio.create_task(subject.begin("t"))
-        await until(lambda: subject.store.calls["put"], 1, "the claim is under way")
+        await until(lambda: subject.store.calls["put"], 30, "the claim is under way")
         subject.tracker.cut_all(Cancelled("the task was cancelled"))
         subject.store.door.set()
         task = await claim
@@ -1034,7 +1034,7 @@ async def test_pollers_do_not_hold_up_the_stop() -> None:
     async with tracking() as subject:
         await subject.begin("t")
         waiting = asyncio.create_task(subject.tracker.wait("t", None, 30))
-        await until(lambda: subject.tracker._changes._waiters, 1, "somebody waits")
+        await until(lambda: subject.tracker._changes._waiters, 30, "somebody waits")
         subject.tracker.drain()
         assert json.loads(await within(AT_ONCE_SECONDS, waiting) or "")["stage"] == "queued"
         assert await seconds_of(subject.tracker.wait("t", None, 30)) < AT_ONCE_SECONDS
