@@ -6,6 +6,7 @@ tried again only where that cannot do anything twice.
 
 from __future__ import annotations
 
+import contextlib
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -105,6 +106,49 @@ async def test_the_client_connection_survives_a_502(gateway: Gateway, upstream: 
     assert (await client.ask("POST", CHAT, body=BODY)).status == 502
     assert (await client.ask("POST", CHAT, body=BODY)).status == 200
     await client.close()
+
+
+async def test_an_early_answer_passes_also_where_the_upstream_resets(gateway: Gateway, upstream: Upstream) -> None:
+    """An upstream that refuses an upload while it still comes, and resets: the client gets that answer, each time."""
+    refusal = head(413, JSON, (b"Content-Length", b"5")) + b"large"
+    for _ in range(20):
+        upstream.then(sending(refusal, read=False, then="reset"))
+        client = await gateway.connect()
+        await client.send(request("POST", CHAT, (b"Content-Length", b"4000000")) + bytes(100_000))
+        with contextlib.suppress(ConnectionError):  # the gateway has answered, and takes no more
+            await client.send(bytes(3_800_000))
+        answer = await within(5, client.answer(), "the refusal")
+        assert (answer.status, answer.data) == (413, b"large")
+        await client.close()
+
+
+async def test_an_answer_has_no_more_than_its_head_says(gateway: Gateway, upstream: Upstream) -> None:
+    """An interim answer with a body is a broken upstream: nothing of it goes ahead of the final answer."""
+    hidden = head(200, (b"Content-Length", b"4")) + b"evil"
+    interim = head(150, (b"Content-Length", b"%d" % len(hidden))) + hidden
+    client = await gateway.connect()
+    upstream.then(sending(interim + head(200, (b"Content-Length", b"3")) + b"yes"))
+    assert_gateway_error(await client.ask("POST", CHAT, body=BODY), 502, "upstream_error")
+    assert (await client.ask("POST", CHAT, body=BODY)).data == b"{}"
+    await client.close()
+
+
+@pytest.mark.parametrize("first", [b"0\r\nX: ", b"5;"])
+async def test_an_endless_line_costs_no_memory(gateway: Gateway, upstream: Upstream, first: bytes) -> None:
+    """Trailers or an extension without end break the message after 64 KiB, and nothing of them is held."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.read()
+        await exchange.send(head(200, JSON, CHUNKED) + chunk(b"one") + first)
+        while not exchange.closed.is_set():
+            await exchange.send(b"x" * 65_536)
+
+    upstream.then(script)
+    before = gateway.resident_bytes
+    answer = await within(5, gateway.ask("POST", CHAT, body=BODY), "the break")
+    assert (answer.data, answer.body.complete) == (b"one", False)
+    assert gateway.resident_bytes - before < 4 * 1024 * 1024
+    assert outcome(await gateway.ended(answer.head.task_id)) == failed("upstream_truncated")
 
 
 LENGTH = (b"Content-Length", b"100")

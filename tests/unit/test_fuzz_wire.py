@@ -28,6 +28,9 @@ RESPONSES = [
     b"10\r\ndata: {\"a\":1}\n\n \r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 201 Created\r\n"
     b"Content-Length: 2\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\r\nhi",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked \r\n\r\n2\r\nhi\r\n0\r\nConnection: close\r\n"
+    b"Content-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nConnection: close\r\n\r\n",
     b"HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n",
     b"HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 99\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nuntil the end",
@@ -74,9 +77,13 @@ class Seen:
 
 async def received(pieces: list[bytes], method: str) -> Seen:
     """What comes of an answer in these pieces, behind which the connection ends."""
-    connection = Connection(idle_timeout_seconds=0)
-    transport = Transport()
+    connection, transport = Connection(idle_timeout_seconds=0), Transport()
     connection.connection_made(transport)
+    return await ended(connection, transport, pieces, method)
+
+
+async def ended(connection: Connection, transport: Transport, pieces: list[bytes], method: str) -> Seen:
+    """The same on a connection that is there."""
     answer = AwaitedAnswer(connection, method)
     connection.send(b"", is_last=True)
     for piece in pieces:
@@ -138,6 +145,32 @@ async def test_no_answer_harms_the_parser(method: str) -> None:
             ends["agreed"] += 1
             assert (whole.status, whole.body) == opinion, message
     assert min(ends[""], ends["UpstreamBroken"], ends["agreed"]) > ends.total() / 20
+
+
+async def test_what_follows_a_message_is_judged_alone() -> None:
+    """Whatever came before it on a kept connection, a message is read as it is on a new one."""
+    followed = 0
+    messages = list(cases(RESPONSES, 20_000))
+    for number, ((_, odd), (message, pieces)) in enumerate(zip(messages, reversed(messages), strict=True)):
+        before = odd if number % 2 else [RESPONSES[number // 2 % len(RESPONSES)]]
+        connection, transport = Connection(idle_timeout_seconds=0), Transport()
+        connection.connection_made(transport)
+        AwaitedAnswer(connection, "GET")
+        connection.send(b"", is_last=True)
+        for piece in before:
+            if not transport.is_closed:
+                connection.data_received(piece)
+        connection.take()
+        if connection.is_reusable:
+            followed += 1
+            connection.leave()
+            assert await ended(connection, transport, pieces, "POST") == await received(pieces, "POST"), (
+                before,
+                message,
+            )
+        else:
+            connection.connection_lost(None)
+    assert followed > len(messages) / 6
 
 
 STREAMS = {
