@@ -116,12 +116,18 @@ def given_to(program: str, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def gateway_stop_seconds(environment: Mapping[str, str]) -> int:
-    """How long the gateway may take to stop. A wrong DRAIN_SEC is the gateway's to name."""
+    """How long the gateway may take to stop: notice, drain and its own end."""
+    waits = (seconds_of(environment, "DRAIN_NOTICE_SEC", 0), seconds_of(environment, "DRAIN_SEC", 30))
+    return math.ceil(sum(waits)) + STOP_MARGIN_SECONDS
+
+
+def seconds_of(environment: Mapping[str, str], name: str, default: float) -> float:
+    """A duration, or its default where it is unset. A wrong one is the gateway's to name."""
     try:
-        drain = max(0, math.ceil(float(environment.get("DRAIN_SEC") or 30)))
-    except (ValueError, OverflowError):
-        drain = 30
-    return drain + STOP_MARGIN_SECONDS
+        seconds = float(environment.get(name) or default)
+    except ValueError:
+        return default
+    return max(0, seconds) if math.isfinite(seconds) else default
 
 
 def wants_models(environment: Mapping[str, str]) -> bool:

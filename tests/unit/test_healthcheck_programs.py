@@ -149,15 +149,20 @@ def test_a_read_only_place_is_called_so(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("drain", "seconds"), [(None, 35), ("", 35), ("0", 5), ("12.5", 18), ("soon", 35), ("inf", 35), ("-4", 5)]
+    ("drain", "seconds"),
+    [(None, 35), ("", 35), ("0", 5), ("12.5", 18), ("soon", 35), ("tcp://10.0.0.1:80", 35), ("inf", 35), ("-4", 5)],
 )
 def test_the_gateway_may_stop_longer_than_it_drains(drain: str | None, seconds: int) -> None:
-    """The stop wait is the drain and five seconds more; a wrong drain is the gateway's to refuse."""
-    assert gateway_stop_seconds({} if drain is None else {"DRAIN_SEC": drain}) == seconds
+    """The stop wait is notice, drain and five seconds more; a wrong duration is the gateway's to refuse."""
+    drains = {} if drain is None else {"DRAIN_SEC": drain}
+    assert gateway_stop_seconds(drains) == seconds
+    assert gateway_stop_seconds({**drains, "DRAIN_NOTICE_SEC": "20"}) == seconds + 20
+    assert gateway_stop_seconds({**drains, "DRAIN_NOTICE_SEC": "later"}) == seconds
 
 
 @pytest.mark.parametrize(
-    ("models", "expected"), [(None, False), ("", False), (" ,\n", False), ("m", True), ("?", True)]
+    ("models", "expected"),
+    [(None, False), ("", False), (" ,\n", False), ("m", True), ("?", True), ("tcp://10.0.0.1:80", False)],
 )
 def test_models_are_pulled_only_where_some_are_named(models: str | None, expected: bool) -> None:
     """No names, no program; a wrong name is the gateway's to refuse."""
