@@ -18,7 +18,7 @@ help: ## this list
 
 install: $(GATEWAY) ## make .venv with the pinned packages
 
-run: $(GATEWAY) $(if $(shell command -v ollama 2>/dev/null),,$(EMBEDDED)) ## Ollama and the gateway in the foreground; Ctrl-C stops both
+run: $(GATEWAY) $(if $(or $(UPSTREAM_BASE),$(shell command -v ollama 2>/dev/null)),,$(EMBEDDED)) ## Ollama and the gateway in the foreground; Ctrl-C stops both
 	@exec $(BIN)/python tools/run.py
 
 # Most tests wait more than they compute, so there are more processes than cores.

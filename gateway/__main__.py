@@ -1,7 +1,8 @@
 """`python -m gateway`, and `ollama-gateway` where that is installed: serves, or with arguments runs one command.
 
-Each half is imported only when it is asked for: the server needs no tables, and a command no server. For the server
-signals wait from here on until worker or prefork hear them: none kills a gateway that starts, and none is lost.
+Each half is imported only when it is asked for: the server needs no tables, and a command no server. `--check` only
+says what is wrong with the settings; the launcher asks that before it starts anything. For the server signals wait from
+here on until worker or prefork hear them: none kills a gateway that starts, and none is lost.
 """
 
 import signal
@@ -10,6 +11,10 @@ import sys
 
 def main() -> int:
     """Gives the exit code of whichever it is."""
+    if sys.argv[1:] == ["--check"]:
+        from gateway.serve import check
+
+        return check()
     if arguments := sys.argv[1:]:
         from gateway.cli import main as run
 

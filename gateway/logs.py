@@ -1,6 +1,7 @@
 """How the gateway's own log lines look: to stdout, as text or one JSON object a line. Called by __main__ and pull.
 
-A line never holds a body, a credential or a query; requests are logged when they fail, with their task id.
+A line never holds a body, a credential or a query; requests are logged when they fail, with their task id. A
+caller that logs about a task also gives `extra={"task_id": …}`, which is a field in JSON.
 """
 
 import json
@@ -23,6 +24,9 @@ class _JsonFormatter(_TextFormatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        task_id = getattr(record, "task_id", None)
+        if task_id is not None:
+            line["task_id"] = task_id
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line)

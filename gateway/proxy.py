@@ -365,7 +365,7 @@ class Exchange:
             self._fail(self._task.cut_by)
 
     def _fail_inside(self) -> None:
-        log.exception("task %s failed inside the gateway", self._task.task_id)
+        log.exception("task %s failed inside the gateway", self._task.task_id, extra={"task_id": self._task.task_id})
         self._fail(GatewayError("internal error in the gateway"))
 
     def _fail(self, error: GatewayError | ClientLeft) -> None:
@@ -388,7 +388,7 @@ class Exchange:
 
     def _finish(self, reason: Reason | None, message: str) -> None:
         if reason is not None and not self._task.is_final:
-            log.info("task %s failed: %s", self._task.task_id, reason)
+            log.info("task %s failed: %s", self._task.task_id, reason, extra={"task_id": self._task.task_id})
         self._tracker.finish(self._task, reason, message)
 
     def _close(self) -> None:

@@ -106,8 +106,8 @@ SETTINGS = (
             seconds(0.1, 3600)),
     Setting("ALGORITHM_ID", "ollama-openai", "1 to 128 of A-Z a-z 0-9 . _ : @ / -", "`algorithm_id` of every status.",
             matching(r"[A-Za-z0-9._:@/\-]{1,128}")),
-    Setting("GATEWAY_HOST", "0.0.0.0", "a host name or address", "The address to listen on.",  # noqa: S104
-            validators.host),
+    Setting("GATEWAY_HOST", "0.0.0.0", "a host name or address", "Where to listen: an address, or all "  # noqa: S104
+            "addresses of a name. `make run` listens on 127.0.0.1 where it is unset.", validators.host),
     Setting("GATEWAY_PORT", "11535", "1 to 65535", "The port to listen on.", whole(1, 65535)),
     Setting("GATEWAY_WORKERS", "1", "1 to 64; more than 1 needs a store", "Processes that serve requests.",
             whole(1, 64)),
@@ -126,7 +126,8 @@ SETTINGS = (
             "the gateway already says that it is not ready; then `DRAIN_SEC` begins.", seconds(0, 3600)),
     Setting("LOG_LEVEL", "info", "debug, info, warning or error", "The least serious messages to log.",
             one_of("debug", "info", "warning", "error")),
-    Setting("LOG_FORMAT", "text", "text or json", "One line of text, or one JSON object, per message.",
+    Setting("LOG_FORMAT", "text", "text or json", "One line of text, or one JSON object, per message; "
+            "in the container and with `make run` of every program, named in `program`.",
             one_of("text", "json")),
     Setting("GATEWAY_API_KEYS", "", "a comma list of `key` or `name:key`; a key has 8 to 256 printable ASCII "
             "characters, no white space, comma or colon; a name 1 to 64 of A-Z a-z 0-9 . _ -", "Who may use the "

@@ -26,7 +26,7 @@ _LEFTOVER_SECONDS = 1
 
 
 def serve(
-    listener: socket.socket, max_connections: int, counts_file: Path | None = None, parent: int | None = None
+    listeners: list[socket.socket], max_connections: int, counts_file: Path | None = None, parent: int | None = None
 ) -> int:
     """Serves until it is told to stop; the exit code. Takes up the signals that waited until now, see __main__.
 
@@ -42,7 +42,7 @@ def serve(
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         if parent is not None:
             runner.get_loop().add_reader(parent, partial(_stop_now, runner.get_loop(), parent))
-        runner.run(server.serve(sockets=[listener]))
+        runner.run(server.serve(sockets=listeners))
         signal.pthread_sigmask(signal.SIG_BLOCK, (*_STOPPING, signal.SIGHUP))  # the handlers go, and all is done
     return 0
 

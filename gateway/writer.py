@@ -143,7 +143,7 @@ class StoreWriter:
         try:
             then()
         except Exception:
-            log.exception("task %s failed inside the gateway", task.task_id)
+            log.exception("task %s failed inside the gateway", task.task_id, extra={"task_id": task.task_id})
         self._counts.observe(STORE_WAIT, waited)
 
     def _release_overdue(self) -> None:

@@ -1,5 +1,6 @@
 """What runs around the gateway: the launcher (PID 1), supervisord's listener, and the health check.
 
-Each module is a program of its own on the standard library; the launcher also runs supervisord. None imports
-another, and none imports the gateway.
+These three are programs of their own on the standard library; the launcher also runs supervisord. They share
+`programs` (what each program is given), `output` (how lines look) and `family` (what dies with the launcher). None
+imports the gateway.
 """

@@ -1,61 +1,80 @@
 """The first process: runs supervisord in itself and makes its exit code honest.
 
-Owns the environment that supervisord.conf expands, the output of all programs (on this process's stdout, each
-line with its program's name in front) and the exit code: 1 when the listener left its mark, else 0. Alone,
-supervisord exits with 0 in both cases. It must not start, watch or stop a program: that is for supervisord.
-The image runs it as PID 1, `make run` in the foreground.
+Owns the environment that supervisord.conf expands and the exit code: 2 for wrong settings, which end it before anything
+is started, 1 when the listener left its mark, else 0. Alone, supervisord exits with 0 in all cases. It must not start,
+watch or stop a program: that is for supervisord. But all programs die with it, however it ends.
+The image runs it as PID 1, `make run` in the foreground. With arguments it becomes that command of the gateway's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import resource
-import select
-import selectors
 import signal
 import sys
 import tempfile
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, NoReturn
 
 from supervisor import supervisord
 from supervisor.options import ServerOptions
 from supervisor.states import ProcessStates
 
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":  # started by its path, whatever the working directory
+    sys.path.insert(0, str(ROOT))
+
+from healthcheck import family, programs  # noqa: E402
+from healthcheck.output import Output  # noqa: E402
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CONFIGURATION = Path(__file__).resolve().parents[1] / "supervisord.conf"
-SOURCES = ("supervisord", "ollama", "gateway", "pull", "listener")
-OLLAMA_PORT = 11434
-SERVICE_LINKS = ("tcp://", "udp://", "sctp://")  # set by Kubernetes: as good as unset
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-STOP_MARGIN_SECONDS = 5  # the gateway writes its last states after the drain
+CONFIGURATION = ROOT / "supervisord.conf"
 OPEN_FILES = 65536  # each relayed request takes two
-LONGEST_LINE_BYTES = 1024 * 1024  # what is longer goes on in a line of its own
-READ_BYTES = 64 * 1024
 
 
-def main() -> int:
-    """Run all programs until a signal or the listener ends them."""
+def main(arguments: list[str]) -> int:
+    """Run all programs until a signal or the listener ends them; with arguments one command, once."""
+    if arguments:
+        become_command(arguments)
     for ending in (signal.SIGTERM, signal.SIGINT):  # supervisord takes over as soon as it runs
         signal.signal(ending, lambda *_: sys.exit(0))
     raise_open_files()
+    output = Output(sys.stdout.fileno(), is_json=programs.wants_json(os.environ))
+    try:
+        code, problems = programs.wrong_settings(os.environ)
+        for program, problem in problems:
+            output.say("error", program, problem)
+        return code or run(output)
+    finally:
+        output.close()
+
+
+def become_command(arguments: list[str]) -> NoReturn:
+    """`docker run IMAGE tasks` is the command `tasks`, as `docker exec ... ollama-gateway tasks` is."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "gateway", *arguments], environment)  # noqa: S606
+
+
+def run(output: Output) -> int:
+    """supervisord, from its start to its end; the exit code."""
     with tempfile.TemporaryDirectory(prefix="ollama-gateway-") as directory:
         mark = Path(directory) / "failed"
-        output = Output(sys.stdout.fileno())
-        os.environ.update(addresses(os.environ))
         os.environ.setdefault("HOME", directory)  # supervisord sets none, and Ollama does not start without
+        is_ollama_ours = programs.starts_ollama(os.environ)
+        os.environ.update(programs.addresses(os.environ))
+        if is_ollama_ours and (warning := programs.unwritable(os.environ)):
+            output.say("warning", "launcher", warning)
         os.environ.update(
             LAUNCHER_PYTHON=sys.executable,
+            LAUNCHER_PID=str(os.getpid()),
             LAUNCHER_DIRECTORY=directory,
             LAUNCHER_MARK=str(mark),
-            LAUNCHER_PULL=str(wants_models(os.environ)).lower(),
-            LAUNCHER_GATEWAY_STOP_SECONDS=str(gateway_stop_seconds(os.environ)),
+            LAUNCHER_OLLAMA=str(is_ollama_ours).lower(),
+            LAUNCHER_PULL=str(programs.wants_models(os.environ)).lower(),
+            LAUNCHER_GATEWAY_STOP_SECONDS=str(programs.gateway_stop_seconds(os.environ)),
             **output.variables,
         )
         try:
@@ -64,12 +83,29 @@ def main() -> int:
             options.first, options.test = True, False
             supervisord.go(options)
         finally:
-            output.close()
+            family.kill_all(directory)
         return 1 if mark.exists() else 0
 
 
 class Options(ServerOptions):  # type: ignore[misc]  # supervisor has no types
-    """supervisord's, but for SIGHUP: there it means to restart everything, here that the API keys are read again."""
+    """supervisord's, but for what a program starts with, and for SIGHUP.
+
+    To supervisord SIGHUP means to restart everything, here that the API keys are read again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launcher = os.getpid()
+
+    def execve(self, filename: str, argv: list[str], env: Mapping[str, str]) -> None:
+        """Called by supervisord in the new process, last of all.
+
+        The listener lives on for the moment in which it kills what the others started.
+        """
+        program = env["SUPERVISOR_PROCESS_NAME"]
+        if program != "listener":
+            family.die_with(self.launcher)
+        super().execve(filename, argv, programs.given_to(program, env))
 
     def setsignals(self) -> None:
         """Called by supervisord at its start."""
@@ -86,54 +122,6 @@ class Options(ServerOptions):  # type: ignore[misc]  # supervisor has no types
                 os.kill(pid, number)
 
 
-def addresses(environment: Mapping[str, str]) -> dict[str, str]:
-    """OLLAMA_HOST and UPSTREAM_BASE, such that the gateway finds Ollama and nobody outside does.
-
-    Of OLLAMA_HOST only the port counts; without it the port of an UPSTREAM_BASE on this machine does.
-    UPSTREAM_BASE stays as it is where it is set, else it follows the port.
-    """
-    _, port = peer_of(environment, "OLLAMA_HOST")
-    base = environment.get("UPSTREAM_BASE", "")
-    base = "" if base.startswith(SERVICE_LINKS) else base
-    if base and not environment.get("OLLAMA_HOST"):
-        host, base_port = peer_of(environment, "UPSTREAM_BASE")
-        port = base_port if host in LOOPBACK else None
-    port = port or OLLAMA_PORT
-    return {"OLLAMA_HOST": f"127.0.0.1:{port}", "UPSTREAM_BASE": base or f"http://127.0.0.1:{port}"}
-
-
-def peer_of(environment: Mapping[str, str], name: str) -> tuple[str | None, int | None]:
-    """What host, host:port, :port or a URL names; the process ends where that is nothing."""
-    value = environment.get(name, "")
-    try:
-        parts = urlsplit(value if "://" in value else f"//{value}")
-        return parts.hostname, parts.port
-    except ValueError:
-        shown = "***" if "@" in value else value  # which may be a password
-        sys.exit(f"launcher: {name}={shown} is not valid; give host:port")
-
-
-def gateway_stop_seconds(environment: Mapping[str, str]) -> int:
-    """How long the gateway may take to stop: notice, drain and its own end."""
-    waits = (seconds_of(environment, "DRAIN_NOTICE_SEC", 0), seconds_of(environment, "DRAIN_SEC", 30))
-    return math.ceil(sum(waits)) + STOP_MARGIN_SECONDS
-
-
-def seconds_of(environment: Mapping[str, str], name: str, default: float) -> float:
-    """A duration, or its default where it is unset. A wrong one is the gateway's to name."""
-    try:
-        seconds = float(environment.get(name) or default)
-    except ValueError:
-        return default
-    return max(0, seconds) if math.isfinite(seconds) else default
-
-
-def wants_models(environment: Mapping[str, str]) -> bool:
-    """Whether there is work for the pull program. Wrong names are the gateway's to name."""
-    names = environment.get("OLLAMA_PULL_MODELS", "").strip(" \t\r\n,")
-    return bool(names) and not names.startswith(SERVICE_LINKS)
-
-
 def raise_open_files() -> None:
     """Raise the soft limit as far as the hard one allows; supervisord's `minfds` would rather not start."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -142,94 +130,6 @@ def raise_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-class Lines:
-    """One program's output: it comes in pieces and goes out in whole lines, the name in front."""
-
-    def __init__(self, name: str) -> None:
-        self.prefix = f"{name} | ".encode()
-        self.begun = bytearray()  # a line whose end has not come yet
-
-    def feed(self, piece: bytes) -> bytes:
-        """Take a piece; return the lines that are complete now."""
-        head, newline, tail = piece.rpartition(b"\n")
-        if not newline:
-            self.begun += tail
-            return self.end() if len(self.begun) >= LONGEST_LINE_BYTES else b""
-        lines = (bytes(self.begun) + head).split(b"\n")
-        self.begun = bytearray(tail)
-        return b"".join(self.prefix + line + b"\n" for line in lines)
-
-    def end(self) -> bytes:
-        """The line that has begun, ended here."""
-        line, self.begun = bytes(self.begun), bytearray()
-        return self.prefix + line + b"\n" if line else b""
-
-
-class Output:
-    """A pipe for each source and the one thread that reads them all and writes to `target`.
-
-    supervisord opens the pipes by the paths in `variables`. They are read until `close`, so no writer waits
-    longer than `target` makes it wait; a target that is gone loses the output and stops nobody.
-    """
-
-    def __init__(self, target: int) -> None:
-        self.target = target
-        self.variables: dict[str, str] = {}
-        self.selector = selectors.DefaultSelector()
-        for name in SOURCES:
-            self.variables[f"LAUNCHER_OUTPUT_{name.upper()}"] = f"/dev/fd/{self.add(Lines(name))}"
-        self.wake = self.add(None)
-        self.thread = threading.Thread(target=self.run, name="output", daemon=True)
-        self.thread.start()
-
-    def add(self, lines: Lines | None) -> int:
-        """Make a pipe whose data goes to `lines` (None: its end stops the thread); return its writing end."""
-        reader, writer = os.pipe()
-        os.set_blocking(reader, False)
-        self.selector.register(reader, selectors.EVENT_READ, lines)
-        return writer
-
-    def run(self) -> None:
-        """Pass everything on until `close`; then what is left in the pipes, and lines that had only begun."""
-        while True:
-            keys = [key for key, _ in self.selector.select()]
-            for key in keys:
-                if key.data:
-                    self.pass_on(key.fd, key.data)
-            if any(key.data is None for key in keys):
-                break
-        for key in self.selector.get_map().values():
-            if key.data:
-                while self.pass_on(key.fd, key.data):
-                    pass
-                self.write(key.data.end())
-
-    def pass_on(self, reader: int, lines: Lines) -> bool:
-        """Read once and write what became complete; False when there is nothing to read."""
-        try:
-            piece = os.read(reader, READ_BYTES)
-        except BlockingIOError:
-            return False
-        self.write(lines.feed(piece))
-        return bool(piece)
-
-    def write(self, data: bytes) -> None:
-        """Write all of it; a target that nobody reads any more takes nothing."""
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(self.target, view) :]
-            except BlockingIOError:
-                select.select([], [self.target], [])
-            except OSError:  # closed by its reader: the programs go on without being heard
-                return
-
-    def close(self) -> None:
-        """Let the thread finish; every writer has ended by now."""
-        os.close(self.wake)
-        self.thread.join(timeout=5)
-
-
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:]))

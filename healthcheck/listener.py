@@ -2,7 +2,8 @@
 
 Owns the verdict "cannot stay up" (FATAL, or too many deaths in a short time) and its mark, which the launcher
 turns into exit code 1. It kills what a dead program left in its process group: Ollama's model servers hold
-GPU memory and outlive it. It must not restart anything: that is supervisord's work, which also starts this.
+GPU memory and outlive it. Should the launcher itself be killed, it kills all that is left and ends. It must not
+restart anything: that is supervisord's work, which also starts this.
 Protocol: READY, one event by header and payload, RESULT (supervisord's documentation, "Event Listeners").
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -17,8 +19,11 @@ from collections import defaultdict, deque
 from pathlib import Path
 from typing import TextIO
 
+from healthcheck import family
+
 DEATHS = 5  # of one program that had come up, within
 WINDOW_SECONDS = 60
+DYING_SECONDS = 1.0
 ONE_SHOT = frozenset({"pull"})  # meant to end; nothing depends on how
 
 
@@ -42,7 +47,27 @@ class Verdict:
 
 
 def main() -> None:
-    """Answer events until supervisord closes the pipe."""
+    """Answer events until the pipe ends. supervisord never closes it: the launcher, in which it runs, was killed."""
+    launcher = int(os.environ.get("LAUNCHER_PID") or os.getppid())
+    try:
+        answer_events(launcher)
+    finally:  # also where that failed, for the pipe of the answers has ended, too
+        directory = os.environ.get(family.DIRECTORY)
+        if directory and is_dead(launcher):
+            family.kill_all(directory)
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def is_dead(launcher: int) -> bool:
+    """Whether it has gone, or goes within a moment: a dying process closes its pipes before it counts as dead."""
+    end = time.monotonic() + DYING_SECONDS
+    while os.getppid() == launcher and time.monotonic() < end:
+        time.sleep(0.01)
+    return os.getppid() != launcher
+
+
+def answer_events(launcher: int) -> None:
+    """Judge each event; `launcher` is the process to stop."""
     verdict = Verdict()
     while event := next_event(sys.stdin, sys.stdout):
         name, fields = event
@@ -50,7 +75,7 @@ def main() -> None:
         if pid:
             kill_group(pid)
         if verdict.cannot_stay_up(name, program, time.monotonic()):
-            end_everything(f"{program} cannot stay up ({name}): ending")
+            end_everything(f"{program} cannot stay up ({name}): ending", launcher)
         sys.stdout.write("RESULT 2\nOK")
         sys.stdout.flush()
 
@@ -77,13 +102,14 @@ def kill_group(leader: int) -> None:
         print(f"killed what process {leader} left running", file=sys.stderr)
 
 
-def end_everything(reason: str) -> None:
+def end_everything(reason: str, launcher: int) -> None:
     """Leave the mark and have supervisord stop all programs in their order."""
     print(reason, file=sys.stderr)
     try:
         Path(os.environ["LAUNCHER_MARK"]).write_text(reason + "\n")
     finally:
-        os.kill(os.getppid(), signal.SIGTERM)
+        if os.getppid() == launcher:  # else it is dead, and the parent is a stranger
+            os.kill(launcher, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What `make run` does once the packages are there.
 
-Owns the checks before the start (ports) and the few lines printed when all is ready. It must not stay: it
+Owns the checks before the start (settings, ports) and the few lines printed when all is ready. It must not stay: it
 turns into the launcher, and the process that prints is gone when it has printed. `embedded/ollama` joins the
 PATH when nothing else there is called ollama.
 """
@@ -13,20 +13,23 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from healthcheck.check import ANY_ADDRESS, gateway_base, setting  # noqa: E402
-from healthcheck.launcher import addresses  # noqa: E402
+from gateway.listening import CannotListen, listen  # noqa: E402
+from healthcheck import programs  # noqa: E402
+from healthcheck.check import gateway_base  # noqa: E402
+from healthcheck.output import as_json  # noqa: E402
 
 ASK_EVERY_SECONDS = 0.3
+LOOPBACK = "127.0.0.1"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 READY = """
@@ -42,7 +45,7 @@ The gateway is ready: {url}/v1
 
 Ollama has no model yet. Load a small one, then start again for a line to try:
 
-  OLLAMA_HOST={OLLAMA_HOST} ollama pull smollm2:135m
+  OLLAMA_HOST={ollama} ollama pull smollm2:135m
 
 Ctrl-C stops all of it.
 """
@@ -55,46 +58,89 @@ def main() -> None:
     if shutil.which("ollama", path=os.pathsep.join(paths)) is None:
         paths.append(str(ROOT / "embedded"))
     os.environ["PATH"] = os.pathsep.join(paths)
-    os.environ.update(addresses(os.environ))
-    host, port = setting("GATEWAY_HOST") or ANY_ADDRESS, setting("GATEWAY_PORT") or "11535"
-    refuse_taken_port("127.0.0.1", int(os.environ["OLLAMA_HOST"].rpartition(":")[2]), "Ollama's", "OLLAMA_HOST")
-    if port.isdecimal() and int(port) < 65536:  # a wrong one is the gateway's to name
-        refuse_taken_port(host, int(port), "the gateway's", "GATEWAY_PORT")
+    os.environ["GATEWAY_HOST"] = programs.setting(os.environ, "GATEWAY_HOST") or LOOPBACK
+    refuse_wrong_settings()
+    is_ollama_ours = programs.starts_ollama(os.environ)
+    upstream = programs.addresses(os.environ)["UPSTREAM_BASE"]
+    if is_ollama_ours:
+        refuse_ollamas_port(LOOPBACK, urlsplit(upstream).port or programs.OLLAMA_PORT)
+    refuse_gateways_port(
+        os.environ["GATEWAY_HOST"].strip("[]"), int(programs.setting(os.environ, "GATEWAY_PORT") or 11535)
+    )
     launcher = os.getpid()
     if os.fork() == 0:
         if os.fork() == 0:  # a grandchild, so that it is not the launcher's to reap
             with contextlib.suppress(ProcessLookupError):  # the launcher ended first
-                announce(gateway_base(), launcher)
+                announce(gateway_base(), upstream, launcher)
         os._exit(0)
     os.wait()
     launcher_file = str(ROOT / "healthcheck" / "launcher.py")
     os.execv(sys.executable, [sys.executable, launcher_file])  # noqa: S606 (no shell is the point)
 
 
-def refuse_taken_port(host: str, port: int, whose: str, variable: str) -> None:
-    """End with one line when somebody listens there already."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            example = f"127.0.0.1:{port + 1}" if variable == "OLLAMA_HOST" else port + 1
-            sys.exit(
-                f"run: {whose} address {host}:{port}: {error.strerror}; free it, or: make run {variable}={example}"
-            )
+def refuse_wrong_settings() -> None:
+    """End with all that is wrong with them, as the launcher would."""
+    code, problems = programs.wrong_settings(os.environ)
+    for program, problem in problems:
+        say("error", problem, program)
+    if code:
+        sys.exit(code)
 
 
-def announce(url: str, launcher: int) -> None:
+def refuse_ollamas_port(host: str, port: int) -> None:
+    """End with one line when something listens there already: most likely an Ollama, which can be used."""
+    if problem := refusal(host, port):
+        end(
+            f"Ollama's address {host}:{port}: {problem}; to use the Ollama that runs there: "
+            f"make run UPSTREAM_BASE=http://{host}:{port}; to start another: make run OLLAMA_HOST={host}:{port + 1}"
+        )
+
+
+def refuse_gateways_port(host: str, port: int) -> None:
+    """End with one line when the gateway could not listen there."""
+    problem = refusal(host, port)
+    if problem and problem.is_in_use:
+        end(f"the gateway's address {host}:{port}: {problem}; free it, or: make run GATEWAY_PORT={port + 1}")
+    if problem:
+        end(f"the gateway's address {host}:{port}: {problem}")
+
+
+def refusal(host: str, port: int) -> CannotListen | None:
+    """Why the gateway could not listen there."""
+    try:
+        for listener in listen(host, port):
+            listener.close()
+    except CannotListen as problem:
+        return problem
+    return None
+
+
+def end(text: str) -> NoReturn:
+    """One line, and exit code 1."""
+    say("error", text)
+    sys.exit(1)
+
+
+def say(level: str, text: str, program: str = "run") -> None:
+    """A line that says whose it is, in the format of all others."""
+    if programs.wants_json(os.environ):
+        print(as_json(program, text.encode(), level).decode(), flush=True)
+    else:
+        print(f"{program} | {text}" if program != "run" else f"run: {text}", file=sys.stderr, flush=True)
+
+
+def announce(url: str, upstream: str, launcher: int) -> None:
     """Wait until the gateway is ready and print what to try; give up when the launcher is gone."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     while get(f"{url}/readyz") is None:
         os.kill(launcher, 0)
         time.sleep(ASK_EVERY_SECONDS)
-    models = (get(os.environ["UPSTREAM_BASE"].rstrip("/") + "/v1/models") or {}).get("data")
-    print(
-        invitation(url, models[0]["id"]) if models else NO_MODEL.format_map(os.environ | {"url": url}),
-        flush=True,
-    )
+    if programs.wants_json(os.environ):
+        say("info", f"the gateway is ready: {url}/v1")
+        return
+    models = (get(upstream.rstrip("/") + "/v1/models") or {}).get("data")
+    ollama = urlsplit(upstream).netloc
+    print(invitation(url, models[0]["id"]) if models else NO_MODEL.format(url=url, ollama=ollama), flush=True)
 
 
 def invitation(url: str, model: str) -> str:
@@ -104,7 +150,7 @@ def invitation(url: str, model: str) -> str:
         "stream": True,
         "messages": [{"role": "user", "content": "Why is the sky blue?"}],
     }
-    has_keys = setting("GATEWAY_API_KEYS") or setting("GATEWAY_API_KEYS_FILE")
+    has_keys = any(programs.setting(os.environ, name) for name in ("GATEWAY_API_KEYS", "GATEWAY_API_KEYS_FILE"))
     key = " -H 'Authorization: Bearer YOUR_KEY'" if has_keys else ""
     return READY.format(url=url, key=key, body=json.dumps(question))
 

@@ -33,7 +33,7 @@ NOBODY_READS = 141
 _KEY = re.compile(r"[!-~]+")
 _CODES = {"SUCCESS": DONE, "FAILED": FAILED, "PENDING": NOT_ENDED, "RUNNING": NOT_ENDED}
 _EPILOG = """Exit codes: 0 SUCCESS (cancel: ended), 1 FAILED, 2 wrong usage, 3 not ended, 4 no such task, 5 the gateway
-is away or refuses. Without a command the gateway itself is started."""
+is away or refuses. Without a command the gateway itself is started; with --check alone its settings are checked."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.settings import SETTINGS
-from healthcheck.launcher import gateway_stop_seconds
+from healthcheck.programs import gateway_stop_seconds
 from tests.container.stack import ROOT, run
 
 pytestmark = pytest.mark.container

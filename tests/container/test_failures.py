@@ -93,11 +93,26 @@ def exit_code(container: str, seconds: float) -> int:
         raise AssertionError(f"still up after {seconds} s:\n{run('docker', 'logs', container)}") from None
 
 
-def test_a_gateway_that_cannot_start_ends_the_container(start: Start) -> None:
-    """A wrong setting: the container ends in time, not with 0, and its log names the variable."""
-    container = start("--env", "TTL_DONE=soon")
-    assert exit_code(container, END_SECONDS) != 0
-    assert "TTL_DONE" in run("docker", "logs", container)
+def test_wrong_settings_end_the_container_at_once(start: Start) -> None:
+    """All that is wrong is the container's only output, its exit code is 2, and no program was started."""
+    container = start("--env", "TTL_DONE=soon", "--env", "OLLAMA_HOST=127.0.0.1:http")
+    assert exit_code(container, END_SECONDS) == 2
+    said = run("docker", "logs", container).splitlines()
+    assert [line.partition("=")[0] for line in said] == ["gateway | gateway: TTL_DONE", "launcher | OLLAMA_HOST"]
+
+
+async def test_a_volume_that_cannot_be_written_is_one_line(start: Start) -> None:
+    """Where the models' place belongs to another user, the first line of all names it and the owner it needs."""
+    container = start("--tmpfs", "/var/lib/ollama:mode=0755,uid=0")
+    await until(every(0.3, lambda: run("docker", "logs", container)), 30, "the first line")
+    first, *_ = run("docker", "logs", container).splitlines()
+    assert first.startswith("launcher | /var/lib/ollama cannot be written: it must belong to uid 10001")
+
+
+async def test_an_upstream_elsewhere_does_not_replace_ollama(start: Start) -> None:
+    """In the image Ollama is started also where UPSTREAM_BASE is set: it decides only whom the gateway asks."""
+    container = start("--env", "UPSTREAM_BASE=http://127.0.0.1:9")
+    await until(every(0.3, lambda: "spawned: 'ollama'" in run("docker", "logs", container)), 30, "Ollama starts")
 
 
 def test_an_ollama_that_cannot_start_ends_the_container(start: Start, tmp_path: Path) -> None:

@@ -79,6 +79,6 @@ def test_redis_has_its_limits_and_keeps_its_data(stack: Stack) -> None:
 def test_each_log_line_names_its_program(stack: Stack) -> None:
     """Every line of the container's output begins with the program it comes from, and all three are heard."""
     lines = [line for line in stack.logs().splitlines() if line]
-    named = [re.match(r"(ollama|gateway|supervisord|listener) \| ", line) for line in lines]
+    named = [re.match(r"(ollama|gateway|supervisord|listener|launcher) \| ", line) for line in lines]
     assert [line for line, name in zip(lines, named, strict=True) if not name] == []
     assert {name[1] for name in named if name} >= {"ollama", "gateway", "supervisord"}

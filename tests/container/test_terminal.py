@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.container.conftest import GATEWAY_IMAGE
+from tests.container.stack import run
+
 if TYPE_CHECKING:
     import httpx
 
@@ -23,3 +26,11 @@ async def test_the_commands_work_by_exec_from_any_directory(stack: Stack, client
     assert (document["task_id"], document["state"]) == ("by-exec", "SUCCESS")
     assert "by-exec" in stack.sh("cd /tmp && ollama-gateway tasks --limit 5")
     assert stack.sh("ollama-gateway status never; echo $?", check=False).endswith("4\n")
+
+
+async def test_an_argument_is_a_command(stack: Stack, client: httpx.AsyncClient) -> None:
+    """`docker run IMAGE tasks` asks a gateway and ends; it starts no second server."""
+    assert (await client.get("/v1/models", headers={"X-Task-Id": "by-run"})).status_code == 200
+    beside = ("docker", "run", "--rm", "--network", f"container:{stack.container()['Id']}", GATEWAY_IMAGE)
+    assert "by-run" in run(*beside, "tasks", "--limit", "5")
+    assert run(*beside, "--help").startswith("usage: ollama-gateway")

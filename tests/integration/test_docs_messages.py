@@ -53,7 +53,8 @@ FAILS = table(section("A request fails"), CODE)
 REFUSED = table(section("A request fails"), STATUS)
 STATUSES = [row[0] for row in table(section("A status cannot be had"), MESSAGE)]
 LOG = [row[0] for row in table(section("What the log says"), MESSAGE)]
-PROVOKED = {f"gateway: {CONFIGURED}", *[text for text in START if re.match("exited|gave up", text)], DOCKERS}
+WRONG = f"gateway: {CONFIGURED}"
+PROVOKED = {WRONG, *[text for text in START if re.match("exited|gave up", text)], DOCKERS}
 QUOTED = [
     *dict.fromkeys(text for text in START if text not in PROVOKED),
     *[row[1] for row in FAILS + REFUSED],
@@ -97,24 +98,34 @@ async def test_each_table_was_read() -> None:
 @pytest.mark.alone  # supervisord gives up on what ends within two seconds, and a gateway's start is to be one of those
 @pytest.mark.timeout(300)
 async def test_what_is_said_when_the_gateway_cannot_start(tmp_path: Path) -> None:
-    """A wrong setting is named, supervisord gives up, the listener ends everything with exit code 1."""
+    """Where its port is taken supervisord gives up, and the listener ends everything with exit code 1."""
     ollama = tmp_path / "bin" / "ollama"
     ollama.parent.mkdir()
     ollama.write_text("#!/bin/sh\nexec sleep 600\n")
     ollama.chmod(0o755)
-    settings = environment({"GATEWAY_PORT": "99999", "TMPDIR": str(tmp_path)})
+    settings = environment({"GATEWAY_HOST": "127.0.0.1", "TMPDIR": str(tmp_path)})
     settings["PATH"] = f"{ollama.parent}:{settings['PATH']}"
     log = tmp_path / "log"
-    process = spawn(LAUNCHER, log, settings)
-    try:
-        await until(lambda: process.poll() is not None, 40, "it ends")
-    finally:
-        await terminate(process, 90)
+    with refusing_port() as taken:
+        process = spawn(LAUNCHER, log, settings | {"GATEWAY_PORT": str(taken)})
+        try:
+            await until(lambda: process.poll() is not None, 40, "it ends")
+        finally:
+            await terminate(process, 90)
     assert process.returncode == 1
     said = log.read_text()
-    assert [text for text in PROVOKED - {DOCKERS} if text not in said] == []
+    assert [text for text in PROVOKED - {DOCKERS, WRONG} if text not in said] == []
     assert "listener | gateway cannot stay up (FATAL): ending" in said
     assert "gateway cannot stay up (FATAL): ending" in START
+
+
+@pytest.mark.parametrize("command", [LAUNCHER, [sys.executable, "-m", "gateway"]])
+async def test_what_is_said_of_a_wrong_setting(command: list[str], tmp_path: Path) -> None:
+    """It is named, by the launcher and by the gateway alone, with exit code 2."""
+    process = spawn(command, tmp_path / "log", environment({"GATEWAY_PORT": "99999", "TMPDIR": str(tmp_path)}))
+    await until(lambda: process.poll() is not None, 40, "it ends")
+    assert process.returncode == 2
+    assert WRONG in (tmp_path / "log").read_text()
 
 
 async def check(ollama: int, gateway: int) -> str:

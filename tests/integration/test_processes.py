@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -12,97 +13,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.launched import LAUNCHER, VENV, Running
 from tests.support.ports import free_port
-from tests.support.process import ROOT, environment, hears_sighup, is_alive, kill, spawn, terminate
+from tests.support.process import ROOT, environment, hears_sighup, is_alive, terminate
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
-    Start = Callable[..., "Running"]
+    from tests.support.scripted import Upstream
 
-LAUNCHER = [sys.executable, str(ROOT / "healthcheck" / "launcher.py")]
-CHECK = [sys.executable, str(ROOT / "healthcheck" / "check.py")]
-VENV = str(Path(sys.executable).parent)
+    Start = Callable[..., Running]
 
 
-class Running:
-    """The launcher and all below it, on free ports, with its output in a file."""
-
-    def __init__(self, directory: Path, ollama: str | None, settings: dict[str, str]) -> None:
-        commands = ROOT / "embedded"
-        if ollama is not None:  # a script in place of the model
-            commands = directory / "bin"
-            commands.mkdir()
-            (commands / "ollama").write_text(f"#!/bin/sh\n{ollama}\n")
-            (commands / "ollama").chmod(0o755)
-        self.settings = {
-            "PATH": os.pathsep.join([str(commands), VENV, os.environ["PATH"]]),
-            "OLLAMA_HOST": f"127.0.0.1:{free_port()}",
-            "GATEWAY_HOST": "127.0.0.1",
-            "GATEWAY_PORT": str(free_port()),
-            "TMPDIR": str(directory),
-            **settings,
-        }
-        self.log_path = directory / "log"
-        self.process: subprocess.Popen[bytes] = spawn(LAUNCHER, self.log_path, self.settings)
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
-
-    def pids(self, program: str) -> list[int]:
-        """Every process that this program has been so far, oldest first."""
-        return [int(pid) for pid in re.findall(rf"spawned: '{program}' with pid (\d+)", self.log)]
-
-    async def said(self, words: str, seconds: float = 60) -> None:
-        """Wait for words in the output; fail at once when the launcher has ended without them."""
-
-        def heard() -> bool:
-            ended = self.process.poll() is not None
-            found = re.search(words, self.log) is not None
-            assert found or not ended, f"ended with {self.process.returncode}:\n{self.log[-4000:]}"
-            return found
-
-        await until(heard, seconds, f"{words!r} in the output")
-
-    async def healthy(self, seconds: float = 90) -> None:
-        """Wait until the health check says so."""
-
-        async def is_healthy() -> bool:
-            assert self.process.poll() is None, self.log[-4000:]
-            check = await asyncio.create_subprocess_exec(
-                *CHECK, env=environment(self.settings), stdout=asyncio.subprocess.DEVNULL
-            )
-            return await check.wait() == 0
-
-        await until(is_healthy, seconds, "the health check passes")
-
-    async def ended(self, seconds: float) -> int:
-        """Its exit code, when it ends by itself."""
-        await until(lambda: self.process.poll() is not None, seconds, "the launcher ends")
-        return int(self.process.returncode)
-
-
-@pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    """Starts everything once; whatever is left at the end is stopped and checked."""
-    started: list[Running] = []
-
-    def begin(ollama: str | None = None, **settings: str) -> Running:
-        started.append(Running(tmp_path, ollama, settings))
-        return started[-1]
-
-    yield begin
-    for running in started:
-        if running.process.poll() is None and await terminate(running.process, 90) is None:
-            for program in ("ollama", "gateway", "pull", "listener"):
-                for pid in running.pids(program):
-                    if is_alive(pid):
-                        os.killpg(pid, signal.SIGKILL)
-            await kill(running.process)
-            raise AssertionError(f"did not stop:\n{running.log[-4000:]}")
+def given_at_start(pid: int) -> list[str]:
+    """The environment with which a process was started."""
+    return Path(f"/proc/{pid}/environ").read_text().split("\0")
 
 
 def open_files(pid: int) -> list[str]:
@@ -110,6 +36,12 @@ def open_files(pid: int) -> list[str]:
     return [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
 
 
+SECRETS = {
+    "REDIS_PASSWORD": "p%w",
+    "REDIS_URL": "redis://:p%w@127.0.0.1:1/0",
+    "GATEWAY_API_KEYS": "k%y-of-alice",
+    "OLLAMA_GATEWAY_KEY": "k%z",  # for the commands of the terminal
+}
 LASTING = "echo up; exec sleep 1000"
 PULLING = f'exec "{sys.executable}" "{ROOT / "tests" / "support" / "pulling_ollama.py"}"'
 
@@ -172,12 +104,55 @@ async def test_a_missing_program_ends_everything(start: Start) -> None:
     assert "can't find command 'ollama'" in running.log
 
 
+async def test_wrong_settings_end_it_before_anything_starts(start: Start) -> None:
+    """All that is wrong is said once, the launcher's own check among it; exit code 2, and no program was started."""
+    running = start(LASTING, HEARTBEAT_SEC="often", DRAIN_SEC="soon", OLLAMA_HOST="127.0.0.1:http")
+    assert await running.ended(30) == 2
+    said = [line.partition("=")[0] for line in running.log.splitlines()]
+    assert said == ["gateway | gateway: HEARTBEAT_SEC", "gateway | gateway: DRAIN_SEC", "launcher | OLLAMA_HOST"]
+
+
 @pytest.mark.timeout(300)
-async def test_wrong_settings_end_everything(start: Start) -> None:
-    """A gateway that refuses its settings ends the launcher with 1 within a minute and is heard."""
-    running = start(LASTING, HEARTBEAT_SEC="often")
-    assert await running.ended(60) == 1
-    assert re.search(r"^gateway \| .*HEARTBEAT_SEC", running.log, re.MULTILINE)
+async def test_an_ollama_that_runs_already_is_used(start: Start, upstream: Upstream) -> None:
+    """With UPSTREAM_BASE no Ollama is started; the gateway and the health check ask the one that is named."""
+    running = start("echo this must not run", UPSTREAM_BASE=f"http://127.0.0.1:{upstream.port}")
+    await running.healthy()
+    assert running.pids("ollama") == []
+    assert "this must not run" not in running.log
+    assert await terminate(running.process, 90) == 0
+
+
+@pytest.mark.timeout(300)
+async def test_every_line_is_a_json_object(start: Start, tmp_path: Path) -> None:
+    """With LOG_FORMAT=json each line of each program is one object with `program`, the launcher's first words too."""
+    models = str(tmp_path / "bin" / "ollama" / "models")  # below a file: the launcher has something to say about that
+    running = start(LASTING, LOG_FORMAT="json", OLLAMA_PULL_MODELS="small", OLLAMA_MODELS=models)
+    await running.said("waiting for Ollama")
+    await running.said("listens on")
+    [ollama] = running.pids("ollama")
+    os.kill(ollama, signal.SIGKILL)
+    await until(lambda: len(running.pids("ollama")) == 2, 20, "ollama is back")
+    assert await terminate(running.process, 90) == 0
+    found = [json.loads(line) for line in running.log.splitlines()]
+    assert {line["program"] for line in found} >= {"launcher", "supervisord", "ollama", "gateway", "pull"}
+    assert all(line["message"] for line in found)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["tasks"], ["status", "one", "--wait"]])
+async def test_arguments_are_a_command_of_the_gateways(arguments: list[str], tmp_path: Path) -> None:
+    """The image's entry point with arguments runs that command, from any directory, and starts no server."""
+    settings = environment({"GATEWAY_PORT": str(free_port())})
+    command = await asyncio.create_subprocess_exec(
+        *LAUNCHER,
+        *arguments,
+        cwd=tmp_path,
+        env=settings,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await asyncio.wait_for(command.communicate(), 30)
+    assert command.returncode == (0 if arguments == ["--help"] else 5), output
+    assert output.startswith(b"usage: ollama-gateway" if arguments == ["--help"] else b"ollama-gateway: http://")
 
 
 @pytest.mark.timeout(300)
@@ -252,14 +227,26 @@ async def test_a_burst_of_output_is_complete_and_unmixed(start: Start) -> None:
 
 async def test_ollama_sees_no_proxy_no_secret_and_only_loopback(start: Start) -> None:
     """Ollama's environment: HOME is set, it listens on loopback, and what is meant for others is not there."""
-    secrets = {"REDIS_PASSWORD": "p%w", "REDIS_URL": "redis://:p%w@127.0.0.1:1/0", "GATEWAY_API_KEYS": "k%y"}
-    secrets["OLLAMA_GATEWAY_KEY"] = "k%z"  # for the commands of the terminal
     proxies = {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
     port = free_port()
-    running = start("env; echo that is all; exec sleep 1000", OLLAMA_HOST=f"0.0.0.0:{port}", **secrets, **proxies)
+    running = start("env; echo that is all; exec sleep 1000", OLLAMA_HOST=f"0.0.0.0:{port}", **SECRETS, **proxies)
     await running.said(r"ollama \| that is all")
     lines = [line.removeprefix("ollama | ") for line in running.log.splitlines() if line.startswith("ollama | ")]
     seen = dict(line.split("=", 1) for line in lines if "=" in line)
     assert seen["OLLAMA_HOST"] == f"127.0.0.1:{port}"
     assert seen["HOME"]
-    assert {name: seen[name] for name in (*secrets, *proxies)} == dict.fromkeys((*secrets, *proxies), "")
+    assert {name: seen[name] for name in proxies} == dict.fromkeys(proxies, "")
+    assert [name for name in SECRETS if name in seen] == []
+
+
+async def test_only_the_gateway_has_the_gateways_secrets(start: Start) -> None:
+    """The listener and the pull program run without them, though the settings they read would refuse half of them."""
+    running = start(LASTING, OLLAMA_PULL_MODELS="small", **SECRETS)
+    await running.said(r"pull \| .* waiting for Ollama")
+    await running.said(r"gateway \| .* listens on")
+    for program in ("ollama", "listener", "pull", "gateway"):
+        [pid] = running.pids(program)
+        given = given_at_start(pid)
+        held = {name for name, value in SECRETS.items() if f"{name}={value}" in given}
+        assert held == (set(SECRETS) - {"OLLAMA_GATEWAY_KEY"} if program == "gateway" else set()), program
+    assert await terminate(running.process, 45) == 0

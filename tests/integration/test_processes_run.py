@@ -17,24 +17,26 @@ import httpx
 import pytest
 
 from tests.support.ports import free_port
-from tests.support.process import ROOT, environment, kill, spawn
+from tests.support.process import ROOT, environment, kill, spawn, terminate
+from tests.support.scripted import JSON, answering
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.scripted import Upstream
+
 RUN = [sys.executable, str(ROOT / "tools" / "run.py")]
 
 
-async def refused(**settings: str) -> str:
-    """Start it where it cannot start; its one line."""
+async def refused(exit_code: int = 1, **settings: str) -> list[str]:
+    """Start it where it cannot start; its lines."""
     process = await asyncio.create_subprocess_exec(
         *RUN, env=environment(settings), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     output, _ = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 1
-    [line] = output.decode().splitlines()
-    return line
+    assert process.returncode == exit_code
+    return output.decode().splitlines()
 
 
 async def asked(command: str) -> tuple[int, str]:
@@ -105,6 +107,45 @@ async def test_a_taken_port_is_one_line(variable: str) -> None:
         port = taken.getsockname()[1]
         free = {"OLLAMA_HOST": f"127.0.0.1:{free_port()}", "GATEWAY_PORT": str(free_port())}
         value = f"127.0.0.1:{port}" if variable == "OLLAMA_HOST" else str(port)
-        line = await refused(**(free | {variable: value, "PATH": os.defpath}))
+        [line] = await refused(**(free | {variable: value, "PATH": os.defpath}))
     assert str(port) in line
     assert f"make run {variable}=" in line
+    assert (f"make run UPSTREAM_BASE=http://127.0.0.1:{port};" in line) is (variable == "OLLAMA_HOST")
+
+
+async def test_an_address_of_another_machine_is_one_line() -> None:
+    """A GATEWAY_HOST that is not here is called so; no other port is proposed."""
+    [line] = await refused(GATEWAY_HOST="192.0.2.1", OLLAMA_HOST=f"127.0.0.1:{free_port()}")
+    assert "GATEWAY_HOST is no address of this machine" in line
+    assert "GATEWAY_PORT" not in line
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+async def test_wrong_settings_are_said_once_and_nothing_starts(form: str) -> None:
+    """Exit code 2 and one line for each wrong setting, ahead of any look at the ports."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        wrong = {"LOG_LEVEL": "loud", "DRAIN_SEC": "soon"}
+        lines = await refused(2, **wrong, LOG_FORMAT=form, OLLAMA_HOST=f"127.0.0.1:{port}", GATEWAY_PORT=str(port))
+    said = [json.loads(line)["message"] for line in lines] if form == "json" else lines
+    assert [line.partition("=")[0].rpartition(" ")[2] for line in said] == ["DRAIN_SEC", "LOG_LEVEL"]
+
+
+@pytest.mark.timeout(120)
+async def test_an_ollama_that_runs_is_used_on_loopback_alone(tmp_path: Path, upstream: Upstream) -> None:
+    """With UPSTREAM_BASE no other Ollama is started; without GATEWAY_HOST no other machine reaches the gateway."""
+    upstream.models = answering(200, JSON, body=b'{"object": "list", "data": [{"id": "theirs"}]}')
+    base = f"http://127.0.0.1:{upstream.port}"
+    settings = {"UPSTREAM_BASE": base, "OLLAMA_HOST": "", "GATEWAY_PORT": str(free_port()), "TMPDIR": str(tmp_path)}
+    log = tmp_path / "log"
+    process = spawn(RUN, log, settings)
+    try:
+        ready = "Ctrl-C stops all of it."
+        await until(lambda: ready in log.read_text() or process.poll() is not None, 60, "ready")
+        assert '"model": "theirs"' in log.read_text()
+        assert "spawned: 'ollama'" not in log.read_text()
+        assert f"listens on http://127.0.0.1:{settings['GATEWAY_PORT']}\n" in log.read_text()
+    finally:
+        assert await terminate(process, 45) == 0

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from healthcheck import family
 from healthcheck.listener import DEATHS, WINDOW_SECONDS, Verdict, next_event
 
 ROOT = Path(__file__).parents[2]
+LISTENER = [sys.executable, "-m", "healthcheck.listener"]
 
 
 def event(name: str, program: str, pid: int) -> str:
@@ -76,7 +78,8 @@ def test_the_listener_marks_and_ends_its_parent(tmp_path: Path) -> None:
     script += "done = subprocess.run(sys.argv[1:], stdin=sys.stdin);"
     script += "print(signal.SIGTERM in signal.sigpending(), flush=True)"
     done = subprocess.run(
-        [sys.executable, "-c", script, sys.executable, str(ROOT / "healthcheck" / "listener.py")],
+        [sys.executable, "-c", script, *LISTENER],
+        cwd=ROOT,
         input=event("FATAL", "ollama", 0),
         env=os.environ | {"LAUNCHER_MARK": str(mark)},
         capture_output=True,
@@ -103,7 +106,8 @@ def test_what_a_dead_program_left_is_killed(name: str) -> None:
         leader.wait()
         assert Path(f"/proc/{child}").exists()
         listener = subprocess.run(
-            [sys.executable, str(ROOT / "healthcheck" / "listener.py")],
+            LISTENER,
+            cwd=ROOT,
             input=event(name, "ollama", leader.pid),
             capture_output=True,
             text=True,
@@ -111,3 +115,49 @@ def test_what_a_dead_program_left_is_killed(name: str) -> None:
         )
         assert listener.returncode == 0, listener.stderr
         assert leader.stdout.read() == "", "the pipe ends only when the last process that holds it is dead"
+
+
+def test_a_listener_whose_launcher_lives_kills_nothing(tmp_path: Path) -> None:
+    """The end of the events alone is no death: what belongs to the launcher is left alone while it lives."""
+    mark = os.environ | {family.DIRECTORY: str(tmp_path), "LAUNCHER_PID": str(os.getpid())}
+    with subprocess.Popen(["sleep", "1000"], env=mark) as program:
+        subprocess.run(LISTENER, cwd=ROOT, input="", env=mark, capture_output=True, text=True, timeout=20, check=True)
+        assert program.poll() is None
+        program.kill()
+    assert tmp_path.exists()
+
+
+def test_a_verdict_after_the_launchers_death_hits_no_stranger(tmp_path: Path) -> None:
+    """The process that takes in the listener of a dead launcher is not the one to stop: it gets no signal."""
+    script = "import signal, subprocess, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM});"
+    script += "subprocess.run(sys.argv[1:], stdin=sys.stdin);"
+    script += "print(signal.SIGTERM in signal.sigpending(), flush=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *LISTENER],
+        cwd=ROOT,
+        input=event("FATAL", "ollama", 0),
+        env=os.environ | {"LAUNCHER_MARK": str(tmp_path / "failed"), "LAUNCHER_PID": "1"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.stdout.endswith("False\n")
+
+
+def test_what_belongs_to_a_launcher_is_found_by_its_directory(tmp_path: Path) -> None:
+    """Processes in groups and sessions of their own, too; those of another launcher live on."""
+    mine, others = ({family.DIRECTORY: str(tmp_path / name)} for name in ("mine", "others"))
+    start = ["sh", "-c", "sleep 1000 & echo $!; exec sleep 1000"]
+    with (
+        subprocess.Popen(
+            start, env=os.environ | mine, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ) as one,
+        subprocess.Popen(["sleep", "1000"], env=os.environ | others) as other,
+    ):
+        assert one.stdout is not None
+        child = int(one.stdout.readline())
+        assert child in family.members(str(tmp_path / "mine"))
+        assert family.kill_all(str(tmp_path / "mine")) == 2
+        assert one.stdout.read() == "", "the pipe ends only when the last process that holds it is dead"
+        assert other.poll() is None
+        other.kill()

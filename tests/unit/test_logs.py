@@ -49,6 +49,15 @@ def test_a_json_line_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
+def test_a_tasks_id_is_a_field(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is said about a task has its id as a field of its own in JSON; the text names it in its words."""
+    logs.set_up("info", form)
+    logging.getLogger("gateway.x").info("task %s failed", "a-1", extra={"task_id": "a-1"})
+    out = capsys.readouterr().out
+    assert out.endswith("gateway.x: task a-1 failed\n") if form == "text" else json.loads(out)["task_id"] == "a-1"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
 def test_an_exception_is_logged_with_its_traceback(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`log.exception` tells what was raised and where; in JSON that is still one line."""
     logs.set_up("info", form)

@@ -1,0 +1,38 @@
+"""Owns the fixture that starts all programs under the launcher."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.launched import Running
+from tests.support.process import is_alive, kill, terminate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    Start = Callable[..., Running]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts everything once; whatever is left at the end is stopped and checked."""
+    started: list[Running] = []
+
+    def begin(ollama: str | None = None, **settings: str) -> Running:
+        started.append(Running(tmp_path, ollama, settings))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        if running.process.poll() is None and await terminate(running.process, 40) is None:
+            for program in ("ollama", "gateway", "pull", "listener"):
+                for pid in running.pids(program):
+                    if is_alive(pid):
+                        os.killpg(pid, signal.SIGKILL)
+            await kill(running.process)
+            raise AssertionError(f"did not stop:\n{running.log[-4000:]}")
