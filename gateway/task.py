@@ -175,22 +175,27 @@ class Task:
         """Handed over to the upstream. False where the task is past that."""
         if not self._advance(Stage.FORWARDING, "forwarded, waiting for the first byte"):
             return False
-        self.started_ms = now_ms
+        self.started_ms = self._not_before(now_ms)
         return True
 
     def answer(self, status_code: int, is_stream: bool, now_ms: int) -> bool:
         """The response head has come. False where the task is past that."""
         if not self._advance(Stage.STREAMING, f"the upstream answers with HTTP {status_code}"):
             return False
-        self.status_code, self.is_stream, self.first_byte_ms = status_code, is_stream, now_ms
+        self.status_code, self.is_stream = status_code, is_stream
+        self.first_byte_ms = self._not_before(now_ms)
         return True
 
     def finish(self, reason: Reason | None, message: str, now_ms: int) -> bool:
         """The one end: SUCCESS without a reason, FAILED with one. False where the task has ended already."""
         if not self._advance(Stage.DONE if reason is None else failed_stage(reason), message):
             return False
-        self.reason, self.finished_ms = reason, now_ms
+        self.reason, self.finished_ms = reason, self._not_before(now_ms)
         return True
+
+    def _not_before(self, now_ms: int) -> int:
+        """`now_ms`, or the last moment of this task where the clock was set back since: its times stay in order."""
+        return max(now_ms, self.first_byte_ms or self.started_ms or self.created_ms)
 
     def _advance(self, stage: Stage, message: str) -> bool:
         if not can_follow(self.stage, stage):
@@ -232,7 +237,7 @@ class Task:
             "state": self.state,
             "stage": self.stage,
             "message": self.message,
-            "timestamp": round(now, 3),
+            "timestamp": int(now),  # whole: pollers in typed languages read an integer
             "extensions": extensions,
         }
         return orjson.dumps(document)[: -len(_STORES_TAIL)].decode()
@@ -273,13 +278,16 @@ def is_visible(document: str, reader: str | None) -> bool:
 
 def lost_document(fields: dict[str, Any], now: float) -> str:
     """The last document of a task whose gateway is gone. `now` is Unix seconds, `fields` are those of its last one."""
-    ends = {"reason": Reason.LOST, "finished_ms": int(now * 1000), "lost_after_ms": None}
+    extensions = fields["extensions"]
+    known_ms = [extensions.get(name) or 0 for name in ("created_ms", "started_ms", "first_byte_ms")]
+    finished_ms = max(int(now * 1000), *known_ms)  # gateways' clocks differ
+    ends = {"reason": Reason.LOST, "finished_ms": finished_ms, "lost_after_ms": None}
     news = {
         "event_id": new_id(),
         "state": State.FAILED,
         "stage": Stage.LOST,
         "message": "the gateway that ran it is gone",
-        "timestamp": round(now, 3),
-        "extensions": fields["extensions"] | ends,
+        "timestamp": finished_ms // 1000,
+        "extensions": extensions | ends,
     }
     return orjson.dumps(fields | news).decode()

@@ -2,7 +2,7 @@
 
 import { Away, Refused } from "./api.js";
 import { byId, el, setText } from "./dom.js";
-import { isInFlight } from "./history.js";
+import { isInFlight, later } from "./history.js";
 import { describe } from "./tasks.js";
 
 const WAIT_SECONDS = 25;
@@ -40,7 +40,8 @@ export class Detail {
   refresh(best) {
     if (!this.dialog.open) return;
     const task = best(this.known.body);
-    if (task.timestamp > this.known.body.timestamp) this.#draw(task);
+    const known = this.known.body;
+    if (task !== known && later(known, task) === task) this.#draw(task);
   }
 
   #followAgain() {

@@ -16,11 +16,11 @@ export const isInFlight = (task) => task.state === "PENDING" || task.state === "
 export const createdMs = (task) => task.extensions.created_ms;
 export const newestFirst = (a, b) => createdMs(b) - createdMs(a) || (a.task_id < b.task_id ? 1 : -1);
 
-// Which of two versions of a task is the later one. A new attempt is a new creation.
+// Which of two versions of a task is the later one; `a` where nothing tells. A new attempt is a new creation.
 export function later(a, b) {
   if (createdMs(a) !== createdMs(b)) return createdMs(a) > createdMs(b) ? a : b;
   if (rank(a) !== rank(b)) return rank(a) > rank(b) ? a : b;
-  return a.timestamp > b.timestamp ? a : b;
+  return a.timestamp >= b.timestamp ? a : b;
 }
 
 export class History {

@@ -59,7 +59,7 @@ class TaskDocument(BaseModel):
     state: State
     stage: Stage
     message: str
-    timestamp: float = Field(description="Unix seconds of the last change or heartbeat")
+    timestamp: int = Field(description="Unix seconds of the last change or heartbeat, a whole number")
     extensions: Extensions
 
 
