@@ -6,11 +6,12 @@ by writer.
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from itertools import islice
 
 from gateway.errors import GatewayError
+from gateway.shares import Shares
 from gateway.task import FINAL_RANK, Task
 
 BATCH_TASKS = 256
@@ -88,11 +89,12 @@ class Outbox:
         self._lingered: dict[TrackedTask, None] = {}  # when this one ends
         self._batch: list[TrackedTask] = []  # on its way to the store
         self._linger: asyncio.TimerHandle | None = None
-        # Ended tasks, in the order of their ends, whether the store has them or not. A plain dict would look for its
-        # first item among all that have gone before.
-        self._kept: OrderedDict[TrackedTask, None] = OrderedDict()
+        # Ended tasks of each owner, in the order of their ends, whether the store has them or not. A plain dict would
+        # look for its first item among all that have gone before.
+        self._kept: defaultdict[str, OrderedDict[TrackedTask, None]] = defaultdict(OrderedDict)
         self._kept_by_id: dict[str, TrackedTask] = {}
-        self._kept_bytes = 0
+        self._kept_tasks = self._kept_bytes = 0
+        self._shares = Shares()
 
     @property
     def unsaved(self) -> int:
@@ -174,23 +176,34 @@ class Outbox:
         """The batch was not written: its tasks wait again, ahead of the others, with what they are by then."""
         batch, self._batch = self._batch, []
         ended = dict.fromkeys(task for task in batch if task.is_final)
-        self.dropped += sum(task.boxed_rank == FINAL_RANK and task not in self._kept for task in ended)
-        self._ended = {task: None for task in ended if task in self._kept} | self._ended
+        self.dropped += sum(task.boxed_rank == FINAL_RANK and not self._is_kept(task) for task in ended)
+        self._ended = {task: None for task in ended if self._is_kept(task)} | self._ended
         self._urgent = dict.fromkeys(task for task in batch if not task.is_final) | self._urgent
 
+    def _is_kept(self, task: TrackedTask) -> bool:
+        return task in self._kept.get(task.owner, ())
+
     def _keep(self, task: TrackedTask) -> None:
-        if task in self._kept:
+        kept = self._kept[task.owner]
+        if task in kept:
             return
-        self._kept[task] = None
+        kept[task] = None
         self._kept_by_id[task.task_id] = task
+        self._kept_tasks += 1
         self._kept_bytes += task.size_bytes
-        while len(self._kept) > KEPT_TASKS or self._kept_bytes > KEPT_BYTES:
-            self._forget(next(iter(self._kept)))
+        self._shares.add(task.owner)
+        while self._kept_tasks > KEPT_TASKS or self._kept_bytes > KEPT_BYTES:
+            self._forget(next(iter(self._kept[self._shares.largest])))
 
     def _forget(self, task: TrackedTask) -> None:
-        """The oldest goes; where the store does not have it yet, that is a loss, and counted."""
-        del self._kept[task]
+        """The oldest of an owner goes; where the store does not have it yet, that is a loss, and counted."""
+        kept = self._kept[task.owner]
+        del kept[task]
+        if not kept:
+            del self._kept[task.owner]
+        self._kept_tasks -= 1
         self._kept_bytes -= task.size_bytes
+        self._shares.remove(task.owner)
         if self._kept_by_id.get(task.task_id) is task:
             del self._kept_by_id[task.task_id]
         if task in self._ended:

@@ -23,6 +23,9 @@ ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}"
 _ID = re.compile(ID_PATTERN)
 _CREDENTIAL_KEY = re.compile(r"(?i)key|token|secret|pass|pwd|auth|signature|^sig$|credential|session")
 REDACTED = "REDACTED"
+TARGET_CHARACTERS = 2048  # of path and query together, as a status has them
+CUT = "\u2026"  # an ellipsis; no target has one, since its characters are the wire's bytes
+_SPLIT_ESCAPE = re.compile(r"%[0-9A-Fa-f]?$")
 
 
 class State(StrEnum):
@@ -135,6 +138,27 @@ def _redact_pair(pair: str) -> str:
             return pair[:value_at] + REDACTED
         start += len(part) + 1
     return pair
+
+
+def stored_target(path: bytes, query: bytes | None) -> tuple[str, str]:
+    """Path and query as a status tells them: without credentials, and cut where they are over 2 KiB together.
+
+    What was cut ends with CUT. Redaction comes first: a cut may hide that a value is a credential's.
+    """
+    whole = path.decode("latin-1"), redact_query(query.decode("latin-1")) if query else ""
+    if len(whole[0]) + len(whole[1]) <= TARGET_CHARACTERS:
+        return whole
+    kept_path = _cut(whole[0], TARGET_CHARACTERS)
+    return kept_path, _cut(whole[1], TARGET_CHARACTERS - len(kept_path))
+
+
+def _cut(text: str, most: int) -> str:
+    """The beginning of `text`, with the mark no longer than `most`; no escape and no redaction is split."""
+    if len(text) <= most:
+        return text
+    end = max(most - len(CUT), 0)
+    redacted_at = text.rfind(REDACTED, max(end - len(REDACTED) + 1, 0), end + len(REDACTED) - 1)
+    return _SPLIT_ESCAPE.sub("", text[: end if redacted_at < 0 else redacted_at]) + CUT
 
 
 @dataclass(slots=True, eq=False)

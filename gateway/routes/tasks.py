@@ -28,8 +28,10 @@ class Extensions(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     method: str
-    path: str = Field(description="as on the wire")
-    query: str = Field(description="as on the wire; values of keys that look like credentials are redacted")
+    path: str = Field(description="as on the wire; over 2 KiB together with the query it is cut, and ends with `…`")
+    query: str = Field(
+        description="as on the wire, cut like the path; values of keys that look like credentials are redacted"
+    )
     stream: bool = Field(description="whether the answer is an event stream; false until its head has come")
     status_code: int | None = Field(description="the HTTP status that the client got")
     reason: Reason | None = Field(description="why the task is FAILED")
