@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gateway.records import Page, Record, Then, Written, decode_cursor, encode_cursor, place
 from gateway.shares import Shares
-from gateway.task import FINAL_RANK, State, complete_document
+from gateway.task import FINAL_RANK, MAX_ATTEMPT, State, complete_document
 
 MAX_TASKS = 10_000
 MAX_BYTES = 32 * 1024 * 1024
@@ -74,7 +74,7 @@ class MemoryStore:
             if attempt == 0 and not is_ours and (not has_ended or len(owners) > 1):
                 return Written(False, stored.attempt)
             if attempt == 0:
-                attempt = stored.attempt if is_ours else stored.attempt + 1
+                attempt = stored.attempt if is_ours else min(stored.attempt + 1, MAX_ATTEMPT)
             if attempt < stored.attempt or (attempt == stored.attempt and not is_ours):
                 return Written(False, stored.attempt)
             if attempt == stored.attempt and stored.record.head == record.head and has_ended:

@@ -1,7 +1,8 @@
-"""A task: its states and stages, which may follow which, and the document others read.
+"""A task: its states and stages, which may follow which, and the document that tells of it.
 
 Pure: time comes in as an argument. Everything that decides what a status may become lives in this file and, for
-races between instances, in transition.lua. Made and advanced by tracker, told what happened by proxy.
+races between instances, in transition.lua. Made and advanced by tracker, told what happened by proxy; document reads
+what was written.
 """
 
 import re
@@ -9,7 +10,6 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 from urllib.parse import unquote
 
 import orjson
@@ -59,7 +59,7 @@ class Stage(StrEnum):
 
 
 FINAL_RANK = 3
-_RANKS = {str(stage): stage.rank for stage in Stage}
+MAX_ATTEMPT = 2**31  # where the count of an id's attempts stays
 
 
 class Reason(StrEnum):
@@ -273,45 +273,3 @@ _STORES_TAIL = '0,"lost_after_ms":null}}'
 def complete_document(head: str, attempt: int) -> str:
     """The whole JSON document from what `Task.document_head` gave and the attempt's number."""
     return f'{head}{attempt},"lost_after_ms":null}}}}'
-
-
-def fields_of(document: str) -> dict[str, Any] | None:
-    """The fields of a status document; None where the text is none."""
-    try:
-        fields = orjson.loads(document)
-    except orjson.JSONDecodeError:
-        return None
-    is_document = isinstance(fields, dict) and isinstance(fields.get("extensions"), dict)
-    return fields if is_document else None
-
-
-def rank_of(fields: dict[str, Any]) -> int:
-    """The rank of the stage that a document tells of; final where it is none of ours."""
-    return _RANKS.get(fields.get("stage", ""), FINAL_RANK)
-
-
-def has_ended(document: str) -> bool:
-    """Whether a document tells of a final state."""
-    return (fields_of(document) or {}).get("state") in (State.SUCCESS, State.FAILED)
-
-
-def is_visible(document: str, reader: str | None) -> bool:
-    """Whether `reader` may see the task of a document; None may see all."""
-    return reader is None or (fields_of(document) or {})["extensions"].get("owner") == reader
-
-
-def lost_document(fields: dict[str, Any], now: float) -> str:
-    """The last document of a task whose gateway is gone. `now` is Unix seconds, `fields` are those of its last one."""
-    extensions = fields["extensions"]
-    known_ms = [extensions.get(name) or 0 for name in ("created_ms", "started_ms", "first_byte_ms")]
-    finished_ms = max(int(now * 1000), *known_ms)  # gateways' clocks differ
-    ends = {"reason": Reason.LOST, "finished_ms": finished_ms, "lost_after_ms": None}
-    news = {
-        "event_id": new_id(),
-        "state": State.FAILED,
-        "stage": Stage.LOST,
-        "message": "the gateway that ran it is gone",
-        "timestamp": finished_ms // 1000,
-        "extensions": extensions | ends,
-    }
-    return orjson.dumps(fields | news).decode()

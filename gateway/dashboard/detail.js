@@ -2,6 +2,7 @@
 
 import { Away, Refused } from "./api.js";
 import { byId, el, setText } from "./dom.js";
+import { readable } from "./format.js";
 import { isInFlight, later } from "./history.js";
 import { describe } from "./tasks.js";
 
@@ -76,7 +77,7 @@ export class Detail {
     setText(byId("detail-note"), isInFlight(task) ? "It runs; what changes is shown here." : "");
     const rows = describe(task, this.api.now()).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, el("bdi", {}, value))]);
     byId("detail-fields").replaceChildren(...rows);
-    setText(byId("detail-document"), JSON.stringify(task, null, 2));
+    setText(byId("detail-document"), JSON.stringify(task, null, 2).split("\n").map(readable).join("\n"));
   }
 }
 

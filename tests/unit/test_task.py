@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.document import lost_document
 from gateway.task import (
     CUT,
     FINAL_RANK,
@@ -26,7 +27,6 @@ from gateway.task import (
     complete_document,
     failed_stage,
     is_valid_id,
-    lost_document,
     new_id,
     redact_query,
     stored_target,
