@@ -137,7 +137,9 @@ class Documents:
                 return _SET
             case True, None:
                 return _Again()
-            case False, [1, int(attempt), int(at_ms)]:
+            case False, [1, int(attempt), int(at_ms), *over_malformed]:
+                if over_malformed:
+                    self._malformed.tell(DOCUMENT_PREFIX + record.task_id)
                 return _Answer(Written(True, attempt), at_ms)
             case False, [0, int(attempt), int(at_ms), str(document), str(digest)]:
                 if record.judged or fields_of(document, record.task_id) is not None:

@@ -135,7 +135,8 @@ class RedisStore:
             step = _PAGE_STEP if here else _SWEEP  # nothing but places whose documents are gone: past them, quickly
         last = found[limit - 1][0] if len(found) > limit else last
         is_last = is_end and len(found) <= limit
-        left_out = sum(place >= last for place in skipped.values())
+        # What is behind the page is the next one's; what is no place is gone by then.
+        left_out = sum(is_last or place >= last or not is_place(place) for place in skipped.values())
         return Page([document for _, document in found[:limit]], None if is_last else encode_cursor(last), left_out)
 
     async def _documents_at(

@@ -103,13 +103,13 @@ export class History {
 
   // Takes the answer to what `nextList` gave.
   take(kind, page, now) {
-    const last = page.items.at(-1);
-    const isGap =
-      page.next_cursor !== null && !this.#tasks.has(last.task_id) && createdMs(last) > Math.max(now - WINDOW_MS, this.#coveredMs);
+    const last = page.items.at(-1); // none where all records of a page are malformed
+    const isNew = !last || (!this.#tasks.has(last.task_id) && createdMs(last) > Math.max(now - WINDOW_MS, this.#coveredMs));
+    const isGap = page.next_cursor !== null && isNew;
     if (kind === "newest") this.#isNewestFull = page.next_cursor !== null;
     if (kind === "walk") this.#walks.pop();
     this.merge(page.items, now);
-    if (isGap && (kind === "newest" || kind === "walk")) this.#walk(page.next_cursor, createdMs(last));
+    if (isGap && (kind === "newest" || kind === "walk")) this.#walk(page.next_cursor, last ? createdMs(last) : now);
   }
 
   #walk(cursor, fromMs) {

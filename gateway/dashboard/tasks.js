@@ -94,7 +94,7 @@ function fillBadge(cell, text, kind) {
 
 function fillResult(cell, { extensions, stage }) {
   const { reason, status_code: status } = extensions;
-  setText(cell, reason && reason !== "upstream_status" ? reason : status === null ? stage : `HTTP ${status}`);
+  setText(cell, reason && reason !== "upstream_status" ? readable(reason) : status == null ? stage : `HTTP ${status}`);
   const title = REASONS[reason] ?? "";
   if (cell.title !== title) cell.title = title;
 }
