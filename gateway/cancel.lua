@@ -4,6 +4,10 @@
 -- ARGV[1]  the request's name   ARGV[2] how many seconds a gateway has to find it
 
 local now = tonumber(redis.call('TIME')[1])
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'zset' and kind ~= 'none' then
+  redis.call('DEL', KEYS[1])
+end
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[2])

@@ -7,8 +7,8 @@ is made four times a second, and none while nobody waits. Knows events by their 
 import asyncio
 from collections.abc import Awaitable, Callable, Container, Sequence
 
+from gateway.document import fields_of
 from gateway.records import StoreError
-from gateway.task import fields_of
 
 _LOOK_SECONDS = 0.25
 _CLOSED_SECONDS = 0.05  # while the gateway stops, nobody waits for long

@@ -12,7 +12,7 @@ from functools import partial
 
 from gateway.outbox import TrackedTask
 from gateway.records import Store, StoreError
-from gateway.task import has_ended, is_visible
+from gateway.document import has_ended, is_visible
 from gateway.writer import StoreWriter
 
 log = logging.getLogger("gateway.tracker")

@@ -63,6 +63,10 @@ class Script:
         self.digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
+class WrongType(StoreError):
+    """A key holds another type than the command is for. All else that was asked with it has been done."""
+
+
 class _Lost(StoreError):
     """The connection was open and broke, or the server has forgotten a script: asked again it may well answer."""
 
@@ -180,8 +184,11 @@ class Line:
     def _answer(self) -> None:
         """The oldest has all his replies."""
         replies, self._replies = self._replies, []
+        failure: WrongType | None = None
         for reply in replies:
-            if isinstance(reply, ReplyError):
+            if isinstance(reply, ReplyError) and str(reply).startswith("WRONGTYPE"):
+                failure = failure or WrongType(reason_of(reply))  # of what stands there, not of the connection
+            elif isinstance(reply, ReplyError):
                 # The next connection has the scripts again, and may find another server in this one's place.
                 is_forgotten = str(reply).startswith("NOSCRIPT")
                 self.fail((_Lost if is_forgotten else StoreError)(reason_of(reply), kind_of(reply)))
@@ -191,7 +198,7 @@ class Line:
             self._deadline.move(self._asks[0].ends_at - asyncio.get_running_loop().time())
         elif self._deadline is not None:
             self._deadline.off()
-        ask.answer(replies)
+        ask.answer(failure or replies)
 
     def _give_up(self) -> None:
         self.fail(StoreError("no answer in time"))

@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 from gateway.outbox import Outbox, TrackedTask
 from gateway.records import Page, Store, decode_cursor, encode_cursor, place
-from gateway.task import State, fields_of
+from gateway.document import fields_of
+from gateway.task import State
 from gateway.writer import StoreWriter
 
 _LARGEST_PAGE = 1000

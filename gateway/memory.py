@@ -11,7 +11,8 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from gateway.records import Page, Record, Then, Written, decode_cursor, encode_cursor, place
-from gateway.task import FINAL_RANK, State, complete_document
+from gateway.shares import Shares
+from gateway.task import FINAL_RANK, MAX_ATTEMPT, State, complete_document
 
 MAX_TASKS = 10_000
 MAX_BYTES = 32 * 1024 * 1024
@@ -29,9 +30,8 @@ class _Entry:
 
     @property
     def lists(self) -> list[tuple[State | None, str | None]]:
-        """Where it is listed: by state or in all, by owner or for everybody."""
-        owners = (None, self.record.owner) if self.record.owner else (None,)
-        return [(state, owner) for state in (None, self.record.state) for owner in owners]
+        """Where it is listed: by state or in all, by owner ("" is one, too) or for everybody."""
+        return [(state, owner) for state in (None, self.record.state) for owner in (None, self.record.owner)]
 
     @property
     def document(self) -> str:
@@ -39,7 +39,7 @@ class _Entry:
 
 
 class MemoryStore:
-    """Statuses in this process; at `max_tasks` or 32 MB of documents, the oldest ended ones go first.
+    """Statuses in this process. At `max_tasks`, or 32 MB of documents, the owner with the most loses its oldest.
 
     `clock` gives Unix seconds.
     """
@@ -52,6 +52,7 @@ class MemoryStore:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._bytes = 0
+        self._shares = Shares()
         self._places: defaultdict[tuple[State | None, str | None], list[str]] = defaultdict(list)
 
     def write(self, records: Sequence[Record], then: Then) -> None:
@@ -74,7 +75,7 @@ class MemoryStore:
             if attempt == 0 and not is_ours and (not has_ended or len(owners) > 1):
                 return Written(False, stored.attempt)
             if attempt == 0:
-                attempt = stored.attempt if is_ours else stored.attempt + 1
+                attempt = stored.attempt if is_ours else min(stored.attempt + 1, MAX_ATTEMPT)
             if attempt < stored.attempt or (attempt == stored.attempt and not is_ours):
                 return Written(False, stored.attempt)
             if attempt == stored.attempt and stored.record.head == record.head and has_ended:
@@ -88,6 +89,7 @@ class MemoryStore:
         entry = _Entry(record, attempt, self._clock() + record.ttl_seconds)
         self._entries[record.task_id] = entry
         self._bytes += len(record.head)
+        self._shares.add(record.owner)
         for which in entry.lists:
             insort(self._places[which], entry.place)
         return Written(True, attempt)
@@ -95,6 +97,7 @@ class MemoryStore:
     def _remove(self, entry: _Entry) -> None:
         del self._entries[entry.record.task_id]
         self._bytes -= len(entry.record.head)
+        self._shares.remove(entry.record.owner)
         for which in entry.lists:
             places = self._places[which]
             del places[bisect_left(places, entry.place)]
@@ -102,10 +105,11 @@ class MemoryStore:
                 del self._places[which]
 
     def _oldest(self) -> _Entry:
-        """The oldest ended task, or the oldest of all where none has ended."""
-        ended = [(state, None) for state in (State.SUCCESS, State.FAILED)]
+        """Of the owner with the most tasks the oldest ended one, or the oldest of all where none has ended."""
+        owner = self._shares.largest
+        ended = [(state, owner) for state in (State.SUCCESS, State.FAILED)]
         oldest = [self._places[which][0] for which in ended if which in self._places]
-        return self._entries[min(oldest, default=self._places[None, None][0])[14:]]
+        return self._entries[min(oldest, default=self._places[None, owner][0])[14:]]
 
     def _live(self, task_id: str) -> _Entry | None:
         entry = self._entries.get(task_id)

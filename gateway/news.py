@@ -3,9 +3,10 @@
 from enum import Enum, auto
 from typing import Any
 
+from gateway.document import rank_of
 from gateway.outbox import TrackedTask
 from gateway.records import name_in
-from gateway.task import FINAL_RANK, rank_of
+from gateway.task import FINAL_RANK
 
 
 class Teller(Enum):

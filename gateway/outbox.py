@@ -7,11 +7,13 @@ by writer.
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from itertools import islice
+from operator import itemgetter
 
 from gateway.errors import GatewayError
+from gateway.shares import Shares
 from gateway.task import FINAL_RANK, Task
 
 BATCH_TASKS = 256
@@ -101,11 +103,12 @@ class Outbox:
         self._lingered: dict[TrackedTask, None] = {}  # when this one ends
         self._batch: list[TrackedTask] = []  # on its way to the store
         self._linger: asyncio.TimerHandle | None = None
-        # Ended tasks and when they did, in that order (monotonic seconds), whether the store has them or not. A plain
-        # dict would look for its first item among all that have gone before.
-        self._kept: OrderedDict[TrackedTask, float] = OrderedDict()
+        # Ended tasks of each owner and when they ended (monotonic seconds), in that order, whether or not the store has
+        # them. A plain dict would look for its first item among all that have gone before.
+        self._kept: defaultdict[str, OrderedDict[TrackedTask, float]] = defaultdict(OrderedDict)
         self._kept_by_id: dict[str, TrackedTask] = {}
-        self._kept_bytes = 0
+        self._kept_tasks = self._kept_bytes = 0
+        self._shares = Shares()
 
     @property
     def kept(self) -> Iterable[TrackedTask]:
@@ -165,13 +168,15 @@ class Outbox:
             if not task.is_superseded:
                 task.saved_rank = -1
                 self.post_urgently(task)
-        again: list[TrackedTask] = []
-        for task in reversed(self._kept):
-            if self._kept[task] < since:
-                break
-            if task.is_saved and not task.is_superseded:  # else it is on its way, or of no use
-                again.append(task)
-        self._ended |= dict.fromkeys(reversed(again))
+        again: list[tuple[float, TrackedTask]] = []
+        for kept in self._kept.values():
+            for task in reversed(kept):
+                if kept[task] < since:
+                    break
+                if task.is_saved and not task.is_superseded:  # else it is on its way, or of no use
+                    again.append((kept[task], task))
+        again.sort(key=itemgetter(0))
+        self._ended |= dict.fromkeys(task for _, task in again)
         if again:
             self.on_due()
 
@@ -215,24 +220,35 @@ class Outbox:
         batch, self._batch = self._batch, []
         ended = dict.fromkeys(task for task in batch if task.is_final)
         self.dropped += sum(
-            task.boxed_rank == FINAL_RANK and task not in self._kept and not task.is_saved for task in ended
+            task.boxed_rank == FINAL_RANK and not self._is_kept(task) and not task.is_saved for task in ended
         )
-        self._ended = {task: None for task in ended if task in self._kept} | self._ended
+        self._ended = {task: None for task in ended if self._is_kept(task)} | self._ended
         self._urgent = dict.fromkeys(task for task in batch if not task.is_final) | self._urgent
 
+    def _is_kept(self, task: TrackedTask) -> bool:
+        return task in self._kept.get(task.owner, ())
+
     def _keep(self, task: TrackedTask) -> None:
-        if task in self._kept:
+        kept = self._kept[task.owner]
+        if task in kept:
             return
-        self._kept[task] = time.monotonic()
+        kept[task] = time.monotonic()
         self._kept_by_id[task.task_id] = task
+        self._kept_tasks += 1
         self._kept_bytes += task.size_bytes
-        while len(self._kept) > KEPT_TASKS or self._kept_bytes > KEPT_BYTES:
-            self._forget(next(iter(self._kept)))
+        self._shares.add(task.owner)
+        while self._kept_tasks > KEPT_TASKS or self._kept_bytes > KEPT_BYTES:
+            self._forget(next(iter(self._kept[self._shares.largest])))
 
     def _forget(self, task: TrackedTask) -> None:
-        """The oldest goes; where the store does not have it yet, that is a loss, and counted."""
-        del self._kept[task]
+        """The oldest of an owner goes; where the store does not have it yet, that is a loss, and counted."""
+        kept = self._kept[task.owner]
+        del kept[task]
+        if not kept:
+            del self._kept[task.owner]
+        self._kept_tasks -= 1
         self._kept_bytes -= task.size_bytes
+        self._shares.remove(task.owner)
         if self._kept_by_id.get(task.task_id) is task:
             del self._kept_by_id[task.task_id]
         if task in self._ended:

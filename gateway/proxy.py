@@ -28,7 +28,7 @@ from gateway.outcome import ClientLeft, outcome_of_failure, outcome_of_message
 from gateway.request import Request, http_date
 from gateway.tail import Ending, EndWatch, end_watch
 from gateway.target import Target
-from gateway.task import Reason, chosen_id, redact_query
+from gateway.task import Reason, chosen_id, stored_target
 from gateway.tracker import Tracker
 from gateway.upstream import Upstream
 
@@ -64,8 +64,7 @@ class Proxy:
         return self.tracker.begin(
             chosen_id(request.values(headers.TASK_ID)),
             request.method,
-            target.path.decode("latin-1"),
-            redact_query(target.query.decode("latin-1")) if target.query else "",
+            *stored_target(target.path, target.query),
             request.owner,
         )
 

@@ -47,6 +47,7 @@ class Record(NamedTuple):  # a dataclass that is frozen takes four times as long
     owner: str = ""
     grace_seconds: float = 30
     is_new: bool = False  # nothing of this request was ever sent to the store
+    judged: str = ""  # SHA-1 of a text that was found in its place and is no document: it does not stand in the way
 
 
 class Written(NamedTuple):
@@ -62,10 +63,14 @@ Then: TypeAlias = Callable[[list[Written] | StoreError], None]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some documents, newest first, and the cursor of the next page (None at the end)."""
+    """Some documents, newest first, and the cursor of the next page (None at the end).
+
+    `skipped` counts the malformed records that were left out.
+    """
 
     documents: list[str]
     next_cursor: str | None
+    skipped: int = 0
 
 
 class Store(Protocol):
@@ -86,7 +91,10 @@ class Store(Protocol):
     def write(self, records: Sequence[Record], then: Then) -> None:
         """Writes each record in one atomic step, and calls `then` once with what became of them."""
 
-    async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]: ...
+    async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
+        """The documents of `task_ids`; None where there is none, or what is there has not a document's shape."""
+        ...
+
     async def page(
         self,
         limit: int,
@@ -149,6 +157,11 @@ def place(created_ms: int, task_id: str) -> str:
     return f"{created_ms:013d}:{task_id}"
 
 
+def is_place(text: str) -> bool:
+    """Whether `place` can have made this."""
+    return _PLACE.fullmatch(text) is not None
+
+
 def encode_cursor(at: str) -> str:
     return base64.urlsafe_b64encode(at.encode()).decode().rstrip("=")
 
@@ -161,6 +174,6 @@ def decode_cursor(cursor: str) -> str:
         )
     except ValueError as error:
         raise InvalidCursor(cursor) from error
-    if not _PLACE.fullmatch(found) or encode_cursor(found) != cursor:
+    if not is_place(found) or encode_cursor(found) != cursor:
         raise InvalidCursor(cursor)
     return found

@@ -3,7 +3,7 @@
 -- KEYS[1]  ts:ollama:<task id>   ARGV[1] the document as it was read   ARGV[2] the new one   ARGV[3] TTL in seconds
 -- Returns when it was replaced, in Unix ms by this server's clock; 0 where it was not.
 
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])

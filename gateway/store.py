@@ -1,4 +1,4 @@
-"""The store: where statuses outlive a request. Redis (or Valkey) through redis-py; only line knows that, too.
+"""The store: where statuses outlive a request. Redis (or Valkey) through redis-py; only line and places know that, too.
 
 Owns reads, lists and the look for what was left behind: a task whose gateway went silent becomes lost here, whoever
 notices first. Writing is documents', each step of which is atomic and may be repeated safely. Called by tracker alone:
@@ -22,11 +22,14 @@ from redis.exceptions import ResponseError
 
 from gateway import documents, index
 from gateway.credentials import PasswordFile
+from gateway.document import fields_of, lost_document
 from gateway.documents import DOCUMENT_PREFIX, Documents
 from gateway.index import BEATS, CANCELS, INDEX_KEYS, OWN_PREFIX, entry_of, index_arguments
 from gateway.line import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, Line, Replies, Script, mapped, uncancelled
-from gateway.records import Page, Record, StoreError, Then, decode_cursor, encode_cursor, name_in
-from gateway.task import FINAL_RANK, State, fields_of, lost_document
+from gateway.malformed import Malformed
+from gateway.places import Places
+from gateway.records import Page, Record, StoreError, Then, decode_cursor, encode_cursor, is_place, name_in
+from gateway.task import FINAL_RANK, State
 
 _CANCEL_CHANNEL = OWN_PREFIX + "cancel"
 _LOST_AFTER = re.compile(r'"lost_after_ms":(\d{1,15})\}\}$')
@@ -39,9 +42,11 @@ _PAGE_STEP = 128
 _PAGE_BYTES = 4 * 1024 * 1024
 _SWEEP = 1000
 _SWEEPS = 10
+_MOST_SKIPPED = 1000  # malformed records after which a page ends, with a cursor
 _BURIED_AT_ONCE = 256
 _CLOCK_STEP_SECONDS = 2.0
 _CLOCK_SEEN_SECONDS = 5.0
+_MALFORMED = ""  # in the place of a document: something stands there that is none
 
 T = TypeVar("T")
 
@@ -76,15 +81,16 @@ class RedisStore:
         self._steady_at = 0.0
         self._index_ttl_seconds = longest_ttl_seconds + _INDEX_MARGIN_SECONDS
         self._watch, self._replace, self._cancel = map(Script, ("watch", "replace", "cancel"))
+        self._malformed = Malformed()
         credentials = PasswordFile(password_file, user) if password_file else None
         self._line = Line(url, [documents.SCRIPT, index.SCRIPT], credentials=credentials)
-        self._writer = Documents(self._line, boot, self._index_ttl_seconds, self._server_seconds)
+        self._writer = Documents(self._line, boot, self._index_ttl_seconds, self._server_seconds, self._malformed)
         # A burst of polls waits for one of these for a moment, instead of opening a connection each.
         self._pool = BlockingConnectionPool.from_url(
             url,
             timeout=_READER_SECONDS,
             decode_responses=True,
-            encoding_errors="replace",  # somebody else's value is no reason to fail
+            encoding_errors="surrogateescape",  # another's value is no reason to fail, and goes back as it came
             socket_timeout=COMMAND_TIMEOUT_SECONDS,
             max_connections=_MAX_READERS,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -92,6 +98,7 @@ class RedisStore:
             credential_provider=credentials,
         )
         self._redis = Redis(connection_pool=self._pool)
+        self._places = Places(self._redis, self._malformed)
 
     # -- the writer --
 
@@ -102,8 +109,8 @@ class RedisStore:
     # -- reads --
 
     async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
-        """The documents of `task_ids`, None where there is none."""
-        return await self._asked(self._documents(task_ids, spared))
+        """The documents of `task_ids`; None where there is none, or what is there has not a document's shape."""
+        return [document or None for document in await self._asked(self._documents(task_ids, spared))]
 
     async def page(
         self,
@@ -122,44 +129,53 @@ class RedisStore:
     async def _page(self, key: str, limit: int, state: State | None, start: str, spared: Container[str] | None) -> Page:
         """Walks the index until `limit` documents are found that still are what the index says of them."""
         found: list[tuple[str, str]] = []
-        step, size, is_end = _PAGE_STEP, 0, False
-        while not is_end and len(found) <= limit and size <= _PAGE_BYTES:
+        skipped: dict[str, str] = {}  # the id of a malformed record, or what is no place -> where that was
+        step, size, is_end, last = _PAGE_STEP, 0, False, ""
+        while not is_end and len(found) <= limit and size <= _PAGE_BYTES and len(skipped) < _MOST_SKIPPED:
             wanted = min(step, limit + 1 - len(found)) if step == _PAGE_STEP else step
-            places = cast(
-                "list[str]",
-                await self._redis.zrange(key, start, "-", desc=True, bylex=True, offset=0, num=wanted),
-            )
-            here = await self._documents_at(key, places, state, spared)
+            places = await self._places.read(key, start, wanted)
+            here = await self._documents_at(key, places, state, spared, skipped)
             found += here
             size += sum(len(document) for _, document in here)
             is_end = len(places) < wanted
             start = "(" + places[-1] if places else start
+            last = next(filter(is_place, reversed(places)), last)
             step = _PAGE_STEP if here else _SWEEP  # nothing but places whose documents are gone: past them, quickly
-        documents = [document for _, document in found[:limit]]
+        last = found[limit - 1][0] if len(found) > limit else last
         is_last = is_end and len(found) <= limit
-        return Page(documents, None if is_last else encode_cursor(found[:limit][-1][0]))
+        # What is behind the page is the next one's; what is no place is gone by then.
+        left_out = sum(is_last or place >= last or not is_place(place) for place in skipped.values())
+        return Page([document for _, document in found[:limit]], None if is_last else encode_cursor(last), left_out)
 
     async def _documents_at(
-        self, key: str, places: list[str], state: State | None, spared: Container[str] | None
+        self, key: str, places: list[str], state: State | None, spared: Container[str] | None, skipped: dict[str, str]
     ) -> list[tuple[str, str]]:
-        """The documents that stand at `places`; places whose document is gone leave the index."""
-        if not places:
-            return []
-        documents = dict(zip(places, await self._documents([place[14:] for place in places], spared), strict=True))
+        """The documents that stand at `places`; places whose document is gone, and what is no place, leave the index.
+
+        What is malformed goes into `skipped`.
+        """
+        odd = [place for place in places if not is_place(place)]
+        for place in odd:
+            self._malformed.tell(f"{key} {place}")
+            skipped[place] = place
+        right = [place for place in places if is_place(place)] if odd else places
+        documents = dict(zip(right, await self._documents([place[14:] for place in right], spared), strict=True))
         gone = [place for place, document in documents.items() if document is None]
-        if gone:
-            with suppress(ResponseError):  # a server that takes no writes still answers what it has
-                await self._redis.zrem(key, *gone)
-        return [(p, d) for p, d in documents.items() if d is not None and _stands_at(p, d, state)]
+        with suppress(ResponseError):  # a server that takes no writes still answers what it has
+            await self._places.remove(key, gone + odd)
+        skipped |= {place[14:]: place for place, document in documents.items() if document == _MALFORMED}
+        return [(p, d) for p, d in documents.items() if d and _stands_at(p, d, state)]
 
     async def _documents(self, task_ids: Sequence[str], spared: Container[str] | None) -> list[str | None]:
-        """What stands under each id; None where that is nothing, or not a document of anybody's."""
+        """What stands under each id: None where that is nothing, _MALFORMED where it is no document."""
+        if not task_ids:
+            return []
         pipe = self._redis.pipeline(transaction=False)
         pipe.time()
         for task_id in task_ids:
             pipe.get(DOCUMENT_PREFIX + task_id)
         (seconds, microseconds), *replies = await pipe.execute(raise_on_error=False)
-        documents = list(map(_document, replies))
+        documents = [self._document(task_id, reply) for task_id, reply in zip(task_ids, replies, strict=True)]
         now_ms = seconds * 1000 + microseconds // 1000
         if not self._is_clock_steady(now_ms) or spared is None:
             return documents
@@ -167,6 +183,17 @@ class RedisStore:
             await self._make_lost(document, spared) if document and _is_silent(document, now_ms) else document
             for document in documents
         ]
+
+    def _document(self, task_id: str, reply: str | Exception | None) -> str | None:
+        """A reply to GET as a document. Raises the error it is, but for a key of another type."""
+        if reply is None:
+            return None
+        if isinstance(reply, str) and fields_of(reply, task_id) is not None:
+            return reply
+        if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+            raise reply
+        self._malformed.tell(DOCUMENT_PREFIX + task_id)
+        return _MALFORMED
 
     # -- what was left behind --
 
@@ -190,23 +217,24 @@ class RedisStore:
     async def _make_lost(self, document: str, spared: Container[str] = ()) -> str | None:
         """FAILED lost in the place of `document`; whoever wrote it meanwhile keeps what he wrote."""
         fields = fields_of(document)
-        if fields is None or not _is_ours(fields) or name_in(fields) in spared:
+        if fields is None or name_in(fields) in spared:
             return document
         lost = lost_document(fields, time.time())
         key = DOCUMENT_PREFIX + fields["task_id"]
         replaced_ms = await self._eval(self._replace, [key], [document, lost, self._ttl_done_seconds])
         if not replaced_ms:
-            return _document(cast("str | None", await self._redis.get(key)))
+            [found] = await self._documents([fields["task_id"]], None)
+            return found
         self.lost += 1
         await self._list_ended(lost, replaced_ms)
         return lost
 
     async def _list_ended(self, document: str, seen_ms: int) -> None:
         """Brings the index up to date with a final document that stood in the store at `seen_ms`, by its clock."""
-        fields = fields_of(document) or {}
-        extensions = fields["extensions"]
-        if not _is_ours(fields):
+        fields = fields_of(document)
+        if fields is None:
             return
+        extensions = fields["extensions"]
         state, owner = State(fields["state"]), extensions.get("owner") or ""
         record = Record(
             fields["task_id"], "", 0, FINAL_RANK, state, extensions["created_ms"], self._ttl_done_seconds, owner
@@ -220,10 +248,11 @@ class RedisStore:
         await self._asked(self._bury())
 
     async def _bury(self) -> None:
+        await self._silent_and_cancelled()  # puts the key right
         task_ids = cast("list[str]", await self._redis.zrange(BEATS, 0, -1))
         for start in range(0, len(task_ids), _BURIED_AT_ONCE):
             for document in await self._documents(task_ids[start : start + _BURIED_AT_ONCE], None):
-                if document is not None and self._is_former_self(document):
+                if document and self._is_former_self(document):
                     await self._make_lost(document)
 
     def _is_former_self(self, document: str) -> bool:
@@ -238,10 +267,10 @@ class RedisStore:
         return await self._asked(self._look(spared, on_spared))
 
     async def _look(self, spared: Container[str], on_spared: Callable[[str], object]) -> list[str]:
-        silent, cancels, now_ms = await self._eval(self._watch, [BEATS, CANCELS], [])
+        silent, cancels, now_ms = await self._silent_and_cancelled()
         if self._is_clock_steady(now_ms) and silent:
             documents = await self._documents(silent, spared)
-            ended = {t: d for t, d in zip(silent, documents, strict=True) if d is None or not _is_running(d)}
+            ended = {t: d for t, d in zip(silent, documents, strict=True) if not d or not _is_running(d)}
             for document in filter(None, ended.values()):
                 await self._list_ended(document, now_ms)  # whoever ended it did not come so far
             if ended:
@@ -250,13 +279,23 @@ class RedisStore:
                 if _is_silent(document, now_ms):
                     on_spared(name_in(fields_of(document) or {}))
         await self._sweep()
-        return cast("list[str]", cancels)
+        return cancels
+
+    async def _silent_and_cancelled(self) -> tuple[list[str], list[str], int]:
+        """Ids that are silent for too long, names to cancel, and the moment by the server's clock, Unix ms."""
+        silent, cancels, now_ms, mended = await self._eval(self._watch, [BEATS, CANCELS], [])
+        for key in mended:
+            self._malformed.tell(key)
+        return silent, cancels, now_ms
 
     async def _sweep(self) -> None:
         """Expired entries leave the index also when nobody writes; many of them in several steps."""
         for _ in range(_SWEEPS):
             arguments = index_arguments([], self._boot, self._index_ttl_seconds, _SWEEP)
-            if await self._eval(index.SCRIPT, INDEX_KEYS, arguments) < _SWEEP:
+            gone, *malformed = await self._eval(index.SCRIPT, INDEX_KEYS, arguments)
+            for name in malformed:
+                self._malformed.tell(name)
+            if gone < _SWEEP:
                 break
 
     # -- cancelling --
@@ -316,23 +355,8 @@ class RedisStore:
         await self._pool.disconnect()
 
 
-def _document(reply: str | Exception | None) -> str | None:
-    """A reply to GET as a document. Raises the error it is, but for a key of another type."""
-    if isinstance(reply, Exception):
-        if str(reply).startswith("WRONGTYPE"):
-            return None
-        raise reply
-    return reply if reply is not None and fields_of(reply) is not None else None
-
-
-def _is_ours(fields: dict[str, Any]) -> bool:
-    """Whether a document has what this module needs of it; somebody else may have written another one."""
-    created_ms = fields["extensions"].get("created_ms")
-    return isinstance(fields.get("task_id"), str) and isinstance(created_ms, int) and fields.get("state") in list(State)
-
-
 def _is_running(document: str) -> bool:
-    return _LOST_AFTER.search(document) is not None and _is_ours(fields_of(document) or {"extensions": {}})
+    return _LOST_AFTER.search(document) is not None
 
 
 def _is_silent(document: str, now_ms: int) -> bool:

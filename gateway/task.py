@@ -1,7 +1,8 @@
-"""A task: its states and stages, which may follow which, and the document others read.
+"""A task: its states and stages, which may follow which, and the document that tells of it.
 
 Pure: time comes in as an argument. Everything that decides what a status may become lives in this file and, for
-races between instances, in transition.lua. Made and advanced by tracker, told what happened by proxy.
+races between instances, in transition.lua. Made and advanced by tracker, told what happened by proxy; document reads
+what was written.
 """
 
 import re
@@ -10,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 from urllib.parse import unquote
 
 import orjson
@@ -24,6 +24,9 @@ ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}"
 _ID = re.compile(ID_PATTERN)
 _CREDENTIAL_KEY = re.compile(r"(?i)key|token|secret|pass|pwd|auth|signature|^sig$|credential|session")
 REDACTED = "REDACTED"
+TARGET_CHARACTERS = 2048  # of path and query together, as a status has them
+CUT = "\u2026"  # an ellipsis; no target has one, since its characters are the wire's bytes
+_SPLIT_ESCAPE = re.compile(r"%[0-9A-Fa-f]?$")
 
 
 class State(StrEnum):
@@ -57,7 +60,7 @@ class Stage(StrEnum):
 
 
 FINAL_RANK = 3
-_RANKS = {str(stage): stage.rank for stage in Stage}
+MAX_ATTEMPT = 2**31  # where the count of an id's attempts stays
 
 
 class Reason(StrEnum):
@@ -145,6 +148,27 @@ def _redact_pair(pair: str) -> str:
     return pair
 
 
+def stored_target(path: bytes, query: bytes | None) -> tuple[str, str]:
+    """Path and query as a status tells them: without credentials, and cut where they are over 2 KiB together.
+
+    What was cut ends with CUT. Redaction comes first: a cut may hide that a value is a credential's.
+    """
+    whole = path.decode("latin-1"), redact_query(query.decode("latin-1")) if query else ""
+    if len(whole[0]) + len(whole[1]) <= TARGET_CHARACTERS:
+        return whole
+    kept_path = _cut(whole[0], TARGET_CHARACTERS)
+    return kept_path, _cut(whole[1], TARGET_CHARACTERS - len(kept_path))
+
+
+def _cut(text: str, most: int) -> str:
+    """The beginning of `text`, with the mark no longer than `most`; no escape and no redaction is split."""
+    if len(text) <= most:
+        return text
+    end = max(most - len(CUT), 0)
+    redacted_at = text.rfind(REDACTED, max(end - len(REDACTED) + 1, 0), end + len(REDACTED) - 1)
+    return _SPLIT_ESCAPE.sub("", text[: end if redacted_at < 0 else redacted_at]) + CUT
+
+
 @dataclass(slots=True, eq=False)
 class Task:
     """One relayed request, as this gateway knows it. Times are Unix milliseconds, sizes are body bytes.
@@ -183,22 +207,27 @@ class Task:
         """Handed over to the upstream. False where the task is past that."""
         if not self._advance(Stage.FORWARDING, "forwarded, waiting for the first byte"):
             return False
-        self.started_ms = now_ms
+        self.started_ms = self._not_before(now_ms)
         return True
 
     def answer(self, status_code: int, is_stream: bool, now_ms: int) -> bool:
         """The response head has come. False where the task is past that."""
         if not self._advance(Stage.STREAMING, f"the upstream answers with HTTP {status_code}"):
             return False
-        self.status_code, self.is_stream, self.first_byte_ms = status_code, is_stream, now_ms
+        self.status_code, self.is_stream = status_code, is_stream
+        self.first_byte_ms = self._not_before(now_ms)
         return True
 
     def finish(self, reason: Reason | None, message: str, now_ms: int) -> bool:
         """The one end: SUCCESS without a reason, FAILED with one. False where the task has ended already."""
         if not self._advance(Stage.DONE if reason is None else failed_stage(reason), message):
             return False
-        self.reason, self.finished_ms = reason, now_ms
+        self.reason, self.finished_ms = reason, self._not_before(now_ms)
         return True
+
+    def _not_before(self, now_ms: int) -> int:
+        """`now_ms`, or the last moment of this task where the clock was set back since: its times stay in order."""
+        return max(now_ms, self.first_byte_ms or self.started_ms or self.created_ms)
 
     def _advance(self, stage: Stage, message: str) -> bool:
         if not can_follow(self.stage, stage):
@@ -240,7 +269,7 @@ class Task:
             "state": self.state,
             "stage": self.stage,
             "message": self.message,
-            "timestamp": round(now, 3),
+            "timestamp": int(now),  # whole: pollers in typed languages read an integer
             "extensions": extensions,
         }
         return orjson.dumps(document)[: -len(_STORES_TAIL)].decode()
@@ -252,42 +281,3 @@ _STORES_TAIL = '0,"lost_after_ms":null}}'
 def complete_document(head: str, attempt: int) -> str:
     """The whole JSON document from what `Task.document_head` gave and the attempt's number."""
     return f'{head}{attempt},"lost_after_ms":null}}}}'
-
-
-def fields_of(document: str) -> dict[str, Any] | None:
-    """The fields of a status document; None where the text is none."""
-    try:
-        fields = orjson.loads(document)
-    except orjson.JSONDecodeError:
-        return None
-    is_document = isinstance(fields, dict) and isinstance(fields.get("extensions"), dict)
-    return fields if is_document else None
-
-
-def rank_of(fields: dict[str, Any]) -> int:
-    """The rank of the stage that a document tells of; final where it is none of ours."""
-    return _RANKS.get(fields.get("stage", ""), FINAL_RANK)
-
-
-def has_ended(document: str) -> bool:
-    """Whether a document tells of a final state."""
-    return (fields_of(document) or {}).get("state") in (State.SUCCESS, State.FAILED)
-
-
-def is_visible(document: str, reader: str | None) -> bool:
-    """Whether `reader` may see the task of a document; None may see all."""
-    return reader is None or (fields_of(document) or {})["extensions"].get("owner") == reader
-
-
-def lost_document(fields: dict[str, Any], now: float) -> str:
-    """The last document of a task whose gateway is gone. `now` is Unix seconds, `fields` are those of its last one."""
-    ends = {"reason": Reason.LOST, "finished_ms": int(now * 1000), "lost_after_ms": None}
-    news = {
-        "event_id": new_id(),
-        "state": State.FAILED,
-        "stage": Stage.LOST,
-        "message": "the gateway that ran it is gone",
-        "timestamp": round(now, 3),
-        "extensions": fields["extensions"] | ends,
-    }
-    return orjson.dumps(fields | news).decode()

@@ -16,12 +16,13 @@ from typing import TypeVar
 from gateway.changes import Changes, event_id
 from gateway.claims import Claims
 from gateway.counts import Counts
+from gateway.document import fields_of, has_ended, is_visible
 from gateway.errors import Cancelled, GatewayError, ShuttingDown, TaskIdInUse
 from gateway.listing import Listing
 from gateway.news import Teller, told_by
 from gateway.outbox import Outbox, TrackedTask
 from gateway.records import Names, Page, Record, Store, StoreError, name_in, request_name
-from gateway.task import Reason, Stage, State, complete_document, fields_of, has_ended, is_visible, new_id
+from gateway.task import MAX_ATTEMPT, Reason, Stage, State, complete_document, new_id
 from gateway.writer import StoreWriter
 
 T = TypeVar("T")
@@ -146,7 +147,7 @@ class Tracker:
         if before is not None and len({before.owner, owner} - {""}) > 1:
             raise TaskIdInUse(f"the task id {task_id!r} is another key's")
         task = TrackedTask(task_id, method, path, query, self._claim_ms(), 0, owner)
-        task.likely_attempt = 1 if before is None else before.likely_attempt + 1
+        task.likely_attempt = 1 if before is None else min(before.likely_attempt + 1, MAX_ATTEMPT)
         return task
 
     def claim(self, task: TrackedTask, then: Callable[[bool], None]) -> None:

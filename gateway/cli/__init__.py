@@ -69,9 +69,9 @@ def _tasks(client: Client, chosen: argparse.Namespace) -> int:
         return DONE
     page = client.page(chosen.limit, chosen.state)
     if chosen.json:
-        show.print_json(page)
+        show.print_json(page.content)
     else:
-        show.print_table(page["items"])
+        show.print_table(page)
     return DONE
 
 

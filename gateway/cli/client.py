@@ -6,13 +6,23 @@ goes to the named gateway alone. Called by cli and watch.
 
 import ssl
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import httpx
 
+from gateway.document import is_document
 from gateway.task import State
 
 Document = dict[str, Any]
+
+
+class Page(NamedTuple):
+    """A list as the gateway answers it, its tasks, and how many records were left out as malformed."""
+
+    content: Document
+    tasks: list[Document]
+    left_out: int
+
 
 _TIMEOUT_SECONDS = 10.0
 _ENDED = (State.SUCCESS, State.FAILED)
@@ -42,7 +52,7 @@ class Client:
             trust_env=False,
         )
         self._page_etag = ""
-        self._page: Document = {}
+        self._page = Page({}, [], 0)
 
     def __enter__(self) -> Self:
         return self
@@ -50,12 +60,12 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._http.close()
 
-    def page(self, limit: int, state: str | None) -> Document:
+    def page(self, limit: int, state: str | None) -> Page:
         """The newest tasks. Asked again, an unchanged page costs the gateway no more than its ETag."""
         query = {"limit": str(limit)} | ({"state": state} if state else {})
         answer = self._ask("GET", "/tasks/status", query, self._page_etag)
         if answer.status_code != 304:
-            self._page_etag, self._page = answer.headers.get("etag", ""), self._json(answer, "items")
+            self._page_etag, self._page = answer.headers.get("etag", ""), _page(self._json(answer, "items"))
         return self._page
 
     def document(self, task_id: str, wait_seconds: float = 0, known: str = "") -> Document | None:
@@ -87,8 +97,8 @@ class Client:
 
     def _task(self, answer: httpx.Response) -> Document:
         document = self._json(answer, "state")
-        if document["state"] not in tuple(State):
-            raise Away(f"{self._name} answers a state that is none: {document['state']!r}")
+        if not is_document(document):
+            raise Away(f"{self._name} answers a status that is none: {answer.text[:80]!r}")
         return document
 
     def _json(self, answer: httpx.Response, field: str) -> Document:
@@ -99,6 +109,14 @@ class Client:
         if not (isinstance(content, dict) and field in content):
             raise Away(f"{self._name} is no gateway: it answers {answer.text[:80]!r}")
         return content
+
+
+def _page(content: Document) -> Page:
+    """A page's tasks; what is none counts as left out, as does what the gateway says it has left out."""
+    items = content["items"] if isinstance(content["items"], list) else [content["items"]]
+    tasks = [item for item in items if is_document(item)]
+    skipped = content.get("skipped", 0)
+    return Page(content, tasks, len(items) - len(tasks) + (skipped if type(skipped) is int else 0))
 
 
 def _words(answer: httpx.Response) -> str:

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.client import Document
+from gateway.cli.client import Document, Page
 from gateway.logs import readable
 
 _STYLES = {"PENDING": "yellow", "RUNNING": "cyan", "SUCCESS": "green", "FAILED": "red"}
@@ -38,9 +38,15 @@ def print_json(content: Document) -> None:
     print(json.dumps(content, separators=(",", ":")), flush=True)
 
 
-def print_table(tasks: list[Document]) -> None:
-    """The tasks, one a line."""
-    _console().print(_table(tasks) if tasks else "no tasks")
+def print_table(page: Page) -> None:
+    """The tasks, one a line, and what was left out."""
+    _console().print(_table(page.tasks) if page.tasks else "no tasks")
+    if page.left_out:
+        _console().print(_left_out(page.left_out))
+
+
+def _left_out(count: int) -> Text:
+    return Text(f"left out: {count} malformed record{'s' if count > 1 else ''} in the store", "red")
 
 
 def print_document(document: Document) -> None:
@@ -73,11 +79,15 @@ class LiveTable:
     def __exit__(self, *error: object) -> None:
         self._live.stop()
 
-    def show(self, tasks: list[Document], trouble: str) -> None:
+    def show(self, page: Page, trouble: str) -> None:
         """Replaces what is shown."""
-        in_flight = sum(task["state"] in ("PENDING", "RUNNING") for task in tasks)
-        line = Text(readable(trouble), "red") if trouble else Text(f"{in_flight} of {len(tasks)} in flight", "dim")
-        self._live.update(Group(_table(tasks), line), refresh=True)
+        in_flight = sum(task["state"] in ("PENDING", "RUNNING") for task in page.tasks)
+        lines = [
+            Text(readable(trouble), "red") if trouble else Text(f"{in_flight} of {len(page.tasks)} in flight", "dim")
+        ]
+        if page.left_out:
+            lines.append(_left_out(page.left_out))
+        self._live.update(Group(_table(page.tasks), *lines), refresh=True)
 
 
 class JsonLines:
@@ -92,12 +102,12 @@ class JsonLines:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def show(self, tasks: list[Document], trouble: str) -> None:  # noqa: ARG002 (a script sees no more lines)
+    def show(self, page: Page, trouble: str) -> None:  # noqa: ARG002 (a script sees no more lines)
         """Prints what is new since the last time."""
-        for task in reversed(tasks):
+        for task in reversed(page.tasks):
             if self._known.get(task["task_id"]) != task["event_id"]:
                 print_json(task)
-        self._known = {task["task_id"]: task["event_id"] for task in tasks}
+        self._known = {task["task_id"]: task["event_id"] for task in page.tasks}
 
 
 def _table(tasks: list[Document]) -> Table:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.cli.client import Away, Client, Document, has_ended
+from gateway.cli.client import Away, Client, Document, Page, has_ended
 
 _LONGEST_WAIT_SECONDS = 30.0  # below the minute after which proxies call a connection idle
 _AGAIN_SECONDS = 2.0
@@ -21,7 +21,7 @@ class View(Protocol):
 
     def __exit__(self, *error: object) -> object: ...
 
-    def show(self, tasks: list[Document], trouble: str) -> None:
+    def show(self, page: Page, trouble: str) -> None:
         """The tasks, newest first, as they are now; `trouble` says why they are not, "" where all is well."""
 
 
@@ -41,13 +41,13 @@ def ended(client: Client, task_id: str, seconds: float, tell: Callable[[Document
 
 def follow(client: Client, limit: int, state: str | None, view: View) -> None:
     """Shows the newest tasks, and goes on when the gateway was away in between. Raises Away where it is at first."""
-    tasks = client.page(limit, state)["items"]
+    page = client.page(limit, state)
     trouble = ""
     with view:
         while True:
-            view.show(tasks, trouble)
+            view.show(page, trouble)
             time.sleep(_AGAIN_SECONDS)
             try:
-                tasks, trouble = client.page(limit, state)["items"], ""
+                page, trouble = client.page(limit, state), ""
             except Away as error:
                 trouble = str(error)

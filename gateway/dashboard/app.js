@@ -164,7 +164,10 @@ function showTasks() {
   const inFlight = tasks.inFlight;
   const isOld = document.body.classList.contains("stale");
   if (newest !== null) tables.showInFlight(inFlight, isOld);
-  if (view.page !== null) tables.showRecent(view.page.items.map((task) => tasks.best(task)), view.state !== "" || view.cursors.length > 1);
+  if (view.page !== null) {
+    const isFiltered = view.state !== "" || view.cursors.length > 1;
+    tables.showRecent(view.page.items.map((task) => tasks.best(task)), isFiltered, view.page.skipped ?? 0);
+  }
   document.title = inFlight.length ? `(${inFlight.length}) Ollama Gateway` : "Ollama Gateway";
   showPlots(now);
   detail.refresh((task) => tasks.best(task));

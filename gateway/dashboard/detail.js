@@ -2,7 +2,8 @@
 
 import { Away, Refused } from "./api.js";
 import { byId, el, setText } from "./dom.js";
-import { isInFlight } from "./history.js";
+import { readable } from "./format.js";
+import { isInFlight, later } from "./history.js";
 import { describe } from "./tasks.js";
 
 const WAIT_SECONDS = 25;
@@ -40,7 +41,8 @@ export class Detail {
   refresh(best) {
     if (!this.dialog.open) return;
     const task = best(this.known.body);
-    if (task.timestamp > this.known.body.timestamp) this.#draw(task);
+    const known = this.known.body;
+    if (task !== known && later(known, task) === task) this.#draw(task);
   }
 
   #followAgain() {
@@ -75,7 +77,7 @@ export class Detail {
     setText(byId("detail-note"), isInFlight(task) ? "It runs; what changes is shown here." : "");
     const rows = describe(task, this.api.now()).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, el("bdi", {}, value))]);
     byId("detail-fields").replaceChildren(...rows);
-    setText(byId("detail-document"), JSON.stringify(task, null, 2));
+    setText(byId("detail-document"), JSON.stringify(task, null, 2).split("\n").map(readable).join("\n"));
   }
 }
 

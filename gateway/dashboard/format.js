@@ -4,6 +4,10 @@ const NONE = "–";
 const HOURS = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
+// Text from outside without what steers a terminal or turns writing round: a page is copied from, too.
+export const readable = (text) =>
+  String(text).replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, (c) => `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`);
+
 export function bytes(count) {
   if (count === null || count === undefined) return NONE;
   let unit = 0;

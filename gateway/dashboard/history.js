@@ -16,11 +16,11 @@ export const isInFlight = (task) => task.state === "PENDING" || task.state === "
 export const createdMs = (task) => task.extensions.created_ms;
 export const newestFirst = (a, b) => createdMs(b) - createdMs(a) || (a.task_id < b.task_id ? 1 : -1);
 
-// Which of two versions of a task is the later one. A new attempt is a new creation.
+// Which of two versions of a task is the later one; `a` where nothing tells. A new attempt is a new creation.
 export function later(a, b) {
   if (createdMs(a) !== createdMs(b)) return createdMs(a) > createdMs(b) ? a : b;
   if (rank(a) !== rank(b)) return rank(a) > rank(b) ? a : b;
-  return a.timestamp > b.timestamp ? a : b;
+  return a.timestamp >= b.timestamp ? a : b;
 }
 
 export class History {
@@ -103,13 +103,13 @@ export class History {
 
   // Takes the answer to what `nextList` gave.
   take(kind, page, now) {
-    const last = page.items.at(-1);
-    const isGap =
-      page.next_cursor !== null && !this.#tasks.has(last.task_id) && createdMs(last) > Math.max(now - WINDOW_MS, this.#coveredMs);
+    const last = page.items.at(-1); // none where all records of a page are malformed
+    const isNew = !last || (!this.#tasks.has(last.task_id) && createdMs(last) > Math.max(now - WINDOW_MS, this.#coveredMs));
+    const isGap = page.next_cursor !== null && isNew;
     if (kind === "newest") this.#isNewestFull = page.next_cursor !== null;
     if (kind === "walk") this.#walks.pop();
     this.merge(page.items, now);
-    if (isGap && (kind === "newest" || kind === "walk")) this.#walk(page.next_cursor, createdMs(last));
+    if (isGap && (kind === "newest" || kind === "walk")) this.#walk(page.next_cursor, last ? createdMs(last) : now);
   }
 
   #walk(cursor, fromMs) {

@@ -43,7 +43,7 @@ function countStates(tasks) {
 }
 
 function firstBytes(tasks) {
-  const known = tasks.map(({ extensions }) => extensions).filter(({ first_byte_ms }) => first_byte_ms !== null);
+  const known = tasks.map(({ extensions }) => extensions).filter(({ first_byte_ms }) => first_byte_ms != null);
   return known.map(({ first_byte_ms, created_ms }) => Math.max(first_byte_ms - created_ms, 0)).sort((a, b) => a - b);
 }
 

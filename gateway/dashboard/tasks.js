@@ -2,13 +2,16 @@
 
 import { Away } from "./api.js";
 import { announce, byId, el, Rows, setClass, setText } from "./dom.js";
-import { age, bytes, clock, count, duration, REASONS } from "./format.js";
+import { age, bytes, clock, count, duration, readable, REASONS } from "./format.js";
 import { createdMs, isInFlight } from "./history.js";
 
+// What an earlier version did not write into `extensions` is undefined here, and shown like null.
 const MOST_IN_FLIGHT = 200;
 const key = (task) => `${task.extensions.attempt}:${task.task_id}`;
-const target = ({ method, path, query }) => `${method} ${path}${query ? `?${query}` : ""}`;
-const firstByte = ({ created_ms, first_byte_ms }) => duration(first_byte_ms === null ? null : first_byte_ms - created_ms);
+const target = ({ method, path, query }) => readable(`${method} ${path}${query ? `?${query}` : ""}`);
+const firstByte = ({ created_ms, first_byte_ms }) => duration(first_byte_ms == null ? null : first_byte_ms - created_ms);
+
+const took = ({ extensions }) => duration(extensions.finished_ms == null ? null : extensions.finished_ms - extensions.created_ms);
 
 export class TaskTables {
   // `open(id)` shows one task, `cancel(id)` ends one; `api` tells the time.
@@ -35,10 +38,12 @@ export class TaskTables {
     this.inFlight.show(this.shownInFlight);
   }
 
-  showRecent(tasks, isFiltered) {
+  // `leftOut` says how many records of the page are malformed.
+  showRecent(tasks, isFiltered, leftOut) {
     this.recent.show(tasks);
     const nothing = isFiltered ? "No such tasks." : "No task yet. What is sent to /v1/… is listed here.";
-    setText(byId("recent-note"), tasks.length ? "" : nothing);
+    const others = leftOut ? `Left out: ${count(leftOut, "malformed record", "malformed records")} in the store.` : "";
+    setText(byId("recent-note"), [tasks.length ? "" : nothing, others].filter(Boolean).join(" "));
   }
 
   #inFlightColumns(cancel) {
@@ -49,7 +54,7 @@ export class TaskTables {
       (cell, { extensions }) => setText(cell, firstByte(extensions)),
       (cell, { extensions }) => setText(cell, bytes(extensions.response_bytes)),
       (cell, { timestamp }) => setText(cell, `${age(this.api.now() - timestamp * 1000)} ago`),
-      (cell, { extensions }) => fillText(cell, extensions.instance),
+      (cell, { extensions }) => fillText(cell, readable(extensions.instance ?? "–")),
       (cell, task) => (cell.control ??= new CancelButton(cell, task.task_id, cancel)),
     ];
   }
@@ -60,7 +65,7 @@ export class TaskTables {
       (cell, { state }) => fillBadge(cell, state, state.toLowerCase()),
       fillResult,
       (cell, task) => setText(cell, clock(createdMs(task), this.api.now())),
-      (cell, task) => setText(cell, isInFlight(task) ? "–" : duration(task.extensions.finished_ms - createdMs(task))),
+      (cell, task) => setText(cell, took(task)),
       (cell, { extensions }) => setText(cell, firstByte(extensions)),
       (cell, { extensions }) => setText(cell, bytes(extensions.response_bytes)),
     ];
@@ -89,7 +94,7 @@ function fillBadge(cell, text, kind) {
 
 function fillResult(cell, { extensions, stage }) {
   const { reason, status_code: status } = extensions;
-  setText(cell, reason && reason !== "upstream_status" ? reason : status === null ? stage : `HTTP ${status}`);
+  setText(cell, reason && reason !== "upstream_status" ? readable(reason) : status == null ? stage : `HTTP ${status}`);
   const title = REASONS[reason] ?? "";
   if (cell.title !== title) cell.title = title;
 }
@@ -149,20 +154,20 @@ function button(text, label, act) {
 // What one task's document says, in words: [name, value].
 export function describe(task, now) {
   const more = task.extensions;
-  const at = (ms) => (ms === null ? "–" : clock(ms, now));
+  const at = (ms) => (ms == null ? "–" : clock(ms, now));
   return [
     ["State", `${task.state}, ${task.stage}`],
-    ["Message", task.message],
-    ["Reason", more.reason ? `${more.reason}: ${REASONS[more.reason] ?? "?"}` : "–"],
+    ["Message", readable(task.message)],
+    ["Reason", more.reason ? `${readable(more.reason)}: ${REASONS[more.reason] ?? "?"}` : "–"],
     ["Request", target(more)],
-    ["Answer", more.status_code === null ? "–" : `HTTP ${more.status_code}${more.stream ? ", a stream" : ""}`],
+    ["Answer", more.status_code == null ? "–" : `HTTP ${more.status_code}${more.stream ? ", a stream" : ""}`],
     ["Created", at(more.created_ms)],
-    ["First byte", `${at(more.first_byte_ms)}${more.first_byte_ms === null ? "" : `, after ${firstByte(more)}`}`],
-    ["Ended", more.finished_ms === null ? "–" : `${at(more.finished_ms)}, after ${duration(more.finished_ms - more.created_ms)}`],
+    ["First byte", `${at(more.first_byte_ms)}${more.first_byte_ms == null ? "" : `, after ${firstByte(more)}`}`],
+    ["Ended", more.finished_ms == null ? "–" : `${at(more.finished_ms)}, after ${took(task)}`],
     ["Bytes", `${bytes(more.request_bytes)} up, ${bytes(more.response_bytes)} down`],
     ["Attempt", String(more.attempt)],
-    ["Gateway", more.instance],
-    ["API key", more.owner ?? "–"],
+    ["Gateway", readable(more.instance ?? "–")],
+    ["API key", readable(more.owner ?? "–")],
     ["Last written", at(task.timestamp * 1000)],
   ];
 }

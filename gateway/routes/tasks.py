@@ -14,9 +14,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.changes import event_id
+from gateway.document import has_ended
 from gateway.records import InvalidCursor
 from gateway.request import Request as ClientRequest
-from gateway.task import ID_PATTERN, Reason, Stage, State, has_ended, is_valid_id
+from gateway.task import ID_PATTERN, MAX_ATTEMPT, Reason, Stage, State, is_valid_id
 from gateway.tracker import StoreUnavailable, Tracker
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
@@ -28,8 +29,10 @@ class Extensions(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     method: str
-    path: str = Field(description="as on the wire")
-    query: str = Field(description="as on the wire; values of keys that look like credentials are redacted")
+    path: str = Field(description="as on the wire; over 2 KiB together with the query it is cut, and ends with `…`")
+    query: str = Field(
+        description="as on the wire, cut like the path; values of keys that look like credentials are redacted"
+    )
     stream: bool = Field(description="whether the answer is an event stream; false until its head has come")
     status_code: int | None = Field(description="the HTTP status that the client got")
     reason: Reason | None = Field(description="why the task is FAILED")
@@ -39,7 +42,7 @@ class Extensions(BaseModel):
     finished_ms: int | None
     request_bytes: int
     response_bytes: int
-    attempt: int = Field(description="counts the requests that used this id one after another", ge=1)
+    attempt: int = Field(description="counts the requests that used this id one after another", ge=1, le=MAX_ATTEMPT)
     instance: str
     boot: str = Field(description="one run of one gateway process")
     owner: str | None = Field(description="the name of the API key; null without one")
@@ -59,7 +62,7 @@ class TaskDocument(BaseModel):
     state: State
     stage: Stage
     message: str
-    timestamp: float = Field(description="Unix seconds of the last change or heartbeat")
+    timestamp: int = Field(description="Unix seconds of the last change or heartbeat, a whole number")
     extensions: Extensions
 
 
@@ -69,6 +72,7 @@ class TaskPage(BaseModel):
     items: list[TaskDocument]
     count: int
     next_cursor: str | None = Field(description="names the next page; null at the end")
+    skipped: int = Field(0, description="malformed records in the store that were left out; not there where none were")
 
 
 class Problem(BaseModel):
@@ -212,7 +216,7 @@ async def task_list(
         problem = {"type": "value_error", "loc": ("query", "cursor"), "msg": "allowed: next_cursor of an earlier page"}
         raise RequestValidationError([problem | {"input": cursor}]) from error
     next_cursor = "null" if page.next_cursor is None else f'"{page.next_cursor}"'
-    body = (
-        f'{{"items":[{",".join(page.documents)}],"count":{len(page.documents)},"next_cursor":{next_cursor}}}'.encode()
-    )
+    skipped = f',"skipped":{page.skipped}' if page.skipped else ""
+    items, count = ",".join(page.documents), len(page.documents)
+    body = f'{{"items":[{items}],"count":{count},"next_cursor":{next_cursor}{skipped}}}'.encode()
     return _tagged(body, hashlib.blake2b(body, digest_size=12).hexdigest(), _etags(if_none_match))

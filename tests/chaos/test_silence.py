@@ -79,10 +79,12 @@ async def _watched(store: Store) -> Silence:
 
 
 def test_the_document_is_renewed(silence: Silence) -> None:
-    """In five heartbeats the document is written anew four times at least, its timestamp later each time."""
+    """In five heartbeats the document is written anew four times at least, its times later each time."""
+    assert len(silence.versions) >= 1 + 4
     timestamps = [version["timestamp"] for version in silence.versions]
-    assert len(timestamps) >= 1 + 4
-    assert timestamps == sorted(set(timestamps))
+    assert timestamps == sorted(timestamps)
+    moments = [version["extensions"]["lost_after_ms"] for version in silence.versions]
+    assert moments == sorted(set(moments))
 
 
 def test_nothing_else_of_it_changes(silence: Silence) -> None:

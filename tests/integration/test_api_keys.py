@@ -428,3 +428,27 @@ async def test_documents_without_keys_have_no_owner(tracked: Gateway, upstream: 
     await tracked.ask("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=b"{}")
     document = (await tracked.ask("GET", f"/tasks/status/{fresh_id}", bearer(ALICE))).data
     assert json.loads(document)["extensions"].get("owner") is None
+
+
+# -- a noisy key beside a quiet one --
+
+FLOOD, LONG_TARGET = 500, CHAT.encode() + b"?x=" + b"y" * 60_000
+SMALL_STORE_BYTES = 16 * 1024 * 1024  # the targets of the flood are twice as long
+
+
+async def test_a_flood_of_long_targets_evicts_nothing_of_another_key(launch: Launch, new_store: NewStore) -> None:
+    """What one key's requests leave in a store of a bounded size is small, however long their targets are."""
+    store = await new_store()
+    await store.client.config_set("maxmemory", str(SMALL_STORE_BYTES))
+    await store.client.config_set("maxmemory-policy", "volatile-lru")
+    gateway = await launch(REDIS_URL=store.url, GATEWAY_API_KEYS=KEYS)
+    await gateway.ask("GET", CHAT, bearer(BOB), (b"X-Task-Id", b"quiet"))
+    client = await gateway.connect()
+    for _ in range(FLOOD):
+        assert (await client.ask("GET", LONG_TARGET, bearer(ALICE))).status == 200
+    assert (await store.document("quiet"))["state"] == "SUCCESS"
+    headers = {"Authorization": f"Bearer {BOB}"}
+    assert (await gateway.http.get("/tasks/status/quiet", headers=headers)).status_code == 200
+    listed = (await gateway.http.get("/tasks/status", headers=headers)).json()["items"]
+    assert [task["task_id"] for task in listed] == ["quiet"]
+    assert (await store.client.info("stats"))["evicted_keys"] == 0

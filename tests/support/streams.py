@@ -69,10 +69,10 @@ async def stored_states(store: Store, task_ids: list[str]) -> dict[str, str | No
 
 async def until_beaten(store: Store, task_id: str, count: int, seconds: float) -> None:
     """Wait until the document of a running task has been renewed `count` times."""
-    seen: set[float] = set()
+    seen: set[int] = set()
 
     async def is_renewed() -> bool:
-        seen.add((await store.document(task_id))["timestamp"])
+        seen.add((await store.document(task_id))["extensions"]["lost_after_ms"])  # each beat moves it
         return len(seen) > count
 
     await until(is_renewed, seconds, f"{count} heartbeats of {task_id}")

@@ -144,7 +144,7 @@ class ScriptedStore:
 class Subject:
     """A tracker, its store and its writer."""
 
-    def __init__(self, heartbeat_seconds: float) -> None:
+    def __init__(self, heartbeat_seconds: float, clock: Callable[[], float] = time.time) -> None:
         self.store = ScriptedStore()
         self.boot = new_boot("m-r")
         self.tracker = Tracker(
@@ -155,6 +155,7 @@ class Subject:
             ttl_running_seconds=3600,
             ttl_done_seconds=86400,
             heartbeat_seconds=heartbeat_seconds,
+            clock=clock,
         )
         self.writer: asyncio.Task[None] | None = None
 
@@ -228,9 +229,9 @@ async def settled(tracker: Tracker, task: TrackedTask) -> None:
 
 
 @asynccontextmanager
-async def tracking(heartbeat_seconds: float = 3600) -> AsyncIterator[Subject]:
-    """A tracker whose writer runs."""
-    subject = Subject(heartbeat_seconds)
+async def tracking(heartbeat_seconds: float = 3600, clock: Callable[[], float] = time.time) -> AsyncIterator[Subject]:
+    """A tracker whose writer runs; `clock` gives Unix seconds."""
+    subject = Subject(heartbeat_seconds, clock)
     await subject.start()
     try:
         yield subject

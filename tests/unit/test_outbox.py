@@ -18,9 +18,10 @@ def running(task_id: str, path: str = "/v1/x") -> TrackedTask:
     return task
 
 
-def ended(task_id: str, path: str = "/v1/x") -> TrackedTask:
+def ended(task_id: str, path: str = "/v1/x", owner: str = "") -> TrackedTask:
     """A task that has come to its end."""
     task = running(task_id, path)
+    task.owner = owner
     task.finish(None, "", 1002)
     return task
 
@@ -178,6 +179,15 @@ async def test_the_oldest_go_at_the_bound_and_are_counted() -> None:
     outbox = posted(*(ended(f"t{n}") for n in range(25)))
     assert (outbox.unsaved, outbox.dropped) == (10, 15)
     assert save(outbox) == [f"t{n}" for n in range(15, 25)]
+
+
+@pytest.mark.usefixtures("room_for_ten")
+async def test_a_noisy_key_displaces_its_own_ends_alone() -> None:
+    """While the store is away the flood of one key costs another key no end, whichever came first."""
+    outbox = posted(ended("quiet", owner="quiet"), *(ended(f"t{n}", owner="noisy") for n in range(20)))
+    assert (outbox.unsaved, outbox.dropped) == (10, 11)
+    assert outbox.ended("quiet") is not None
+    assert save(outbox) == ["quiet", *(f"t{n}" for n in range(11, 20))]
 
 
 async def test_long_paths_count_by_their_bytes() -> None:

@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from gateway import claims
+from gateway.document import has_ended, rank_of
 from gateway.errors import GatewayError, TaskIdInUse
 from gateway.index import INDEX_PREFIX
 from gateway.records import StoreError, name_in
 from gateway.store import RedisStore
-from gateway.task import Reason, Stage, State, rank_of
-from gateway.tracker import StoreUnavailable, Tracker, has_ended
+from gateway.task import Reason, Stage, State
+from gateway.tracker import StoreUnavailable, Tracker
 from tests.support.faults import elapse
 from tests.support.records import put
 from tests.support.store import DOCUMENTS

@@ -563,3 +563,25 @@ async def test_the_table_forgets_the_oldest_ended_tasks_first() -> None:
     await put(store, [record(f"run{n}", created_ms=20 + n) for n in range(3)])
     assert await walk(store) == ["run2", "run1", "run0"]
     assert await text_of(store, "run") is None
+
+
+async def test_a_noisy_key_displaces_its_own_tasks_alone() -> None:
+    """At the table's bound the owner with the most loses its oldest: the few of a quiet key stay, ended or not."""
+    store = MemoryStore(max_tasks=50)
+    await put(store, [record("quiet-end", Stage.DONE, created_ms=1, owner="quiet")])
+    await put(store, [record("quiet-run", Stage.STREAMING, created_ms=2, owner="quiet")])
+    await put(store, [record("nameless", Stage.DONE, created_ms=3)])
+    await put(store, [record(f"noise{n:03}", Stage.DONE, created_ms=10 + n, owner="noisy") for n in range(200)])
+    assert await walk(store, owner="quiet") == ["quiet-run", "quiet-end"]
+    assert await walk(store, owner="noisy") == [f"noise{n:03}" for n in reversed(range(153, 200))]
+    assert await text_of(store, "nameless") is not None
+    assert len(await walk(store)) == 50
+
+
+async def test_a_noisy_keys_running_tasks_go_before_a_quiet_keys_ended_ones() -> None:
+    """Where nothing of the largest owner has ended its oldest goes all the same; heartbeats put it back."""
+    store = MemoryStore(max_tasks=10)
+    await put(store, [record("quiet", Stage.DONE, created_ms=1, owner="quiet")])
+    await put(store, [record(f"noise{n:02}", created_ms=10 + n, owner="noisy") for n in range(20)])
+    assert await walk(store, owner="quiet") == ["quiet"]
+    assert await walk(store, owner="noisy") == [f"noise{n:02}" for n in reversed(range(11, 20))]

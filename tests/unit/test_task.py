@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from dataclasses import fields
 from typing import Any
@@ -12,9 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.document import lost_document
 from gateway.task import (
+    CUT,
     FINAL_RANK,
     REDACTED,
+    TARGET_CHARACTERS,
     Reason,
     Stage,
     State,
@@ -25,6 +29,7 @@ from gateway.task import (
     is_valid_id,
     new_id,
     redact_query,
+    stored_target,
 )
 
 DOCUMENT_KEYS = {
@@ -197,6 +202,25 @@ def test_a_life_leaves_its_times() -> None:
     assert (task.status_code, task.is_stream) == (200, True)
 
 
+@given(st.lists(st.tuples(steps, st.integers(-(10**6), 10**6)), max_size=5))
+def test_times_are_in_order_though_the_clock_steps(taken: list[tuple[tuple[Any, ...], int]]) -> None:
+    """No time of a task is before an earlier one of it, wherever the clock was set in between."""
+    task = new_task()
+    for step, now_ms in taken:
+        take(task, step, now_ms)
+    times = [task.created_ms, task.started_ms, task.first_byte_ms, task.finished_ms]
+    known = [at for at in times if at is not None]
+    assert known == sorted(known)
+
+
+def test_a_loss_is_not_before_what_happened() -> None:
+    """A gateway whose clock is behind calls a task lost no earlier than the last thing that is known of it."""
+    task = new_task()
+    task.forward(5000)
+    lost = json.loads(lost_document(document(task), now=1.0))
+    assert (lost["extensions"]["finished_ms"], lost["timestamp"]) == (5000, 5)
+
+
 # -- the document --
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampled_from(["0}}", '"', "\\", '"}}0}}'])
@@ -237,7 +261,7 @@ def test_the_documents_values() -> None:
         "state": "FAILED",
         "stage": "error",
         "message": "the upstream answered HTTP 500",
-        "timestamp": 1700000000.123,
+        "timestamp": 1700000000,
         "extensions": {
             "method": "POST",
             "path": "/v1/chat/completions",
@@ -264,9 +288,9 @@ def test_an_event_id_lasts_as_long_as_the_stage() -> None:
     """A heartbeat keeps the event id and moves the timestamp; a change of stage makes a new id."""
     task, seen = new_task(), []
     for step in (("forward",), ("answer", 200, True), ("finish", None)):
-        first, beat = document(task, now=1.0), document(task, now=11.0)
+        first, beat = document(task, now=1.9), document(task, now=11.1)
         assert first["event_id"] == beat["event_id"]
-        assert (first["timestamp"], beat["timestamp"]) == (1.0, 11.0)
+        assert (first["timestamp"], beat["timestamp"]) == (1, 11)
         seen.append(first["event_id"])
         assert take(task, step, 2000)
     seen.append(document(task)["event_id"])
@@ -320,3 +344,48 @@ def test_a_query_without_values_stays(query: str) -> None:
 def test_odd_queries_stay(query: str) -> None:
     """Empty pairs, empty values and broken escapes pass unchanged, and a value never makes a credential."""
     assert redact_query(query) == query
+
+
+# -- long targets --
+
+SECRET = "5ecr3t"
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300), st.integers(0, TARGET_CHARACTERS))
+def test_a_target_of_2_kib_is_told_whole(path: bytes, query: bytes, length: int) -> None:
+    """Up to 2 KiB path and query are told as they were on the wire."""
+    path = (path + b"x" * length)[: TARGET_CHARACTERS - len(query)]
+    plain = query.replace(b"=", b"")
+    assert stored_target(path, plain) == (path.decode("latin-1"), plain.decode("latin-1"))
+
+
+@given(st.integers(0, 3000), st.integers(0, 3000))
+def test_a_longer_target_is_cut_with_a_mark(path_length: int, query_length: int) -> None:
+    """Over 2 KiB together it is cut to that and ends with a mark, the query where it does not fit, the path as well."""
+    path, query = b"/v1/" + b"p" * path_length, b"q" * query_length
+    found = stored_target(path, query)
+    assert sum(map(len, found)) <= TARGET_CHARACTERS + len(CUT)
+    for text, wire in zip(found, (path, query), strict=True):
+        whole = wire.decode()
+        assert text == whole or (text.endswith(CUT) and whole.startswith(text.removesuffix(CUT)))
+    is_cut = any(text.endswith(CUT) for text in found)
+    assert is_cut == (len(path) + len(query) > TARGET_CHARACTERS)
+
+
+@given(st.integers(TARGET_CHARACTERS - 60, TARGET_CHARACTERS + 20), st.sampled_from(CREDENTIAL_KEYS))
+def test_no_cut_shows_a_credential(length: int, key: str) -> None:
+    """Wherever the cut falls, in a credential's key, its value or its redaction, nothing of the value is told."""
+    query = f"a={'x' * length}&{key}={SECRET * 20}&b={'y' * 3000}"
+    _, told = stored_target(b"/v1/x", query.encode())
+    assert told.endswith(CUT)
+    assert SECRET[:2] not in told
+    _, has_value, value = told.removesuffix(CUT).partition(f"&{key}=")
+    assert not has_value or value in ("", REDACTED) or value.startswith(f"{REDACTED}&")
+
+
+@given(st.integers(0, 5), st.sampled_from(["%41", "%e4%BD%a0", "%25"]))
+def test_no_cut_splits_an_escape(offset: int, escape: str) -> None:
+    """What is left of a cut target has whole percent escapes only."""
+    for path, query in ((f"/v1/{'p' * offset}{escape * 1000}", ""), ("/v1/", f"{'q' * offset}{escape * 1000}")):
+        for text in stored_target(path.encode(), query.encode()):
+            assert "%" not in re.sub(r"%[0-9A-Fa-f]{2}", "", text)

@@ -500,12 +500,31 @@ async def test_a_heartbeat_moves_the_timestamp_alone() -> None:
         first = await stored(subject.store.table, "t")
 
         async def is_younger() -> bool:
-            return bool((await stored(subject.store.table, "t"))["timestamp"] >= first["timestamp"] + 0.3)
+            return bool((await stored(subject.store.table, "t"))["timestamp"] > first["timestamp"])
 
         await until(is_younger, 30, "several heartbeats")
         later = await stored(subject.store.table, "t")
         assert {**later, "timestamp": 0} == {**first, "timestamp": 0}
         assert {one.ttl_seconds for one in subject.store.records} == {3600}
+
+
+async def test_an_end_after_the_clock_was_set_back_is_told_the_same_each_time() -> None:
+    """Though the clock steps back an hour, a task ends no earlier than it began, and is told the same again."""
+    now = [1_700_003_600.25]
+    async with tracking(clock=lambda: now[0]) as subject:
+        task = await subject.begin("t")
+        subject.tracker.forward(task)
+        now[0] -= 3600
+        subject.tracker.answer(task, 200, is_stream=False)
+        subject.tracker.finish(task, None, "the end")
+        await settled(subject.tracker, task)
+        text = await text_of(subject.store.table, "t")
+        document = json.loads(text or "")
+        times = [document["extensions"][f"{name}_ms"] for name in ("created", "started", "first_byte", "finished")]
+        assert times == [1_700_003_600_250] * 4
+        assert repr(document["timestamp"]) == "1700003600"
+        now[0] += 7200
+        assert await subject.tracker.read("t") == text
 
 
 async def test_a_heartbeat_puts_back_what_was_lost() -> None:
@@ -839,17 +858,17 @@ async def test_a_wait_for_what_has_ended_is_none() -> None:
 
 
 async def test_a_heartbeat_ends_no_wait() -> None:
-    """A heartbeat is no change: the wait goes on to its end and answers the same event, with a younger timestamp."""
+    """A heartbeat is no change: the wait goes on to its end and answers the same event."""
     async with tracking(heartbeat_seconds=0.05) as subject:
         task = await subject.begin("t")
         subject.tracker.forward(task)
         await settled(subject.tracker, task)
         before = json.loads(await subject.tracker.read("t") or "")
-        started = time.monotonic()
+        written, started = len(subject.store.records), time.monotonic()
         after = json.loads(await subject.tracker.wait("t", before["event_id"], 0.5) or "")
         assert time.monotonic() - started >= 0.5
+        assert len(subject.store.records) > written
         assert after["event_id"] == before["event_id"]
-        assert after["timestamp"] > before["timestamp"]
 
 
 async def test_a_wait_hears_of_another_gateways_task() -> None:

@@ -1,0 +1,89 @@
+"""The shape of a status document, which all that read the store check (contract 4.3, 4.12)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.document import MAX_CHARACTERS, fields_of, has_ended, is_visible
+from gateway.task import MAX_ATTEMPT, Stage
+from tests.support.forged import EXTENSIONS, FIELDS, MISSING, SHAPES, document, with_shape
+
+# What the fields take of SHAPES; what was added since an earlier version may be missing, too.
+TEXT = {"empty", "word", "escape"}
+TIME = {"missing", "null"}
+RIGHT: dict[str, set[str]] = {
+    "algorithm_id": TEXT, "message": TEXT, "method": TEXT, "path": TEXT, "query": TEXT, "event_id": {"word"},
+    "task_id": {"word"},
+    "timestamp": {"1.5"}, "stream": {"missing", "true"}, "status_code": TIME, "reason": TEXT | TIME,
+    "started_ms": TIME, "first_byte_ms": TIME, "finished_ms": TIME, "request_bytes": {"missing"},
+    "response_bytes": {"missing"}, "instance": TEXT | {"missing"}, "boot": TEXT | {"missing"}, "owner": TEXT | TIME,
+    "lost_after_ms": TIME,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_what_a_gateway_writes_has_the_shape(stage: Stage) -> None:
+    """A document of every stage is one."""
+    assert fields_of(json.dumps(document("t", stage)), "t") is not None
+
+
+@pytest.mark.parametrize("field", FIELDS + EXTENSIONS)
+def test_a_field_of_another_shape_is_no_document(field: str) -> None:
+    """Each field takes what it is for and nothing else, whatever type, size or sign that has."""
+    taken = {name for name, shape in SHAPES.items() if fields_of(with_shape("t", field, shape)) is not None}
+    assert taken == RIGHT.get(field, set())
+
+
+def test_a_document_of_the_version_before_has_the_shape() -> None:
+    """A fraction in the timestamp, a target of 60 KB, and none of the later extensions: it is read as ever."""
+    before = document("t", Stage.DONE)
+    extensions = before["extensions"]
+    before |= {"timestamp": 1795387183.266}
+    for added in ("boot", "owner", "lost_after_ms", "instance"):
+        del extensions[added]
+    extensions["path"] = "/v1/" + "x" * 60_000
+    assert fields_of(json.dumps(before), "t") == before
+
+
+def test_a_later_versions_extensions_are_no_harm() -> None:
+    """What is added to `extensions` later does not make a document unreadable."""
+    after = document("t")
+    after["extensions"] |= {"label": "l", "is_presumed": False, "queue_position": 3}
+    after["extensions"]["reason"] = "a_new_one"
+    assert fields_of(json.dumps(after)) == after
+
+
+@pytest.mark.parametrize("attempt", [1, MAX_ATTEMPT, 0, MAX_ATTEMPT + 1])
+def test_an_attempt_is_a_whole_number_from_1_to_2_31(attempt: int) -> None:
+    """Both ends are taken, what is beyond them is not."""
+    is_taken = fields_of(with_shape("t", "attempt", attempt)) is not None
+    assert is_taken == (1 <= attempt <= MAX_ATTEMPT)
+
+
+ODD: list[dict[str, Any]] = [
+    {"state": "SUCCESS"}, {"stage": "done"}, {"stage": "unheard-of"}, {"beside": 1}, {"task_id": "another"},
+    {"task_id": "a b"}, {"timestamp": -1}, {"timestamp": 1e12}, {"event_id": "x" * 65}, {"event_id": 'a"b'},
+    {"message": "x" * MAX_CHARACTERS},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ODD)
+def test_what_contradicts_itself_is_no_document(change: dict[str, Any]) -> None:
+    """State and stage belong together, the id is the key's, nothing stands beside the fields, sizes have a bound."""
+    assert fields_of(json.dumps(document("t") | change), "t") is None
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "1", '"t"', "{", "[" * 5000, "\udc80", '{"extensions":5}'])
+def test_any_text_is_asked(text: str) -> None:
+    """What is no document is nobody's, and has not ended."""
+    assert fields_of(text) is None
+    assert not has_ended(text)
+    assert not is_visible(text, "alice")
+
+
+def test_missing_is_not_null() -> None:
+    """The forged documents that these tests rest on differ from one another."""
+    assert with_shape("t", "path", MISSING) != with_shape("t", "path", None)

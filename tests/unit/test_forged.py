@@ -1,0 +1,258 @@
+"""What a record in Redis that has not its shape may do: nothing but be left out, replaced and told of once.
+
+Contract 4.12, against a real server: each field and entry in every wrong shape, each key in every wrong type.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from gateway.document import fields_of
+from gateway.records import Written
+from gateway.store import RedisStore
+from gateway.task import MAX_ATTEMPT, Stage, State
+from tests.support.forged import (
+    ENTRIES,
+    EXTENSIONS,
+    FIELDS,
+    INDEX,
+    KINDS,
+    PLACES,
+    SHAPES,
+    document,
+    forge_document,
+    forge_key,
+    with_shape,
+)
+from tests.support.records import BOOT, ids, put, record, stage_and_attempt, text_of, walk
+from tests.support.store import DOCUMENTS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.support.store import Store as Server
+
+NOBODY: tuple[str, ...] = ()
+OURS = {"all", "SUCCESS", "RUNNING", "expiry", "beats", "cancels", "all@alice", "SUCCESS@alice"}
+LATER = 2_000
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def store(server: Server, patience: None) -> AsyncIterator[RedisStore]:
+    """A client of the empty server, as one gateway process has it."""
+    await server.client.flushall()
+    store = RedisStore(server.url, boot=BOOT, longest_ttl_seconds=3600)
+    yield store
+    await store.close()
+
+
+async def all_goes_on(store: RedisStore, name: str = "z") -> None:
+    """Claims, ends, plain first ends, heartbeats, reads, lists, looks and cancels work, and tell what was written."""
+    plain, run, claim = f"{name}-plain", f"{name}-run", f"{name}-claim"
+    batch = [
+        record(plain, Stage.DONE, created_ms=LATER, is_new=True, owner="alice"),
+        record(run, Stage.STREAMING, created_ms=LATER),
+        record(claim, attempt=0, created_ms=LATER),
+    ]
+    assert await put(store, batch[:1]) == [Written(True, 1)]  # by plain commands
+    assert await put(store, batch[1:]) == [Written(True, 1)] * 2
+    assert await put(store, [record(claim, Stage.DONE, created_ms=LATER)]) == [Written(True, 1)]
+    await store.watch(NOBODY)
+    await store.bury()
+    await store.ask_cancel(f"{BOOT}:{LATER}:{run}")
+    assert f"{BOOT}:{LATER}:{run}" in await store.watch(NOBODY)
+    for task_id, stage in ((plain, "done"), (run, "streaming"), (claim, "done")):
+        assert await stage_and_attempt(store, task_id) == (stage, 1)
+    assert {plain, run, claim} <= set(await walk(store))
+    assert run in await walk(store, state=State.RUNNING)
+    assert plain in await walk(store, state=State.SUCCESS, owner="alice")
+
+
+# -- documents --
+
+
+@pytest.mark.parametrize("stage", [Stage.STREAMING, Stage.DONE])
+@pytest.mark.parametrize("field", FIELDS + EXTENSIONS)
+async def test_a_forged_document_is_left_out_and_replaced(
+    store: RedisStore, server: Server, field: str, stage: Stage
+) -> None:
+    """Of a field in every shape: lists, reads and looks pass over it and say so, and the next claim replaces it."""
+    forged = {f"t{n}": with_shape(f"t{n}", field, shape, stage) for n, shape in enumerate(SHAPES.values())}
+    for task_id, text in forged.items():
+        await forge_document(server.client, task_id, text)
+        await server.client.zadd(INDEX + "beats", {task_id: 1})
+    malformed = {task_id for task_id, text in forged.items() if fields_of(text, task_id) is None}
+    assert malformed
+    page = await store.page(100, None, None)
+    assert (set(ids(page)) & malformed, page.skipped) == (set(), len(malformed))
+    assert [task_id for task_id in forged if await text_of(store, task_id) is None] == sorted(
+        malformed, key=list(forged).index
+    )
+    await all_goes_on(store)
+    batch = [record(task_id, attempt=0, created_ms=LATER) for task_id in malformed]
+    for written in await put(store, batch):
+        assert written.is_written
+        assert 1 <= written.attempt <= MAX_ATTEMPT
+    for task_id in malformed:
+        assert (await stage_and_attempt(store, task_id))[0] == "queued"
+    assert (await store.page(100, None, None)).skipped == 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("stage", [Stage.STREAMING, Stage.DONE])
+async def test_a_forged_attempt_is_no_bar_to_any_write(
+    store: RedisStore, server: Server, shape: str, stage: Stage
+) -> None:
+    """Under an id of ours that is in use each kind of write replaces it: a first end, a heartbeat and an end."""
+    forged = with_shape("t", "attempt", SHAPES[shape], stage, created_ms=1)
+    for one in (record("t", Stage.DONE, is_new=True), record("t", Stage.STREAMING), record("t", Stage.ERROR)):
+        await server.client.set(DOCUMENTS + "t", forged)
+        assert await put(store, [one, record("other", Stage.STREAMING)]) == [Written(True, 1)] * 2
+        assert await stage_and_attempt(store, "t") == (json.loads(one.head + '0,"lost_after_ms":null}}')["stage"], 1)
+        assert await server.ttl("t") > 0
+
+
+async def test_another_owners_forged_document_does_not_hold_an_id(store: RedisStore, server: Server) -> None:
+    """What looks like a running task of another key but is none cannot keep an id from anybody."""
+    forged = document("t", owner="bob") | {"message": 5}
+    await server.client.set(DOCUMENTS + "t", json.dumps(forged))
+    assert await put(store, [record("t", attempt=0, owner="alice")]) == [Written(True, 1)]
+
+
+async def test_a_good_document_of_another_is_respected(store: RedisStore, server: Server) -> None:
+    """What has the shape is believed: an id that is in flight elsewhere stays refused."""
+    await server.client.set(DOCUMENTS + "t", json.dumps(document("t", boot="other")))
+    assert await put(store, [record("t", attempt=0, created_ms=LATER)]) == [Written(False, 1)]
+
+
+async def test_the_count_of_attempts_stays_at_its_end(store: RedisStore, server: Server) -> None:
+    """After attempt 2^31 an id is claimed as that again, and the earlier request's late words are refused."""
+    last = document("t", Stage.DONE, boot="other")
+    last["extensions"]["attempt"] = MAX_ATTEMPT
+    await server.client.set(DOCUMENTS + "t", json.dumps(last))
+    assert await put(store, [record("t", attempt=0, created_ms=LATER)]) == [Written(True, MAX_ATTEMPT)]
+    late = record("t", Stage.DONE, attempt=MAX_ATTEMPT, created_ms=1000)
+    assert await put(store, [late]) == [Written(False, MAX_ATTEMPT)]
+    assert await walk(store) == ["t"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "string"])
+async def test_a_key_of_another_type_is_left_out_of_the_list(store: RedisStore, server: Server, kind: str) -> None:
+    """Under a document's key any other type counts as malformed, and is replaced."""
+    await put(store, [record("t", Stage.DONE), record("other", Stage.DONE)])
+    await forge_key(server.client, DOCUMENTS + "t", kind)
+    page = await store.page(10, None, None)
+    assert (ids(page), page.skipped) == (["other"], 1)
+    assert await put(store, [record("t", attempt=0, created_ms=LATER)]) == [Written(True, 1)]
+    await all_goes_on(store)
+
+
+async def test_many_malformed_records_make_short_pages(store: RedisStore, server: Server) -> None:
+    """A page ends after a thousand of them, and the walk still finds everything once and counts each of them once."""
+    await put(store, [record("first", Stage.DONE, created_ms=1), record("last", Stage.DONE, created_ms=9_000)])
+    pipe = server.client.pipeline()
+    for n in range(2500):
+        pipe.set(f"{DOCUMENTS}t{n}", "{}", ex=60)
+        pipe.zadd(INDEX + "all", {f"{1000 + n:013d}:t{n}": 0})
+    await pipe.execute()
+    found, skipped, cursor, pages = [], 0, None, 0
+    while pages == 0 or cursor is not None:
+        page = await store.page(10, None, cursor)
+        found, skipped, cursor, pages = found + ids(page), skipped + page.skipped, page.next_cursor, pages + 1
+    assert (found, skipped) == (["last", "first"], 2500)
+    assert 2 < pages < 6
+
+
+# -- the list --
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+async def test_a_forged_entry_is_replaced(store: RedisStore, server: Server, entry: str | bytes) -> None:
+    """Any text in an entry's place: each write of its task, of others, and the sweep go on; it is an entry again."""
+    for expires_at in (1, 4_000_000_000):
+        for one in (record("t", Stage.STREAMING), record("t", attempt=0), record("t", Stage.DONE, is_new=True)):
+            await server.client.delete(DOCUMENTS + "t")
+            await server.client.hset(INDEX + "entry", "t", entry)
+            await server.client.zadd(INDEX + "expiry", {"t": expires_at})
+            assert await put(store, [one, record("other", Stage.STREAMING)]) == [Written(True, 1)] * 2
+            assert "t" in await walk(store)
+    await server.client.hset(INDEX + "entry", "gone", entry)
+    await server.client.zadd(INDEX + "expiry", {"gone": 1})
+    await all_goes_on(store)
+    assert await server.client.hget(INDEX + "entry", "gone") is None
+
+
+@pytest.mark.parametrize("score", [0, 5, -5, float("inf")])
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_forged_place_is_removed(store: RedisStore, server: Server, place: str | bytes, score: float) -> None:
+    """Any member of any list, with any score: pages come as ever and say that it was left out; then it is gone."""
+    await put(store, [record(f"t{n}", Stage.DONE, created_ms=1000 + n) for n in range(3)])
+    for name in ("all", "SUCCESS", "beats", "expiry", "cancels"):
+        await server.client.zadd(INDEX + name, {place: score})
+    page = await store.page(10, None, None)
+    assert (ids(page), page.skipped) == (["t2", "t1", "t0"], 1)
+    assert await walk(store, limit=1, state=State.SUCCESS) == ["t2", "t1", "t0"]
+    assert (await store.page(10, None, None)).skipped == 0
+    await all_goes_on(store)
+
+
+@pytest.mark.parametrize("score", [-5, 5, float("-inf")])
+async def test_a_forged_score_hides_no_task(store: RedisStore, server: Server, score: float) -> None:
+    """Where a place has another score than the rest the list is put in order again, and cursors miss nothing."""
+    await put(store, [record(f"t{n}", Stage.DONE, created_ms=1000 + n) for n in range(6)])
+    for n in (0, 3, 5):
+        await server.client.zadd(INDEX + "all", {f"{1000 + n:013d}:t{n}": score})
+    assert await walk(store, limit=1) == ["t5", "t4", "t3", "t2", "t1", "t0"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["entry", *sorted(OURS)])
+async def test_a_key_of_the_list_may_have_any_type(store: RedisStore, server: Server, name: str, kind: str) -> None:
+    """Each key of the list in each type: the next writes, lists and looks go on, and it is of its own type again."""
+    right = "hash" if name == "entry" else "zset"
+    for n, act in enumerate((store.watch(NOBODY), store.bury(), store.page(10, None, None), store.ask_cancel("1:2:t"))):
+        await forge_key(server.client, INDEX + name, kind)
+        await act
+        await all_goes_on(store, f"z{n}")
+        assert await server.client.type(INDEX + name) == right
+
+
+async def test_many_keys_of_another_type_at_once(store: RedisStore, server: Server) -> None:
+    """All of them at once are no more than one of them, in a batch of plain commands and in one of the script."""
+    for n, kind in enumerate(KINDS):
+        for name in ("entry", *OURS):
+            await forge_key(server.client, INDEX + name, kind)
+        await all_goes_on(store, f"z{n}")
+
+
+# -- what the log says --
+
+
+async def test_each_is_told_of_once(store: RedisStore, server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """A malformed record is one line, however often it is met; its text cannot drive a terminal."""
+    caplog.set_level(logging.WARNING, "gateway.tracker")
+    await forge_document(server.client, "t", "{}")
+    await server.client.zadd(INDEX + "all", {"\x1b]0;owned\x07": 0})
+    for _ in range(3):
+        await store.page(10, None, None)
+        await text_of(store, "t")
+    told = [line for line in caplog.messages if "malformed" in line]
+    assert len(told) == 2
+    assert all(line.isprintable() for line in told)
+    assert any("ts:ollama:t" in line for line in told)
+
+
+async def test_a_flood_of_them_does_not_fill_the_log(
+    store: RedisStore, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a hundred lines one more says that it is the last."""
+    caplog.set_level(logging.WARNING, "gateway.tracker")
+    for n in range(150):
+        await forge_document(server.client, f"t{n}", "{}")
+    await store.page(1000, None, None)
+    assert len([line for line in caplog.messages if "malformed" in line]) == 101
