@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from gateway.document import has_ended, is_visible
 from gateway.outbox import TrackedTask
 from gateway.records import Store, StoreError
-from gateway.document import has_ended, is_visible
 from gateway.writer import StoreWriter
 
 log = logging.getLogger("gateway.tracker")

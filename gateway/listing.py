@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from gateway.document import fields_of
 from gateway.outbox import Outbox, TrackedTask
 from gateway.records import Page, Store, decode_cursor, encode_cursor, place
-from gateway.document import fields_of
 from gateway.task import State
 from gateway.writer import StoreWriter
 

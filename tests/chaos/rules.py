@@ -80,6 +80,10 @@ class StoreFaultRules:
                 assert (name, poll.answer.json()["state"]) == (name, state)
                 assert poll.seconds <= STATUS_SECONDS + SLACK_SECONDS, name
 
+    def test_no_list_contradicts_a_status(self, trials: list[Trial]) -> None:
+        """A list is 503 with Retry-After meanwhile, or says of each task what the status route says."""
+        assert [trial.contradictions for trial in trials] == [[]] * len(trials)
+
     def test_an_unknown_task_is_not_denied(self, trials: list[Trial]) -> None:
         """A poll for a task this gateway does not know gets 503 with Retry-After, never 404."""
         for trial in trials:

@@ -56,6 +56,7 @@ class Trial:
     onset: Round = field(default_factory=Round)  # begun with the fault
     known: list[Round] = field(default_factory=list)  # since the gateway says that the store is away
     polls: dict[str, Poll] = field(default_factory=dict)  # answered meanwhile
+    contradictions: list[str] = field(default_factory=list)  # between a list and the statuses, meanwhile
     missing: dict[str, str | None] = field(default_factory=dict)  # tasks whose state was not written in time
     return_seconds: float = 0.0  # from the fault's end until all was written
     end_state: str | None = None  # of the stream, in the store, when its client had its end
@@ -117,6 +118,22 @@ class Trial:
         await self._poll("ended late", self.known[-1].task_ids[-1])
         await self._poll("unknown", f"unknown-{uuid.uuid4()}")
         self.boots.add(self.polls["running"].answer.json()["extensions"]["boot"])
+        await self._compare_list()
+
+    async def _compare_list(self) -> None:
+        """A list is 503, or says what the status route says of each task, the newest and the running one among them."""
+        for state in ("", "RUNNING", "SUCCESS"):
+            answer = await self.gateway.http.get(f"/tasks/status?limit=20&state={state}")
+            if answer.status_code == 503 and "Retry-After" in answer.headers:
+                continue
+            listed = {item["task_id"]: item["event_id"] for item in answer.json()["items"]}
+            expected = self.stream.task_id if state == "RUNNING" else self.known[-1].task_ids[-1]
+            if expected not in listed:
+                self.contradictions.append(f"{expected} is missing in the list {state!r}")
+            for task_id, event_id in listed.items():
+                told = (await self.gateway.http.get(f"/tasks/status/{task_id}")).json()
+                if told["event_id"] != event_id or state not in ("", told["state"]):
+                    self.contradictions.append(f"{task_id} in the list {state!r}")
 
     async def _rounds(self) -> list[Round]:
         return [await relay(self.gateway, REQUESTS) for _ in range(ROUNDS)]
@@ -142,6 +159,7 @@ class Trial:
             assert self.missing, "the wait ended because states are missing"
         self.return_seconds = time.monotonic() - begun
         await until(lambda: self._says_store_is("up"), GIVE_UP_SECONDS, "the gateway knows that the store is back")
+        await until(lambda: "the store is back" in self.gateway.log, GIVE_UP_SECONDS, "the log tells it")
         await until_beaten(self.fault.store, self.stream.task_id, 2, GIVE_UP_SECONDS)
         await self.stream.end()
         document = await self.fault.store.document(self.stream.task_id)

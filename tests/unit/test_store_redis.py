@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +26,6 @@ from tests.support.waiting import next_millisecond, until, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
 
     from gateway.records import Record
     from tests.conftest import NewStore
@@ -616,10 +616,10 @@ async def test_a_cancelled_writes_answer_reaches_nobody_else(store: RedisStore) 
 
 # -- rights --
 
-# All that is asked of a store, but for what only its lists and cancels ask (ZREMRANGEBYSCORE) or can do without.
+# All that is asked of an open connection and cannot be done without.
 NEEDED = [
     "set", "get", "evalsha", "eval", "time", "exists", "expire", "hget", "hset", "hdel", "hsetnx", "zadd", "zscore",
-    "zrem", "zrange", "zrangebyscore",
+    "zrem", "zrange", "zrangebyscore", "zremrangebyscore",
 ]  # fmt: skip
 
 
@@ -649,6 +649,34 @@ async def test_a_probe_asks_for_all_keys_that_are_needed(new_store: NewStore, ke
         await store.ping()
     await server.client.acl_setuser("some", enabled=True, keys=["ts:ollama:*", "tsx:ollama:*"], commands=["+@all"])
     await store.ping()
+    await store.close()
+
+
+async def test_the_rights_that_the_docs_name_are_enough(new_store: NewStore) -> None:
+    """An account with the commands, keys and channel of docs/redis.md and no others does all that a gateway does."""
+    server = await new_store()
+    page = Path(__file__).parents[2].joinpath("docs", "redis.md").read_text()
+    commands = page.rpartition("```")[0].rpartition("```")[2].split()
+    rules = ["on", ">secret", "~ts:ollama:*", "~tsx:ollama:*", "&tsx:ollama:cancel", "-@all", "+@connection"]
+    rules += [f"+{command.lower()}" for command in commands]
+    await server.client.execute_command("ACL", "SETUSER", "docs", *rules)
+    store = RedisStore(f"redis://docs:secret@127.0.0.1:{server.port}/0", boot=BOOT, longest_ttl_seconds=60)
+    assert [await _failure(call, store) for call in CALLS.values()] == [None] * len(CALLS)
+    await put(store, [record(f"t{n}", Stage.DONE, created_ms=n, is_new=True, ttl_seconds=1) for n in range(3)])
+    await put(store, [record("silent", Stage.STREAMING, boot="other", grace_seconds=0)])
+    await next_millisecond()
+    await store.watch(())
+    assert await stage_and_attempt(store, "silent") == ("lost", 1)
+    heard: list[str] = []
+    listening = asyncio.create_task(store.listen(heard.append))
+
+    async def is_heard() -> bool:
+        await store.ask_cancel("1:t")
+        return bool(heard)
+
+    await until(is_heard, 5, "it is heard")
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
     await store.close()
 
 

@@ -447,6 +447,53 @@ async def test_one_log_line_per_change(caplog: pytest.LogCaptureFixture, monkeyp
     assert [line.levelname for line in caplog.records] == ["WARNING", "INFO"]
 
 
+async def test_all_in_flight_is_told_again_after_a_failure() -> None:
+    """A store that failed may be another one, or empty: what runs is written again, with its event, list and all."""
+    async with tracking() as subject:
+        running = [await subject.begin() for _ in range(300)]
+        await until(lambda: not subject.tracker.unsaved, 3, "all is written")
+        await subject.lose_store()
+        subject.store.table = MemoryStore()
+        subject.store.failure = None
+        await until(lambda: subject.tracker.is_store_up, 5, "the store is back")
+        await until(lambda: not subject.tracker.unsaved, 5, "all is written")
+        assert {await subject.stage(task.task_id) for task in running} == {"queued"}
+
+
+@pytest.mark.parametrize(("seconds", "is_told"), [(60.0, True), (-60.0, False)])
+async def test_recent_ends_are_told_again_after_a_failure(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, is_told: bool
+) -> None:
+    """A replica that became the primary may lack the last seconds' ends; those of long before it has."""
+    monkeypatch.setattr("gateway.writer._UNHEARD_SECONDS", seconds)
+    async with tracking() as subject:
+        ended = await subject.begin()
+        subject.run_through(ended)
+        await settled(subject.tracker, ended)
+        await subject.lose_store()
+        subject.store.table = MemoryStore()
+        subject.store.failure = None
+        await until(lambda: subject.tracker.is_store_up, 5, "the store is back")
+        await until(lambda: not subject.tracker.unsaved, 5, "all is written")
+        assert await subject.stage(ended.task_id) == ("done" if is_told else None)
+        assert subject.tracker.dropped == 0
+
+
+async def test_another_connection_is_told_all_again() -> None:
+    """A failover need not fail a single write: behind a new connection there may be another server."""
+    async with tracking() as subject:
+        running, ended = await subject.begin(), await subject.begin()
+        subject.run_through(ended)
+        await settled(subject.tracker, ended)
+        await until(lambda: not subject.tracker.unsaved, 3, "all is written")
+        subject.store.table = MemoryStore()
+        subject.store.connections += 1
+        subject.run_through(await subject.begin())
+        await subject.until_stage(running.task_id, Stage.QUEUED)
+        await subject.until_stage(ended.task_id, Stage.DONE)
+        assert subject.tracker.is_store_up
+
+
 async def test_a_store_that_is_away_at_start_is_found_later() -> None:
     """The writer begins with a store that refuses, and writes once it does not."""
     subject = Subject(3600)
@@ -636,7 +683,7 @@ async def test_what_was_sent_once_is_not_new() -> None:
         await until(lambda: subject.store.calls["put"] > puts, 30, "it is sent")
         subject.store.failure = None
         await subject.until_stage(task.task_id, task.stage)
-        told = {one.task_id: one.is_new for one in subject.store.records}
+        told = {one.task_id: one.is_new for one in reversed(subject.store.records)}  # by what came first
         assert (told[fresh.task_id], told[task.task_id]) == (True, False)
 
 

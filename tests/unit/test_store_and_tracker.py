@@ -1,4 +1,4 @@
-"""What a gateway does whose account in the store lacks a right: it says so once, and goes on without flapping."""
+"""What a gateway and a real store promise together: rights that are missing, a store that comes back empty."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from gateway.records import new_boot
 from gateway.store import RedisStore
-from gateway.task import Stage
+from gateway.task import Stage, State
 from gateway.tracker import Tracker
-from tests.support.records import text_of
+from tests.support.records import ids, text_of
 from tests.support.tracking import begun
 from tests.support.waiting import until
 
@@ -28,7 +28,7 @@ NEEDED = ["evalsha", "eval", "zadd", "zrem", "hset", "hsetnx", "zrange", "get"]
 
 
 @asynccontextmanager
-async def gateway_of(server: Server) -> AsyncIterator[tuple[Tracker, RedisStore]]:
+async def gateway_of(server: Server, heartbeat_seconds: float = 3600) -> AsyncIterator[tuple[Tracker, RedisStore]]:
     """A tracker with this store, running."""
     boot = new_boot("m-r")
     store = RedisStore(server.url, boot=boot, longest_ttl_seconds=3600)
@@ -39,7 +39,7 @@ async def gateway_of(server: Server) -> AsyncIterator[tuple[Tracker, RedisStore]
         boot=boot,
         ttl_running_seconds=3600,
         ttl_done_seconds=3600,
-        heartbeat_seconds=10,
+        heartbeat_seconds=heartbeat_seconds,
     )
     run = asyncio.create_task(tracker.run())
     try:
@@ -118,3 +118,39 @@ async def test_without_channels_cancels_are_looked_for(new_store: NewStore, capl
             assert tracker.is_store_up
     said = [line.getMessage() for line in caplog.records]
     assert [line for line in said if "forbids to subscribe" in line] == said[:1] == said
+
+
+async def test_a_store_that_comes_back_empty_knows_all_that_runs(new_store: NewStore) -> None:
+    """Without waiting for a heartbeat each task in flight has its document and its place in the list again."""
+    server = await new_store()
+    async with gateway_of(server) as (tracker, store):
+        running = [await begun(tracker, f"t{n}", "POST", "/v1/x", "") for n in range(5)]
+        for task in running[:3]:
+            tracker.forward(task)
+        await until(lambda: not tracker.unsaved, 3, "all is written")
+        await server.kill()
+        await until(lambda: not tracker.is_store_up, 5, "it notices")
+        await server.start()
+
+        async def is_all_there() -> bool:
+            page = await tracker.page(50, None, None)
+            return tracker.is_store_up and sorted(ids(page)) == [task.task_id for task in running]
+
+        await until(is_all_there, 5, "all is there")
+        assert [await text_of(store, task.task_id) is None for task in running] == [False] * 5
+        assert len((await tracker.page(50, State.RUNNING, None)).documents) == 3
+
+
+async def test_a_heartbeat_puts_back_the_list(new_store: NewStore) -> None:
+    """What the store lost while it was well, documents and lists, is there again after a heartbeat."""
+    server = await new_store()
+    async with gateway_of(server, heartbeat_seconds=0.2) as (tracker, _):
+        await begun(tracker, "t", "POST", "/v1/x", "")
+        await until(lambda: not tracker.unsaved, 3, "it is written")
+        await server.client.flushall()
+
+        async def is_listed() -> bool:
+            return ids(await tracker.page(50, State.PENDING, None)) == ["t"]
+
+        await until(is_listed, 3, "it is listed again")
+        assert tracker.is_store_up
