@@ -76,6 +76,7 @@ def index_probe(boot: str, ttl_seconds: int) -> list[Command]:
         ("ZADD", _PROBE_SET, "NX", 0, "-"),
         ("ZSCORE", _PROBE_SET, "-"),
         ("ZREM", _PROBE_SET, "-"),
+        ("ZCOUNT", _PROBE_SET, 0, 0),
         ("ZREMRANGEBYSCORE", _PROBE_SET, 0, 0),
         ("EXPIRE", _PROBE_HASH, _PROBE_TTL_SECONDS),  # where what was made could not be taken back
         ("EXPIRE", _PROBE_SET, _PROBE_TTL_SECONDS),

@@ -42,7 +42,7 @@ async def test_the_readmes_list_parameters_are_the_gateways() -> None:
     (does,) = [row[1] for row in table(README, "| Route | Does |") if row[0] == "GET /tasks/status"]
     known = openapi()["paths"]["/tasks/status"]["get"]["parameters"]
     parameters = {p["name"]: p["schema"] for p in known if p["in"] == "query"}
-    assert set(re.findall(r"`(\w+)`", does)) - {"next_cursor"} == set(parameters)
+    assert set(re.findall(r"`(\w+)`", does)) - {"next_cursor", "skipped"} == set(parameters)
     limit = parameters["limit"]
     assert f"({limit['minimum']} to {limit['maximum']}, default {limit['default']})" in does
 

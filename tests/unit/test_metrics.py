@@ -46,9 +46,9 @@ def ended(
 ) -> Task:
     """A task that was created at 1,000 ms and ended at `end_ms`."""
     task = Task("a", method, path, "", 1_000)
-    task.forward(1_002)
+    task.forward(min(1_002, end_ms))
     if status is not None:
-        task.answer(status, False, 1_030)
+        task.answer(status, False, min(1_030, end_ms))
     task.finish(reason, "", end_ms)
     return task
 

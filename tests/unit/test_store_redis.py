@@ -619,7 +619,7 @@ async def test_a_cancelled_writes_answer_reaches_nobody_else(store: RedisStore) 
 # All that is asked of an open connection and cannot be done without.
 NEEDED = [
     "set", "get", "evalsha", "eval", "time", "exists", "expire", "hget", "hset", "hdel", "hsetnx", "zadd", "zscore",
-    "zrem", "zrange", "zrangebyscore", "zremrangebyscore",
+    "zrem", "zrange", "zcount", "zrangebyscore", "zremrangebyscore",
 ]  # fmt: skip
 
 
