@@ -98,7 +98,8 @@ def unwritable(environment: Mapping[str, str]) -> str | None:
     home = Path(environment.get("HOME") or "/")
     models = Path(environment.get("OLLAMA_MODELS") or home / ".ollama" / "models")
     for place in dict.fromkeys((models, home / ".ollama")):
-        nearest = next(path for path in (place, *place.parents) if path.exists())
+        # Not Path.exists, which raises for what lies in a directory that cannot be entered.
+        nearest = next(path for path in (place, *place.parents) if os.path.exists(path))
         if not nearest.is_dir():
             return f"{nearest} is no directory: Ollama can store nothing in {place}"
         if os.access(nearest, os.W_OK | os.X_OK):
