@@ -200,7 +200,7 @@ async def test_hostile_texts_are_texts(page: Watched, beating: Gateway, upstream
         "/v1/%3Cimg%20src=x%20onerror=document.title=%27hit%27%3E?q=%3Cscript%3Edocument.title=1%3C/script%3E",
         "/v1/<img/src=x/onerror=document.title='hit'>?q=<script>document.title='hit'</script>",
         "/v1/%E2%80%AEgnp.exe?q=%22%3E%3Csvg/onload=document.title=1%3E&r=javascript:document.title=1",
-        "/v1/" + "x" * 4000,
+        "/v1/" + "x" * 2000,
     ]
     upstream.default = answering(200, JSON, body=f'{{"answer": "{image}"}}'.encode())
     for number, target in enumerate(targets):
