@@ -71,7 +71,7 @@ def _tasks(client: Client, chosen: argparse.Namespace) -> int:
     if chosen.json:
         show.print_json(page.content)
     else:
-        show.print_table(page)
+        show.print_table(page.tasks, page.left_out)
     return DONE
 
 

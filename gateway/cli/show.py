@@ -38,11 +38,11 @@ def print_json(content: Document) -> None:
     print(json.dumps(content, separators=(",", ":")), flush=True)
 
 
-def print_table(page: Page) -> None:
-    """The tasks, one a line, and what was left out."""
-    _console().print(_table(page.tasks) if page.tasks else "no tasks")
-    if page.left_out:
-        _console().print(_left_out(page.left_out))
+def print_table(tasks: list[Document], left_out: int = 0) -> None:
+    """The tasks, one a line, and how many records were left out."""
+    _console().print(_table(tasks) if tasks else "no tasks")
+    if left_out:
+        _console().print(_left_out(left_out))
 
 
 def _left_out(count: int) -> Text:
