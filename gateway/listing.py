@@ -59,9 +59,10 @@ class Listing:
         self, page_of: _PageOf, own: Mapping[str, TrackedTask], fresh: list[_Row], limit: int, cursor: str | None
     ) -> Page:
         found: list[_Row] = []
-        at, size = cursor, limit
+        at, size, skipped = cursor, limit, 0
         while True:
             page = await page_of(size, at)
+            skipped += page.skipped
             found += [row for row in map(_row, page.documents) if row[0][14:] not in own]
             at, size = page.next_cursor, _LARGEST_PAGE  # most of a page may be our own: past them, quickly
             end = decode_cursor(at) if at else ""
@@ -69,7 +70,7 @@ class Listing:
             if at is None or len(rows) > limit:
                 break
         documents = [what if isinstance(what, str) else self.render(what) for _, what in rows[:limit]]
-        return Page(documents, encode_cursor(rows[limit - 1][0]) if len(rows) > limit else None)
+        return Page(documents, encode_cursor(rows[limit - 1][0]) if len(rows) > limit else None, skipped)
 
 
 def _row(document: str) -> _Row:

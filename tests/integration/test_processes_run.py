@@ -93,7 +93,7 @@ async def test_a_link_of_kubernetes_is_no_port() -> None:
             taken.bind(("127.0.0.1", 11535))
             taken.listen()
         free = {"OLLAMA_HOST": f"127.0.0.1:{free_port()}", "PATH": os.defpath}
-        line = await refused(GATEWAY_PORT="tcp://10.0.0.1:11535", GATEWAY_HOST="tcp://10.0.0.1:11535", **free)
+        [line] = await refused(GATEWAY_PORT="tcp://10.0.0.1:11535", GATEWAY_HOST="tcp://10.0.0.1:11535", **free)
     assert ":11535: Address already in use" in line
     assert "10.0.0.1" not in line
 

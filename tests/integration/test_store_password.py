@@ -128,25 +128,21 @@ async def test_the_parts_log_in_with_the_file(
     await stored(gateway, guarded, upstream, f"{fresh_id}-2")
 
 
+@pytest.mark.parametrize(("stand", "reason"), [(nothing, "No such file"), (os.mkfifo, "it is not a regular file")])
 async def test_a_file_that_cannot_be_read_is_a_store_that_is_away(
-    launch: Launch, guarded: Guarded, upstream: Upstream, fresh_id: str
+    launch: Launch, guarded: Guarded, upstream: Upstream, fresh_id: str, stand: Callable[[Path], None], reason: str
 ) -> None:
     """Requests go on whatever stands in the file's place; the log gives path and reason, and the next file counts."""
     gateway = await launch(REDIS_HOST="127.0.0.1", REDIS_PORT=str(guarded.port), REDIS_PASSWORD_FILE=str(guarded.path))
     await stored(gateway, guarded, upstream, f"{fresh_id}-0")
-    for number, (stand, reason) in enumerate([(nothing, "No such file"), (os.mkfifo, "it is not a regular file")]):
-        guarded.path.unlink()
-        stand(guarded.path)
-        await guarded.demand("default", "next")
-        await lost(gateway)
-        upstream.then(answering(200, body=b"{}"))
-        assert (await within(LIMIT_SECONDS, gateway.ask("GET", "/v1/models"), "an answer")).status == 200
-        told = f"REDIS_PASSWORD_FILE cannot be used: {reason}"
-        await until(lambda told=told: told in gateway.log, LIMIT_SECONDS, "it is told")  # type: ignore[misc]
-        guarded.file("next")
-        await stored(gateway, guarded, upstream, f"{fresh_id}-{number + 1}")
+    guarded.path.unlink()
+    stand(guarded.path)
+    await guarded.demand("default", "next")
+    await lost(gateway)
+    upstream.then(answering(200, body=b"{}"))
+    assert (await within(LIMIT_SECONDS, gateway.ask("GET", "/v1/models"), "an answer")).status == 200
+    told = f"REDIS_PASSWORD_FILE cannot be used: {reason}"
+    await until(lambda: told in gateway.log, LIMIT_SECONDS, "it is told")
+    guarded.file("next")
+    await stored(gateway, guarded, upstream, f"{fresh_id}-1")
     assert str(guarded.path)[:20] in gateway.log
-
-
-def nothing(_: Path) -> None:
-    """The file is gone, and nothing takes its place."""

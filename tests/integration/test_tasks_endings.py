@@ -88,6 +88,52 @@ async def test_how_a_stream_ends_decides(
     assert outcome(await gateway.status(answer.head.task_id)) == expected
 
 
+SPELLINGS = {
+    "an error behind the id": (CHAT, [DELTA, b'data: {"id":"x","error":{"message":"no"}}\n\n'], BROKEN),
+    "an error with white space": (COMPLETIONS, [DELTA, b'data: { "error" : {"message":"no"} }\r\n\r\n'], BROKEN),
+    "an error that is null": (CHAT, [b'data: {"error":null,"choices":[]}\n\n', DONE_EVENT], DONE),
+    "an error that is null, without an end": (CHAT, [b'data: {"error":null,"choices":[]}\n\n'], CUT),
+    "an error's field line": (CHAT, [DELTA, b'error: {"code":500,"message":"no"}\n\n'], BROKEN),
+    "a field line that is no object": (CHAT, [DELTA, b"error: no\n\n", DONE_EVENT], DONE),
+    "an error's name behind its data": (CHAT, [DELTA, b'data: {"message":"no"}\nevent: error\n\n'], BROKEN),
+    "a name behind its data": (MESSAGES, [MESSAGE_START, b"data: {}\revent: message_stop\r\r"], DONE),
+    "a type with white space": (RESPONSES, [CREATED, b'data: {"type": "response.completed"}\n\n'], DONE),
+    "a failure with white space": (RESPONSES, [CREATED, b'data: {"a": [], "type": "response.failed"}\n\n'], BROKEN),
+    "a type that comes last": (MESSAGES, [MESSAGE_START, b'data: {"a":{},"type":"message_stop"}\n\n'], DONE),
+    "data over lines": (RESPONSES, [CREATED, b'data: {"type":\n', b'data: "response.completed"}\n\n'], DONE),
+    "a byte order mark": (CHAT, [b"\xef\xbb\xbf" + DONE_EVENT], DONE),
+    "an end larger than is held": (
+        RESPONSES,
+        [b'data: {"response":"' + b"error " * 20_000 + b'",', b'"type":"response.completed"}\n\n'],
+        DONE,
+    ),
+}
+
+
+@pytest.mark.parametrize(("path", "events", "expected"), SPELLINGS.values(), ids=SPELLINGS.keys())
+async def test_how_an_event_is_spelled_decides_nothing(
+    tracked: Gateway,
+    upstream: Upstream,
+    path: str,
+    events: list[bytes],
+    expected: tuple[str, str, str | None],
+) -> None:
+    """Field order, white space, key order and line ends of an event make no difference, nor does its size."""
+    upstream.then(streaming(*events))
+    answer = await tracked.ask("POST", path, body=BODY)
+    assert (answer.data, answer.body.complete) == (b"".join(events), True)
+    assert outcome(await tracked.status(answer.head.task_id)) == expected
+
+
+@pytest.mark.parametrize("then", ["drop", "reset"])
+async def test_a_break_after_an_error_event_leaves_it_an_error(gateway: Gateway, upstream: Upstream, then: str) -> None:
+    """What breaks behind a final error no longer counts: the task stays FAILED stream_error."""
+    upstream.then(streaming(CREATED, RESPONSE_FAILED, then=then))
+    answer = await gateway.ask("POST", RESPONSES, body=BODY)
+    assert answer.body.complete is False
+    assert outcome(await gateway.ended(answer.head.task_id)) == BROKEN
+
+
 @pytest.mark.parametrize("at", range(1, len(DONE_EVENT)))
 async def test_an_end_event_in_two_pieces_is_seen(tracked: Gateway, upstream: Upstream, at: int) -> None:
     """Cut at any byte, `data: [DONE]` is still the end."""
