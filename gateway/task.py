@@ -22,7 +22,11 @@ EVENT_TYPE = "task.status.update"
 
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}"
 _ID = re.compile(ID_PATTERN)
-_CREDENTIAL_KEY = re.compile(r"(?i)key|token|secret|pass|pwd|auth|signature|^sig$|credential|session")
+# The short ones count as words of their own (`connect.sid`, `sk`), or `inside` and `risk` were such, too.
+_CREDENTIAL_KEY = re.compile(
+    r"(?i)key|token|secret|pass|pwd|auth|signature|credential|session|jwt|bearer|hmac|cookie"
+    r"|(?<![a-z0-9])(?:sig|sid|sk)(?![a-z0-9])|^code$"
+)
 REDACTED = "REDACTED"
 TARGET_CHARACTERS = 2048  # of path and query together, as a status has them
 CUT = "\u2026"  # an ellipsis; no target has one, since its characters are the wire's bytes

@@ -60,7 +60,7 @@ export const REASONS = {
   upstream_unavailable: "Ollama could not be reached; it may have been starting",
   upstream_error: "the connection to Ollama broke before its answer began",
   upstream_truncated: "the connection to Ollama broke inside the answer",
-  stream_incomplete: "the stream ended without its end event: generation died",
+  stream_incomplete: "the stream ended without its end event",
   stream_error: "the stream ended with an error event",
   client_disconnect: "the client closed its connection",
   cancelled: "somebody cancelled it",

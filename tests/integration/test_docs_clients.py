@@ -13,10 +13,13 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+import openai
 import pytest
 import pytest_asyncio
 
+from tests.support.outcome import failed, outcome
 from tests.support.pages import blocks, here, output, page, the_block
+from tests.support.scripted import streaming
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.model import EmbeddedModel
+    from tests.support.scripted import Upstream
     from tests.support.store import Store
 
     Install = Callable[..., Awaitable[Path]]
@@ -32,6 +36,11 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.model, pytest.mark.timeout(300)]
 
 PAGE = page("docs/clients.md")
+PIECE = (
+    b'data: {"id":"x","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":%b}]}\n\n'
+)
+FINISH = PIECE % b'{},"finish_reason":"stop"'
+PIECE %= b'{"role":"assistant","content":"red"},"finish_reason":null'
 JAVASCRIPT, LANGCHAIN = "openai@6.49.0", "langchain-openai==1.7.3"
 
 
@@ -131,6 +140,42 @@ async def test_the_langchain_example_streams(
     command = (sys.executable, "-W", "ignore", "-c", example)
     written = await output(*command, cwd=tmp_path, settings={"PYTHONPATH": str(directory)})
     await assert_success(live, written, "colours-4")
+
+
+async def test_the_langchain_example_limits_the_tokens(
+    tracked: Gateway, upstream: Upstream, model: EmbeddedModel, install: Install, tmp_path: Path
+) -> None:
+    """What LangChain sends has `max_tokens`, the one name for it that Ollama reads."""
+    directory = await install(LANGCHAIN, sys.executable, "-m", "pip", "install", "--quiet", "--target")
+    number = len(upstream.exchanges)
+    upstream.then(streaming(PIECE, FINISH, b"data: [DONE]\n\n"))
+    example = here(the_block(PAGE, "python", "langchain_openai"), tracked.port, model.name)
+    command = (sys.executable, "-W", "ignore", "-c", example)
+    written = await output(*command, cwd=tmp_path, settings={"PYTHONPATH": str(directory)})
+    await assert_success(tracked, written, "colours-4")
+    sent = json.loads(bytes((await upstream.exchange(number)).body.data))
+    assert (sent["max_tokens"], "max_completion_tokens" in sent) == (50, False)
+
+
+async def test_a_client_takes_an_end_without_its_event_for_a_normal_one(
+    tracked: Gateway, upstream: Upstream, fresh_id: str
+) -> None:
+    """The loop over such a stream ends without an error: a missing `finish_reason` and the task's reason tell it."""
+    upstream.then(streaming(PIECE))
+    async with openai.AsyncOpenAI(
+        base_url=tracked.base_url, api_key="unused", http_client=openai.DefaultAsyncHttpxClient(trust_env=False)
+    ) as client:
+        stream = await client.chat.completions.create(
+            model="m",
+            messages=[{"role": "user", "content": "hi"}],
+            stream=True,
+            extra_headers={"X-Task-Id": fresh_id},
+        )
+        finished = [piece.choices[0].finish_reason async for piece in stream]
+    assert finished == [None]
+    assert outcome(await tracked.status(fresh_id)) == failed("stream_incomplete")
+    early = PAGE.split("## A stream that ends early")[1]
+    assert all(word in early for word in ("finish_reason", "stream_incomplete", "repeated itself"))
 
 
 async def test_every_example_of_the_page_is_run() -> None:

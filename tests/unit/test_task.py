@@ -312,9 +312,12 @@ def test_a_refused_step_keeps_the_event_id() -> None:
 CREDENTIAL_KEYS = [
     "api_key", "api-key", "apikey", "APIKEY", "key", "X-Api-Key", "access_token", "token", "client_secret", "password",
     "passwd", "Authorization", "auth", "sig", "signature", "X-Amz-Signature", "X-Amz-Credential", "session",
-    "sessionid",
+    "sessionid", "code", "jwt", "id_jwt", "bearer", "hmac", "hmac-sha256", "sid", "connect.sid", "sk", "x-sk", "cookie",
 ]  # fmt: skip
-PLAIN_KEYS = ["model", "limit", "after", "order", "q", "page", "design", "stream", "purpose", "include[]"]
+PLAIN_KEYS = [
+    "model", "limit", "after", "order", "q", "page", "design", "stream", "purpose", "include[]", "encode",
+    "country_code", "inside", "risk", "side", "task", "sketch",
+]  # fmt: skip
 values = st.text(st.characters(codec="latin-1", exclude_characters="&"), min_size=1, max_size=20)
 
 
