@@ -16,7 +16,7 @@ from tests.support.scripted import answering
 from tests.support.waiting import until, within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from tests.conftest import Launch, NewStore
@@ -126,6 +126,10 @@ async def test_the_parts_log_in_with_the_file(
     guarded.file("second")
     await guarded.demand("me", "second")
     await stored(gateway, guarded, upstream, f"{fresh_id}-2")
+
+
+def nothing(_: Path) -> None:
+    """The file is gone, and nothing takes its place."""
 
 
 @pytest.mark.parametrize(("stand", "reason"), [(nothing, "No such file"), (os.mkfifo, "it is not a regular file")])
