@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.tail import Ending, end_watch
@@ -120,6 +120,7 @@ def test_the_cutting_of_a_stream_decides_nothing(stream: Stream, places: list[in
     assert ending(stream.route, cut(stream.text, places)) == stream.meaning
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(streams())
 def test_a_stream_byte_by_byte_means_the_same(stream: Stream) -> None:
     """Pieces of one byte are pieces too."""
