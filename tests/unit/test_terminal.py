@@ -15,7 +15,6 @@ import httpx
 import pytest
 
 from gateway.cli import AWAY, DONE, FAILED, INTERRUPTED, NOBODY_READS, NOT_ENDED, UNKNOWN, USAGE, main, show
-from gateway.cli.client import Page
 from gateway.logs import readable
 from gateway.task import Task, complete_document
 from tests.support.ports import refusing_port
@@ -80,7 +79,7 @@ def test_text_of_others_cannot_drive_the_terminal(shown: io.StringIO, hostile: s
     """
     task = document(path=f"/v1/{hostile}", query=hostile, message=hostile) | {"state": hostile}
     with redirect_stdout(shown):
-        show.print_table(Page({}, [task], 0))
+        show.print_table([task])
         show.print_document(task)
     text = without_colours(shown.getvalue())
     assert all(line.isprintable() for line in text.splitlines()), ascii(text)
@@ -101,7 +100,7 @@ def test_json_is_ascii_on_one_line(capsys: pytest.CaptureFixture[str], hostile: 
 def test_colours_are_for_terminals(shown: io.StringIO) -> None:
     """A file gets no escape code at all, a terminal does."""
     with redirect_stdout(shown):
-        show.print_table(Page({}, [document()], 0))
+        show.print_table([document()])
     assert ("\x1b" in shown.getvalue()) == shown.isatty()
 
 
