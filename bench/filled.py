@@ -10,9 +10,9 @@ from itertools import islice
 
 import uvloop
 
-from gateway.records import Record, StoreError, Written
-from gateway.store import RedisStore
-from gateway.task import Reason, Task
+from gateway.store.interface import Record, StoreError, Written
+from gateway.store.redis import RedisStore
+from gateway.tasks.task import Reason, Task
 
 _BATCH_TASKS = 256
 _TRIES = 20  # a busy machine may not answer in the store's time

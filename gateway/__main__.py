@@ -12,7 +12,7 @@ import sys
 def main() -> int:
     """Gives the exit code of whichever it is."""
     if sys.argv[1:] == ["--check"]:
-        from gateway.serve import check
+        from gateway.process.start import check
 
         return check()
     if arguments := sys.argv[1:]:
@@ -21,7 +21,7 @@ def main() -> int:
         return run(arguments)
     # Before all else is imported, which takes a while.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-    from gateway.serve import main as serve
+    from gateway.process.start import main as serve
 
     return serve()
 

@@ -17,29 +17,30 @@ from urllib.parse import unquote_to_bytes
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from gateway import __version__, logs, origins
-from gateway.access import identify
-from gateway.asgi import AsgiCall
-from gateway.counts import Counts
-from gateway.drain import Drain
+from gateway import __version__, logs
+from gateway.access import origins
+from gateway.access.keyring import Keyring
+from gateway.access.keys import identify
+from gateway.access.origins import OriginPolicy
 from gateway.errors import GatewayError, NotFound, Unauthorized
-from gateway.headers import lines
-from gateway.keyring import Keyring
-from gateway.ledger import Ledger
-from gateway.memory import MemoryStore
-from gateway.metrics import Metrics
-from gateway.origins import OriginPolicy
-from gateway.proxy import Proxy
-from gateway.records import Store, new_boot
-from gateway.request import Request
+from gateway.http.asgi import AsgiCall
+from gateway.http.headers import lines
+from gateway.http.request import Request
+from gateway.http.target import RELAYED_PREFIX, Target, parse
+from gateway.metrics.counts import Counts
+from gateway.metrics.exposition import Metrics
+from gateway.metrics.ledger import Ledger
+from gateway.net.vanished import PeerWatch
+from gateway.relay.exchange import Proxy
 from gateway.routes import dashboard, health, models, tasks
 from gateway.routes import metrics as scraping
 from gateway.settings import Settings, load, pull_progress_file, run_name
-from gateway.store import RedisStore
-from gateway.target import RELAYED_PREFIX, Target, parse
-from gateway.tracker import SILENT_BEATS, Tracker
-from gateway.upstream import Upstream
-from gateway.vanished import PeerWatch
+from gateway.stopping import Drain
+from gateway.store.interface import Store, new_boot
+from gateway.store.memory import MemoryStore
+from gateway.store.redis import RedisStore
+from gateway.tracking.tracker import SILENT_BEATS, Tracker
+from gateway.upstream.pool import Upstream
 
 log = logging.getLogger("gateway")
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gateway.listening import CannotListen, listen  # noqa: E402
+from gateway.process.listening import CannotListen, listen  # noqa: E402
 from healthcheck import programs  # noqa: E402
 from healthcheck.check import gateway_base  # noqa: E402
 from healthcheck.output import as_json  # noqa: E402

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Self
 
 import httpx
 
-from gateway.document import is_document
-from gateway.task import State
+from gateway.tasks.document import is_document
+from gateway.tasks.task import State
 
 Document = dict[str, Any]
 

@@ -14,9 +14,9 @@ from pydantic import BaseModel, Field
 
 from gateway import __version__
 from gateway.errors import UpstreamFailure
-from gateway.tracker import Tracker
-from gateway.upstream import Upstream
-from gateway.wanted import listed_models, missing_models, read_progress
+from gateway.tracking.tracker import Tracker
+from gateway.upstream.models import listed_models, missing_models, read_progress
+from gateway.upstream.pool import Upstream
 
 router = APIRouter(tags=["health"])
 

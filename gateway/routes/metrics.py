@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
 
-from gateway.metrics import Metrics, ModelMemory
+from gateway.metrics.exposition import Metrics, ModelMemory
 from gateway.routes.health import Readiness
 from gateway.routes.models import LoadedModel, LoadedModels
 

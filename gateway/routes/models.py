@@ -11,7 +11,7 @@ from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, Field, ValidationError
 
 from gateway.errors import UpstreamFailure
-from gateway.upstream import Upstream
+from gateway.upstream.pool import Upstream
 
 router = APIRouter(tags=["models"])
 

@@ -13,12 +13,12 @@ from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.changes import event_id
-from gateway.document import has_ended
-from gateway.records import InvalidCursor
-from gateway.request import Request as ClientRequest
-from gateway.task import ID_PATTERN, MAX_ATTEMPT, Reason, Stage, State, is_valid_id
-from gateway.tracker import StoreUnavailable, Tracker
+from gateway.http.request import Request as ClientRequest
+from gateway.store.interface import InvalidCursor
+from gateway.tasks.document import has_ended
+from gateway.tasks.task import ID_PATTERN, MAX_ATTEMPT, Reason, Stage, State, is_valid_id
+from gateway.tracking.changes import event_id
+from gateway.tracking.tracker import StoreUnavailable, Tracker
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
 

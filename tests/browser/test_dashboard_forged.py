@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.document import fields_of
-from gateway.task import Stage
+from gateway.tasks.document import fields_of
+from gateway.tasks.task import Stage
 from tests.support.forged import all_documents, document, forge_document
 
 if TYPE_CHECKING:

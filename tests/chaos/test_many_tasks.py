@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from gateway.index import INDEX_PREFIX
-from gateway.records import encode_cursor, place
-from gateway.store import RedisStore
-from gateway.task import Stage, State, complete_document
+from gateway.store.index import INDEX_PREFIX
+from gateway.store.interface import encode_cursor, place
+from gateway.store.redis import RedisStore
+from gateway.tasks.task import Stage, State, complete_document
 from tests.chaos.load import relay
 from tests.chaos.mortal import Mortal
 from tests.conftest import started_store
@@ -28,7 +28,7 @@ from tests.support.records import put, record
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from gateway.records import Record
+    from gateway.store.interface import Record
     from tests.support.scripted import Upstream
     from tests.support.store import Store
     from tests.support.wire import Client

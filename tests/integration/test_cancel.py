@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.task import Stage, complete_document
+from gateway.tasks.task import Stage, complete_document
 from tests.support.outcome import DONE, outcome
 from tests.support.records import record
 from tests.support.scripted import JSON, answering

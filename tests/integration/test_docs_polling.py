@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.task import Reason
+from gateway.tasks.task import Reason
 from tests.support.pages import blocks, here, output, page, table, the_block
 from tests.support.scripted import Gated, answering
 from tests.support.waiting import until, within

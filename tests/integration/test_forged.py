@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from gateway.document import fields_of
-from gateway.task import Stage
+from gateway.tasks.document import fields_of
+from gateway.tasks.task import Stage
 from tests.integration.test_terminal import said
 from tests.support.forged import FIELDS, INDEX, KINDS, all_documents, document, forge_document, forge_key, with_shape
 from tests.support.scripted import Gated

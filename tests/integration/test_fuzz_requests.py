@@ -17,7 +17,7 @@ import h11
 import pytest
 
 from gateway.errors import InvalidPath
-from gateway.target import parse
+from gateway.http.target import parse
 from tests.support.mutation import cases
 from tests.support.waiting import within
 from tests.support.wire import Client

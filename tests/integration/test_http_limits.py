@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from gateway import limits
+from gateway.http import limits
 from tests.support.impatient import ImpatientGateway
 from tests.support.scripted import JSON, Gated, answering
 from tests.support.waiting import until, until_steady, within

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.routes.models import LoadedModels, LoadedModelsProbe
-from gateway.upstream import Upstream as Peer
+from gateway.upstream.pool import Upstream as Peer
 from tests.support.scripted import JSON, answering, sending
 from tests.support.waiting import until
 

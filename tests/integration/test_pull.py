@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from gateway.pull import Ollama, Puller
+from gateway.pull.puller import Ollama, Puller
 from tests.support.ports import free_port
 from tests.support.process import ROOT, environment, kill, spawn, terminate
 from tests.support.scripted import CHUNKED, JSON, Gated, Upstream, answering, head, sending

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.counts import FAMILIES
+from gateway.metrics.counts import FAMILIES
 from tests.monitoring.server import MONITORING
 
 COUNTED = {

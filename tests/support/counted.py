@@ -139,7 +139,7 @@ def _count_tasks(counts: Counter[str]) -> None:
 
 
 def _stop_clocks() -> None:
-    from gateway import outbox, writer
+    from gateway.tracking import outbox, writer
 
     outbox.LINGER_SECONDS = FOREVER_SECONDS
     writer._WATCH_SECONDS = FOREVER_SECONDS

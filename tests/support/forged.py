@@ -10,7 +10,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from gateway.task import Stage, complete_document
+from gateway.tasks.task import Stage, complete_document
 from tests.support.records import record
 from tests.support.store import DOCUMENTS, OURS
 

@@ -1,4 +1,4 @@
-"""Owns the gateway with other numbers in `gateway.limits`, so that a test of a 60 s limit does not take 60 s.
+"""Owns the gateway with other numbers in `gateway.http.limits`, so that a test of a 60 s limit does not take 60 s.
 
 Run as `python -m tests.support.impatient HEAD_SECONDS=1 …` it is the gateway, its numbers replaced; the class
 starts it so. The tests of the limits call it.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Self
 
-from gateway import limits
-from gateway.serve import main
+from gateway.http import limits
+from gateway.process.start import main
 from tests.support.gateway import Gateway
 from tests.support.process import spawn
 from tests.support.waiting import until

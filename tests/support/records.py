@@ -10,15 +10,15 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from gateway.records import Record, StoreError, Written
-from gateway.store import RedisStore
-from gateway.task import FINAL_RANK, Stage, Task
+from gateway.store.interface import Record, StoreError, Written
+from gateway.store.redis import RedisStore
+from gateway.tasks.task import FINAL_RANK, Stage, Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.records import Page, Store
-    from gateway.task import State
+    from gateway.store.interface import Page, Store
+    from gateway.tasks.task import State
 
 BOOT = "boot-1"
 

@@ -13,19 +13,19 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import TaskIdInUse
-from gateway.memory import MemoryStore
-from gateway.records import StoreError, new_boot
-from gateway.task import Reason, complete_document
-from gateway.tracker import Tracker
+from gateway.store.interface import StoreError, new_boot
+from gateway.store.memory import MemoryStore
+from gateway.tasks.task import Reason, complete_document
+from gateway.tracking.tracker import Tracker
 from tests.support.records import text_of
 from tests.support.waiting import GUARD_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container, Sequence
 
-    from gateway.outbox import TrackedTask
-    from gateway.records import Page, Record, Then
-    from gateway.task import Stage, State
+    from gateway.store.interface import Page, Record, Then
+    from gateway.tasks.task import Stage, State
+    from gateway.tracking.outbox import TrackedTask
 
 
 class ScriptedStore:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import access
-from gateway.access import Caller, InvalidKeys, identify, keys_of_lines, keys_of_list
+from gateway.access import keys as access
+from gateway.access.keys import Caller, InvalidKeys, identify, keys_of_lines, keys_of_list
 
 KEY_CHARACTERS = "".join(c for c in string.printable if c.isprintable() and c not in " ,:")
 keys = st.text(KEY_CHARACTERS, min_size=8, max_size=256)

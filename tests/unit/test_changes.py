@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.changes import Changes
-from gateway.records import StoreError
-from gateway.task import complete_document
+from gateway.store.interface import StoreError
+from gateway.tasks.task import complete_document
+from gateway.tracking.changes import Changes
 from tests.support.records import record
 from tests.support.tracking import seconds_of
 from tests.support.waiting import until, until_steady, within

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.condition import LINE_SECONDS, QUICK_SECONDS, SAME_SECONDS, Condition
-from gateway.outbox import BATCH_TASKS, Outbox, TrackedTask
-from gateway.records import StoreError
+from gateway.store.interface import StoreError
+from gateway.tracking.condition import LINE_SECONDS, QUICK_SECONDS, SAME_SECONDS, Condition
+from gateway.tracking.outbox import BATCH_TASKS, Outbox, TrackedTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Clock]:
     """The clock that the condition looks at; the log is kept."""
     clock = Clock()
-    monkeypatch.setattr("gateway.condition.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("gateway.tracking.condition.time.monotonic", lambda: clock.now)
     with caplog.at_level(logging.INFO, logger="gateway.tracker"):
         yield clock
 

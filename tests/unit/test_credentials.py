@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from gateway import credentials
-from gateway.credentials import PasswordFile
+from gateway.store import credentials
+from gateway.store.credentials import PasswordFile
 from tests.support.waiting import until, within
 
 if TYPE_CHECKING:

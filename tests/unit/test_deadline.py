@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.deadline import Deadline
+from gateway.net.deadline import Deadline
 from tests.support.waiting import until, until_steady
 
 SHORT_SECONDS = 0.05

@@ -1,4 +1,4 @@
-"""Owns the promise that docs/settings.md is what gateway/settings.py says, and that the defaults stay.
+"""Owns the promise that docs/settings.md is what gateway/settings/__init__.py says, and that the defaults stay.
 
 The table is built here from SETTINGS and compared as text: after a change of a setting, paste what the failing test
 shows.

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.drain import Drain
 from gateway.errors import ShuttingDown
-from gateway.task import Reason, Stage
+from gateway.stopping import Drain
+from gateway.tasks.task import Reason, Stage
 from tests.support.tracking import Subject, tracking
 from tests.support.waiting import until, until_steady, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.outbox import TrackedTask
+    from gateway.tracking.outbox import TrackedTask
 
 pytestmark = pytest.mark.alone
 

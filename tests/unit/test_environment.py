@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.environment import resembled, values_of, warnings_of
 from gateway.settings import SETTINGS
+from gateway.settings.environment import resembled, values_of, warnings_of
 from tests.support.process import ROOT
 
 NAMES = [setting.name for setting in SETTINGS]

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from gateway.document import fields_of
-from gateway.records import Written
-from gateway.store import RedisStore
-from gateway.task import MAX_ATTEMPT, Stage, State
+from gateway.store.interface import Written
+from gateway.store.redis import RedisStore
+from gateway.tasks.document import fields_of
+from gateway.tasks.task import MAX_ATTEMPT, Stage, State
 from tests.support.forged import (
     ENTRIES,
     EXTENSIONS,

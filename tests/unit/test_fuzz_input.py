@@ -12,13 +12,13 @@ from urllib.parse import quote, unquote_to_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import records
 from gateway.errors import InvalidPath
-from gateway.headers import Fields, nominated, request_head, response_fields
-from gateway.records import InvalidCursor, decode_cursor, encode_cursor
-from gateway.store import DOCUMENT_PREFIX
-from gateway.target import parse
-from gateway.task import is_valid_id
+from gateway.http.headers import Fields, nominated, request_head, response_fields
+from gateway.http.target import parse
+from gateway.store import interface as records
+from gateway.store.interface import InvalidCursor, decode_cursor, encode_cursor
+from gateway.store.redis import DOCUMENT_PREFIX
+from gateway.tasks.task import is_valid_id
 
 EXAMPLES = settings(max_examples=250, deadline=None)
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import h11
 import pytest
 
-from gateway.connection import Connection
 from gateway.errors import UpstreamFailure
-from gateway.tail import Ending, end_watch
-from gateway.upstream import AwaitedAnswer
+from gateway.relay.stream_end import Ending, end_watch
+from gateway.upstream.connection import Connection
+from gateway.upstream.pool import AwaitedAnswer
 from tests.support.mutation import cases
 from tests.support.waiting import within
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from gateway.records import Record, StoreError, Written
-from gateway.store import RedisStore
-from gateway.task import Stage, State
+from gateway.store.interface import Record, StoreError, Written
+from gateway.store.redis import RedisStore
+from gateway.tasks.task import Stage, State
 from tests.support.records import BOOT, ids, put, record, walk, write
 from tests.support.waiting import next_millisecond
 
@@ -132,7 +132,7 @@ async def test_a_clock_that_was_not_seen_lately_is_not_trusted(
     store = RedisStore(server.url, boot=BOOT, longest_ttl_seconds=3600)
     await store.watch(())
     now = time.time()
-    monkeypatch.setattr("gateway.store.time.time", lambda: now + seconds)
+    monkeypatch.setattr("gateway.store.redis.time.time", lambda: now + seconds)
     await server.client.config_resetstat()
     await put(store, [record("a", Stage.DONE, is_new=True)])
     assert await steps(server) == 1

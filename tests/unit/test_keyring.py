@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway import keyring
-from gateway.access import keys_of_list
-from gateway.keyring import Keyring
+from gateway.access import keyring
+from gateway.access.keyring import Keyring
+from gateway.access.keys import keys_of_list
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from gateway.access import Keys
+    from gateway.access.keys import Keys
 
 
 @pytest.fixture

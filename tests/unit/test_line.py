@@ -16,9 +16,9 @@ from redis.asyncio import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway import line as line_module
-from gateway.line import COMMAND_TIMEOUT_SECONDS, Line, Script, form, kind_of
-from gateway.records import StoreError
+from gateway.store import pipeline as line_module
+from gateway.store.interface import StoreError
+from gateway.store.pipeline import COMMAND_TIMEOUT_SECONDS, Line, Script, form, kind_of
 from tests.support.ports import free_port
 from tests.support.tap import Tap, tapped
 from tests.support.tracking import seconds_of
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from gateway.line import Command, Replies
+    from gateway.store.pipeline import Command, Replies
     from tests.support.store import Store as Server
 
 pytestmark = pytest.mark.alone

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.listening import CannotListen, is_loopback, listen, url_of
+from gateway.process.listening import CannotListen, is_loopback, listen, url_of
 from tests.support.ports import free_port
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from gateway.records import StoreError
-from gateway.task import Reason, Stage, State
-from gateway.tracker import StoreUnavailable
+from gateway.store.interface import StoreError
+from gateway.tasks.task import Reason, Stage, State
+from gateway.tracking.tracker import StoreUnavailable
 from tests.support.records import put, record
 from tests.support.tracking import Subject, tracking
 from tests.support.waiting import next_millisecond, until

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway import counts, errors
-from gateway.counts import FAMILIES, SIZE, Counts
-from gateway.ledger import Ledger
-from gateway.memory import MemoryStore
-from gateway.metrics import MAX_MODELS, Metrics, ModelMemory
-from gateway.task import Reason, Stage, Task
-from gateway.tracker import Tracker
+from gateway import errors
+from gateway.metrics.counts import FAMILIES, SIZE, Counts
+from gateway.metrics.exposition import MAX_MODELS, Metrics, ModelMemory, counts
+from gateway.metrics.ledger import Ledger
+from gateway.store.memory import MemoryStore
+from gateway.tasks.task import Reason, Stage, Task
+from gateway.tracking.tracker import Tracker
 from tests.support.exposition import Scrape
 from tests.support.process import ROOT
 
@@ -223,9 +223,9 @@ async def test_the_tasks_in_flight_count_by_stage() -> None:
 WORKER = """
 import sys, time
 from pathlib import Path
-from gateway import counts
-from gateway.counts import Counts
-from gateway.ledger import Ledger
+from gateway.metrics import counts
+from gateway.metrics.counts import Counts
+from gateway.metrics.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]))
 for _ in range(int(sys.argv[2])):
     ledger.counts.refused("invalid_path")

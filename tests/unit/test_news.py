@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from gateway.news import Teller, told_by
-from gateway.outbox import TrackedTask
-from gateway.records import request_name
-from gateway.task import Stage, complete_document
+from gateway.store.interface import request_name
+from gateway.tasks.task import Stage, complete_document
+from gateway.tracking.lookup import Teller, told_by
+from gateway.tracking.outbox import TrackedTask
 from tests.support.records import BOOT, record
 
 CREATED_MS = 1000

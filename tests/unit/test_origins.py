@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.access.origins import OriginPolicy, is_preflight, preflight_fields, response_fields
 from gateway.errors import OriginNotAllowed
-from gateway.origins import OriginPolicy, is_preflight, preflight_fields, response_fields
 
 DEFAULT = OriginPolicy(machine="Box-1")
 HOST = "127.0.0.1:11535"

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from gateway.records import Written, request_name
-from gateway.store import RedisStore
-from gateway.task import Stage, State
+from gateway.store.interface import Written, request_name
+from gateway.store.redis import RedisStore
+from gateway.tasks.task import Stage, State
 from tests.support.records import ids, put, record, stage_and_attempt, stored, text_of, walk
 from tests.support.waiting import next_millisecond
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from gateway.records import Record
+    from gateway.store.interface import Record
     from tests.support.store import Store as Server
 
     NewClient = Callable[..., RedisStore]

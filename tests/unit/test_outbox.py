@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway import outbox as outbox_module
-from gateway.outbox import BATCH_TASKS, LINGER_SECONDS, Outbox, TrackedTask
+from gateway.tracking import outbox as outbox_module
+from gateway.tracking.outbox import BATCH_TASKS, LINGER_SECONDS, Outbox, TrackedTask
 from tests.support.waiting import until
 
 LONG_PATH_BYTES = 4 * 1024 * 1024

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # A worker takes signals one by one and tells of each; the first of all does what the test says instead.
 PARENT = """
 import os, signal, sys
-from gateway.prefork import Workers
+from gateway.process.prefork import Workers
 {setup}
 def work(parent):
     try:

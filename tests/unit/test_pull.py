@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.pull import Meter, PullFailed, pause_seconds
+from gateway.pull.puller import Meter, PullFailed, pause_seconds
 
 
 def test_layers_add_up() -> None:

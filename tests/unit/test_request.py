@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.request import BodyMismatch, Request
+from gateway.http.request import BodyMismatch, Request
 
 
 class Wire:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway import secret_files
-from gateway.secret_files import LONGEST_BYTES, UnusableFile, is_mounted_alone, read_password, read_secret_file
+from gateway.access import secret_files
+from gateway.access.secret_files import LONGEST_BYTES, UnusableFile, is_mounted_alone, read_password, read_secret_file
 from tests.support.process import ROOT
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SECRET = "key-of-alice"
 IS_MOUNTED = """
 import sys
 from pathlib import Path
-from gateway.secret_files import is_mounted_alone
+from gateway.access.secret_files import is_mounted_alone
 print(*map(is_mounted_alone, map(Path, sys.argv[1:])))
 """
 

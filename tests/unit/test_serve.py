@@ -10,9 +10,9 @@ from tests.support.process import ROOT, environment
 
 # In a process of its own: what is frozen stays so.
 START = """
-import gc, gateway.worker, gateway.serve
-gateway.worker.serve = lambda *_: print(gc.isenabled(), gc.get_freeze_count() > 10_000) or 0
-print(gateway.serve.main())
+import gc, gateway.process.server, gateway.process.start
+gateway.process.server.serve = lambda *_: print(gc.isenabled(), gc.get_freeze_count() > 10_000) or 0
+print(gateway.process.start.main())
 """
 
 

@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import limits, vanished
-from gateway.counts import Counts
 from gateway.errors import NotFound
-from gateway.ledger import Ledger
-from gateway.server import GatewayHttpProtocol
-from gateway.vanished import PeerWatch
+from gateway.http import limits
+from gateway.http.connection import GatewayHttpProtocol
+from gateway.metrics.counts import Counts
+from gateway.metrics.ledger import Ledger
+from gateway.net import vanished
+from gateway.net.vanished import PeerWatch
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from gateway.request import Request
+    from gateway.http.request import Request
 
 PIPELINED = 500
 ASKED = b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n"

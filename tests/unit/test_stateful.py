@@ -20,14 +20,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from gateway import claims
-from gateway.document import has_ended, rank_of
 from gateway.errors import GatewayError, TaskIdInUse
-from gateway.index import INDEX_PREFIX
-from gateway.records import StoreError, name_in
-from gateway.store import RedisStore
-from gateway.task import Reason, Stage, State
-from gateway.tracker import StoreUnavailable, Tracker
+from gateway.store.index import INDEX_PREFIX
+from gateway.store.interface import StoreError, name_in
+from gateway.store.redis import RedisStore
+from gateway.tasks.document import has_ended, rank_of
+from gateway.tasks.task import Reason, Stage, State
+from gateway.tracking import claims
+from gateway.tracking.tracker import StoreUnavailable, Tracker
 from tests.support.faults import elapse
 from tests.support.records import put
 from tests.support.store import DOCUMENTS
@@ -36,8 +36,8 @@ from tests.support.tracking import begun
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Coroutine, Sequence
 
-    from gateway.outbox import TrackedTask
-    from gateway.records import Page, Record, Then
+    from gateway.store.interface import Page, Record, Then
+    from gateway.tracking.outbox import TrackedTask
     from tests.support.store import Store as Server
 
 STEPS = 10_000

@@ -14,17 +14,17 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.memory import MemoryStore
-from gateway.records import InvalidCursor, Page, Store, Written, decode_cursor, encode_cursor, place
-from gateway.store import RedisStore
-from gateway.task import Stage, State, complete_document
+from gateway.store.interface import InvalidCursor, Page, Store, Written, decode_cursor, encode_cursor, place
+from gateway.store.memory import MemoryStore
+from gateway.store.redis import RedisStore
+from gateway.tasks.task import Stage, State, complete_document
 from tests.support.records import BOOT, ids, put, record, stage_and_attempt, stored, text_of, undated, walk
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from gateway.records import Record
+    from gateway.store.interface import Record
     from tests.support.store import Store as Server
 
 IN_FLIGHT = [Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.records import new_boot
-from gateway.store import RedisStore
-from gateway.task import Stage, State
-from gateway.tracker import Tracker
+from gateway.store.interface import new_boot
+from gateway.store.redis import RedisStore
+from gateway.tasks.task import Stage, State
+from gateway.tracking.tracker import Tracker
 from tests.support.records import ids, text_of
 from tests.support.tracking import begun
 from tests.support.waiting import until

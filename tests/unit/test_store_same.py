@@ -12,15 +12,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from gateway.memory import MemoryStore
-from gateway.store import RedisStore
-from gateway.task import Stage, State
+from gateway.store.memory import MemoryStore
+from gateway.store.redis import RedisStore
+from gateway.tasks.task import Stage, State
 from tests.support.records import BOOT, ids, put, record, stage_and_attempt, text_of, undated
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from gateway.records import Record
+    from gateway.store.interface import Record
     from tests.support.store import Store as Server
 
 owners = st.sampled_from(["", "alice", "bob"])

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.tail import Ending, end_watch
+from gateway.relay.stream_end import Ending, end_watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gateway.tail import EndWatch
+    from gateway.relay.stream_end import EndWatch
 
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = (
     b"/v1/" + route for route in (b"chat/completions", b"completions", b"responses", b"messages")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.tail import Ending
+from gateway.relay.stream_end import Ending
 from tests.unit.test_tail import CHAT, CONTENTS, FINALS, MESSAGES, ORDINARY, RESPONSES, cut, ending, watch_of
 
 ROUTES = (CHAT, RESPONSES, MESSAGES)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import target
 from gateway.errors import InvalidPath
+from gateway.http import target
 
 if TYPE_CHECKING:
     from collections.abc import Callable

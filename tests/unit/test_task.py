@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.document import lost_document
-from gateway.task import (
+from gateway.tasks.document import lost_document
+from gateway.tasks.task import (
     CUT,
     FINAL_RANK,
     REDACTED,

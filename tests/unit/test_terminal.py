@@ -16,7 +16,7 @@ import pytest
 
 from gateway.cli import AWAY, DONE, FAILED, INTERRUPTED, NOBODY_READS, NOT_ENDED, UNKNOWN, USAGE, main, show
 from gateway.logs import readable
-from gateway.task import Task, complete_document
+from gateway.tasks.task import Task, complete_document
 from tests.support.ports import refusing_port
 from tests.support.process import ROOT, environment
 
@@ -166,10 +166,11 @@ def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("module", "unwanted"), [
-    ("gateway.worker", {"httpx", "httpcore", "rich", "pygments", "gateway.cli", "gateway.pull"}),
-    ("gateway.serve", {"uvicorn", "fastapi", "redis", "asyncio", "ssl", "gateway.app", "gateway.cli", "gateway.pull"}),
-    ("gateway.prefork", {"uvicorn", "fastapi", "redis", "asyncio", "ssl", "gateway.settings"}),
-    ("gateway.pull", {"httpx", "rich", "uvicorn", "fastapi", "redis", "asyncio"}),
+    ("gateway.process.server", {"httpx", "httpcore", "rich", "pygments", "gateway.cli", "gateway.pull.puller"}),
+    ("gateway.process.start",
+     {"uvicorn", "fastapi", "redis", "asyncio", "ssl", "gateway.app", "gateway.cli", "gateway.pull.puller"}),
+    ("gateway.process.prefork", {"uvicorn", "fastapi", "redis", "asyncio", "ssl", "gateway.settings"}),
+    ("gateway.pull.puller", {"httpx", "rich", "uvicorn", "fastapi", "redis", "asyncio"}),
     ("gateway.cli", {"uvicorn", "fastapi", "redis", "prometheus_client", "gateway.app"}),
     ("gateway.__main__", {"httpx", "rich", "uvicorn", "fastapi"}),
 ])  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.toplevel import KEPT_BYTES, Shape, TopLevelLook
+from gateway.relay.top_level import KEPT_BYTES, Shape, TopLevelLook
 
 WANTED = frozenset((b"error", b"type"))
 KEYS = st.sampled_from(["error", "type", "a", 'err"or', "type\\", "{", "", "é" * 40])

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway import condition as condition_module
-from gateway import outbox as outbox_module
 from gateway.errors import Cancelled, ShuttingDown, TaskIdInUse
-from gateway.memory import MemoryStore
-from gateway.records import InvalidCursor, StoreError, new_boot
-from gateway.task import Reason, Stage, State
-from gateway.tracker import StoreUnavailable
+from gateway.store.interface import InvalidCursor, StoreError, new_boot
+from gateway.store.memory import MemoryStore
+from gateway.tasks.task import Reason, Stage, State
+from gateway.tracking import condition as condition_module
+from gateway.tracking import outbox as outbox_module
+from gateway.tracking.tracker import StoreUnavailable
 from tests.support.records import ids, put, record, stage_and_attempt, stored, text_of, walk
 from tests.support.tracking import Subject, begun, seconds_of, settled, tracking
 from tests.support.waiting import next_millisecond, until, within
@@ -28,7 +28,7 @@ from tests.support.waiting import next_millisecond, until, within
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.outbox import TrackedTask
+    from gateway.tracking.outbox import TrackedTask
 
 pytestmark = pytest.mark.alone
 
@@ -465,7 +465,7 @@ async def test_recent_ends_are_told_again_after_a_failure(
     monkeypatch: pytest.MonkeyPatch, seconds: float, is_told: bool
 ) -> None:
     """A replica that became the primary may lack the last seconds' ends; those of long before it has."""
-    monkeypatch.setattr("gateway.writer._UNHEARD_SECONDS", seconds)
+    monkeypatch.setattr("gateway.tracking.writer._UNHEARD_SECONDS", seconds)
     async with tracking() as subject:
         ended = await subject.begin()
         subject.run_through(ended)

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.errors import UpstreamBroken, UpstreamFailure, UpstreamTimeout, UpstreamUnavailable
-from gateway.upstream import AwaitedAnswer, Upstream
+from gateway.upstream.pool import AwaitedAnswer, Upstream
 from tests.support.ports import refusing_port
 from tests.support.scripted import CHUNKED, Gated, answering, head, sending
 from tests.support.scripted import Upstream as Peer
@@ -23,8 +23,8 @@ from tests.support.wire import LAST_CHUNK, chunk, set_reset_on_close
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from gateway.connection import Connection
-    from gateway.headers import Fields
+    from gateway.http.headers import Fields
+    from gateway.upstream.connection import Connection
     from tests.support.scripted import Exchange, Script
 
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from gateway import vanished
 from gateway.errors import UpstreamBroken
-from gateway.upstream import AwaitedAnswer, Upstream
-from gateway.vanished import KEEPALIVE, SILENCE_SECONDS, Debt
+from gateway.net import vanished
+from gateway.net.vanished import KEEPALIVE, SILENCE_SECONDS, Debt
+from gateway.upstream.pool import AwaitedAnswer, Upstream
 from tests.support.waiting import until, within
 
 if TYPE_CHECKING:

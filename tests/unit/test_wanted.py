@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.wanted import Progress, listed_models, missing_models, model_names, read_progress
+from gateway.upstream.models import Progress, listed_models, missing_models, model_names, read_progress
 
 if TYPE_CHECKING:
     from pathlib import Path

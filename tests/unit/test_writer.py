@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway import condition as condition_module
-from gateway import outbox as outbox_module
-from gateway.outbox import MAX_WAIT_SECONDS, Outbox, TrackedTask
-from gateway.records import StoreError
-from gateway.task import Stage
-from gateway.writer import StoreWriter
+from gateway.store.interface import StoreError
+from gateway.tasks.task import Stage
+from gateway.tracking import condition as condition_module
+from gateway.tracking import outbox as outbox_module
+from gateway.tracking.outbox import MAX_WAIT_SECONDS, Outbox, TrackedTask
+from gateway.tracking.writer import StoreWriter
 from tests.support.records import put, record
 from tests.support.tracking import ScriptedStore, seconds_of
 from tests.support.waiting import until, until_steady, within
@@ -22,7 +22,7 @@ from tests.support.waiting import until, until_steady, within
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from gateway.records import Record
+    from gateway.store.interface import Record
 
 pytestmark = pytest.mark.alone
 

@@ -1,0 +1,115 @@
+"""Runs an ASGI application for one request: the gateway's own routes. What is relayed never comes here.
+
+Knows ASGI's messages (ASGI specification, HTTP) and no route. HEAD is asked as GET, so each GET route answers it: with
+the same head, and the body stays here. The scope carries the Request itself, as `scope["extensions"]["gateway"]`.
+Called by app.
+"""
+
+import asyncio
+import logging
+from urllib.parse import unquote
+
+from starlette.types import ASGIApp, Message, Scope
+
+from gateway.http.headers import length_of, lines, own_fields
+from gateway.http.request import Request, http_date
+
+log = logging.getLogger("gateway")
+
+_running: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks weakly
+
+
+class AsgiCall:
+    """One request that `application` answers, in a task of its own."""
+
+    def __init__(self, application: ASGIApp, request: Request) -> None:
+        self._application = application
+        self._request = request
+        self._news = asyncio.Event()
+        self._is_lost = False
+        self._is_read = False  # the application has the whole request
+        self._is_ended = False
+
+    def begin(self) -> None:
+        self._request.answerer = self
+        task = asyncio.get_running_loop().create_task(self._run())
+        _running.add(task)
+        task.add_done_callback(_running.discard)
+
+    # -- what the client does --
+
+    def on_request(self) -> None:
+        self._news.set()
+
+    def on_writable(self) -> None:
+        self._news.set()
+
+    def lose(self) -> None:
+        self._is_lost = True
+        self._news.set()
+        if self._request.on_lost is not None:
+            self._request.on_lost()
+
+    # -- what the application does --
+
+    async def _run(self) -> None:
+        try:
+            await self._application(self._scope(), self._receive, self._send)
+        except Exception:
+            log.exception("a route failed inside the gateway")
+        if self._is_ended or self._is_lost:
+            return
+        if self._request.is_started:
+            self._request.break_off()
+        else:
+            fields = own_fields([(b"content-type", b"text/plain; charset=utf-8")])
+            self._request.answer(500, fields, b"Internal Server Error")
+
+    def _scope(self) -> Scope:
+        request = self._request
+        path, _, query = request.target.partition(b"?")
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.0" if request.is_http_10 else "1.1",
+            "method": "GET" if request.method == "HEAD" else request.method,
+            "scheme": "http",
+            "path": unquote(path.decode("latin-1")),
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            "headers": request.fields,
+            "client": None,
+            "server": None,
+            "extensions": {"gateway": request},
+        }
+
+    async def _receive(self) -> Message:
+        """A piece of the body; behind its end the client's leaving."""
+        request = self._request
+        request.send_continue()
+        while not (self._is_lost or self._is_ended or (not self._is_read and (request.has_piece or request.is_whole))):
+            self._news.clear()
+            await self._news.wait()
+        if self._is_lost or self._is_ended:
+            return {"type": "http.disconnect"}
+        self._is_read = request.is_whole
+        return {"type": "http.request", "body": request.take(), "more_body": not request.is_whole}
+
+    async def _send(self, message: Message) -> None:
+        request = self._request
+        while not (request.wire.is_writable or self._is_lost):
+            self._news.clear()
+            await self._news.wait()
+        if self._is_lost:
+            return
+        if message["type"] == "http.response.start":
+            fields = own_fields([*message.get("headers", ()), (b"date", http_date())])
+            request.start(message["status"], lines(fields), length=length_of(fields))
+            return
+        body = b"" if request.method == "HEAD" else message.get("body", b"")
+        if not message.get("more_body", False):
+            self._is_ended = True
+            request.end(body)
+        elif body:
+            request.write(body)

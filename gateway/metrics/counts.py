@@ -1,0 +1,258 @@
+"""What is counted, as one row of numbers: requests by how they ended, their times and sizes, the store's answers.
+
+Owns every label, all of them from closed sets, and where each number stands. Knows no Prometheus, no clock and no other
+process: ledger has the rows of all workers. Counting is on the hot path: a few additions, never a wait, never an error.
+Called by tracker, writer, server and app; metrics reads what FAMILIES describes.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal, TypeAlias
+
+from gateway.errors import GatewayError
+from gateway.tasks.task import FINAL_RANK, Reason, Stage, State, Task
+
+OTHER = "other"
+PATHS = (OTHER, "chat_completions", "completions", "responses", "embeddings", "models", "messages")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", OTHER)
+STATUSES = ("2xx", "3xx", "4xx", "5xx", "none")  # none: the client left before there was one
+
+# Refusals that are no GatewayError: what the server answers before there is a request.
+_SERVER_CODES = {
+    400: "bad_request",
+    408: "request_timeout",
+    431: "head_too_large",
+    501: "not_implemented",
+    505: "http_version_not_supported",
+}
+# Seconds. Loading a model and a long answer take minutes; our own part should take milliseconds.
+LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+
+Kind = Literal["counter", "histogram", "sum", "min"]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric. `sum` and `min` are gauges, and say how those of several workers become one."""
+
+    kind: Kind
+    name: str
+    meaning: str
+    labels: tuple[str, ...]
+    series: tuple[tuple[str, ...], ...]
+    buckets: tuple[float, ...]
+    start: int  # where its numbers begin in a row
+    width: int  # numbers per series; a histogram has one per bucket, one beyond all of them, and the sum
+
+    @property
+    def is_gauge(self) -> bool:
+        return self.kind in ("sum", "min")
+
+    @property
+    def end(self) -> int:
+        return self.start + self.width * len(self.series)
+
+
+FAMILIES: list[Family] = []
+_FIRST = 1  # number 0 is 1 in a row that is used
+
+
+def _add(
+    kind: Kind,
+    name: str,
+    meaning: str,
+    labels: tuple[str, ...] = (),
+    series: tuple[tuple[str, ...], ...] = ((),),
+    buckets: tuple[float, ...] = (),
+) -> Family:
+    start = FAMILIES[-1].end if FAMILIES else _FIRST
+    width = len(buckets) + 2 if kind == "histogram" else 1
+    FAMILIES.append(Family(kind, name, meaning, labels, series, buckets, start, width))
+    return FAMILIES[-1]
+
+
+def _codes() -> list[str]:
+    """The codes of all refusals."""
+    kinds = [GatewayError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return sorted({kind.code for kind in kinds} | set(_SERVER_CODES.values()))
+
+
+_BY_PATH = tuple((path,) for path in PATHS)
+_CODES = _codes()
+_PREFIX = "ollama_gateway_"
+
+REQUESTS = _add(
+    "counter",
+    _PREFIX + "requests",
+    "Relayed requests that have ended, by the status that the client got.",
+    ("path", "method", "status"),
+    tuple(product(PATHS, METHODS, STATUSES)),
+)
+TASKS = _add(
+    "counter",
+    _PREFIX + "tasks",
+    "Tasks that have ended, by final state and reason (empty: SUCCESS).",
+    ("state", "reason"),
+    ((State.SUCCESS, ""), *((State.FAILED, reason) for reason in Reason)),
+)
+DURATION = _add(
+    "histogram",
+    _PREFIX + "request_duration_seconds",
+    "From a request's acceptance to its end.",
+    ("path",),
+    _BY_PATH,
+    LONG,
+)
+FIRST_BYTE = _add(
+    "histogram",
+    _PREFIX + "first_byte_seconds",
+    "From a request's acceptance to the head of Ollama's answer.",
+    ("path",),
+    _BY_PATH,
+    LONG,
+)
+HANDOVER = _add(
+    "histogram",
+    _PREFIX + "handover_seconds",
+    "From a request's acceptance until Ollama has its first part: claiming a chosen id, the client's first bytes of "
+    "body, connecting.",
+    buckets=SHORT,
+)
+REQUEST_BYTES = _add("counter", _PREFIX + "request_body_bytes", "Body bytes of ended requests.", ("path",), _BY_PATH)
+RESPONSE_BYTES = _add("counter", _PREFIX + "response_body_bytes", "Body bytes of their answers.", ("path",), _BY_PATH)
+REFUSED = _add(
+    "counter",
+    _PREFIX + "refused",
+    "Requests that the gateway refused and that are no tasks, by code.",
+    ("code",),
+    tuple((code,) for code in _CODES),
+)
+IN_FLIGHT = _add(
+    "sum",
+    _PREFIX + "tasks_in_flight",
+    "Tasks that have not ended, by stage.",
+    ("stage",),
+    tuple((stage,) for stage in Stage if stage.rank < FINAL_RANK),
+)
+STORE_UP = _add("min", _PREFIX + "store_up", "Whether the store takes statuses; 0 where any worker finds it away.")
+STORE_WRITE = _add(
+    "histogram", _PREFIX + "store_write_seconds", "How long the store took for a batch of statuses.", buckets=SHORT
+)
+STORE_FAILED = _add("counter", _PREFIX + "store_write_failures", "Batches that the store did not take.")
+STORE_WAIT = _add(
+    "histogram",
+    _PREFIX + "store_wait_seconds",
+    "How long a request was held until the store had its status; one request may wait more than once.",
+    buckets=SHORT,
+)
+STORE_UNSAVED = _add("sum", _PREFIX + "store_unsaved", "Statuses that wait to be written.")
+STORE_DROPPED = _add("counter", _PREFIX + "store_dropped", "Ended tasks whose status was forgotten unwritten.")
+LOOP_LAG = _add(
+    "histogram",
+    _PREFIX + "loop_lag_seconds",
+    "How late a timer of each second came: what else the event loop had to do.",
+    buckets=SHORT,
+)
+WORKERS = _add("sum", _PREFIX + "workers", "Processes that serve requests.")
+CPU = _add("counter", "process_cpu_seconds", "CPU time of the workers.")
+MEMORY = _add("sum", "process_resident_memory_bytes", "Resident memory of the workers, shared pages in each.")
+OPEN_FILES = _add("sum", "process_open_fds", "File descriptors that the workers have open.")
+MAX_FILES = _add("sum", "process_max_fds", "File descriptors that they may have open.")
+STARTED = _add("min", "process_start_time_seconds", "When the oldest worker started, in Unix seconds.")
+
+SIZE = FAMILIES[-1].end
+
+# A list is twice as fast as memory that is shared.
+Row: TypeAlias = "list[float] | memoryview[float]"
+
+_PATH_OF = {"/v1/" + name.replace("_", "/"): at for at, name in enumerate(PATHS) if at}
+_METHOD_OF = {method: at for at, method in enumerate(METHODS[:-1])}
+_OTHER_METHOD = METHODS.index(OTHER)
+_STATUS_OF = (4, 4, 0, 1, 2, 3, 4, 4, 4, 4)  # by the first digit
+_REASON_OF: dict[Reason | None, int] = {None: 0, **{reason: at for at, reason in enumerate(Reason, 1)}}
+_STAGES = tuple(stage for stage in Stage if stage.rank < FINAL_RANK)
+_CODE_OF = {code: at for at, code in enumerate(_CODES)}
+# Said once more for the hot path: looking into a Family costs as much as adding.
+_REQUESTS, _METHODS, _STATUSES, _TASKS = REQUESTS.start, len(METHODS), len(STATUSES), TASKS.start
+_REQUEST_BYTES, _RESPONSE_BYTES = REQUEST_BYTES.start, RESPONSE_BYTES.start
+
+
+class Counts:
+    """One process's row; without one, a list of its own. What stands in `row` already is counted on from."""
+
+    def __init__(self, row: "Row | None" = None) -> None:
+        self.row: Row = [0.0] * SIZE if row is None else row
+        self.row[0] = 1
+        self._carried = list(self.row)
+        for family in FAMILIES:
+            if family.is_gauge:
+                for at in range(family.start, family.end):
+                    self.row[at] = 0
+
+    # -- what happens, told when it does --
+
+    def ended(self, task: Task) -> None:
+        """A task has ended."""
+        row = self.row
+        path = _PATH_OF.get(task.path) or _rare_path(task.path)
+        method = _METHOD_OF.get(task.method, _OTHER_METHOD)
+        status = _STATUS_OF[(task.status_code or 0) // 100]
+        row[_REQUESTS + (path * _METHODS + method) * _STATUSES + status] += 1
+        row[_TASKS + _REASON_OF[task.reason]] += 1
+        row[_REQUEST_BYTES + path] += task.request_bytes
+        row[_RESPONSE_BYTES + path] += task.response_bytes
+        created_ms = task.created_ms
+        self.observe(DURATION, ((task.finished_ms or 0) - created_ms) / 1000, path)
+        if task.first_byte_ms is not None:
+            self.observe(FIRST_BYTE, (task.first_byte_ms - created_ms) / 1000, path)
+        if task.started_ms is not None:
+            self.observe(HANDOVER, (task.started_ms - created_ms) / 1000)
+
+    def refused(self, code: str) -> None:
+        """A request was refused and is no task. `code` is a GatewayError's."""
+        self.row[REFUSED.start + _CODE_OF[code]] += 1
+
+    def refused_by_server(self, status: int) -> None:
+        """A message was refused before it was a request."""
+        self.refused(_SERVER_CODES.get(status, _SERVER_CODES[400]))
+
+    def observe(self, histogram: Family, seconds: float, series: int = 0) -> None:
+        """A clock that was set back makes nothing negative."""
+        if seconds < 0:
+            seconds = 0.0
+        at = histogram.start + series * histogram.width
+        self.row[at + bisect_left(histogram.buckets, seconds)] += 1
+        self.row[at + histogram.width - 1] += seconds
+
+    def add(self, counter: Family) -> None:
+        self.row[counter.start] += 1
+
+    # -- what is, told now and then --
+
+    def show(self, gauge: Family, value: float, series: int = 0) -> None:
+        """What a gauge is now."""
+        self.row[gauge.start + series] = value
+
+    def show_stages(self, tasks: Counter[Stage]) -> None:
+        """How many tasks are in flight."""
+        for series, stage in enumerate(_STAGES):
+            self.show(IN_FLIGHT, tasks[stage], series)
+
+    def carry(self, counter: Family, value: float, series: int = 0) -> None:
+        """What a counter that is kept elsewhere, in this process, stands at."""
+        at = counter.start + series
+        self.row[at] = self._carried[at] + value
+
+    def carry_lost(self, value: int) -> None:
+        """How many tasks this process found lost; whoever ran them could not count their end."""
+        self.carry(TASKS, value, _REASON_OF[Reason.LOST])
+
+
+def _rare_path(path: str) -> int:
+    """The series of a path that is none of the usual ones: one model's, or OTHER's, which is 0."""
+    return PATHS.index("models") if path.startswith("/v1/models/") else 0

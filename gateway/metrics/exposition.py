@@ -1,0 +1,180 @@
+"""What Prometheus reads: the numbers of all workers, and what Ollama says of itself, as text.
+
+Owns the exposition and what is only read off (gauges, CPU time, the event loop's lag); what happens is counted in
+counts. The only module that knows prometheus_client, whose own registry and counters are not used: they would cost more
+per request than the rest of it. Called by routes/metrics (`render`) and app (`run`).
+"""
+
+import asyncio
+import os
+import platform
+import resource
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Protocol
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from gateway import __version__
+from gateway.metrics import counts
+from gateway.metrics.counts import FAMILIES, Counts, Family
+from gateway.metrics.ledger import Ledger
+from gateway.tasks.task import Stage
+
+MAX_MODELS = 32
+_MAX_NAME = 200
+_TICK_SECONDS = 1.0
+_OF_THE_STORE = "ollama_gateway_store_"
+_PROC = Path("/proc/self")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """One model that Ollama has loaded."""
+
+    name: str
+    size_bytes: int
+    size_vram_bytes: int
+
+
+class Tracked(Protocol):
+    """What is asked of the tracker."""
+
+    @property
+    def is_store_up(self) -> bool: ...
+    @property
+    def unsaved(self) -> int:
+        """How many tasks wait to be written."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """How many ended tasks were forgotten before the store had their end."""
+        ...
+
+    @property
+    def lost(self) -> int:
+        """How many tasks of gateways that are gone this one has made FAILED lost."""
+        ...
+
+    def stages(self) -> Counter[Stage]:
+        """How many tasks are in flight, by stage."""
+        ...
+
+
+class Metrics:
+    """The metrics of a gateway, as one of its workers gives them. `run` keeps what is read off up to date."""
+
+    def __init__(self, ledger: Ledger, tracker: Tracked, *, has_store: bool) -> None:
+        self._ledger = ledger
+        self._tracker = tracker
+        self._has_store = has_store
+        ledger.counts.show(counts.WORKERS, 1)
+        ledger.counts.show(counts.STARTED, time.time())
+        self._read_off()
+
+    @property
+    def counts(self) -> Counts:
+        """Where this worker counts."""
+        return self._ledger.counts
+
+    async def run(self) -> None:
+        """Measures the lag of the event loop; where other workers may be scraped, shows them what is read off here."""
+        while True:
+            started = time.monotonic()
+            await asyncio.sleep(_TICK_SECONDS)
+            self._ledger.counts.observe(counts.LOOP_LAG, time.monotonic() - started - _TICK_SECONDS)
+            if self._ledger.is_shared:
+                self._read_off()
+
+    def _read_off(self) -> None:
+        """Brings to the row what is not counted when it happens."""
+        row, tracker = self._ledger.counts, self._tracker
+        row.show_stages(tracker.stages())
+        row.show(counts.STORE_UP, tracker.is_store_up)
+        row.show(counts.STORE_UNSAVED, tracker.unsaved)
+        row.carry(counts.STORE_DROPPED, tracker.dropped)
+        row.carry_lost(tracker.lost)
+        _read_off_process(row)
+
+    def render(self, accept: str, *, is_upstream_up: bool, models: Sequence[ModelMemory]) -> tuple[bytes, str]:
+        """All metrics as text and its content type: OpenMetrics where `accept` names it, else the older format."""
+        self._read_off()
+        snapshot = _Snapshot([*self._counted(), *_told(is_upstream_up, models)])
+        if "application/openmetrics-text" in accept:
+            text: bytes = openmetrics.generate_latest(snapshot)  # type: ignore[no-untyped-call]
+            return text, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(snapshot), CONTENT_TYPE_PLAIN_0_0_4
+
+    def _counted(self) -> Iterator[Metric]:
+        totals = self._ledger.totals()
+        for family in FAMILIES:
+            if self._has_store or not family.name.startswith(_OF_THE_STORE):
+                yield _metric(family, totals)
+
+
+class _Snapshot(Collector):
+    """One scrape's metrics, in the shape that the exposition takes."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _read_off_process(row: Counts) -> None:
+    row.carry(counts.CPU, time.process_time())
+    row.show(counts.MAX_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    with suppress(OSError):  # not Linux
+        row.show(counts.OPEN_FILES, len(os.listdir(_PROC / "fd")))
+        row.show(counts.MEMORY, int((_PROC / "statm").read_text().split()[1]) * resource.getpagesize())
+
+
+def _metric(family: Family, totals: list[float]) -> Metric:
+    """A family's numbers; series by path that have not counted anything yet are left out."""
+    samples = [
+        (labels, totals[start : start + family.width])
+        for labels, start in zip(family.series, range(family.start, family.end, family.width), strict=True)
+        if "path" not in family.labels or any(totals[start : start + family.width])
+    ]
+    if family.kind == "histogram":
+        return _histogram(family, samples)
+    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = kind(family.name, family.meaning, labels=family.labels)
+    for labels, [value] in samples:
+        metric.add_metric(labels, value)
+    return metric
+
+
+def _histogram(family: Family, samples: list[tuple[tuple[str, ...], list[float]]]) -> Metric:
+    metric = HistogramMetricFamily(family.name, family.meaning, labels=family.labels)
+    bounds = [*map(floatToGoString, family.buckets), "+Inf"]
+    for labels, [*numbers, total] in samples:
+        buckets = list(zip(bounds, accumulate(numbers), strict=True))
+        metric.add_metric(labels, buckets, total)
+    return metric
+
+
+def _told(is_upstream_up: bool, models: Sequence[ModelMemory]) -> Iterator[Metric]:
+    """What does not come from counting."""
+    build = {"version": __version__, "python": platform.python_version()}
+    yield InfoMetricFamily("ollama_gateway_build", "What is running.", value=build)
+    yield GaugeMetricFamily("ollama_gateway_upstream_up", "Whether Ollama answers /v1/models.", value=is_upstream_up)
+    memory = GaugeMetricFamily("ollama_gateway_model_memory_bytes", "Memory of a loaded model.", labels=["model"])
+    vram = GaugeMetricFamily("ollama_gateway_model_vram_bytes", "The part that is in GPU memory.", labels=["model"])
+    largest = sorted(models, key=lambda model: model.size_bytes, reverse=True)[:MAX_MODELS]
+    for name, model in {model.name[:_MAX_NAME]: model for model in largest}.items():
+        memory.add_metric([name], model.size_bytes)
+        vram.add_metric([name], model.size_vram_bytes)
+    yield from (memory, vram)

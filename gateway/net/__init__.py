@@ -1,0 +1,1 @@
+"""What the sockets of both sides share: deadlines, and peers that vanish."""

@@ -1,0 +1,1 @@
+"""Starting and stopping: settings checked, the port bound, uvicorn run, the drain."""

@@ -1,0 +1,295 @@
+"""The gateway's settings: the only reader of the environment.
+
+Every variable is one row of SETTINGS; docs/settings.md lists the same rows and a test holds the two together.
+All that is wrong is named at once. An empty variable counts as unset, as compose files produce it.
+Called by __main__ (which prints what is wrong) and app.
+"""
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from gateway.access.keys import InvalidKeys, Keys, keys_of_list
+from gateway.access.origins import host_patterns, origin_patterns
+from gateway.access.secret_files import UnusableFile, is_mounted_alone
+from gateway.settings import validators
+from gateway.settings.environment import values_of, warnings_of
+from gateway.settings.validators import matching, one_of, seconds, whole
+from gateway.upstream.models import MAX_MODELS, model_names
+
+MASK = "***"
+_RUN = "GATEWAY_RUN"  # no setting: see `share_run`
+_LAUNCHER_DIRECTORY = "LAUNCHER_DIRECTORY"  # no setting: the launcher's, for what its programs share while they run
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_NETWORK = Path("/proc/self/ns/net")
+
+
+class InvalidSettings(ValueError):
+    """One line per wrong variable: its name, its value (masked where secret) and what is allowed."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One environment variable. `parse` raises ValueError for what is not `allowed`."""
+
+    name: str
+    default: str
+    allowed: str
+    meaning: str
+    parse: Callable[[str], Any] = str
+    is_secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment asks for, checked. Durations in seconds, sizes in bytes, 0 = off where said so."""
+
+    upstream_host: str
+    upstream_port: int
+    redis_url: str | None
+    redis_user: str
+    redis_password_file: Path | None
+    ttl_running_seconds: int
+    ttl_done_seconds: int
+    heartbeat_seconds: float
+    algorithm_id: str
+    gateway_host: str
+    gateway_port: int
+    gateway_workers: int
+    max_body_bytes: int
+    max_connections: int
+    upstream_idle_timeout_seconds: float
+    drain_seconds: float
+    drain_notice_seconds: float
+    log_level: str
+    log_format: str
+    machine: str
+    instance: str
+    api_keys: Keys
+    api_keys_file: Path | None
+    cors_allow_origins: tuple[str, ...]
+    allowed_hosts: tuple[str, ...]
+    pull_models: tuple[str, ...]
+    ready_requires_models: bool
+
+
+SETTINGS = (
+    Setting("UPSTREAM_BASE", "http://127.0.0.1:11434", "http://host[:port]", "Where Ollama listens.",
+            validators.http_base),
+    Setting("REDIS_HOST", "", "a host name or address", "The store. Unset, and no `REDIS_URL`: statuses live in this "
+            "process only, and are lost at exit.", validators.host),
+    Setting("REDIS_PORT", "6379", "1 to 65535", "The store's port.", whole(1, 65535)),
+    Setting("REDIS_USER", "default", "1 to 128 characters, no white space", "The user to log in as, where there is a "
+            "password.", matching(r"\S{1,128}")),
+    Setting("REDIS_PASSWORD", "", "text", "The store's password.", str, is_secret=True),
+    Setting("REDIS_PASSWORD_FILE", "", "the path of a readable UTF-8 file, not empty",
+            "A file that holds the password, instead of `REDIS_PASSWORD`; for a `REDIS_URL` without a password, too. "
+            "Read again for each connection.", validators.password_file),
+    Setting("REDIS_DB", "0", "0 to 9999", "The store's database number.", whole(0, 9999)),
+    Setting("REDIS_URL", "", "redis://[user:password@]host[:port][/db], or rediss:// for TLS", "The store as one "
+            "address; wins over the parts.", validators.redis_url, is_secret=True),
+    Setting("TTL_RUNNING", "3600", "1 to 31536000 seconds, at least five heartbeats", "How long the status of a "
+            "PENDING or RUNNING task outlives its last heartbeat.", whole(1, 31_536_000)),
+    Setting("TTL_DONE", "86400", "1 to 31536000 seconds", "How long the status of an ended task is kept.",
+            whole(1, 31_536_000)),
+    Setting("HEARTBEAT_SEC", "10", "0.1 to 3600 seconds", "How often a task in flight renews its status.",
+            seconds(0.1, 3600)),
+    Setting("ALGORITHM_ID", "ollama-openai", "1 to 128 of A-Z a-z 0-9 . _ : @ / -", "`algorithm_id` of every status.",
+            matching(r"[A-Za-z0-9._:@/\-]{1,128}")),
+    Setting("GATEWAY_HOST", "0.0.0.0", "a host name or address", "Where to listen: an address, or all "  # noqa: S104
+            "addresses of a name. `make run` listens on 127.0.0.1 where it is unset.", validators.host),
+    Setting("GATEWAY_PORT", "11535", "1 to 65535", "The port to listen on.", whole(1, 65535)),
+    Setting("GATEWAY_WORKERS", "1", "1 to 64; more than 1 needs a store", "Processes that serve requests.",
+            whole(1, 64)),
+    Setting("GATEWAY_INSTANCE", "", "1 to 128 of A-Z a-z 0-9 . _ : @ -", "This gateway's name in statuses, unlike any "
+            "other's that uses the same store. Unset: the host's name and the port.",
+            matching(r"[A-Za-z0-9._:@\-]{1,128}")),
+    Setting("MAX_BODY_BYTES", "268435456", "1 to 1099511627776 bytes", "The longest request body that is taken.",
+            whole(1, 2**40)),
+    Setting("MAX_CONNECTIONS", "8000", "1 to 1000000", "How many clients' connections a process serves at once; fewer "
+            "where its file descriptors do not suffice for two each.", whole(1, 1_000_000)),
+    Setting("UPSTREAM_IDLE_TIMEOUT_SEC", "0", "0 (off) to 86400 seconds", "How long Ollama may stay silent. Loading a "
+            "model takes minutes of silence.", seconds(0, 86_400)),
+    Setting("DRAIN_SEC", "30", "0 to 3600 seconds", "How long requests get to finish after SIGTERM.",
+            seconds(0, 3600)),
+    Setting("DRAIN_NOTICE_SEC", "0", "0 to 3600 seconds", "How long new requests are still served after SIGTERM, while "
+            "the gateway already says that it is not ready; then `DRAIN_SEC` begins.", seconds(0, 3600)),
+    Setting("LOG_LEVEL", "info", "debug, info, warning or error", "The least serious messages to log.",
+            one_of("debug", "info", "warning", "error")),
+    Setting("LOG_FORMAT", "text", "text or json", "One line of text, or one JSON object, per message; "
+            "in the container and with `make run` of every program, named in `program`.",
+            one_of("text", "json")),
+    Setting("GATEWAY_API_KEYS", "", "a comma list of `key` or `name:key`; a key has 8 to 256 printable ASCII "
+            "characters, no white space, comma or colon; a name 1 to 64 of A-Z a-z 0-9 . _ -", "Who may use the "
+            "gateway. Unset, and no `GATEWAY_API_KEYS_FILE`: everybody.", keys_of_list, is_secret=True),
+    Setting("GATEWAY_API_KEYS_FILE", "", "the path of a readable UTF-8 file with one `key` or `name:key` a line, `#` "
+            "for comments", "Further keys. Read again when the file changes, and on SIGHUP.", validators.keys_file),
+    Setting("CORS_ALLOW_ORIGINS", "", "a comma list of scheme://host[:port], each with at most one *; or * for all",
+            "Further origins whose pages may call from a browser.", origin_patterns),
+    Setting("ALLOWED_HOSTS", "", "a comma list of host names without ports, `*.name` for all below a name; or `*` for "
+            "all", "Further host names under which browsers may use the gateway.", host_patterns),
+    Setting("OLLAMA_PULL_MODELS", "", f"up to {MAX_MODELS} names of models as Ollama has them, separated by white "
+            "space or commas", "Models that are pulled after the start where they are missing.", model_names),
+    Setting("READY_REQUIRES_MODELS", "false", "true or false", "Whether the gateway is ready only when all of "
+            "`OLLAMA_PULL_MODELS` are there.", one_of("true", "false")),
+)  # fmt: skip
+
+_NAMES = tuple(setting.name for setting in SETTINGS)
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings that `environ` asks for. Raises InvalidSettings with all that is wrong."""
+    given = values_of(environ, _NAMES)
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for setting in SETTINGS:
+        text = given.get(setting.name, setting.default)
+        try:
+            values[setting.name] = setting.parse(text) if text else None
+        except ValueError as error:
+            problems.append(_problem(setting, text, error))
+    problems += _problems_between(values)
+    if problems:
+        raise InvalidSettings(problems)
+    return _settings(values)
+
+
+def start_warnings(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """What the log is to say once at the start: settings that are valid, but may not do what they are meant to."""
+    files = {name: text for name, text in values_of(environ, _NAMES).items() if name.endswith("_FILE")}
+    return warnings_of(environ, _NAMES) + [
+        f"{name} is a file mounted by itself: one that replaces it outside is not seen here; mount its directory"
+        for name, path in files.items()
+        if is_mounted_alone(Path(path))
+    ]
+
+
+def _problem(setting: Setting, text: str, error: ValueError) -> str:
+    is_hidden = not _is_path(text) if setting.name.endswith("_FILE") else "@" in text
+    shown = MASK if setting.is_secret or is_hidden else repr(text)
+    where = f" ({error})" if isinstance(error, InvalidKeys | UnusableFile) else ""
+    return f"{setting.name}={shown} is not valid{where}; allowed: {setting.allowed}"
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text evidently names a file. Else it may be the secret itself, by mistake."""
+    if text.startswith(("/", ".")):
+        return True
+    return os.path.lexists(text) or os.path.isdir(os.path.dirname(text))
+
+
+def _problems_between(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with values that are each right by themselves."""
+    ttl, beat, workers = (values.get(name) for name in ("TTL_RUNNING", "HEARTBEAT_SEC", "GATEWAY_WORKERS"))
+    problems = []
+    if ttl is not None and beat is not None and ttl < 5 * beat:
+        problems.append(f"TTL_RUNNING={ttl} is not valid; allowed: at least five heartbeats, HEARTBEAT_SEC={beat:g}")
+    stores = [values[name] for name in ("REDIS_HOST", "REDIS_URL") if name in values]
+    if workers is not None and workers > 1 and len(stores) == 2 and not any(stores):
+        problems.append(f"GATEWAY_WORKERS={workers} is not valid; allowed: 1 without a store (set REDIS_HOST)")
+    if values.get("REDIS_PASSWORD") and values.get("REDIS_PASSWORD_FILE"):
+        problems.append(f"REDIS_PASSWORD={MASK} is not valid; allowed: either it or REDIS_PASSWORD_FILE")
+    return problems
+
+
+def _settings(values: Mapping[str, Any]) -> Settings:
+    host, port = values["UPSTREAM_BASE"]
+    redis_url, redis_user, redis_password_file = _store(values)
+    return Settings(
+        upstream_host=host,
+        upstream_port=port,
+        redis_url=redis_url,
+        redis_user=redis_user,
+        redis_password_file=redis_password_file,
+        ttl_running_seconds=values["TTL_RUNNING"],
+        ttl_done_seconds=values["TTL_DONE"],
+        heartbeat_seconds=values["HEARTBEAT_SEC"],
+        algorithm_id=values["ALGORITHM_ID"],
+        gateway_host=values["GATEWAY_HOST"],
+        gateway_port=values["GATEWAY_PORT"],
+        gateway_workers=values["GATEWAY_WORKERS"],
+        max_body_bytes=values["MAX_BODY_BYTES"],
+        max_connections=values["MAX_CONNECTIONS"],
+        upstream_idle_timeout_seconds=values["UPSTREAM_IDLE_TIMEOUT_SEC"],
+        drain_seconds=values["DRAIN_SEC"],
+        drain_notice_seconds=values["DRAIN_NOTICE_SEC"],
+        log_level=values["LOG_LEVEL"],
+        log_format=values["LOG_FORMAT"],
+        api_keys=values["GATEWAY_API_KEYS"] or {},
+        api_keys_file=values["GATEWAY_API_KEYS_FILE"],
+        cors_allow_origins=values["CORS_ALLOW_ORIGINS"] or (),
+        allowed_hosts=values["ALLOWED_HOSTS"] or (),
+        pull_models=values["OLLAMA_PULL_MODELS"] or (),
+        ready_requires_models=values["READY_REQUIRES_MODELS"] == "true",
+        machine=socket.gethostname(),
+        instance=values["GATEWAY_INSTANCE"] or f"{socket.gethostname()}:{values['GATEWAY_PORT']}",
+    )
+
+
+def terminal_peer() -> tuple[str, str | None]:
+    """For the terminal's commands: the URL of the gateway to ask, and the key to it, if any."""
+    port = values_of(os.environ, ["GATEWAY_PORT"]).get("GATEWAY_PORT", "11535")
+    return os.environ.get("OLLAMA_GATEWAY_URL") or f"http://127.0.0.1:{port}", os.environ.get("OLLAMA_GATEWAY_KEY")
+
+
+def run_name(settings: Settings) -> str:
+    """`<place>-<run>`: all processes of this gateway have it; another run at the same place has another second half."""
+    return os.environ.get(_RUN) or f"{_place(settings)}-{secrets.token_hex(4)}"
+
+
+def share_run(settings: Settings) -> None:
+    """Makes the processes that this one starts part of one run: together they are one gateway."""
+    os.environ[_RUN] = run_name(settings)
+
+
+def pull_progress_file() -> Path | None:
+    """Where the pull program tells the gateway how far it is; None without the launcher, which makes the place."""
+    directory = os.environ.get(_LAUNCHER_DIRECTORY)
+    return Path(directory) / "pull.json" if directory else None
+
+
+def _place(settings: Settings) -> str:
+    """A name of the address listened on, in this network namespace, since this machine booted.
+
+    Two gateways cannot be there at once. Where the kernel does not tell, it is a name of nothing.
+    """
+    try:
+        kernel = f"{_BOOT_ID.read_text()} {_NETWORK.stat().st_ino}"
+    except OSError:
+        kernel = secrets.token_hex()
+    return sha256(f"{kernel} {settings.gateway_host} {settings.gateway_port}".encode()).hexdigest()[:8]
+
+
+def _store(values: Mapping[str, Any]) -> tuple[str | None, str, Path | None]:
+    """The store's address (None: no store); and the user and file to log in with, where the address has no password."""
+    file: Path | None = values["REDIS_PASSWORD_FILE"]
+    if values["REDIS_URL"]:
+        return _login_apart(values["REDIS_URL"], file)
+    if not values["REDIS_HOST"]:
+        return None, "", None
+    user, password = values["REDIS_USER"], values["REDIS_PASSWORD"]
+    # Credentials are sent only where there is a password.
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if password else ""
+    host = values["REDIS_HOST"]
+    host = f"[{host}]" if ":" in host else host
+    url = f"redis://{login}{host}:{values['REDIS_PORT']}/{values['REDIS_DB']}"
+    return (url, user, file) if file else (url, "", None)
+
+
+def _login_apart(url: str, file: Path | None) -> tuple[str, str, Path | None]:
+    """An address whose password is in `file`, unless the address has one itself."""
+    parts = urlsplit(url)
+    if file is None or parts.password:
+        return url, "", None
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return bare, unquote(parts.username or ""), file

@@ -1,0 +1,1 @@
+"""Where statuses outlive a request: Redis (or Valkey), or a table in memory."""

@@ -1,0 +1,149 @@
+"""A status document as others wrote it: the shape that is checked, and what it says.
+
+Pure. The store belongs to all who may write there, so nothing of a document is believed before `fields_of` has seen the
+whole: the only place where that is decided, for reads, lists, the look for orphans and the terminal alike. task makes
+the documents. Documents of earlier versions have the shape: what was added to `extensions` since may be missing.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import orjson
+
+from gateway.tasks.task import (
+    EVENT_TYPE,
+    FINAL_RANK,
+    MAX_ATTEMPT,
+    VERSION,
+    Reason,
+    Stage,
+    State,
+    is_valid_id,
+    new_id,
+)
+
+MAX_CHARACTERS = 256 * 1024  # earlier versions stored targets of 64 KiB whole
+MAX_MS = 9_999_999_999_999  # places in the list have thirteen digits
+_MAX_BYTES = 2**53  # the largest whole number that JavaScript knows
+
+_STAGES = {str(stage): stage for stage in Stage}
+_EVENT_ID = re.compile(r"[0-9A-Za-z-]{1,64}")  # goes into a header field
+
+_Check: TypeAlias = Callable[[Any], bool]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is(expected: str) -> _Check:
+    return lambda value: value == expected
+
+
+def _whole(most: int, least: int = 0) -> _Check:
+    return lambda value: type(value) is int and least <= value <= most  # a bool is no number
+
+
+def _or_null(check: _Check) -> _Check:
+    return lambda value: value is None or check(value)
+
+
+_is_ms, _is_size = _whole(MAX_MS), _whole(_MAX_BYTES)
+
+_FIELDS: dict[str, _Check] = {
+    "version": _is(VERSION),
+    "event_type": _is(EVENT_TYPE),
+    "event_id": lambda value: isinstance(value, str) and _EVENT_ID.fullmatch(value) is not None,
+    "algorithm_id": _is_text,
+    "task_id": lambda value: isinstance(value, str) and is_valid_id(value),
+    "state": _is_text,  # the stage says which
+    "stage": lambda value: isinstance(value, str) and value in _STAGES,
+    "message": _is_text,
+    "timestamp": lambda value: type(value) in (int, float) and 0 <= value <= MAX_MS / 1000,  # once a fraction
+    "extensions": lambda value: isinstance(value, dict),
+}
+_NEEDED: dict[str, _Check] = {
+    "method": _is_text,
+    "path": _is_text,
+    "query": _is_text,
+    "created_ms": _is_ms,
+    "attempt": _whole(MAX_ATTEMPT, 1),
+}
+_KNOWN: dict[str, _Check] = {
+    "stream": lambda value: isinstance(value, bool),
+    "status_code": _or_null(_whole(999)),
+    "reason": _or_null(_is_text),  # a later version may have more of them
+    "started_ms": _or_null(_is_ms),
+    "first_byte_ms": _or_null(_is_ms),
+    "finished_ms": _or_null(_is_ms),
+    "request_bytes": _is_size,
+    "response_bytes": _is_size,
+    "instance": _is_text,
+    "boot": _is_text,
+    "owner": _or_null(_is_text),
+    "lost_after_ms": _or_null(_is_ms),
+}
+
+
+def is_document(fields: object) -> bool:
+    """Whether this, decoded, has the shape of a status document."""
+    if not isinstance(fields, dict) or fields.keys() != _FIELDS.keys():
+        return False
+    if not all(check(fields[name]) for name, check in _FIELDS.items()):
+        return False
+    extensions = fields["extensions"]
+    return (
+        fields["state"] == _STAGES[fields["stage"]].state
+        and all(name in extensions and check(extensions[name]) for name, check in _NEEDED.items())
+        and all(check(extensions[name]) for name, check in _KNOWN.items() if name in extensions)
+        and not any(isinstance(value, dict | list) for value in extensions.values())
+    )
+
+
+def fields_of(document: str, task_id: str | None = None) -> dict[str, Any] | None:
+    """The fields of a status document; None where the text has not the checked shape, or is another task's."""
+    if len(document) > MAX_CHARACTERS:
+        return None
+    try:
+        fields = orjson.loads(document)
+    except orjson.JSONDecodeError:
+        return None
+    is_right = is_document(fields) and task_id in (None, fields["task_id"])
+    return fields if is_right else None
+
+
+def rank_of(fields: dict[str, Any]) -> int:
+    """The rank of the stage that a document tells of."""
+    return _STAGES[fields["stage"]].rank
+
+
+def has_ended(document: str) -> bool:
+    """Whether a document tells of a final state."""
+    fields = fields_of(document)
+    return fields is not None and rank_of(fields) == FINAL_RANK
+
+
+def is_visible(document: str, reader: str | None) -> bool:
+    """Whether `reader` may see the task of a document; None may see all."""
+    if reader is None:
+        return True
+    fields = fields_of(document)
+    return fields is not None and fields["extensions"].get("owner") == reader
+
+
+def lost_document(fields: dict[str, Any], now: float) -> str:
+    """The last document of a task whose gateway is gone. `now` is Unix seconds, `fields` are those of its last one."""
+    extensions = fields["extensions"]
+    known_ms = [extensions.get(name) or 0 for name in ("created_ms", "started_ms", "first_byte_ms")]
+    finished_ms = max(int(now * 1000), *known_ms)  # gateways' clocks differ
+    ends = {"reason": Reason.LOST, "finished_ms": finished_ms, "lost_after_ms": None}
+    news = {
+        "event_id": new_id(),
+        "state": State.FAILED,
+        "stage": Stage.LOST,
+        "message": "the gateway that ran it is gone",
+        "timestamp": finished_ms // 1000,
+        "extensions": extensions | ends,
+    }
+    return orjson.dumps(fields | news).decode()

@@ -1,0 +1,125 @@
+"""The store's condition, as its writer finds it, and what the log says of it.
+
+Decides only: what a failure, an answer and a written batch mean for the condition, and when a line is due. Asks the
+store nothing. Used by writer and lookout.
+"""
+
+import logging
+import time
+from enum import Enum, auto
+
+from gateway.store.interface import StoreError
+from gateway.tracking.outbox import BATCH_TASKS, KEPT_TASKS, MAX_WAIT_SECONDS, Outbox
+
+log = logging.getLogger("gateway.tracker")
+
+# A store that was away is back once it answers this fast: with a slower one requests would only wait again.
+QUICK_SECONDS = MAX_WAIT_SECONDS / 2
+LINE_SECONDS = 5.0  # between two lines about the condition, at least
+SAME_SECONDS = 60.0  # until the same failure is told again
+
+
+class _State(Enum):
+    """Moves: UP to AWAY with any failure; AWAY to TAKING with a good probe; TAKING to UP, or back to AWAY."""
+
+    UP = auto()
+    AWAY = auto()  # requests do not wait for it
+    TAKING = auto()  # the same, but it is well again, and gets what was kept for it
+
+
+class Condition:
+    """Whether requests may wait for the store.
+
+    Two things have to be true before a store is back: a probe, which does all that is ever asked of it, and a batch, if
+    there is any. Each alone has called stores back that refuse one command in three.
+    """
+
+    def __init__(self, outbox: Outbox, grace_seconds: float) -> None:
+        self._outbox = outbox
+        self._grace_seconds = grace_seconds
+        self._state = _State.UP
+        self._kind: str | None = None  # of the last failure; None while it is up
+        self._why = ""
+        self._away_at = self._back_at = float("-inf")
+        self._lines = _Lines()
+        self._reported_dropped = 0
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a request may wait for the store, and read from it what it has written."""
+        return self._state is _State.UP
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it has failed, and nothing tells that it is well again."""
+        return self._state is _State.AWAY
+
+    @property
+    def is_grace_over(self) -> bool:
+        """Whether it has been up for so long that silence in it means something again."""
+        return self.is_up and time.monotonic() - self._back_at >= self._grace_seconds
+
+    def fail(self, error: StoreError) -> bool:
+        """The store has failed. True where that is new: it was not away until now."""
+        was_away = self.is_away
+        if self.is_up:
+            self._away_at = time.monotonic()
+        self._state, self._kind, self._why = _State.AWAY, error.kind, str(error)
+        self.tell()
+        return not was_away
+
+    def pass_probe(self, seconds: float) -> None:
+        """A probe was answered, in that time."""
+        if self.is_away and seconds <= QUICK_SECONDS:
+            self._state = _State.TAKING
+            if self._outbox.is_empty:
+                self._return()
+
+    def take_batch(self, seconds: float) -> None:
+        """A batch was written, in that time. The store is back when a request that waits is in the next one or two."""
+        is_caught_up = self._outbox.due <= BATCH_TASKS
+        if self._state is _State.TAKING and seconds <= QUICK_SECONDS and is_caught_up:
+            self._return()
+
+    def _return(self) -> None:
+        self._state, self._kind, now = _State.UP, None, time.monotonic()
+        if now - self._away_at >= self._grace_seconds / 3:  # else nobody has missed a heartbeat for that
+            self._back_at = now
+        self.tell()
+
+    def tell(self) -> None:
+        """Says what there is to be said by now. To be called again and again: a line may have to wait."""
+        told = self._lines.told
+        if not self._lines.take(None if self.is_up else self._kind):
+            return
+        if self.is_up:
+            dropped = self._outbox.dropped - self._reported_dropped
+            self._reported_dropped = self._outbox.dropped
+            log.info(
+                "the store is back; %d statuses are still to be written, %d were dropped", self._outbox.unsaved, dropped
+            )
+        elif told is None:
+            log.warning("the store is away (%s); requests go on, up to %d statuses are kept", self._why, KEPT_TASKS)
+        else:
+            log.warning("the store still takes no statuses, now for another reason: %s", self._why)
+
+
+class _Lines:
+    """Which lines are due: one per change, none within five seconds of another, none twice within a minute."""
+
+    def __init__(self) -> None:
+        self.told: str | None = None  # the kind of failure that the last line told of; None: all is well
+        self._told_at = float("-inf")
+        self._failures: dict[str, float] = {}  # when each kind was told last
+
+    def take(self, kind: str | None) -> bool:
+        """Whether a line is due that the store's condition is `kind`; it counts as told then."""
+        now = time.monotonic()
+        if kind == self.told or now - self._told_at < LINE_SECONDS:
+            return False
+        if kind is not None:
+            if now - self._failures.get(kind, float("-inf")) < SAME_SECONDS:
+                return False
+            self._failures = {k: at for k, at in self._failures.items() if now - at < SAME_SECONDS} | {kind: now}
+        self.told, self._told_at = kind, now
+        return True

@@ -1,0 +1,82 @@
+"""The list: the store's, and while that takes no writes with this process's own tasks in it as they are now.
+
+So a page says of each task what `/tasks/status/{task_id}` says, and has the tasks that the store has not heard of.
+Called by tracker.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from gateway.store.interface import Page, Store, decode_cursor, encode_cursor, place
+from gateway.tasks.document import fields_of
+from gateway.tasks.task import State
+from gateway.tracking.outbox import Outbox, TrackedTask
+from gateway.tracking.writer import StoreWriter
+
+_LARGEST_PAGE = 1000
+
+_PageOf: TypeAlias = Callable[[int, str | None], Awaitable[Page]]  # by limit and cursor
+_Row: TypeAlias = tuple[str, TrackedTask | str]  # where it stands, and what does
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Pages of one process. `in_flight` are its tasks that run, by id; `render` makes the document of one."""
+
+    store: Store
+    writer: StoreWriter
+    outbox: Outbox
+    in_flight: Mapping[str, TrackedTask]
+    render: Callable[[TrackedTask], str]
+
+    async def page(self, limit: int, state: State | None, cursor: str | None, reader: str | None) -> Page:
+        """Up to `limit` documents, newest first, from behind `cursor` on. Raises StoreError and InvalidCursor."""
+
+        def page_of(size: int, at: str | None) -> Awaitable[Page]:
+            return self.store.page(size, state, at, owner=reader, spared=self.writer.spared)
+
+        if self.writer.is_up:
+            page = await page_of(limit, cursor)
+            if self.writer.is_up:
+                return page
+        own = self._own()
+        start = decode_cursor(cursor) if cursor else None
+        rows = [
+            (place(task.created_ms, task.task_id), task)
+            for task in own.values()
+            if state in (None, task.state) and reader in (None, task.owner)
+        ]
+        fresh: list[_Row] = [row for row in rows if start is None or row[0] < start]
+        return await self._merged(page_of, own, fresh, limit, cursor)
+
+    def _own(self) -> dict[str, TrackedTask]:
+        """The tasks of this process by their ids: for these the store's word does not count."""
+        ended = {task.task_id: task for task in self.outbox.kept}
+        return {i: task for i, task in (ended | dict(self.in_flight)).items() if not task.is_superseded}
+
+    async def _merged(
+        self, page_of: _PageOf, own: Mapping[str, TrackedTask], fresh: list[_Row], limit: int, cursor: str | None
+    ) -> Page:
+        found: list[_Row] = []
+        at, size, skipped = cursor, limit, 0
+        while True:
+            page = await page_of(size, at)
+            skipped += page.skipped
+            found += [row for row in map(_row, page.documents) if row[0][14:] not in own]
+            at, size = page.next_cursor, _LARGEST_PAGE  # most of a page may be our own: past them, quickly
+            end = decode_cursor(at) if at else ""
+            rows = sorted(found + [row for row in fresh if row[0] >= end], key=_place, reverse=True)
+            if at is None or len(rows) > limit:
+                break
+        documents = [what if isinstance(what, str) else self.render(what) for _, what in rows[:limit]]
+        return Page(documents, encode_cursor(rows[limit - 1][0]) if len(rows) > limit else None, skipped)
+
+
+def _row(document: str) -> _Row:
+    fields = fields_of(document) or {}
+    return place(fields["extensions"]["created_ms"], fields["task_id"]), document
+
+
+def _place(row: _Row) -> str:
+    return row[0]

@@ -1,0 +1,35 @@
+"""Whose word counts for a task that this process knows: its own, or the store's. Decides only. Called by tracker."""
+
+from enum import Enum, auto
+from typing import Any
+
+from gateway.store.interface import name_in
+from gateway.tasks.document import rank_of
+from gateway.tasks.task import FINAL_RANK
+from gateway.tracking.outbox import TrackedTask
+
+
+class Teller(Enum):
+    """Who tells a task's status, and what that means for the task."""
+
+    OWN = auto()  # this process: the store does not have it yet
+    OWN_AGAIN = auto()  # this process: the store had it, and has lost it
+    STORE = auto()  # the store, which knows as much or more
+    ANOTHER = auto()  # the store: another request stands there, or this one was called lost
+
+
+def told_by(own: TrackedTask, name: str, fields: dict[str, Any] | None, *, is_expired: bool) -> Teller:
+    """`name` is that of the own request; `fields` are those of the store's document, None where it has none.
+
+    `is_expired`: the own task ended so long ago that the store need not have it any more.
+    """
+    if fields is None:
+        is_news = not is_expired
+    else:
+        is_news = (own.likely_attempt, own.stage.rank) > (fields["extensions"].get("attempt", 1), rank_of(fields))
+    if is_news:
+        return Teller.OWN_AGAIN if own.is_saved else Teller.OWN
+    if fields is None or own.attempt == 0:  # a claim without an answer: that will say it
+        return Teller.STORE
+    is_called_lost = rank_of(fields) == FINAL_RANK and fields["stage"] != own.stage
+    return Teller.ANOTHER if is_called_lost or name_in(fields) != name else Teller.STORE

@@ -1,0 +1,155 @@
+"""Ollama as an HTTP/1.1 peer: a keep-alive pool of small connections, and questions of the gateway's own.
+
+Knows nothing of tasks or clients. Called by proxy (one `Connection` per exchange) and, as a coroutine, by the probes.
+Written for one purpose: beside general clients it costs a fortieth of the popular one.
+"""
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable
+
+from gateway.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnavailable
+from gateway.http.headers import Fields
+from gateway.net.vanished import PeerWatch
+from gateway.upstream.connection import Connection
+
+log = logging.getLogger("gateway.upstream")
+
+_CONNECT_TIMEOUT_SECONDS = 5.0
+_MAX_IDLE_CONNECTIONS = 128
+
+
+def _why_not_open(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "the gateway has no file descriptor left for a connection to Ollama; ulimit -n is its limit"
+    return "Ollama does not accept connections; it may still be starting"
+
+
+class Upstream:
+    """The pool of connections to one Ollama. `host_field` is the Host that it is addressed by.
+
+    In the pool a connection has no listener, nothing waits on it, and it is read from: so its end is noticed.
+    """
+
+    def __init__(self, host: str, port: int, *, idle_timeout_seconds: float = 0) -> None:
+        self._host = host
+        self._port = port
+        self._idle_timeout_seconds = idle_timeout_seconds
+        self._idle: list[Connection] = []
+        self._peers = PeerWatch()
+        self._opening: set[asyncio.Task[None]] = set()
+        self.host_field = f"{f'[{host}]' if ':' in host else host}:{port}".encode()
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self._host}:{self._port}, {len(self._idle)} idle connections>"
+
+    def take(self) -> Connection | None:
+        """A connection that was kept alive, if there is one; `begin` is to follow."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open and connection.is_quiet:
+                connection.is_reused = True
+                return connection
+            connection.abort(UpstreamBroken("Ollama sent what was not asked for, or closed the connection"))
+        return None
+
+    def open_soon(self, then: Callable[[Connection | UpstreamUnavailable], None]) -> None:
+        """Opens a connection and calls `then` with it, or with what stood in the way."""
+
+        async def open_and_tell() -> None:
+            try:
+                found: Connection | UpstreamUnavailable = await self.open()
+            except UpstreamUnavailable as error:
+                found = error
+            except Exception:
+                log.exception("connecting to Ollama failed inside the gateway")
+                found = UpstreamUnavailable("the gateway could not connect to Ollama")
+            then(found)
+
+        opening = asyncio.get_running_loop().create_task(open_and_tell())
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+
+    async def open(self) -> Connection:
+        """A new connection; `begin` is to follow. Raises UpstreamUnavailable."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_SECONDS):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self._idle_timeout_seconds, self._peers), self._host, self._port
+                )
+        except (OSError, TimeoutError) as error:
+            raise UpstreamUnavailable(_why_not_open(error)) from error
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        """Takes a connection back: kept where its exchange ended well, closed otherwise."""
+        if connection.is_reusable and len(self._idle) < _MAX_IDLE_CONNECTIONS:
+            connection.leave()
+            self._idle.append(connection)
+        else:
+            connection.abort(UpstreamBroken("the exchange is over"))
+
+    async def get_status(self, path: str, *, timeout_seconds: float) -> int:
+        """The HTTP status of a GET, its body read and dropped. Raises UpstreamFailure."""
+        status, _ = await self.get(path, timeout_seconds=timeout_seconds, keep_bytes=0)
+        return status
+
+    async def get(self, path: str, *, timeout_seconds: float, keep_bytes: int) -> tuple[int, bytes]:
+        """Status and body of a GET; of the body no more than the first `keep_bytes`. Raises UpstreamFailure."""
+        connection = None
+        body = b""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                connection = self.take() or await self.open()
+                answer = AwaitedAnswer(connection, "GET")
+                connection.send(b"GET %s HTTP/1.1\r\nhost: %s\r\n\r\n" % (path.encode(), self.host_field), is_last=True)
+                status, _ = await answer.head()
+                while piece := await answer.piece():
+                    body += piece[: keep_bytes - len(body)]
+        except TimeoutError as error:
+            raise UpstreamTimeout(f"no answer within {timeout_seconds:g} seconds") from error
+        finally:
+            if connection is not None:
+                self.release(connection)
+        return status, body
+
+    def close(self) -> None:
+        """Closes what is idle."""
+        for connection in self._idle:
+            connection.abort(UpstreamBroken("the gateway stops"))
+        self._idle.clear()
+
+
+class AwaitedAnswer:
+    """The answer to one request on `connection`, for who would rather wait than be told."""
+
+    def __init__(self, connection: Connection, method: str) -> None:
+        self._connection = connection
+        self._news = asyncio.Event()
+        connection.begin(method, self)
+
+    def on_answer(self) -> None:
+        self._news.set()
+
+    def on_taken(self) -> None:
+        """What is asked here is short."""
+
+    async def head(self) -> tuple[int, Fields]:
+        """Status and fields (lower-case names) of the final response. Raises UpstreamFailure."""
+        while not self._connection.status:
+            await self._more()
+        return self._connection.status, self._connection.fields
+
+    async def piece(self) -> bytes:
+        """What has come of the body, at least a byte, or b"" at its end. Raises UpstreamFailure where it broke off."""
+        while not (self._connection.waiting_bytes or self._connection.is_complete):
+            await self._more()
+        return self._connection.take()
+
+    async def _more(self) -> None:
+        if self._connection.failure is not None:
+            raise self._connection.failure
+        self._news.clear()
+        await self._news.wait()
