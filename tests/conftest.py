@@ -71,9 +71,9 @@ async def new_store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[N
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients of a store in this process wait as long as tests do: for tests that are not about time."""
-    for module in ("line", "store"):
-        monkeypatch.setattr(f"gateway.{module}.COMMAND_TIMEOUT_SECONDS", GUARD_SECONDS)
-        monkeypatch.setattr(f"gateway.{module}.CONNECT_TIMEOUT_SECONDS", GUARD_SECONDS)
+    for module in ("pipeline", "redis"):
+        monkeypatch.setattr(f"gateway.store.{module}.COMMAND_TIMEOUT_SECONDS", GUARD_SECONDS)
+        monkeypatch.setattr(f"gateway.store.{module}.CONNECT_TIMEOUT_SECONDS", GUARD_SECONDS)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -19,8 +19,9 @@ def test_every_package_is_named() -> None:
 
 def test_every_other_file_is_named() -> None:
     """Scripts of the store and the dashboard's files go with the code."""
-    patterns = PROJECT["tool"]["setuptools"]["package-data"]["gateway"]
-    taken = {file for pattern in patterns for file in PACKAGE.glob(pattern)}
+    data = PROJECT["tool"]["setuptools"]["package-data"]
+    rooms = {ROOT.joinpath(*name.split(".")): patterns for name, patterns in data.items()}
+    taken = {file for room, patterns in rooms.items() for pattern in patterns for file in room.glob(pattern)}
     files = {file for file in PACKAGE.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
     assert {file for file in files if file.suffix != ".py"} == taken
 
