@@ -324,5 +324,8 @@ async def test_a_store_that_comes_late_is_used(launch: Launch, new_store: NewSto
         await make(gateway, "late")
         return await store.raw("late") is not None
 
-    await until(is_stored, 15, "statuses reach the store")
-    assert (await gateway.http.get("/tasks/status/nobody-knows")).status_code == 404
+    async def is_unknown() -> bool:
+        return (await gateway.http.get("/tasks/status/nobody-knows")).status_code == 404
+
+    await until(is_stored, what="statuses reach the store")
+    await until(is_unknown, what="the store is asked")
