@@ -46,8 +46,6 @@ class Record(NamedTuple):  # a dataclass that is frozen takes four times as long
     ttl_seconds: int
     owner: str = ""
     grace_seconds: float = 30
-    is_new: bool = False  # nothing of this request was ever sent to the store
-    judged: str = ""  # SHA-1 of a text that was found in its place and is no document: it does not stand in the way
 
 
 class Written(NamedTuple):
@@ -81,8 +79,11 @@ class Store(Protocol):
     them.
     """
 
-    lost: int
     answers_at_once: bool  # `write` calls its `then` before it returns
+
+    @property
+    def lost(self) -> int:
+        """How many tasks of other gateways this process has made lost."""
 
     @property
     def connections(self) -> int:

@@ -1,6 +1,6 @@
-"""The in-process table: the store of a gateway that has none configured. Lost at exit, one worker, bounded.
+"""The in-process table: the store of a gateway that has none configured. Lost at exit, bounded.
 
-Follows the rules of transition.lua and index.lua; tests run both through the same cases. Called by tracker alone.
+Tests run it and Redis through the same cases.
 """
 
 import asyncio
@@ -12,10 +12,17 @@ from dataclasses import dataclass
 
 from gateway.store.interface import Page, Record, Then, Written, decode_cursor, encode_cursor, place
 from gateway.tasks.shares import Shares
-from gateway.tasks.task import FINAL_RANK, MAX_ATTEMPT, State, complete_document
+from gateway.tasks.stages import Stored, verdict
+from gateway.tasks.task import State, complete_document
 
 MAX_TASKS = 10_000
 MAX_BYTES = 32 * 1024 * 1024
+
+
+def _stored(found: "_Entry", record: Record) -> Stored:
+    owners = {found.record.owner, record.owner} - {""}
+    is_ours = found.record.created_ms == record.created_ms  # there is one process
+    return Stored(found.attempt, found.record.rank, is_ours, len(owners) > 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,7 @@ class MemoryStore:
         self._places: defaultdict[tuple[State | None, str | None], list[str]] = defaultdict(list)
 
     def write(self, records: Sequence[Record], then: Then) -> None:
-        """Writes each record by the rules of transition.lua."""
+        """Writes each record by the rules of `verdict`."""
         then(self._write(records))
 
     def _write(self, records: Sequence[Record]) -> list[Written]:
@@ -66,24 +73,16 @@ class MemoryStore:
         return written
 
     def _put(self, record: Record) -> Written:
-        stored = self._live(record.task_id)
-        attempt = record.attempt
-        if stored is not None:
-            is_ours = stored.record.created_ms == record.created_ms
-            has_ended = stored.record.rank == FINAL_RANK
-            owners = {stored.record.owner, record.owner} - {""}
-            if attempt == 0 and not is_ours and (not has_ended or len(owners) > 1):
-                return Written(False, stored.attempt)
-            if attempt == 0:
-                attempt = stored.attempt if is_ours else min(stored.attempt + 1, MAX_ATTEMPT)
-            if attempt < stored.attempt or (attempt == stored.attempt and not is_ours):
-                return Written(False, stored.attempt)
-            if attempt == stored.attempt and stored.record.head == record.head and has_ended:
-                return Written(True, attempt)  # the very same again
-            if attempt == stored.attempt and (has_ended or record.rank < stored.record.rank):
-                return Written(False, stored.attempt)
-            self._remove(stored)
-        return self._add(record, max(attempt, 1))
+        found = self._live(record.task_id)
+        stored = None if found is None else _stored(found, record)
+        attempt = verdict(stored, record.attempt, record.rank)
+        if attempt is not None:
+            if found is not None:
+                self._remove(found)
+            return self._add(record, attempt)
+        assert found is not None, "nothing that is stored is in the way"
+        is_same_end = found.record.head == record.head and record.attempt in (0, found.attempt)
+        return Written(is_same_end, found.attempt)
 
     def _add(self, record: Record, attempt: int) -> Written:
         entry = _Entry(record, attempt, self._clock() + record.ttl_seconds)

@@ -1,21 +1,18 @@
--- Puts one list right whose key or scores are not as index.lua leaves them. Called by store.py, where it meets that.
+-- Deletes the keys that hold another type than a sorted set: those are not ours, and in the way of a script.
 --
--- KEYS[1]  tsx:ollama:{index}:all or another list: a sorted set, score 0, members "<created_ms, 13 digits>:<task id>"
---
--- Scores have to be equal, else members do not sort by their bytes. Returns how much was wrong, at most some thousands.
+-- ARGV  names of the lists that the script may touch
+-- Returns the keys that are gone.
 
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind == 'none' then
-  return 0
+local gone = {}
+local keys = { LISTS, EXPIRY, BEATS, CANCELS }
+for n = 1, #ARGV do
+  keys[#keys + 1] = PREFIX .. ARGV[n]
 end
-if kind ~= 'zset' then
-  return redis.call('DEL', KEYS[1])
-end
-local wrong = 0
-for _, range in ipairs({ { '-inf', '(0' }, { '(0', '+inf' } }) do
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], range[1], range[2], 'LIMIT', 0, 1000)) do
-    redis.call('ZADD', KEYS[1], 0, member)
-    wrong = wrong + 1
+for _, key in ipairs(keys) do
+  local kind = call('TYPE', key).ok
+  if kind ~= 'zset' and kind ~= 'none' then
+    call('DEL', key)
+    gone[#gone + 1] = key
   end
 end
-return wrong
+return gone

@@ -8,8 +8,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from hashlib import sha1
-from importlib.resources import files
 from typing import Any, TypeAlias, TypeVar, cast
 
 from hiredis import HiredisError, PushNotification, Reader, ReplyError, pack_command
@@ -38,33 +36,12 @@ _MORE = object()  # what the reader says where the next reply is not whole yet
 T = TypeVar("T")
 
 
-def form(*parts: str | None) -> bytes:
-    """A command as it goes on the wire, each None a gap: `%` takes the length of an argument, and the argument.
-
-    That takes half the time of packing the same again and again.
-    """
-    gaps = [b"$%d\r\n%b\r\n" if part is None else _bulk(part.encode()).replace(b"%", b"%%") for part in parts]
-    return b"*%d\r\n" % len(parts) + b"".join(gaps)
-
-
-def _bulk(argument: bytes) -> bytes:
-    return b"$%d\r\n%b\r\n" % (len(argument), argument)
-
-
-def _packed(command: Command | bytes) -> bytes:
-    return command if isinstance(command, bytes) else cast("bytes", pack_command(cast("tuple[Any]", command)))
-
-
-class Script:
-    """A Lua script of this package, called by its digest."""
-
-    def __init__(self, name: str) -> None:
-        self.text = files("gateway.store").joinpath(name + ".lua").read_text()
-        self.digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+def _packed(command: Command) -> bytes:
+    return cast("bytes", pack_command(cast("tuple[Any]", command)))
 
 
 class WrongType(StoreError):
-    """A key holds another type than the command is for. All else that was asked with it has been done."""
+    """A key holds another type than a script is for."""
 
 
 class _Lost(StoreError):
@@ -76,7 +53,7 @@ class _Ask:
 
     __slots__ = ("count", "ends_at", "is_again", "packed", "then")
 
-    def __init__(self, commands: Sequence[Command | bytes], ends_at: float, then: Callable[[Replies], None]) -> None:
+    def __init__(self, commands: Sequence[Command], ends_at: float, then: Callable[[Replies], None]) -> None:
         self.packed = b"".join(map(_packed, commands))
         self.count = len(commands)
         self.ends_at = ends_at
@@ -99,10 +76,8 @@ class Line:
     connection that was open turns out closed (servers close idle ones), or the server has forgotten `scripts`.
     """
 
-    def __init__(
-        self, url: str, scripts: Sequence[Script] = (), *, credentials: CredentialProvider | None = None
-    ) -> None:
-        self._loads: list[Command] = [("SCRIPT", "LOAD", script.text) for script in scripts]
+    def __init__(self, url: str, scripts: Sequence[str] = (), *, credentials: CredentialProvider | None = None) -> None:
+        self._loads: list[Command] = [("SCRIPT", "LOAD", script) for script in scripts]
         self._pool = ConnectionPool.from_url(
             url,
             decode_responses=True,
@@ -122,11 +97,8 @@ class Line:
     def is_open(self) -> bool:
         return self._wire is not None
 
-    def ask(self, commands: Sequence[Command | bytes], then: Callable[[Replies], None]) -> None:
-        """Calls `then` once with the replies, or with why there are none. An error among them is such a reason.
-
-        Bytes are a command that was packed before.
-        """
+    def ask(self, commands: Sequence[Command], then: Callable[[Replies], None]) -> None:
+        """Calls `then` once with the replies, or with why there are none. An error among them is such a reason."""
         self._ask(_Ask(commands, asyncio.get_running_loop().time() + COMMAND_TIMEOUT_SECONDS, then))
 
     def _ask(self, ask: _Ask) -> None:

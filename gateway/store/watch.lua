@@ -1,25 +1,49 @@
--- What every gateway asks once a second. Called by store.py.
+-- What every gateway asks once a second.
 --
--- KEYS[1]  tsx:ollama:{index}:beats    sorted set of the ids in flight, score: Unix ms after which each counts as lost
--- KEYS[2]  tsx:ollama:{index}:cancels  sorted set of "<boot>:<created_ms>:<task id>" that are to be cancelled
---
--- Returns {ids that are silent for too long by this server's clock, names to cancel, that clock in Unix ms, keys that held
--- another type and are gone}, some of each.
+-- ARGV[1]  how many expired tasks to sweep   ARGV[2] TTL of the lists in seconds
+-- Returns {ids that have been silent for too long, names of requests to cancel, this server's clock in Unix ms, how many
+-- tasks were swept, 1 where the lists are complete or 0, members of `expiry` that were malformed}; some ids and names.
 
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local mended = {}
-for _, key in ipairs(KEYS) do
-  local kind = redis.call('TYPE', key).ok
-  if kind ~= 'zset' and kind ~= 'none' then
-    redis.call('DEL', key)
-    table.insert(mended, key)
+local RENEWED_EVERY = 60 -- seconds
+local malformed = {}
+
+-- Takes tasks out of the lists whose documents have expired; returns how many.
+local function sweep(most)
+  local expired = call('ZRANGEBYSCORE', EXPIRY, '-inf', '(' .. now, 'LIMIT', 0, most)
+  for _, member in ipairs(expired) do
+    local created, state, owner, id = string.match(member, '^(%d+):(%u+):([^:]*):(.*)$')
+    if is_state(state) then
+      delist(id, created, state, owner)
+    else
+      malformed[#malformed + 1] = EXPIRY .. ' ' .. member
+      call('ZREM', EXPIRY, member)
+    end
+  end
+  return #expired
+end
+
+-- Lists live as long as gateways do, and `ttl` longer.
+local function renew(ttl)
+  if call('TTL', EXPIRY) < ttl - RENEWED_EVERY then
+    call('EXPIRE', EXPIRY, ttl)
+  end
+  if call('TTL', LISTS) > ttl - RENEWED_EVERY then
+    return
+  end
+  call('EXPIRE', LISTS, ttl)
+  call('EXPIRE', BEATS, ttl)
+  for _, name in ipairs(call('ZRANGE', LISTS, 0, -1)) do
+    call('EXPIRE', PREFIX .. name, ttl)
   end
 end
 
+local swept = sweep(ARGV[1])
+renew(tonumber(ARGV[2]))
 return {
-  redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now_ms, 'LIMIT', 0, 256),
-  redis.call('ZRANGE', KEYS[2], 0, 999),
+  call('ZRANGEBYSCORE', BEATS, '-inf', '(' .. now_ms, 'LIMIT', 0, 256),
+  call('ZRANGE', CANCELS, 0, 999),
   now_ms,
-  mended,
+  swept,
+  call('ZSCORE', LISTS, COMPLETE) and 1 or 0,
+  malformed,
 }

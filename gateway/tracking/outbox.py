@@ -37,7 +37,7 @@ class TrackedTask(Task):
 
     __slots__ = (
         "beat_at", "boxed_rank", "cut_by", "is_refused", "is_superseded", "likely_attempt", "on_cut", "on_look",
-        "saved_rank", "wait_began", "wait_left", "waiter", "waiter_rank", "was_sent",
+        "saved_rank", "wait_began", "wait_left", "waiter", "waiter_rank",
     )  # fmt: skip
 
     def __init__(
@@ -48,7 +48,6 @@ class TrackedTask(Task):
         self.beat_at = 0.0  # when the next heartbeat is due, monotonic seconds
         self.saved_rank = -1  # the rank of the newest status that the store has
         self.boxed_rank = -1  # the rank that the batch under way carries
-        self.was_sent = False  # something of it, to the store, whether or not that has it
         self.wait_left = MAX_WAITS_SECONDS
         self.wait_began = 0.0  # monotonic seconds
         self.waiter: Callable[[], None] | None = None  # called when the store has it at waiter_rank, or later

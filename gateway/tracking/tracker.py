@@ -374,7 +374,6 @@ class Tracker:
             self._ttl_done_seconds if task.is_final else self._ttl_running_seconds,
             task.owner,
             SILENT_BEATS * self._heartbeat_seconds,
-            not task.was_sent,
         )
 
     def _document(self, task: TrackedTask) -> str:

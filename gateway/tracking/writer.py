@@ -232,8 +232,6 @@ class StoreWriter:
         take = partial(self._take, batch, self._batch_number, time.monotonic(), then)
         try:
             records = [self._render(task) for task in batch]
-            for task in batch:
-                task.was_sent = True
             self._store.write(records, take)
         except Exception as error:
             log.exception("writing %d statuses failed inside the gateway; trying again", len(batch))

@@ -1,0 +1,143 @@
+"""Finds the tasks that a gateway left behind: one that went silent is made lost, by the gateway that notices first."""
+
+import re
+import time
+from collections.abc import Callable, Container, Sequence
+from math import inf
+from typing import Any, cast
+
+from gateway.store.interface import name_in
+from gateway.store.layout import BEATS, DOCUMENT_PREFIX, Script, list_names
+from gateway.store.malformed import Malformed
+from gateway.store.reader import Reader
+from gateway.tasks.document import fields_of, lost_document
+
+_LOST_AFTER = re.compile(r'"lost_after_ms":(\d{1,15})\}\}$')
+_CLOCK_STEP_SECONDS = 2.0
+_BURIED_AT_ONCE = 256
+_SWEPT = 1000  # expired tasks that leave the lists in one step
+_SWEEPS = 10
+
+
+class Orphans:
+    """Looks for them on behalf of the process `boot` of the gateway `instance`. `lost` counts those made lost here.
+
+    A clock of the server that steps forward makes every task look silent: for `grace_seconds` none is believed to be.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        malformed: Malformed,
+        *,
+        boot: str,
+        instance: str,
+        grace_seconds: float,
+        ttl_done_seconds: int,
+        lists_ttl_seconds: int,
+    ) -> None:
+        self.lost = 0
+        self._reader = reader
+        self._malformed = malformed
+        self._boot = boot
+        self._instance = instance
+        self._grace_seconds = grace_seconds
+        self._ttl_done_seconds = ttl_done_seconds
+        self._lists_ttl_seconds = lists_ttl_seconds
+        self._clock_offset_seconds = inf  # of the server's clock to the monotonic one here, when last seen
+        self._steady_at = 0.0
+        self._watch, self._lost = Script("watch"), Script("lost")
+
+    async def documents(self, task_ids: Sequence[str], spared: Container[str] | None) -> list[str | None]:
+        """The documents of `task_ids`, as the reader gives them; a silent task is made lost first.
+
+        Not one whose request is named in `spared`; None spares all. Raises the library's errors.
+        """
+        now_ms, documents = await self._reader.documents(task_ids)
+        if not self._is_clock_steady(now_ms) or spared is None:
+            return documents
+        return [
+            await self._make_lost(document, spared) if document and _is_silent(document, now_ms) else document
+            for document in documents
+        ]
+
+    def _is_clock_steady(self, now_ms: int) -> bool:
+        now = time.monotonic()
+        offset_seconds = now_ms / 1000 - now
+        if offset_seconds - self._clock_offset_seconds > _CLOCK_STEP_SECONDS:
+            self._steady_at = now + self._grace_seconds
+        self._clock_offset_seconds = offset_seconds
+        return now >= self._steady_at
+
+    async def _make_lost(self, document: str, spared: Container[str] = ()) -> str | None:
+        """FAILED lost in the place of `document`, or what was written there meanwhile."""
+        fields = fields_of(document)
+        if fields is None or name_in(fields) in spared:
+            return document
+        lost, task_id = lost_document(fields, time.time()), fields["task_id"]
+        arguments = [document, lost, self._ttl_done_seconds, self._lists_ttl_seconds, task_id]
+        names = list_names(None, fields["extensions"].get("owner"))
+        if not await self._reader.evaluate(self._lost, [DOCUMENT_PREFIX + task_id], arguments, names):
+            _, [found] = await self._reader.documents([task_id])
+            return found
+        self.lost += 1
+        return lost
+
+    async def bury(self) -> None:
+        """Makes lost what a former run of this gateway left in flight: no other process can have written that."""
+        await self.look(spared=None)  # puts the key right
+        task_ids = cast("list[str]", await self._reader.redis.zrange(BEATS, 0, -1))
+        for start in range(0, len(task_ids), _BURIED_AT_ONCE):
+            _, documents = await self._reader.documents(task_ids[start : start + _BURIED_AT_ONCE])
+            for document in filter(None, documents):
+                if self._is_former_self(document):
+                    await self._make_lost(document)
+
+    def _is_former_self(self, document: str) -> bool:
+        extensions = (fields_of(document) or {}).get("extensions", {})
+        own, theirs = self._boot.split("-"), str(extensions.get("boot")).split("-")
+        is_same_place = extensions.get("instance") == self._instance and own[:1] == theirs[:1]
+        is_other_run = len(own) == len(theirs) == 3 and own[1] != theirs[1]
+        return is_same_place and is_other_run and is_running(document)
+
+    async def look(
+        self, spared: Container[str] | None, on_spared: Callable[[str], object] = str
+    ) -> tuple[list[str], bool]:
+        """Makes lost what is silent, and takes expired tasks out of the lists.
+
+        Gives the names of requests to cancel, and whether the lists are complete. Calls `on_spared` with the names in
+        `spared` whose tasks are silent. `spared` None: nothing is made lost.
+        """
+        silent, cancels, now_ms, is_complete = await self._silent_and_cancelled()
+        if self._is_clock_steady(now_ms) and silent and spared is not None:
+            documents = await self.documents(silent, spared)
+            # A gateway of the version before has ended it, or its document has expired.
+            ended = [task_id for task_id, found in zip(silent, documents, strict=True) if not is_running(found or "")]
+            if ended:
+                await self._reader.redis.zrem(BEATS, *ended)
+            for document in filter(None, documents):
+                if _is_silent(document, now_ms):
+                    on_spared(name_in(fields_of(document) or {}))
+        return cancels, is_complete
+
+    async def _silent_and_cancelled(self) -> tuple[list[str], list[str], int, bool]:
+        """Ids that are silent, names to cancel, the server's time in Unix ms, whether the lists are complete."""
+        for _ in range(_SWEEPS):
+            reply: Any = await self._reader.evaluate(self._watch, [], [_SWEPT, self._lists_ttl_seconds])
+            silent, cancels, now_ms, swept, is_complete, malformed = reply
+            for name in malformed:
+                self._malformed.tell(name)
+            if swept < _SWEPT:
+                break
+        return silent, cancels, now_ms, bool(is_complete)
+
+
+def is_running(document: str) -> bool:
+    """Whether a document tells of a task in flight."""
+    return _LOST_AFTER.search(document) is not None
+
+
+def _is_silent(document: str, now_ms: int) -> bool:
+    """Whether the gateway that runs this task should have written by now. An ended task may be silent."""
+    lost_after = _LOST_AFTER.search(document, max(0, len(document) - 40))
+    return lost_after is not None and int(lost_after[1]) < now_ms

@@ -1,0 +1,34 @@
+-- Reads one or more lists from one place on, newest first.
+--
+-- ARGV[1]  "+", or "(" and the place behind which to begin   ARGV[2] how many places of each list   ARGV[3…] their names
+-- Returns {1 where nothing is missing in any of them, else 0; places of all of them, a list each; keys whose
+-- scores were wrong, and were put right}.
+
+local malformed = {}
+
+-- Members sort by their bytes only where all scores are equal.
+local function put_right(key)
+  local is_wrong = false
+  for _, range in ipairs({ { '-inf', '(0' }, { '(0', '+inf' } }) do
+    for _, member in ipairs(call('ZRANGEBYSCORE', key, range[1], range[2], 'LIMIT', 0, 1000)) do
+      call('ZADD', key, 0, member)
+      is_wrong = true
+    end
+  end
+  if is_wrong then
+    malformed[#malformed + 1] = key
+  end
+end
+
+local is_complete = call('ZSCORE', LISTS, COMPLETE)
+local found = {}
+for n = 3, #ARGV do
+  local key = PREFIX .. ARGV[n]
+  put_right(key)
+  if not call('ZSCORE', key, COMPLETE) then
+    local was_begun = call('ZSCORE', LISTS, ARGV[n]) or call('EXISTS', key) == 1
+    is_complete = is_complete and not was_begun
+  end
+  found[#found + 1] = call('ZRANGE', key, ARGV[1], '[0', 'BYLEX', 'REV', 'LIMIT', 0, ARGV[2])
+end
+return { is_complete and 1 or 0, found, malformed }

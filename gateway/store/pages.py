@@ -1,0 +1,122 @@
+"""Reads the lists of Redis, page by page, newest first."""
+
+from collections.abc import Awaitable, Callable, Container, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from redis.exceptions import ResponseError
+
+from gateway.store.interface import Page, StoreError, decode_cursor, encode_cursor, is_place
+from gateway.store.layout import LIST_PREFIX, Script, list_names
+from gateway.store.malformed import Malformed
+from gateway.store.reader import MALFORMED, Reader
+from gateway.tasks.document import fields_of
+from gateway.tasks.task import State
+
+PAGE = Script("page")
+_STEP = 128
+_SWEEP = 1000
+_PAGE_BYTES = 4 * 1024 * 1024
+_MOST_SKIPPED = 1000  # malformed records after which a page ends, with a cursor
+
+_Documents = Callable[[Sequence[str], Container[str] | None], Awaitable[list[str | None]]]
+
+
+class Incomplete(StoreError):
+    """A list lacks tasks: Redis evicted it, or it was not built yet."""
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One page on its way."""
+
+    names: list[str]
+    state: State | None
+    spared: Container[str] | None
+    found: list[tuple[str, str]] = field(default_factory=list)  # place and document, newest first
+    skipped: dict[str, str] = field(default_factory=dict)  # a malformed record's id, or what is no place -> its place
+    size_bytes: int = 0
+
+
+class Pages:
+    """Pages over `reader`; `documents` gives the documents of ids (see Orphans)."""
+
+    def __init__(self, reader: Reader, malformed: Malformed, documents: _Documents) -> None:
+        self._reader = reader
+        self._malformed = malformed
+        self._documents = documents
+
+    async def read(
+        self, limit: int, state: State | None, start: str, owner: str | None, spared: Container[str] | None
+    ) -> Page:
+        """Walks the lists from `start` on until `limit` documents are found that still are what the lists say.
+
+        Raises Incomplete and the library's errors.
+        """
+        walk = _Walk(list_names(state, owner), state, spared)
+        step, is_end, last = _STEP, False, ""
+        while not is_end and len(walk.found) <= limit and walk.size_bytes <= _PAGE_BYTES:
+            if len(walk.skipped) >= _MOST_SKIPPED:
+                break
+            wanted = min(step, limit + 1 - len(walk.found)) if step == _STEP else step
+            places = await self._places(walk.names, start, wanted)
+            has_found = await self._take(walk, places)
+            is_end = len(places) < wanted
+            start = "(" + places[-1] if places else start
+            last = next(filter(is_place, reversed(places)), last)
+            step = _STEP if has_found else _SWEEP  # nothing but places whose documents are gone: past them, quickly
+        found = walk.found
+        last = found[limit - 1][0] if len(found) > limit else last
+        is_last = is_end and len(found) <= limit
+        # What is behind the page is the next one's; what is no place is gone by then.
+        left_out = sum(is_last or place >= last or not is_place(place) for place in walk.skipped.values())
+        return Page([document for _, document in found[:limit]], None if is_last else encode_cursor(last), left_out)
+
+    async def _places(self, names: list[str], start: str, count: int) -> list[str]:
+        """Up to `count` places of all these lists together, from `start` down."""
+        is_complete, found, malformed = await self._reader.evaluate(PAGE, [], [start, count, *names], names)
+        for key in malformed:
+            self._malformed.tell(key)
+        if not is_complete:
+            raise Incomplete("the list is being built anew")
+        if len(found) == 1:
+            return list(found[0])
+        # A task that moved on between two reads of a page is in two lists.
+        return sorted({place for places in found for place in places}, reverse=True)[:count]
+
+    async def _take(self, walk: _Walk, places: list[str]) -> bool:
+        """Takes the documents at `places`; whether there were any. What has no document there leaves the lists."""
+        odd = [place for place in places if not is_place(place)]
+        for place in odd:
+            self._malformed.tell(f"{LIST_PREFIX}{walk.names[0]} {place}")
+            walk.skipped[place] = place
+        right = [place for place in places if is_place(place)] if odd else places
+        documents = dict(zip(right, await self._documents([place[14:] for place in right], walk.spared), strict=True))
+        await self._remove(walk.names, [place for place, document in documents.items() if document is None] + odd)
+        walk.skipped |= {place[14:]: place for place, document in documents.items() if document == MALFORMED}
+        here = [(p, d) for p, d in documents.items() if d and _stands_at(p, d, walk.state)]
+        walk.found += here
+        walk.size_bytes += sum(len(document) for _, document in here)
+        return bool(here)
+
+    async def _remove(self, names: list[str], places: list[str]) -> None:
+        if not places:
+            return
+        with suppress(ResponseError):  # a server that takes no writes still answers what it has
+            for name in names:
+                await self._reader.redis.zrem(LIST_PREFIX + name, *places)
+
+
+def _stands_at(place: str, document: str, state: State | None) -> bool:
+    """Whether `document` is of the creation and state under which the lists hold it.
+
+    It is read after the list, and a task may move on between the two.
+    """
+    fields = fields_of(document) or {}
+    is_same = fields.get("extensions", {}).get("created_ms") == int(place[:13])
+    return is_same and (state is None or fields.get("state") == state)
+
+
+def start_of(cursor: str | None) -> str:
+    """Where a page begins. Raises InvalidCursor."""
+    return "(" + decode_cursor(cursor) if cursor else "+"

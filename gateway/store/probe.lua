@@ -1,0 +1,17 @@
+-- Does all that the scripts do, and leaves nothing: a server may take some commands and refuse others.
+--
+-- KEYS[1]  tsx:ollama:probe   KEYS[2] ts:ollama:-, which is no task's document   ARGV[1] TTL of both in seconds
+-- ARGV[2]  TTL of the lists in seconds
+
+call('SET', KEYS[1], '', 'EX', ARGV[1])
+call('SET', KEYS[2], '', 'XX', 'EX', ARGV[1])
+call('GET', KEYS[2])
+enlist('-', '0000000000000', 'FAILED', '', 0, ARGV[2])
+delist('-', '0000000000000', 'FAILED', '')
+add(BEATS, 0, '-', ARGV[2])
+call('ZREM', BEATS, '-')
+add(CANCELS, now, '-', ARGV[2])
+call('ZREM', CANCELS, '-')
+call('ZRANGEBYSCORE', EXPIRY, '-inf', '(0', 'LIMIT', 0, 1)
+call('TTL', LISTS)
+return 1

@@ -1,0 +1,104 @@
+"""Asks Redis for documents, and runs scripts there, for all but the writer: a pool of redis-py's connections."""
+
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ResponseError
+
+from gateway.store.interface import StoreError
+from gateway.store.layout import DOCUMENT_PREFIX, Script, list_names
+from gateway.store.malformed import Malformed
+from gateway.store.pipeline import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, mapped, uncancelled
+from gateway.tasks.document import fields_of
+
+_MAX_CONNECTIONS = 32
+_WAIT_SECONDS = 5.0
+MALFORMED = ""  # in the place of a document: something stands there that is none
+
+T = TypeVar("T")
+
+
+class Reader:
+    """The connections that reads share; `redis` is for commands that have no method here."""
+
+    def __init__(self, url: str, credentials: CredentialProvider | None, malformed: Malformed) -> None:
+        self._malformed = malformed
+        self._mend = Script("mend")
+        # A burst of polls waits for one of these for a moment, instead of opening a connection each.
+        self._pool = BlockingConnectionPool.from_url(
+            url,
+            timeout=_WAIT_SECONDS,
+            decode_responses=True,
+            encoding_errors="surrogateescape",  # a foreign value is no reason to fail, and goes back as it came
+            socket_timeout=COMMAND_TIMEOUT_SECONDS,
+            max_connections=_MAX_CONNECTIONS,
+            socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError, RuntimeError)),  # type: ignore[arg-type]
+            credential_provider=credentials,
+        )
+        self.redis = Redis(connection_pool=self._pool)
+
+    async def asked(self, answer: Coroutine[Any, Any, T]) -> T:
+        """`answer`. Raises StoreError; after that no connection that lay idle is trusted, for it may be as dead."""
+        try:
+            return await uncancelled(mapped(answer))
+        except StoreError:
+            await self._pool.disconnect(inuse_connections=False)
+            raise
+
+    async def evaluate(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[str | int], names: Sequence[str] = ()
+    ) -> Any:
+        """What a script answers. Raises the library's errors.
+
+        A key of another type in its way is deleted: one that every script uses, or one of the lists in `names`.
+        """
+        try:
+            return await self._evaluate(script, keys, arguments)
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+        for key in await self._evaluate(self._mend, [], [*list_names(None, None), *names]):
+            self._malformed.tell(key)
+        return await self._evaluate(script, keys, arguments)
+
+    async def _evaluate(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+        try:
+            return await self.redis.evalsha(script.digest, len(keys), *keys, *map(str, arguments))
+        except NoScriptError:
+            return await self.redis.eval(script.text, len(keys), *keys, *map(str, arguments))
+
+    async def documents(self, task_ids: Sequence[str]) -> tuple[int, list[str | None]]:
+        """The server's time in Unix ms, and the documents of `task_ids` at that time.
+
+        None where there is none, MALFORMED where something stands there that has not a document's shape. Raises the
+        library's errors.
+        """
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.time()
+        for task_id in task_ids:
+            pipe.get(DOCUMENT_PREFIX + task_id)
+        (seconds, microseconds), *replies = await pipe.execute(raise_on_error=False)
+        documents = [self._document(task_id, reply) for task_id, reply in zip(task_ids, replies, strict=True)]
+        return seconds * 1000 + microseconds // 1000, documents
+
+    def _document(self, task_id: str, reply: str | Exception | None) -> str | None:
+        """A reply to GET as a document. Raises the error it is, but for a key of another type."""
+        if reply is None:
+            return None
+        if isinstance(reply, str) and fields_of(reply, task_id) is not None:
+            return reply
+        if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+            raise reply
+        self._malformed.tell(DOCUMENT_PREFIX + task_id)
+        return MALFORMED
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self.redis.aclose()
+        await self._pool.disconnect()

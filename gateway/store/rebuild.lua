@@ -1,0 +1,59 @@
+-- Steps of building the lists anew from the documents (see rebuild.py).
+--
+-- ARGV[1]  "begin", "add" or "end"   ARGV[2] TTL of the lists in seconds
+-- begin: puts a mark into every list. What is written from then on is in it, what was before is added next.
+-- add:   KEYS[n] is a document, ARGV[2 + n] its task id: puts those tasks into their lists.
+-- end:   a list that still has the mark was not evicted meanwhile: it is complete.
+
+local BEGUN = COMPLETE .. 'begun'
+local step, ttl = ARGV[1], ARGV[2]
+
+local function names()
+  local found = { 'PENDING', 'RUNNING', 'SUCCESS', 'FAILED' }
+  for _, name in ipairs(call('ZRANGE', LISTS, 0, -1)) do
+    if string.sub(name, 1, 1) ~= COMPLETE then
+      table.insert(found, name)
+    end
+  end
+  return found
+end
+
+local function begin()
+  add(LISTS, 0, BEGUN, ttl)
+  for _, name in ipairs(names()) do
+    call('ZADD', LISTS, 0, name)
+    add(PREFIX .. name, 0, BEGUN, ttl)
+  end
+  return 1
+end
+
+local function fill()
+  for n, key in ipairs(KEYS) do
+    local text, id = redis.pcall('GET', key), ARGV[2 + n]
+    local document = type(text) == 'string' and decoded(text)
+    local left = document and call('TTL', key) or 0
+    if left > 0 then
+      enlist(id, document.created, document.state, document.owner, left, ttl)
+      if type(document.lost_after_ms) == 'number' then
+        add(BEATS, document.lost_after_ms, id, ttl)
+      end
+    end
+  end
+  return 1
+end
+
+local function finish()
+  local keys = { LISTS }
+  for _, name in ipairs(names()) do
+    table.insert(keys, PREFIX .. name)
+  end
+  for _, key in ipairs(keys) do
+    if call('ZSCORE', key, BEGUN) then
+      call('ZADD', key, 0, COMPLETE)
+      call('ZREM', key, BEGUN)
+    end
+  end
+  return 1
+end
+
+return ({ begin = begin, add = fill, ['end'] = finish })[step]()

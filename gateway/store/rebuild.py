@@ -1,0 +1,95 @@
+"""Builds the lists of Redis anew from the documents, where Redis evicted a list or the layout is new.
+
+One gateway at a time does it, in the background and in small steps. Until it is done the lists are not complete, and
+nothing is listed (503).
+"""
+
+import asyncio
+import logging
+from typing import cast
+
+from gateway.store.interface import StoreError
+from gateway.store.layout import DOCUMENT_PREFIX, LIST_PREFIX, Script
+from gateway.store.pipeline import mapped
+from gateway.store.reader import Reader
+from gateway.tasks.task import is_valid_id
+
+log = logging.getLogger("gateway.tracker")
+
+REBUILD = Script("rebuild")
+_LOCK = LIST_PREFIX + "rebuild"
+_LOCK_SECONDS = 10
+_SCANNED = 500
+_ADDED_AT_ONCE = 64
+
+
+class Rebuild:
+    """Rebuilds over `reader` for the process `boot`."""
+
+    def __init__(self, reader: Reader, boot: str, lists_ttl_seconds: int) -> None:
+        self._reader = reader
+        self._boot = boot
+        self._lists_ttl_seconds = lists_ttl_seconds
+        self._running: asyncio.Task[None] | None = None
+        self._is_forbidden_said = False
+
+    async def wait(self, seconds: float) -> None:
+        """Begins, where this process is not at it, and waits for the end, at most so long."""
+        await asyncio.wait([self.begin()], timeout=seconds)
+
+    def begin(self) -> "asyncio.Task[None]":
+        """Begins, where this process is not at it."""
+        if self._running is None or self._running.done():
+            self._running = asyncio.get_running_loop().create_task(self._run())
+        return self._running
+
+    async def close(self) -> None:
+        """Gives up; the next gateway that finds the lists incomplete begins again."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+    async def _run(self) -> None:
+        try:
+            if not await mapped(self._reader.redis.set(_LOCK, self._boot, nx=True, ex=_LOCK_SECONDS)):
+                return  # another gateway is at it
+            try:
+                await self._rebuild()
+            finally:
+                await mapped(self._reader.redis.delete(_LOCK))
+        except StoreError as error:
+            log.debug("the lists could not be built anew: %s", error)
+        except Exception:
+            log.exception("building the lists anew failed inside the gateway")
+
+    async def _rebuild(self) -> None:
+        await self._step("begin", [])
+        added, cursor = 0, 0
+        while True:
+            try:
+                scan = self._reader.redis.scan(cursor, match=DOCUMENT_PREFIX + "*", count=_SCANNED)
+                cursor, keys = cast("tuple[int, list[str]]", await mapped(scan))
+                keys = [key for key in keys if is_valid_id(key.removeprefix(DOCUMENT_PREFIX))]
+                for start in range(0, len(keys), _ADDED_AT_ONCE):
+                    await self._step("add", keys[start : start + _ADDED_AT_ONCE])
+            except StoreError as error:
+                if error.kind != "NOPERM":
+                    raise
+                self._say_forbidden(error)
+                break
+            added += len(keys)
+            await mapped(self._reader.redis.expire(_LOCK, _LOCK_SECONDS))
+            if int(cursor) == 0:
+                break
+        await self._step("end", [])
+        if added:
+            log.info("the lists were built anew from %d statuses in the store", added)
+
+    async def _step(self, step: str, keys: list[str]) -> None:
+        task_ids = [key.removeprefix(DOCUMENT_PREFIX) for key in keys]
+        await mapped(self._reader.evaluate(REBUILD, keys, [step, self._lists_ttl_seconds, *task_ids]))
+
+    def _say_forbidden(self, error: StoreError) -> None:
+        if not self._is_forbidden_said:
+            self._is_forbidden_said = True
+            log.warning("the store forbids to build the lists anew (%s); they hold what is written from now on", error)

@@ -1,0 +1,134 @@
+"""Writes statuses to Redis: a batch is one call of status.lua, each record of it one atomic step.
+
+A record may be written again: that changes nothing. A text that is no document does not stand in a record's way: it is
+overwritten, and reported once.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from gateway.store.interface import Record, StoreError, Then, Written
+from gateway.store.layout import DOCUMENT_PREFIX, OWN_PREFIX, Script, list_names
+from gateway.store.malformed import Malformed
+from gateway.store.pipeline import Command, Line, Replies, WrongType
+from gateway.tasks.document import fields_of
+
+STATUS, PROBE, MEND = map(Script, ("status", "probe", "mend"))
+_PROBE_KEYS = (OWN_PREFIX + "probe", DOCUMENT_PREFIX + "-")
+_PROBE_TTL_SECONDS = 60
+
+
+class Statuses:
+    """Writes for the process `boot` over `line`; the lists live for `lists_ttl_seconds`."""
+
+    def __init__(self, line: Line, boot: str, lists_ttl_seconds: int, malformed: Malformed) -> None:
+        self._line = line
+        self._boot = boot
+        self._lists_ttl_seconds = lists_ttl_seconds
+        self._malformed = malformed
+
+    def write(self, records: Sequence[Record], then: Then) -> None:
+        """Writes each record, and calls `then` once with what became of them, or with why it is not known."""
+        if records:
+            self._write(records, [""] * len(records), then)
+        else:
+            then([])
+
+    def _write(self, records: Sequence[Record], judged: Sequence[str], then: Then) -> None:
+        """`judged`: the SHA-1 of a text that is no document, for each record that found one in its way."""
+        keys = [DOCUMENT_PREFIX + record.task_id for record in records]
+        fields = chain.from_iterable(map(_fields, records, judged))
+        command: Command = (
+            "EVALSHA", STATUS.digest, len(keys), *keys, self._boot, self._lists_ttl_seconds, *fields
+        )  # fmt: skip
+        self._ask(command, records, partial(self._take, records, then))
+
+    def _ask(self, command: Command, records: Sequence[Record], then: Callable[[Replies], None]) -> None:
+        """Sends a script's command; again where a key of another type was in its way, and is deleted."""
+        owners = {"", *(record.owner for record in records)}
+        names = [name for owner in owners for name in list_names(None, owner)]
+
+        def mended(replies: Replies) -> None:
+            if isinstance(replies, list):
+                for key in replies[0]:
+                    self._malformed.tell(key)
+            then(replies if isinstance(replies, StoreError) else replies[1:])
+
+        def take(replies: Replies) -> None:
+            if isinstance(replies, WrongType):
+                self._line.ask([("EVALSHA", MEND.digest, 0, *names), command], mended)
+            else:
+                then(replies)
+
+        self._line.ask([command], take)
+
+    def probe(self, then: Callable[[Replies], None]) -> None:
+        """Asks of the server all that writing asks, and leaves nothing."""
+        arguments = (_PROBE_TTL_SECONDS, self._lists_ttl_seconds)
+        self._ask(("EVALSHA", PROBE.digest, len(_PROBE_KEYS), *_PROBE_KEYS, *arguments), [], then)
+
+    def _take(self, records: Sequence[Record], then: Then, replies: Replies) -> None:
+        if isinstance(replies, StoreError):
+            then(replies)
+            return
+        try:
+            [answers] = replies
+            written = [self._written(record, answer) for record, answer in zip(records, answers, strict=True)]
+        except (ValueError, TypeError) as error:
+            failure = StoreError(f"a reply that cannot be understood: {error!s:.80}")
+            self._line.fail(failure)
+            then(failure)
+            return
+        decided = [result for result in written if isinstance(result, Written)]
+        again = [number for number, result in enumerate(written) if isinstance(result, str)]
+        if again:
+            judged = [str(written[number]) for number in again]
+            self._write([records[number] for number in again], judged, partial(_complete, written, again, then))
+        else:
+            then(decided)
+
+    def _written(self, record: Record, answer: Any) -> Written | str:
+        """What became of a record; the SHA-1 of what stands in its way where that is no document.
+
+        Raises ValueError.
+        """
+        match answer:
+            case [1, int(attempt)]:
+                return Written(True, attempt)
+            case [1, int(attempt), 1]:
+                self._malformed.tell(DOCUMENT_PREFIX + record.task_id)
+                return Written(True, attempt)
+            case [0, int(attempt), str(document), str(digest)]:
+                if fields_of(document, record.task_id) is not None:
+                    return Written(False, attempt)
+                self._malformed.tell(DOCUMENT_PREFIX + record.task_id)
+                return digest
+        raise ValueError(repr(answer))
+
+
+def _fields(record: Record, judged: str) -> Command:
+    """What status.lua is told of a record, in its order."""
+    return (
+        record.task_id,
+        record.head,
+        record.attempt,
+        record.rank,
+        record.state,
+        f"{record.created_ms:013d}",
+        record.owner,
+        record.ttl_seconds,
+        int(record.grace_seconds * 1000),
+        judged,
+    )
+
+
+def _complete(written: list[Any], again: list[int], then: Then, found: list[Written] | StoreError) -> None:
+    """Tells what became of a batch, once that is known of the records that were written again."""
+    if isinstance(found, StoreError):
+        then(found)
+        return
+    for number, result in zip(again, found, strict=True):
+        written[number] = result
+    then(written)
