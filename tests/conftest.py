@@ -71,7 +71,7 @@ async def new_store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[N
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients of a store in this process wait as long as tests do: for tests that are not about time."""
-    for module in ("pipeline", "redis"):
+    for module in ("pipeline", "reader"):
         monkeypatch.setattr(f"gateway.store.{module}.COMMAND_TIMEOUT_SECONDS", GUARD_SECONDS)
         monkeypatch.setattr(f"gateway.store.{module}.CONNECT_TIMEOUT_SECONDS", GUARD_SECONDS)
 

@@ -13,6 +13,8 @@ DOCUMENT_PREFIX = "ts:ollama:"
 OWN_PREFIX = "tsx:ollama:"
 LIST_PREFIX = OWN_PREFIX + "2:"  # the second layout; the first was {index}:
 BEATS, CANCELS = LIST_PREFIX + "beats", LIST_PREFIX + "cancels"
+# Scripts name these two as their keys, beside documents: a Redis Cluster then refuses them.
+SHARED_KEYS = (LIST_PREFIX + "lists", LIST_PREFIX + "expiry")
 
 
 def list_names(state: State | None, owner: str | None) -> list[str]:

@@ -75,8 +75,10 @@ local function decoded(text)
   end
   local attempt, created = more.attempt, more.created_ms
   local is_count = type(attempt) == 'number' and attempt >= 1 and attempt <= MAX_ATTEMPT and attempt % 1 == 0
-  local is_moment = type(created) == 'number' and created >= 0 and created < 1e13 and created % 1 == 0
-  if not is_count or not is_moment or not is_state(document.state) then
+  local function is_moment(value)
+    return type(value) == 'number' and value >= 0 and value < 1e13 and value % 1 == 0 -- no NaN, no fraction
+  end
+  if not is_count or not is_moment(created) or not is_state(document.state) then
     return nil
   end
   return {
@@ -86,6 +88,6 @@ local function decoded(text)
     boot = more.boot,
     created = string.format('%013d', created),
     owner = type(more.owner) == 'string' and more.owner or '',
-    lost_after_ms = more.lost_after_ms,
+    lost_after_ms = is_moment(more.lost_after_ms) and more.lost_after_ms or nil,
   }
 end

@@ -81,7 +81,7 @@ class MemoryStore:
                 self._remove(found)
             return self._add(record, attempt)
         assert found is not None, "nothing that is stored is in the way"
-        is_same_end = found.record.head == record.head and record.attempt in (0, found.attempt)
+        is_same_end = found.record.head == record.head
         return Written(is_same_end, found.attempt)
 
     def _add(self, record: Record, attempt: int) -> Written:

@@ -7,7 +7,7 @@ from math import inf
 from typing import Any, cast
 
 from gateway.store.interface import name_in
-from gateway.store.layout import BEATS, DOCUMENT_PREFIX, Script, list_names
+from gateway.store.layout import BEATS, DOCUMENT_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.reader import Reader
 from gateway.tasks.document import fields_of, lost_document
@@ -123,7 +123,7 @@ class Orphans:
     async def _silent_and_cancelled(self) -> tuple[list[str], list[str], int, bool]:
         """Ids that are silent, names to cancel, the server's time in Unix ms, whether the lists are complete."""
         for _ in range(_SWEEPS):
-            reply: Any = await self._reader.evaluate(self._watch, [], [_SWEPT, self._lists_ttl_seconds])
+            reply: Any = await self._reader.evaluate(self._watch, SHARED_KEYS, [_SWEPT, self._lists_ttl_seconds])
             silent, cancels, now_ms, swept, is_complete, malformed = reply
             for name in malformed:
                 self._malformed.tell(name)

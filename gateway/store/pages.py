@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from redis.exceptions import ResponseError
 
 from gateway.store.interface import Page, StoreError, decode_cursor, encode_cursor, is_place
-from gateway.store.layout import LIST_PREFIX, Script, list_names
+from gateway.store.layout import LIST_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.reader import MALFORMED, Reader
 from gateway.tasks.document import fields_of
@@ -74,7 +74,7 @@ class Pages:
 
     async def _places(self, names: list[str], start: str, count: int) -> list[str]:
         """Up to `count` places of all these lists together, from `start` down."""
-        is_complete, found, malformed = await self._reader.evaluate(PAGE, [], [start, count, *names], names)
+        is_complete, found, malformed = await self._reader.evaluate(PAGE, SHARED_KEYS, [start, count, *names], names)
         for key in malformed:
             self._malformed.tell(key)
         if not is_complete:

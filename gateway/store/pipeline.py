@@ -270,14 +270,26 @@ def _look_at(command: "asyncio.Future[Any]") -> None:
         command.exception()
 
 
+# What a server in cluster mode says of scripts whose keys are in two slots, or on another node.
+_OF_CLUSTERS = ("CROSSSLOT", "MOVED ", "CLUSTERDOWN", "same slot", "non local key", "undeclared key")
+
+
+def _is_of_cluster(error: BaseException) -> bool:
+    return isinstance(error, (ReplyError, ResponseError)) and any(word in str(error) for word in _OF_CLUSTERS)
+
+
 def reason_of(error: BaseException) -> str:
     """What went wrong, short enough for a log line: some of Redis's errors are a paragraph of advice."""
+    if _is_of_cluster(error):
+        return "this is a Redis Cluster, which the gateway cannot use; give it one primary"
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return text if len(text) <= _REASON_CHARACTERS else text[:_REASON_CHARACTERS] + "…"
 
 
 def kind_of(error: BaseException) -> str:
     """The first word of a server's refusal; "" where it said nothing. redis-py takes some words out of the text."""
+    if _is_of_cluster(error):
+        return "CLUSTER"
     code = getattr(error, "status_code", None)
     if code is None and isinstance(error, (ReplyError, ResponseError)):
         code = str(error).partition(" ")[0]

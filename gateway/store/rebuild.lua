@@ -1,15 +1,19 @@
 -- Steps of building the lists anew from the documents (see rebuild.py).
 --
 -- ARGV[1]  "begin", "add" or "end"   ARGV[2] TTL of the lists in seconds
--- begin: puts a mark into every list. What is written from then on is in it, what was before is added next.
--- add:   KEYS[n] is a document, ARGV[2 + n] its task id: puts those tasks into their lists.
--- end:   a list that still has the mark was not evicted meanwhile: it is complete.
+-- begin: puts a mark into every list that is known, and those that ARGV[3…] names. What is written from then on is in
+--        it, what was before is added next.
+-- add:   KEYS[n] is a document (but the last two), ARGV[2 + n] its task id: puts those tasks into their lists.
+-- end:   a list that still has the mark was not evicted meanwhile: it is complete. ARGV[3…] as with begin.
 
 local BEGUN = COMPLETE .. 'begun'
 local step, ttl = ARGV[1], ARGV[2]
 
 local function names()
   local found = { 'PENDING', 'RUNNING', 'SUCCESS', 'FAILED' }
+  for n = 3, #ARGV do
+    table.insert(found, ARGV[n])
+  end
   for _, name in ipairs(call('ZRANGE', LISTS, 0, -1)) do
     if string.sub(name, 1, 1) ~= COMPLETE then
       table.insert(found, name)
@@ -28,13 +32,14 @@ local function begin()
 end
 
 local function fill()
-  for n, key in ipairs(KEYS) do
-    local text, id = redis.pcall('GET', key), ARGV[2 + n]
+  for n = 1, #ARGV - 2 do
+    local key, id = KEYS[n], ARGV[2 + n]
+    local text = redis.pcall('GET', key)
     local document = type(text) == 'string' and decoded(text)
     local left = document and call('TTL', key) or 0
     if left > 0 then
       enlist(id, document.created, document.state, document.owner, left, ttl)
-      if type(document.lost_after_ms) == 'number' then
+      if document.lost_after_ms then
         add(BEATS, document.lost_after_ms, id, ttl)
       end
     end

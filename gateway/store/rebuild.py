@@ -6,10 +6,11 @@ nothing is listed (503).
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import cast
 
 from gateway.store.interface import StoreError
-from gateway.store.layout import DOCUMENT_PREFIX, LIST_PREFIX, Script
+from gateway.store.layout import DOCUMENT_PREFIX, OWN_PREFIX, SHARED_KEYS, Script
 from gateway.store.pipeline import mapped
 from gateway.store.reader import Reader
 from gateway.tasks.task import is_valid_id
@@ -17,8 +18,9 @@ from gateway.tasks.task import is_valid_id
 log = logging.getLogger("gateway.tracker")
 
 REBUILD = Script("rebuild")
-_LOCK = LIST_PREFIX + "rebuild"
+_LOCK = OWN_PREFIX + "rebuild"
 _LOCK_SECONDS = 10
+_LOOK_SECONDS = 0.05
 _SCANNED = 500
 _ADDED_AT_ONCE = 64
 
@@ -33,14 +35,17 @@ class Rebuild:
         self._running: asyncio.Task[None] | None = None
         self._is_forbidden_said = False
 
-    async def wait(self, seconds: float) -> None:
-        """Begins, where this process is not at it, and waits for the end, at most so long."""
-        await asyncio.wait([self.begin()], timeout=seconds)
+    async def wait(self, seconds: float, names: Sequence[str]) -> None:
+        """Begins, where this process is not at it, and waits for the end, at most so long.
 
-    def begin(self) -> "asyncio.Task[None]":
-        """Begins, where this process is not at it."""
+        Another gateway that is at it is waited for a moment: then it is time to look again.
+        """
+        await asyncio.wait([self.begin(names)], timeout=seconds)
+
+    def begin(self, names: Sequence[str] = ()) -> "asyncio.Task[None]":
+        """Begins, where this process is not at it; with all lists that are known, and those of `names`."""
         if self._running is None or self._running.done():
-            self._running = asyncio.get_running_loop().create_task(self._run())
+            self._running = asyncio.get_running_loop().create_task(self._run(names))
         return self._running
 
     async def close(self) -> None:
@@ -49,12 +54,13 @@ class Rebuild:
             self._running.cancel()
             await asyncio.wait([self._running])
 
-    async def _run(self) -> None:
+    async def _run(self, names: Sequence[str]) -> None:
         try:
             if not await mapped(self._reader.redis.set(_LOCK, self._boot, nx=True, ex=_LOCK_SECONDS)):
-                return  # another gateway is at it
+                await asyncio.sleep(_LOOK_SECONDS)  # another gateway is at it
+                return
             try:
-                await self._rebuild()
+                await self._rebuild(names)
             finally:
                 await mapped(self._reader.redis.delete(_LOCK))
         except StoreError as error:
@@ -62,8 +68,8 @@ class Rebuild:
         except Exception:
             log.exception("building the lists anew failed inside the gateway")
 
-    async def _rebuild(self) -> None:
-        await self._step("begin", [])
+    async def _rebuild(self, names: Sequence[str]) -> None:
+        await self._step("begin", [], names)
         added, cursor = 0, 0
         while True:
             try:
@@ -71,7 +77,8 @@ class Rebuild:
                 cursor, keys = cast("tuple[int, list[str]]", await mapped(scan))
                 keys = [key for key in keys if is_valid_id(key.removeprefix(DOCUMENT_PREFIX))]
                 for start in range(0, len(keys), _ADDED_AT_ONCE):
-                    await self._step("add", keys[start : start + _ADDED_AT_ONCE])
+                    some = keys[start : start + _ADDED_AT_ONCE]
+                    await self._step("add", some, [key.removeprefix(DOCUMENT_PREFIX) for key in some])
             except StoreError as error:
                 if error.kind != "NOPERM":
                     raise
@@ -81,13 +88,13 @@ class Rebuild:
             await mapped(self._reader.redis.expire(_LOCK, _LOCK_SECONDS))
             if int(cursor) == 0:
                 break
-        await self._step("end", [])
+        await self._step("end", [], names)
         if added:
-            log.info("the lists were built anew from %d statuses in the store", added)
+            log.info("the lists were built anew from the statuses in the store: %d", added)
 
-    async def _step(self, step: str, keys: list[str]) -> None:
-        task_ids = [key.removeprefix(DOCUMENT_PREFIX) for key in keys]
-        await mapped(self._reader.evaluate(REBUILD, keys, [step, self._lists_ttl_seconds, *task_ids]))
+    async def _step(self, step: str, keys: Sequence[str], names: Sequence[str]) -> None:
+        arguments: list[str | int] = [step, self._lists_ttl_seconds, *names]
+        await mapped(self._reader.evaluate(REBUILD, [*keys, *SHARED_KEYS], arguments, [] if keys else names))
 
     def _say_forbidden(self, error: StoreError) -> None:
         if not self._is_forbidden_said:

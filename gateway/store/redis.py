@@ -5,6 +5,7 @@ atomic step in a Lua script and may be repeated; layout.py and lists.lua say wha
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Container, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 from gateway.store.credentials import PasswordFile
 from gateway.store.interface import Page, Record, StoreError, Then
-from gateway.store.layout import OWN_PREFIX, Script
+from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.orphans import Orphans
 from gateway.store.pages import Incomplete, Pages, start_of
@@ -115,13 +116,20 @@ class RedisStore:
         owner: str | None = None,
         spared: Container[str] | None = None,
     ) -> Page:
-        """Up to `limit` documents (of `owner`), newest first, from behind `cursor` on. Raises InvalidCursor."""
+        """Up to `limit` documents (of `owner`), newest first, from behind `cursor` on.
+
+        Raises InvalidCursor and Incomplete.
+        """
         start = start_of(cursor)
-        try:
-            return await self._reader.asked(self._pages.read(limit, state, start, owner, spared))
-        except Incomplete:
-            await self._rebuild.wait(_REBUILD_SECONDS)
-            return await self._reader.asked(self._pages.read(limit, state, start, owner, spared))
+        deadline = time.monotonic() + _REBUILD_SECONDS
+        while True:
+            try:
+                return await self._reader.asked(self._pages.read(limit, state, start, owner, spared))
+            except Incomplete:
+                left_seconds = deadline - time.monotonic()
+                if left_seconds <= 0:
+                    raise
+                await self._rebuild.wait(left_seconds, list_names(state, owner))
 
     # -- what was left behind --
 
@@ -140,7 +148,7 @@ class RedisStore:
 
     async def ask_cancel(self, name: str) -> None:
         """Tells all gateways to cancel `name`: at once those that listen, the others when they look."""
-        await self._reader.asked(self._reader.evaluate(self._cancel, [], [name, _CANCEL_SECONDS]))
+        await self._reader.asked(self._reader.evaluate(self._cancel, SHARED_KEYS, [name, _CANCEL_SECONDS]))
         with suppress(StoreError):  # publishing may be forbidden: the lookout says so, where subscribing is, too
             publishing = self._reader.redis.publish(CANCEL_CHANNEL, name)
             await self._reader.asked(cast("Coroutine[Any, Any, Any]", publishing))

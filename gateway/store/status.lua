@@ -1,6 +1,6 @@
 -- Writes statuses: each document, and its place in the lists, in one atomic step.
 --
--- KEYS[n]  ts:ollama:<task id>, the status document of record n: a JSON string with a TTL
+-- KEYS[n]  ts:ollama:<task id>, the status document of record n: a JSON string with a TTL; the last is that of `lists`
 -- ARGV[1]  "boot" of the process that writes   ARGV[2] TTL of the lists in seconds
 -- ARGV[3…] FIELDS of each record: task id; the document up to its last two values, the attempt and lost_after_ms;
 --          attempt (0 claims the id: the attempt after the one that has ended); rank of its stage; state;
@@ -36,7 +36,7 @@ end
 
 local has_cancels = call('EXISTS', CANCELS) == 1
 local replies = {}
-for n = 1, #KEYS do
+for n = 1, #KEYS - 1 do
   local key = KEYS[n]
   local at = 3 + (n - 1) * FIELDS
   local id, head, attempt, rank = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
@@ -52,8 +52,8 @@ for n = 1, #KEYS do
   local is_ours = stored and stored.boot == boot and stored.created == created
   local granted = verdict(stored, is_ours, attempt, rank, owner)
   local tail = rank < FINAL_RANK and now_ms + grace_ms or 'null'
-  local document = head .. (granted or attempt) .. ',"lost_after_ms":' .. tail .. '}}'
-  local is_same = not granted and text == document
+  local document = head .. (granted or stored.attempt) .. ',"lost_after_ms":' .. tail .. '}}'
+  local is_same = not granted and text == document -- the very same end again
 
   if not granted and not is_same then
     replies[n] = { 0, stored.attempt, text, redis.sha1hex(text) }
@@ -73,7 +73,7 @@ for n = 1, #KEYS do
     if rank == FINAL_RANK and has_cancels then
       call('ZREM', CANCELS, boot .. ':' .. tonumber(created) .. ':' .. id)
     end
-    replies[n] = { 1, granted or attempt, is_over_malformed and 1 or nil }
+    replies[n] = { 1, granted or stored.attempt, is_over_malformed and 1 or nil }
   end
 end
 return replies

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from gateway.store.interface import Record, StoreError, Then, Written
-from gateway.store.layout import DOCUMENT_PREFIX, OWN_PREFIX, Script, list_names
+from gateway.store.layout import DOCUMENT_PREFIX, OWN_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.pipeline import Command, Line, Replies, WrongType
 from gateway.tasks.document import fields_of
@@ -38,7 +38,7 @@ class Statuses:
 
     def _write(self, records: Sequence[Record], judged: Sequence[str], then: Then) -> None:
         """`judged`: the SHA-1 of a text that is no document, for each record that found one in its way."""
-        keys = [DOCUMENT_PREFIX + record.task_id for record in records]
+        keys = [*(DOCUMENT_PREFIX + record.task_id for record in records), SHARED_KEYS[0]]
         fields = chain.from_iterable(map(_fields, records, judged))
         command: Command = (
             "EVALSHA", STATUS.digest, len(keys), *keys, self._boot, self._lists_ttl_seconds, *fields

@@ -52,7 +52,7 @@ async def test_a_page_of_nothing_else_is_walked_past(launch: Launch, new_store: 
     await gateway.ask("POST", "/v1/chat/completions", (b"X-Task-Id", b"good"), body=b"{}")
     for n in range(1500):
         pipe.set(f"ts:ollama:bad{n}", "{}", ex=60)
-        pipe.zadd("tsx:ollama:{index}:all", {f"{now_ms + 60_000 + n:013d}:bad{n}": 0})
+        pipe.zadd("tsx:ollama:2:RUNNING", {f"{now_ms + 60_000 + n:013d}:bad{n}": 0})
     await pipe.execute()
     page = await new_page(gateway)
     await page.open()

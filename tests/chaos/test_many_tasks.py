@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from gateway.store.index import INDEX_PREFIX
 from gateway.store.interface import encode_cursor, place
+from gateway.store.layout import LIST_PREFIX
 from gateway.store.redis import RedisStore
 from gateway.tasks.task import Stage, State, complete_document
 from tests.chaos.load import relay
@@ -63,11 +63,9 @@ for number = first, first + count - 1 do
   local document, state, rank = ARGV[kind], ARGV[kind + 1], ARGV[kind + 2]
   document = document:gsub('@N@', id):gsub('@C@', created):gsub('@L@', lost_after)
   redis.call('SET', 'ts:ollama:' .. id, document, 'EX', ttl)
-  for _, list in ipairs({ 'all', state }) do
-    redis.call('ZADD', KEYS[1] .. list, 0, created .. ':' .. id)
-  end
-  redis.call('HSET', KEYS[1] .. 'entry', id, '1:' .. rank .. ':' .. created .. ':' .. state .. ':')
-  redis.call('ZADD', KEYS[1] .. 'expiry', time[1] + ttl, id)
+  redis.call('ZADD', KEYS[1] .. state, 0, created .. ':' .. id, 0, '#')
+  redis.call('ZADD', KEYS[1] .. 'lists', 0, state, 0, '#')
+  redis.call('ZADD', KEYS[1] .. 'expiry', time[1] + ttl, created .. ':' .. state .. '::' .. id)
   if rank ~= '3' then
     redis.call('ZADD', KEYS[1] .. 'beats', lost_after, id)
   end
@@ -156,22 +154,23 @@ async def fill(store: Store) -> None:
     script = store.client.register_script(FILL)
     parts = [part for number in range(10) for part in template(number)]
     for first in range(0, TASKS, AT_ONCE):
-        await script([INDEX_PREFIX], [first, AT_ONCE, FIRST_MS, TTL_SECONDS, GRACE_MS, *parts])
+        await script([LIST_PREFIX], [first, AT_ONCE, FIRST_MS, TTL_SECONDS, GRACE_MS, *parts])
 
 
 async def test_it_is_what_the_gateway_would_have_written(
     crowd: Crowd, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Tasks of each stage that the gateway puts into another store are the same there: document, entry and lists."""
+    """Tasks of each stage that the gateway puts into another store are the same there: document and lists."""
     other = await started_store(tmp_path_factory)
     writer = RedisStore(other.url, boot="boot-1", longest_ttl_seconds=TTL_SECONDS)
     try:
         await put(writer, [status(number) for number in COMPARED])
         for number in COMPARED:
             assert await everything_of(crowd.store, number) == await everything_of(other, number)
-        ours = {key for key in await other.keys() if key.startswith(INDEX_PREFIX)}
+        ours = {key for key in await other.keys() if key.startswith(LIST_PREFIX)}
         assert await crowd.store.client.exists(*ours) == len(ours)
-        assert await crowd.store.client.zcard(INDEX_PREFIX + "all") >= TASKS
+        sizes = [await crowd.store.client.zcard(LIST_PREFIX + state) for state in State]
+        assert sum(sizes) >= TASKS
     finally:
         await writer.close()
         await other.close()
@@ -183,15 +182,15 @@ async def everything_of(store: Store, number: int) -> dict[str, Any]:
     document = await store.document(task_id)
     has_beat = document["extensions"].pop("lost_after_ms") is not None
     del document["event_id"], document["timestamp"]
-    lists = [key for key in ("all", *{stage.state for stage in STAGES})
-             if await store.client.zscore(INDEX_PREFIX + key, where) == 0]  # fmt: skip
+    expiry = f"{where[:13]}:{document['state']}::{task_id}"
+    lists = [key for key in {stage.state for stage in STAGES}
+             if await store.client.zscore(LIST_PREFIX + key, where) == 0]  # fmt: skip
     return {
         "document": document,
         "keys": list(document["extensions"]),
-        "entry": await store.client.hget(INDEX_PREFIX + "entry", task_id),
         "lists": sorted(lists),
-        "expires": await store.client.zscore(INDEX_PREFIX + "expiry", task_id) is not None,
-        "beats": (has_beat, await store.client.zscore(INDEX_PREFIX + "beats", task_id) is not None),
+        "expires": await store.client.zscore(LIST_PREFIX + "expiry", expiry) is not None,
+        "beats": (has_beat, await store.client.zscore(LIST_PREFIX + "beats", task_id) is not None),
     }
 
 

@@ -15,7 +15,7 @@ import pytest_asyncio
 from gateway.tasks.document import fields_of
 from gateway.tasks.task import Stage
 from tests.integration.test_terminal import said
-from tests.support.forged import FIELDS, INDEX, KINDS, all_documents, document, forge_document, forge_key, with_shape
+from tests.support.forged import FIELDS, KINDS, LISTS, all_documents, document, forge_document, forge_key, with_shape
 from tests.support.scripted import Gated
 from tests.support.store import DOCUMENTS
 from tests.support.waiting import until
@@ -43,7 +43,7 @@ async def forged(new_store: NewStore) -> Store:
     store = await new_store()
     for task_id, text in FORGED.items():
         await forge_document(store.client, task_id, text, CREATED_MS)
-        await store.client.zadd(INDEX + "beats", {task_id: 1})
+        await store.client.zadd(LISTS + "beats", {task_id: 1})
     return store
 
 
@@ -113,7 +113,7 @@ async def test_keys_of_another_type_stop_nothing(gateway: Gateway, forged: Store
     """Each key of the list in each type: requests are served and listed, statuses told, and the store is not away."""
     for number, kind in enumerate(KINDS):
         for name in ("all", "SUCCESS", "entry", "expiry", "beats", "cancels"):
-            await forge_key(forged.client, INDEX + name, kind)
+            await forge_key(forged.client, LISTS + name, kind)
             await ask(gateway, f"{name}-{number}-asked")
             page = (await gateway.http.get("/tasks/status?limit=5&state=SUCCESS")).json()
             assert page["items"][0]["task_id"] == f"{name}-{number}-asked"

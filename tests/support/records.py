@@ -11,7 +11,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from gateway.store.interface import Record, StoreError, Written
-from gateway.store.redis import RedisStore
 from gateway.tasks.task import FINAL_RANK, Stage, Task
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ def record(
     owner: str = "",
     instance: str = "i",
     grace_seconds: float = 30,
-    is_new: bool = False,
 ) -> Record:
     """The status of a task at `stage`, as the tracker of process `boot` writes it; attempt 0 claims the id."""
     finished_ms = created_ms if stage.rank == FINAL_RANK else None
@@ -43,12 +41,10 @@ def record(
         task_id, "POST", "/v1/x", "", created_ms, stage=stage, message=message, owner=owner, finished_ms=finished_ms
     )
     head = task.document_head(algorithm_id="a", instance=instance, boot=boot, now=created_ms / 1000)
-    return Record(
-        task_id, head, attempt, stage.rank, stage.state, created_ms, ttl_seconds, owner, grace_seconds, is_new
-    )
+    return Record(task_id, head, attempt, stage.rank, stage.state, created_ms, ttl_seconds, owner, grace_seconds)
 
 
-async def write(store: Store, records: Sequence[Record]) -> list[Written]:
+async def put(store: Store, records: Sequence[Record]) -> list[Written]:
     """What became of `records`; raises StoreError."""
     answer: asyncio.Future[list[Written]] = asyncio.get_running_loop().create_future()
 
@@ -62,16 +58,6 @@ async def write(store: Store, records: Sequence[Record]) -> list[Written]:
 
     store.write(records, take)
     return await answer
-
-
-async def put(store: Store, records: Sequence[Record]) -> list[Written]:
-    """As `write`; returns when the lists have what was claimed, too."""
-    written = await write(store, records)
-    if isinstance(store, RedisStore):
-        told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        store._line.ask([("PING",)], told.set_result)  # behind what was told of the claims
-        await told
-    return written
 
 
 async def text_of(store: Store, task_id: str) -> str | None:

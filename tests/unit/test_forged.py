@@ -20,8 +20,8 @@ from tests.support.forged import (
     ENTRIES,
     EXTENSIONS,
     FIELDS,
-    INDEX,
     KINDS,
+    LISTS,
     PLACES,
     SHAPES,
     document,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tests.support.store import Store as Server
 
 NOBODY: tuple[str, ...] = ()
-OURS = {"all", "SUCCESS", "RUNNING", "expiry", "beats", "cancels", "all@alice", "SUCCESS@alice"}
+OURS = {"PENDING", "SUCCESS", "RUNNING", "lists", "expiry", "beats", "cancels", "SUCCESS@alice"}
 LATER = 2_000
 
 
@@ -47,19 +47,20 @@ async def store(server: Server, patience: None) -> AsyncIterator[RedisStore]:
     """A client of the empty server, as one gateway process has it."""
     await server.client.flushall()
     store = RedisStore(server.url, boot=BOOT, longest_ttl_seconds=3600)
+    await walk(store)  # the lists are begun
     yield store
     await store.close()
 
 
 async def all_goes_on(store: RedisStore, name: str = "z") -> None:
-    """Claims, ends, plain first ends, heartbeats, reads, lists, looks and cancels work, and tell what was written."""
+    """Claims, ends, heartbeats, reads, lists, looks and cancels work, and tell what was written."""
     plain, run, claim = f"{name}-plain", f"{name}-run", f"{name}-claim"
     batch = [
-        record(plain, Stage.DONE, created_ms=LATER, is_new=True, owner="alice"),
+        record(plain, Stage.DONE, created_ms=LATER, owner="alice"),
         record(run, Stage.STREAMING, created_ms=LATER),
         record(claim, attempt=0, created_ms=LATER),
     ]
-    assert await put(store, batch[:1]) == [Written(True, 1)]  # by plain commands
+    assert await put(store, batch[:1]) == [Written(True, 1)]
     assert await put(store, batch[1:]) == [Written(True, 1)] * 2
     assert await put(store, [record(claim, Stage.DONE, created_ms=LATER)]) == [Written(True, 1)]
     await store.watch(NOBODY)
@@ -85,7 +86,7 @@ async def test_a_forged_document_is_left_out_and_replaced(
     forged = {f"t{n}": with_shape(f"t{n}", field, shape, stage) for n, shape in enumerate(SHAPES.values())}
     for task_id, text in forged.items():
         await forge_document(server.client, task_id, text)
-        await server.client.zadd(INDEX + "beats", {task_id: 1})
+        await server.client.zadd(LISTS + "beats", {task_id: 1})
     malformed = {task_id for task_id, text in forged.items() if fields_of(text, task_id) is None}
     assert malformed
     page = await store.page(100, None, None)
@@ -110,7 +111,7 @@ async def test_a_forged_attempt_is_no_bar_to_any_write(
 ) -> None:
     """Under an id of ours that is in use each kind of write replaces it: a first end, a heartbeat and an end."""
     forged = with_shape("t", "attempt", SHAPES[shape], stage, created_ms=1)
-    for one in (record("t", Stage.DONE, is_new=True), record("t", Stage.STREAMING), record("t", Stage.ERROR)):
+    for one in (record("t", Stage.DONE), record("t", Stage.STREAMING), record("t", Stage.ERROR)):
         await server.client.set(DOCUMENTS + "t", forged)
         assert await put(store, [one, record("other", Stage.STREAMING)]) == [Written(True, 1)] * 2
         assert await stage_and_attempt(store, "t") == (json.loads(one.head + '0,"lost_after_ms":null}}')["stage"], 1)
@@ -158,7 +159,7 @@ async def test_many_malformed_records_make_short_pages(store: RedisStore, server
     pipe = server.client.pipeline()
     for n in range(2500):
         pipe.set(f"{DOCUMENTS}t{n}", "{}", ex=60)
-        pipe.zadd(INDEX + "all", {f"{1000 + n:013d}:t{n}": 0})
+        pipe.zadd(LISTS + "SUCCESS", {f"{1000 + n:013d}:t{n}": 0})
     await pipe.execute()
     found, skipped, cursor, pages = [], 0, None, 0
     while pages == 0 or cursor is not None:
@@ -172,19 +173,14 @@ async def test_many_malformed_records_make_short_pages(store: RedisStore, server
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-async def test_a_forged_entry_is_replaced(store: RedisStore, server: Server, entry: str | bytes) -> None:
-    """Any text in an entry's place: each write of its task, of others, and the sweep go on; it is an entry again."""
-    for expires_at in (1, 4_000_000_000):
-        for one in (record("t", Stage.STREAMING), record("t", attempt=0), record("t", Stage.DONE, is_new=True)):
-            await server.client.delete(DOCUMENTS + "t")
-            await server.client.hset(INDEX + "entry", "t", entry)
-            await server.client.zadd(INDEX + "expiry", {"t": expires_at})
-            assert await put(store, [one, record("other", Stage.STREAMING)]) == [Written(True, 1)] * 2
-            assert "t" in await walk(store)
-    await server.client.hset(INDEX + "entry", "gone", entry)
-    await server.client.zadd(INDEX + "expiry", {"gone": 1})
+async def test_a_forged_member_of_the_expiry_is_removed(
+    store: RedisStore, server: Server, entry: str | bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any text in it that is due: the sweep removes it and says so, and all goes on."""
+    await server.client.zadd(LISTS + "expiry", {entry: 1})
     await all_goes_on(store)
-    assert await server.client.hget(INDEX + "entry", "gone") is None
+    assert await server.client.zscore(LISTS + "expiry", entry) is None
+    assert len([line for line in caplog.messages if "malformed" in line]) == 1
 
 
 @pytest.mark.parametrize("score", [0, 5, -5, float("inf")])
@@ -192,8 +188,8 @@ async def test_a_forged_entry_is_replaced(store: RedisStore, server: Server, ent
 async def test_a_forged_place_is_removed(store: RedisStore, server: Server, place: str | bytes, score: float) -> None:
     """Any member of any list, with any score: pages come as ever and say that it was left out; then it is gone."""
     await put(store, [record(f"t{n}", Stage.DONE, created_ms=1000 + n) for n in range(3)])
-    for name in ("all", "SUCCESS", "beats", "expiry", "cancels"):
-        await server.client.zadd(INDEX + name, {place: score})
+    for name in ("SUCCESS", "beats", "expiry", "cancels"):
+        await server.client.zadd(LISTS + name, {place: score})
     page = await store.page(10, None, None)
     assert (ids(page), page.skipped) == (["t2", "t1", "t0"], 1)
     assert await walk(store, limit=1, state=State.SUCCESS) == ["t2", "t1", "t0"]
@@ -206,27 +202,26 @@ async def test_a_forged_score_hides_no_task(store: RedisStore, server: Server, s
     """Where a place has another score than the rest the list is put in order again, and cursors miss nothing."""
     await put(store, [record(f"t{n}", Stage.DONE, created_ms=1000 + n) for n in range(6)])
     for n in (0, 3, 5):
-        await server.client.zadd(INDEX + "all", {f"{1000 + n:013d}:t{n}": score})
+        await server.client.zadd(LISTS + "SUCCESS", {f"{1000 + n:013d}:t{n}": score})
     assert await walk(store, limit=1) == ["t5", "t4", "t3", "t2", "t1", "t0"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["entry", *sorted(OURS)])
+@pytest.mark.parametrize("name", sorted(OURS))
 async def test_a_key_of_the_list_may_have_any_type(store: RedisStore, server: Server, name: str, kind: str) -> None:
     """Each key of the list in each type: the next writes, lists and looks go on, and it is of its own type again."""
-    right = "hash" if name == "entry" else "zset"
     for n, act in enumerate((store.watch(NOBODY), store.bury(), store.page(10, None, None), store.ask_cancel("1:2:t"))):
-        await forge_key(server.client, INDEX + name, kind)
+        await forge_key(server.client, LISTS + name, kind)
         await act
         await all_goes_on(store, f"z{n}")
-        assert await server.client.type(INDEX + name) == right
+        assert await server.client.type(LISTS + name) == "zset"
 
 
 async def test_many_keys_of_another_type_at_once(store: RedisStore, server: Server) -> None:
-    """All of them at once are no more than one of them, in a batch of plain commands and in one of the script."""
+    """All of them at once are no more than one of them."""
     for n, kind in enumerate(KINDS):
-        for name in ("entry", *OURS):
-            await forge_key(server.client, INDEX + name, kind)
+        for name in OURS:
+            await forge_key(server.client, LISTS + name, kind)
         await all_goes_on(store, f"z{n}")
 
 
@@ -237,7 +232,7 @@ async def test_each_is_told_of_once(store: RedisStore, server: Server, caplog: p
     """A malformed record is one line, however often it is met; its text cannot drive a terminal."""
     caplog.set_level(logging.WARNING, "gateway.tracker")
     await forge_document(server.client, "t", "{}")
-    await server.client.zadd(INDEX + "all", {"\x1b]0;owned\x07": 0})
+    await server.client.zadd(LISTS + "RUNNING", {"x\x1b]0;owned\x07": 0})
     for _ in range(3):
         await store.page(10, None, None)
         await text_of(store, "t")

@@ -18,7 +18,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.store import pipeline as line_module
 from gateway.store.interface import StoreError
-from gateway.store.pipeline import COMMAND_TIMEOUT_SECONDS, Line, Script, form, kind_of
+from gateway.store.layout import Script
+from gateway.store.pipeline import COMMAND_TIMEOUT_SECONDS, Line, kind_of
 from tests.support.ports import free_port
 from tests.support.tap import Tap, tapped
 from tests.support.tracking import seconds_of
@@ -71,14 +72,6 @@ async def test_replies_come_in_the_order_of_asking(line: Line) -> None:
     for _ in range(2):
         answers = await asyncio.gather(*(asked(line, *[("ECHO", f"{n}.{i}") for i in range(n)]) for n in range(1, 9)))
         assert answers == [[f"{n}.{i}" for i in range(n)] for n in range(1, 9)]
-
-
-async def test_a_form_is_the_command_that_it_is_filled_in_to(line: Line) -> None:
-    """Whatever the fixed parts and the arguments hold, the server gets them as they are."""
-    arguments = [b"%b \r\n$3\r\n", "é".encode(), b""]
-    ask = form("EVAL", "return ARGV -- 100%d", "0", None, None, None, "%s")
-    gaps = [part for argument in arguments for part in (len(argument), argument)]
-    assert await asked(line, ask % tuple(gaps)) == [[argument.decode() for argument in arguments] + ["%s"]]
 
 
 async def test_replies_may_come_in_pieces(line: Line, tap: Tap) -> None:
@@ -174,8 +167,8 @@ async def test_an_error_among_the_replies_is_the_answer(line: Line, tap: Tap) ->
 async def test_scripts_are_there_and_come_back(line: Line, tap: Tap, server: Server) -> None:
     """Scripts can be called by their digests from the first command on, and after the server forgot them."""
     script = Script("cancel")
-    scripted = Line(tap.url, [script])
-    command: Command = ("EVALSHA", script.digest, 1, "cancels", "1:t", 60)
+    scripted = Line(tap.url, [script.text])
+    command: Command = ("EVALSHA", script.digest, 0, "1:t", 60)
     for _ in range(2):
         assert await asyncio.gather(asked(scripted, command), asked(scripted, PING)) == [[1], ["PONG"]]
         await server.client.script_flush()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     NewClient = Callable[..., RedisStore]
 
-INDEX = "tsx:ollama:{index}:"
+INDEX = "tsx:ollama:2:"
 LONGEST_TTL_SECONDS = 3600
 TTL_DONE_SECONDS = 1234
 IN_FLIGHT = [Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING]
@@ -356,7 +356,7 @@ async def test_any_number_is_buried(client: NewClient, server: Server) -> None:
 async def test_a_beat_is_gone_when_a_task_ends(client: NewClient, server: Server) -> None:
     """What ends is in flight no more, so that the look has little to look at."""
     store = client()
-    await put(store, [record(name, Stage.STREAMING) for name in ("a", "b")])
+    await put(store, [record(name, Stage.STREAMING, boot="m-r2-p2") for name in ("a", "b")])
     assert await beats(server) == ["a", "b"]
-    await put(store, [record("a", Stage.DONE)])
+    await put(store, [record("a", Stage.DONE, boot="m-r2-p2")])
     assert await beats(server) == ["b"]

@@ -167,8 +167,8 @@ async def test_an_end_without_a_beginning_is_written_by_the_same_rules(
     """A task that is written for the first time when it has ended follows the rules of all, and may be repeated."""
     if found is not None:
         await put(store, [record("t", found[0], attempt=found[1], message="before")])
-    end = record("t", Stage.DONE, message="the end", is_new=True)
-    batch = [record("a"), end, record("b", Stage.DONE, is_new=True)]
+    end = record("t", Stage.DONE, message="the end")
+    batch = [record("a"), end, record("b", Stage.DONE)]
     for _ in range(2):
         assert (await put(store, batch))[1:] == [result, Written(True, 1)]
     assert (await stored(store, "t"))["message"] == ("the end" if result.is_written else "before")
@@ -177,8 +177,8 @@ async def test_an_end_without_a_beginning_is_written_by_the_same_rules(
 
 
 async def test_an_end_without_a_beginning_has_its_ttl_and_is_read_as_any(subject: Subject) -> None:
-    """Its document is byte for byte the one that transition.lua would have written, and expires as that would."""
-    end = record("t", Stage.DONE, ttl_seconds=1, is_new=True)
+    """Its document is byte for byte the head and what the store adds, and it expires like any."""
+    end = record("t", Stage.DONE, ttl_seconds=1)
     await put(subject.store, [end])
     assert await text_of(subject.store, "t") == complete_document(end.head, 1)
     await subject.expire("t")
@@ -186,24 +186,20 @@ async def test_an_end_without_a_beginning_has_its_ttl_and_is_read_as_any(subject
 
 @pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.STREAMING, Stage.DONE])
 @pytest.mark.parametrize("late", [Stage.QUEUED, Stage.STREAMING, Stage.DONE])
-@pytest.mark.parametrize("is_new", [True, False])
-async def test_an_equal_attempt_of_another_request_is_refused(
-    store: Store, stage: Stage, late: Stage, is_new: bool
-) -> None:
+async def test_an_equal_attempt_of_another_request_is_refused(store: Store, stage: Stage, late: Stage) -> None:
     """Where an id was claimed as attempt 1 again (its document was evicted, or not written yet), the claim holds it."""
     await put(store, [record("t", attempt=0, created_ms=2000)])
     await put(store, [record("t", stage, created_ms=2000)])
-    assert await put(store, [record("t", late, created_ms=1000, is_new=is_new)]) == [Written(False, 1)]
+    assert await put(store, [record("t", late, created_ms=1000)]) == [Written(False, 1)]
     document = await stored(store, "t")
     assert (document["stage"], document["extensions"]["created_ms"]) == (stage, 2000)
     assert await walk(store) == await walk(store, state=stage.state) == ["t"]
 
 
-@pytest.mark.parametrize("is_new", [True, False])
-async def test_an_end_goes_ahead_of_the_next_claim_in_its_batch(store: Store, is_new: bool) -> None:
+async def test_an_end_goes_ahead_of_the_next_claim_in_its_batch(store: Store) -> None:
     """An id that is twice in a batch is written in the batch's order, also where the end may be the first word."""
     await put(store, [record("t", Stage.STREAMING)])
-    batch = [record("t", Stage.DONE, is_new=is_new), record("t", Stage.ERROR, attempt=0, created_ms=2000)]
+    batch = [record("t", Stage.DONE), record("t", Stage.ERROR, attempt=0, created_ms=2000)]
     assert await put(store, batch) == [Written(True, 1), Written(True, 2)]
     assert await stage_and_attempt(store, "t") == ("error", 2)
     assert await walk(store) == await walk(store, state=State.FAILED) == ["t"]

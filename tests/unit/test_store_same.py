@@ -46,7 +46,6 @@ class Request:
             attempt=self.attempt,
             created_ms=self.created_ms,
             owner=self.owner,
-            is_new=not self.written,
         )
 
 

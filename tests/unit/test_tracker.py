@@ -670,23 +670,6 @@ async def test_closing_ends_though_something_goes_on() -> None:
         assert subject.store.stages("late")[-1] == "shutdown"
 
 
-async def test_what_was_sent_once_is_not_new() -> None:
-    """A status whose first write failed may stand in the store all the same, and is written as one that does."""
-    async with tracking() as subject:
-        fresh = await subject.begin()
-        subject.run_through(fresh)
-        await settled(subject.tracker, fresh)
-        await subject.lose_store()
-        puts = subject.store.calls["put"]
-        task = await subject.begin()
-        subject.run_through(task)
-        await until(lambda: subject.store.calls["put"] > puts, 30, "it is sent")
-        subject.store.failure = None
-        await subject.until_stage(task.task_id, task.stage)
-        told = {one.task_id: one.is_new for one in reversed(subject.store.records)}  # by what came first
-        assert (told[fresh.task_id], told[task.task_id]) == (True, False)
-
-
 # -- what pollers ask --
 
 

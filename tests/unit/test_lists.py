@@ -1,0 +1,321 @@
+"""What the lists promise: they change with the documents, and nothing is missing, set back or forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from gateway.store.interface import StoreError, Written
+from gateway.store.layout import LIST_PREFIX, list_names
+from gateway.store.redis import RedisStore
+from gateway.tasks.task import Stage, State
+from tests.support.forged import all_documents
+from tests.support.records import BOOT, ids, put, record, walk
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.support.store import Store as Server
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def store(server: Server, patience: None) -> AsyncIterator[RedisStore]:
+    """The empty server, as one gateway process has it that has looked at it once."""
+    await server.client.flushall()
+    store = RedisStore(server.url, boot=BOOT, longest_ttl_seconds=3600)
+    await walk(store)
+    await server.client.config_resetstat()
+    yield store
+    await store.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def other(server: Server, store: RedisStore) -> AsyncIterator[RedisStore]:
+    """The same as another process has it."""
+    other = RedisStore(server.url, boot="boot-2", longest_ttl_seconds=3600)
+    yield other
+    await other.close()
+
+
+async def listed(server: Server, name: str) -> list[str]:
+    """The ids in one of the lists, as they stand in the server."""
+    return [str(place)[14:] for place in await server.client.zrange(LIST_PREFIX + name, 0, -1) if place[0].isdigit()]
+
+
+async def beats(server: Server) -> list[str]:
+    """The ids that count as in flight."""
+    return [str(name) for name in await server.client.zrange(LIST_PREFIX + "beats", 0, -1)]
+
+
+async def list_keys(server: Server) -> list[str]:
+    """The keys of all lists, and what belongs to them."""
+    return [str(key) for key in await server.keys() if str(key).startswith(LIST_PREFIX)]
+
+
+@asynccontextmanager
+async def without(server: Server, *rights: str) -> AsyncIterator[None]:
+    """Meanwhile the server refuses some commands."""
+    await server.client.acl_setuser("default", commands=[f"-{right}" for right in rights], keys=["*"], enabled=True)
+    try:
+        yield
+    finally:
+        await server.client.acl_setuser("default", commands=["+@all"], keys=["*"], enabled=True)
+
+
+# -- one step --
+
+
+@pytest.mark.parametrize("owner", ["", "alice"])
+@pytest.mark.parametrize("stage", Stage)
+async def test_a_status_that_is_written_is_listed(
+    store: RedisStore, other: RedisStore, server: Server, stage: Stage, owner: str
+) -> None:
+    """When a write is answered the lists have it, for every process and whatever becomes of the one that wrote it."""
+    await put(store, [record("t", stage, owner=owner)])
+    for name in list_names(stage.state, "") + list_names(stage.state, owner):
+        assert await listed(server, name) == ["t"]
+    assert await beats(server) == ([] if stage.state in (State.SUCCESS, State.FAILED) else ["t"])
+    assert ids(await other.page(10, stage.state, None)) == ids(await other.page(10, None, None, owner=owner)) == ["t"]
+
+
+async def test_a_batch_is_one_command(store: RedisStore, server: Server) -> None:
+    """A batch costs one script call, whatever is in it: claims, heartbeats, ends."""
+    batch = [record(f"t{n:02}", stage, attempt=n % 2) for n, stage in enumerate([*Stage] * 5)]
+    assert await put(store, batch) == [Written(True, 1)] * len(batch)
+    assert (await server.client.info("commandstats"))["cmdstat_evalsha"]["calls"] == 1
+
+
+async def test_a_batch_whose_lists_cannot_be_written_is_written_when_it_is_repeated(
+    store: RedisStore, server: Server
+) -> None:
+    """A script that fails half-way fails the batch; repeated, the batch has documents and lists."""
+    batch = [record("a", created_ms=1), record("b", Stage.DONE, created_ms=2)]
+    async with without(server, "zadd"):
+        with pytest.raises(StoreError):
+            await put(store, batch)
+    assert await put(store, batch) == [Written(True, 1)] * 2
+    assert await walk(store) == ["b", "a"]
+    assert await listed(server, State.SUCCESS) == ["b"]
+
+
+async def test_every_key_has_a_ttl_from_its_first_moment_on(store: RedisStore, server: Server) -> None:
+    """However few tasks there are, and whichever key is new, none lives for ever."""
+    for n, stage in enumerate(Stage):
+        await put(store, [record(f"t{n}", stage, created_ms=n, owner=f"o{n}")])
+        assert [key for key in await server.keys() if await server.client.ttl(key) < 0] == []
+
+
+async def test_gateways_that_look_keep_the_lists_alive(store: RedisStore, server: Server) -> None:
+    """A list in which nothing changes lives as long as any gateway does: it would be taken for an evicted one."""
+    await put(store, [record("t", Stage.STREAMING, ttl_seconds=3600), record("d", Stage.DONE, owner="alice")])
+    for key in await list_keys(server):
+        await server.client.expire(key, 100)
+    await store.watch(())
+    assert min([await server.client.ttl(key) for key in await list_keys(server)]) > 3600
+
+
+# -- which request is listed --
+
+
+@pytest.mark.parametrize("created_ms", [1, 4999, 5001, 9000])
+@pytest.mark.parametrize("attempt", [1, 5])
+async def test_a_claim_after_an_eviction_is_listed(
+    store: RedisStore, other: RedisStore, server: Server, attempt: int, created_ms: int
+) -> None:
+    """Where a document was evicted attempts begin again: the lists show the new request, whatever its clock."""
+    await put(store, [record("t", Stage.DONE, attempt=attempt, created_ms=5000)])
+    await server.client.delete("ts:ollama:t")
+    claim = record("t", attempt=0, created_ms=created_ms, boot="boot-2")
+    assert await put(other, [claim]) == [Written(True, 1)]
+    assert ids(await store.page(10, State.PENDING, None)) == ids(await store.page(10, None, None)) == ["t"]
+    assert await beats(server) == ["t"]
+    await put(other, [record("t", Stage.ERROR, created_ms=created_ms, boot="boot-2")])
+    assert ids(await store.page(10, State.FAILED, None)) == ids(await store.page(10, None, None)) == ["t"]
+    assert [ids(await store.page(10, state, None)) for state in (State.PENDING, State.SUCCESS)] == [[], []]
+    assert await beats(server) == []
+
+
+async def test_a_late_end_of_an_id_that_was_claimed_is_not_listed(store: RedisStore, other: RedisStore) -> None:
+    """A generated id that was sent again before its end was written is listed as the request that holds it."""
+    await put(other, [record("t", attempt=0, created_ms=2000, boot="boot-2")])
+    assert await put(store, [record("t", Stage.DONE, created_ms=1000)]) == [Written(False, 1)]
+    await put(other, [record("t", Stage.STREAMING, created_ms=2000, boot="boot-2")])
+    assert await walk(store) == await walk(other, state=State.RUNNING) == ["t"]
+    assert await walk(store, state=State.SUCCESS) == []
+
+
+async def test_an_end_whose_running_document_was_evicted_is_listed_once(store: RedisStore, server: Server) -> None:
+    """The old place stays until it expires, and no page shows it."""
+    await put(store, [record("t", Stage.STREAMING)])
+    await server.client.delete("ts:ollama:t")
+    await put(store, [record("t", Stage.DONE)])
+    assert await walk(store) == await walk(store, state=State.SUCCESS) == ["t"]
+    assert await walk(store, state=State.RUNNING) == []
+
+
+async def test_a_late_word_of_a_running_task_does_not_end_its_end(store: RedisStore, other: RedisStore) -> None:
+    """A task that was called lost meanwhile is listed as FAILED, whatever its own process tells after."""
+    await put(store, [record("t", Stage.STREAMING)])
+    await other.read(["t"], ())
+    await put(store, [record("t", Stage.LOST)])
+    await put(store, [record("t", Stage.STREAMING)])
+    assert await walk(store, state=State.FAILED) == ["t"]
+    assert await walk(store, state=State.RUNNING) == []
+
+
+# -- lists that were evicted --
+
+STAGES = [Stage.QUEUED, Stage.STREAMING, Stage.DONE, Stage.ERROR, Stage.DONE]
+ALL = [f"t{n}" for n in range(len(STAGES) - 1, -1, -1)]
+
+
+async def several(store: RedisStore, owner: str = "alice") -> None:
+    """A task of each state, newest last."""
+    await put(store, [record(f"t{n}", stage, created_ms=n, owner=owner) for n, stage in enumerate(STAGES)])
+
+
+@pytest.mark.parametrize("name", [*State, *(f"{state}@alice" for state in State), "lists", "expiry", "beats"])
+@pytest.mark.parametrize("is_written_again", [True, False])
+async def test_a_list_that_was_evicted_is_whole_again(
+    store: RedisStore, server: Server, name: str, is_written_again: bool
+) -> None:
+    """Whichever key Redis evicts, and also where a write has begun it anew, a page lacks nothing."""
+    await several(store)
+    await server.client.delete(LIST_PREFIX + name)
+    if is_written_again:
+        await put(store, [record("more", stage, created_ms=9, owner="alice") for stage in [Stage.QUEUED, Stage.DONE]])
+        await put(store, [record("fail", Stage.ERROR, created_ms=10, owner="alice")])
+    more = ["fail", "more"] * is_written_again
+    assert await walk(store) == await walk(store, owner="alice") == more + ALL
+    assert await walk(store, state=State.SUCCESS) == await walk(store, state=State.SUCCESS, owner="alice") == [
+        *more[1:], "t4", "t2",
+    ]  # fmt: skip
+    for state in State:
+        assert await walk(store, state=state) == await walk(store, state=state, owner="alice")
+
+
+async def test_a_list_may_be_evicted_before_the_names_of_all(store: RedisStore, server: Server) -> None:
+    """A list that a write has begun anew, and of which nothing is known any more, is whole again, too."""
+    await several(store)
+    await server.client.delete(LIST_PREFIX + "SUCCESS@alice")
+    await put(store, [record("more", Stage.DONE, created_ms=9, owner="alice")])
+    await server.client.delete(LIST_PREFIX + "lists")
+    assert await walk(store) == ["more", *ALL]
+    assert await walk(store, state=State.SUCCESS, owner="alice") == ["more", "t4", "t2"]
+
+
+async def test_all_lists_may_be_evicted_at_once(store: RedisStore, server: Server) -> None:
+    """The documents alone are enough, and what is in flight is looked after again."""
+    await several(store)
+    await server.client.delete(*await list_keys(server))
+    assert await walk(store) == ALL
+    assert sorted(await beats(server)) == ["t0", "t1"]
+    members = await server.client.zrange(LIST_PREFIX + "expiry", 0, -1)
+    assert len([member for member in members if member != "#"]) == len(STAGES)
+
+
+async def test_a_list_is_never_silently_incomplete(store: RedisStore, server: Server) -> None:
+    """While an evicted list cannot be built anew the answer is an error (503), not a shorter page."""
+    await several(store)
+    await server.client.delete(LIST_PREFIX + State.SUCCESS)
+    await put(store, [record("new", Stage.DONE, created_ms=9)])
+    await server.client.set("tsx:ollama:rebuild", "another gateway", ex=60)
+    with pytest.raises(StoreError):
+        await store.page(10, State.SUCCESS, None)
+    with pytest.raises(StoreError):
+        await store.page(10, None, None)
+    assert ids(await store.page(10, State.FAILED, None)) == ["t3"]
+    await server.client.delete("tsx:ollama:rebuild")
+    assert ids(await store.page(10, State.SUCCESS, None)) == ["new", "t4", "t2"]
+
+
+async def test_the_lists_are_built_without_a_reader(store: RedisStore, server: Server) -> None:
+    """A gateway that looks finds that they are not complete: after an upgrade they are there before a reader."""
+    await several(store)
+    await server.client.delete(*await list_keys(server))
+    await store.watch(())
+
+    async def is_built() -> bool:
+        return await listed(server, State.SUCCESS) == ["t2", "t4"]
+
+    await until(is_built, what="the lists are built")
+    await until(lambda: _is_complete(server), what="they are complete")
+
+
+async def _is_complete(server: Server) -> bool:
+    return await server.client.zscore(LIST_PREFIX + "lists", "#") is not None
+
+
+async def test_a_list_that_is_evicted_while_it_is_built_is_built_again(store: RedisStore, server: Server) -> None:
+    """A mark that goes with the list tells: what was added before the eviction is gone."""
+    await several(store)
+    await server.client.delete(LIST_PREFIX + "lists")
+    evaluate = store._reader.evaluate
+
+    async def evict(script: object, keys: list[str], arguments: list[str | int]) -> object:
+        answer = await evaluate(script, keys, arguments)  # type: ignore[arg-type]
+        if arguments[0] == "add":
+            await server.client.delete(LIST_PREFIX + State.SUCCESS)
+        return answer
+
+    store._reader.evaluate = evict  # type: ignore[method-assign, assignment]
+    await store._rebuild.wait(30, [])
+    store._reader.evaluate = evaluate  # type: ignore[method-assign]
+    assert await walk(store, state=State.FAILED) == ["t3"]
+    assert await walk(store, state=State.SUCCESS) == ["t4", "t2"]
+
+
+async def test_what_is_written_while_lists_are_built_is_in_them(store: RedisStore, server: Server) -> None:
+    """Tasks that begin, move on and end meanwhile are listed once, as they are."""
+    await put(store, [record(f"old{n}", Stage.STREAMING, created_ms=n) for n in range(300)])
+    await server.client.delete(*await list_keys(server))
+    building = store._rebuild.begin()
+    for n in range(300):
+        await put(store, [record(f"old{n}", Stage.DONE, created_ms=n), record(f"new{n}", created_ms=1000 + n)])
+    await building
+    assert len(await walk(store, state=State.SUCCESS)) == 300
+    assert await walk(store, state=State.RUNNING) == []
+    assert len(await walk(store)) == 600
+
+
+async def test_of_two_gateways_one_builds(store: RedisStore, other: RedisStore, server: Server) -> None:
+    """Both answer; the documents are looked through once."""
+    await several(store)
+    await server.client.delete(*await list_keys(server))
+    await server.client.config_resetstat()
+    pages = await asyncio.gather(store.page(10, None, None), other.page(10, None, None), return_exceptions=True)
+    assert [ids(page) if not isinstance(page, BaseException) else [] for page in pages].count(ALL) >= 1
+    assert await walk(other) == ALL
+    scans = (await server.client.info("commandstats"))["cmdstat_scan"]["calls"]
+    assert scans <= 2
+
+
+async def test_foreign_keys_are_passed_over(store: RedisStore, server: Server) -> None:
+    """Building the lists takes documents alone; what is none, or is no task's, is left where it is."""
+    await several(store)
+    for task_id, text in all_documents(created_ms=0):
+        await server.client.set(f"ts:ollama:{task_id}", text, ex=60)
+    await server.client.set("ts:ollama:a b", "{}", ex=60)
+    await server.client.set("ts:ollama:odd", '{"extensions":{"attempt":1}}', ex=60)
+    await server.client.rpush("ts:ollama:list", "x")
+    await server.client.delete(*await list_keys(server))
+    assert [task_id for task_id in await walk(store) if task_id in ALL] == ALL
+
+
+async def test_without_the_right_to_scan_the_lists_begin_anew(
+    store: RedisStore, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They then have what is written from then on, and the log says so once."""
+    await several(store)
+    lists = await list_keys(server)
+    async with without(server, "scan"):
+        for n in range(2):
+            await server.client.delete(*lists)
+            await put(store, [record(f"new{n}", created_ms=9)])
+            assert await walk(store) == [f"new{n}"]
+    assert len([line for line in caplog.messages if "forbids to build the lists anew" in line]) == 1

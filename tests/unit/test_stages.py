@@ -1,0 +1,73 @@
+"""The rules of which status follows which are the same in Python and in Redis, for all cases."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.store.interface import Written
+from gateway.store.redis import RedisStore
+from gateway.tasks.stages import Stored, verdict
+from gateway.tasks.task import FINAL_RANK, MAX_ATTEMPT, Stage
+from tests.support.records import put, record
+
+if TYPE_CHECKING:
+    from gateway.store.interface import Record
+    from tests.support.store import Store as Server
+
+RANKS = [Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING, Stage.DONE]
+ATTEMPTS = [0, 1, 2, 3, MAX_ATTEMPT]
+# What is stored: its attempt and stage, whether the writer wrote it, the owners of both.
+STORED = [
+    (attempt, stage, is_ours, owners)
+    for attempt, stage, is_ours, owners in product(
+        [1, 2, MAX_ATTEMPT], RANKS, [True, False], [("", ""), ("a", "a"), ("a", "b"), ("", "b"), ("a", "")]
+    )
+    if not is_ours or owners[0] == owners[1]
+]
+
+
+@pytest.mark.usefixtures("patience")
+async def test_redis_and_python_decide_the_same(server: Server) -> None:
+    """Every stored status against every written one: the same verdict, and what is refused changes nothing."""
+    await server.client.flushall()
+    writer = RedisStore(server.url, boot="ours", longest_ttl_seconds=3600)
+    other = RedisStore(server.url, boot="other", longest_ttl_seconds=3600)
+    before: dict[RedisStore, list[Record]] = {writer: [], other: []}
+    after: list[Record] = []
+    expected: list[Written] = []
+    for n, ((stored_attempt, stage, is_ours, owners), attempt, rank) in enumerate(product(STORED, ATTEMPTS, RANKS)):
+        boot = "ours" if is_ours else "other"
+        before[writer if is_ours else other].append(
+            record(f"t{n}", stage, attempt=stored_attempt, created_ms=1000 if is_ours else 900, boot=boot,
+                   owner=owners[0])
+        )  # fmt: skip
+        after.append(record(f"t{n}", rank, attempt=attempt, boot="ours", owner=owners[1]))
+        is_foreign = len({*owners} - {""}) > 1
+        found = verdict(Stored(stored_attempt, stage.rank, is_ours, is_foreign), attempt, rank.rank)
+        expected.append(Written(found is not None, stored_attempt if found is None else found))
+    for store, records in before.items():
+        for start in range(0, len(records), 200):
+            await put(store, records[start : start + 200])
+    written: list[Written] = []
+    for start in range(0, len(after), 200):
+        written += await put(writer, after[start : start + 200])
+    assert [(one, two) for one, two in zip(written, expected, strict=True) if one != two] == []
+    await writer.close()
+    await other.close()
+
+
+@pytest.mark.parametrize(("attempt", "rank"), [*product(ATTEMPTS, range(FINAL_RANK + 1))])
+def test_nothing_stored_stops_nothing(attempt: int, rank: int) -> None:
+    """Where no document stands, whatever comes is written; a claim is attempt 1."""
+    assert verdict(None, attempt, rank) == max(attempt, 1)
+
+
+@pytest.mark.parametrize("stored_rank", range(FINAL_RANK + 1))
+def test_a_rank_never_falls_and_an_end_never_changes(stored_rank: int) -> None:
+    """Of one attempt, a status at most goes forward."""
+    for rank in range(FINAL_RANK + 1):
+        is_written = verdict(Stored(1, stored_rank, is_ours=True, is_foreign=False), 1, rank) is not None
+        assert is_written == (stored_rank < FINAL_RANK and rank >= stored_rank)
