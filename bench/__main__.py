@@ -1,8 +1,8 @@
-"""`python -m bench`: interleaved rounds over all variants of each scenario, figures into one JSON file, tables.
+"""`python -m bench`: runs interleaved rounds over all variants of each scenario; writes a JSON file and prints tables.
 
-Owns the options and the order of the runs. A peer that cannot be had is left out and named; a run that fails is
-reported and the rest goes on. Exit codes: 0, 1 where a run failed or had errors, 2 where the store is missing, 130
-after Ctrl-C or SIGTERM; what was measured until then is in the file.
+Owns the options and the order of the runs. It leaves out a peer that cannot be installed, and names it. It reports a
+run that fails and goes on. Exit codes: 0; 1 if a run failed or had errors; 2 if the store is missing; 130 after Ctrl-C
+or SIGTERM. The file has everything that was measured until then.
 """
 
 import argparse

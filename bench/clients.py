@@ -1,7 +1,6 @@
-"""The clients of the load generator: raw asyncio protocols on uvloop, which look at every answer.
+"""The clients of the load generator: raw asyncio protocols on uvloop that check every answer.
 
-Owns what is sent, what counts as a right answer and what is noted of it. Knows nothing of windows, rounds or who is
-behind the port. Made by the scenarios.
+Owns what the clients send, which answers are right, and what they record. Knows nothing of windows, rounds or variants.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""A store full of ended tasks, as a gateway leaves them behind: written through the product's own store.
+"""Fills a store with ended tasks, through the product's own store, so that they look as a gateway leaves them.
 
-Owns the ids and the states of these tasks. Called by `peers` before a gateway starts on that store.
+Owns the ids and the states of these tasks.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""The least that a relay in Python can do which writes a status before it answers: bytes joined, and one SET.
+"""The least that a relay in Python must do if it writes a status before it answers: it joins bytes and sends one SET.
 
-No peer, but the floor under the gateway: `python -m bench.floor PORT UPSTREAM_PORT STORE_PORT`. It parses nothing,
-checks nothing, and knows requests and answers only as one read each, so it serves the small JSON scenarios alone. What
-it adds is what the hops between the processes cost on this machine. Started by `peers`.
+This is not a peer, but the lower limit for the gateway: `python -m bench.floor PORT UPSTREAM_PORT STORE_PORT`. It
+parses and checks nothing, and takes each read for one request or answer, so it works only in the small JSON scenarios.
+It shows what the hops between the processes cost on this machine.
 """
 
 import asyncio

@@ -1,7 +1,6 @@
-"""What a measured run is: warm up, open a window, close it, look at every answer.
+"""A measured run: warm up, open a window, close it, check every answer.
 
-Owns the kinds of scenario and the figures that each gives. Starts no process. The scenarios are listed in
-`scenarios`, `__main__` runs them.
+Owns the kinds of scenario and the figures of each. Starts no process. `scenarios` lists them.
 """
 
 import asyncio
@@ -91,7 +90,7 @@ class Scenario:
         raise NotImplementedError
 
     async def window(self, variant: Variant, run: Run, *, clears_first_bytes: bool = True) -> tuple[Usage, list[float]]:
-        """Warms up and measures: what everybody used meanwhile, and the delays of what ended in it, sorted.
+        """Warms up and measures: the resources that each party used, and the sorted delays of what ended in the window.
 
         Raises TimeoutError where nothing did.
         """
@@ -264,7 +263,7 @@ class StartScenario(Scenario):
 
 @dataclass(frozen=True, kw_only=True)
 class WrkScenario(Scenario):
-    """The same small requests from wrk, a load generator in C: does ours hold anybody back?"""
+    """The same small requests from wrk, a load generator in C: does our own load limit a variant?"""
 
     clients: int
 
@@ -297,7 +296,7 @@ async def _connect(target: Target, make: Callable[[], _C], count: int) -> list[_
 
 
 async def _end(clients: Sequence[Client], run: Run) -> None:
-    """Lets every client finish what it is at."""
+    """Lets every client finish its present request."""
     run.is_over = True
     await asyncio.gather(*(client.closed for client in clients))
 
@@ -314,7 +313,7 @@ async def _warm_memory(scenario: Scenario, variant: Variant) -> int:
 
 
 def _ages(documents: Sequence[bytes | str | None]) -> Iterator[float]:
-    """How long ago each running task was last told of."""
+    """The age of the last status of each running task."""
     now = time.time()
     for document in documents:
         fields = orjson.loads(document) if document else {}
@@ -323,7 +322,7 @@ def _ages(documents: Sequence[bytes | str | None]) -> Iterator[float]:
 
 
 def _load_figures(usage: Usage, delays: list[float]) -> Figures:
-    """Microseconds for times and CPU per request or piece, shares of one core for who was busy."""
+    """Microseconds for times and CPU per request or piece, shares of one core for each party."""
     count = len(delays)
     return {
         **_shares(usage),

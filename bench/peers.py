@@ -1,6 +1,6 @@
-"""The stand of a measured run: upstream, store, and the variants that stand between load and upstream.
+"""The processes of a measured run: the upstream, the store, and the variants between load and upstream.
 
-Owns which variants there are and how each is configured. Measures nothing. Called by `__main__`.
+Owns the variants and their configuration. Measures nothing.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""Child processes of a bench: started with a clean environment, waited for, ended by pid whatever happens.
+"""Child processes of a bench: starts them with a clean environment, waits for them, and always ends them by pid.
 
-Measures nothing and knows no peer. Called by `peers`.
+Measures nothing and knows no peer.
 """
 
 import os
@@ -71,7 +71,7 @@ def running(
 
 @contextmanager
 def frozen(process: Process) -> Iterator[None]:
-    """Stops a process where it is, and lets it go on at the end."""
+    """Freezes a process, and lets it go on at the end."""
     os.kill(process.pid, signal.SIGSTOP)
     try:
         yield
@@ -92,7 +92,7 @@ def _wait(
 
 
 def listens(port: int) -> bool:
-    """Whether somebody accepts connections."""
+    """Whether a process accepts connections."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -115,7 +115,7 @@ def answers(request: bytes) -> Callable[[int], bool]:
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on."""
+    """A free port on 127.0.0.1."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

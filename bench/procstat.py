@@ -1,7 +1,6 @@
-"""CPU time and memory of processes, as Linux tells them.
+"""CPU time and memory of processes, from Linux.
 
-Owns how a process and its workers are added up. It starts nothing and decides nothing; the scenarios call it at both
-ends of a measured window.
+Owns how the figures of a process and its workers are added up. Starts nothing and decides nothing.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""From rounds to Markdown: medians, differences to the direct way, ratios to nginx, and what the issue asked for.
+"""Turns rounds into Markdown: medians, differences to *direct*, ratios to nginx, and the limits beside the results.
 
-Pure: text from figures. Called by `__main__` and `docs`.
+Pure: text from figures.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,11 +1,11 @@
-"""The figures of a bench as one JSON file: kept round by round, merged with what is there.
+"""The figures of a bench in one JSON file, round by round; new figures are merged into it.
 
-Owns the file's shape. Measures nothing and prints nothing. Used by `__main__` and everything that reports.
+Owns the file's shape. Measures nothing and prints nothing.
 
     {"environment": {...}, "scenarios": {NAME: {"measured": ..., "commit": ..., "left_out": {VARIANT: why},
      "errors": [text], "rounds": [{VARIANT: figures}]}}}
 
-A variant that failed in a round is missing from it.
+A variant that failed in a round is missing from that round.
 """
 
 import json

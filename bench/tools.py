@@ -1,7 +1,7 @@
-"""The programs that a bench runs: where they are, which version, and how to get one that is missing.
+"""The programs that a bench runs: their paths, their versions, and how to install one that is missing.
 
-LiteLLM and Portkey are installed under build/ when they are first asked for; whatever belongs to the system is only
-looked for. Runs none of them. Called by `peers` and for the report.
+LiteLLM and Portkey are installed under build/ when a bench first needs them. Programs of the system are only looked
+up. Runs none of them.
 """
 
 import re

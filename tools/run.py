@@ -1,8 +1,8 @@
-"""What `make run` does once the packages are there.
+"""`make run`, after the packages are installed.
 
-Owns the checks before the start (settings, ports) and the few lines printed when all is ready. It must not stay: it
-turns into the launcher, and the process that prints is gone when it has printed. `embedded/ollama` joins the
-PATH when nothing else there is called ollama.
+Owns the checks before the start (settings, ports) and the lines that it prints when everything is ready. It must not
+stay: it becomes the launcher, and the process that prints ends after that. If the PATH has no `ollama`, it adds
+`embedded/ollama`.
 """
 
 from __future__ import annotations
