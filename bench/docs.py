@@ -70,7 +70,7 @@ def plots(found: Results) -> dict[str, str]:
 
 
 def _provenance(found: Results) -> str:
-    """Machine, dates, commits and versions, and how quiet it was."""
+    """Machine, dates, commits and versions, and how quiet the machine was."""
     commits = sorted({rounds.commit for rounds in found.scenarios.values()})
     dates = sorted(rounds.measured for rounds in found.scenarios.values())
     rounds = [len(rounds.rounds) for rounds in found.scenarios.values()]

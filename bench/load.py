@@ -38,7 +38,7 @@ _C = TypeVar("_C", bound=Client)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One run of a variant: its figures, and what went wrong in it."""
+    """One run of a variant: its figures and its errors."""
 
     figures: Figures
     errors: list[str]
@@ -46,7 +46,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """One way to measure variants. `is_fresh`: each run gets processes of its own, since their memory is read.
+    """One way to measure variants. `is_fresh`: each run gets new processes, because it measures their memory.
 
     Others of one `group` that follow each other share theirs. `most_rounds`: more would tell nothing. `gateway_env`:
     settings of the gateways in it.
@@ -63,11 +63,11 @@ class Scenario:
     gateway_env: Mapping[str, str] = field(default_factory=dict)
 
     def shortened(self) -> "Scenario":
-        """The same with windows of a second at most, to see whether it runs at all."""
+        """The same with windows of at most a second, to see whether it runs at all."""
         return replace(self, seconds=min(self.seconds, 1.0))
 
     def run(self, variant: Variant) -> Outcome:
-        """One run. Raises OSError, of which TimeoutError is one, where it cannot be done."""
+        """One run. Raises OSError (TimeoutError is one) if it fails."""
         if variant.store is not None and variant.counts_tasks:
             store_command(variant.store, "FLUSHALL")  # ours alone, started for this bench
         time.sleep(_SETTLE_SECONDS)
@@ -86,7 +86,7 @@ class Scenario:
                 return await self.measure(variant, run)
 
     async def measure(self, variant: Variant, run: Run) -> Figures:
-        """The figures of one run; what `run` collects beside them is judged by the caller."""
+        """The figures of one run. The caller judges the other results in `run`."""
         raise NotImplementedError
 
     async def window(self, variant: Variant, run: Run, *, clears_first_bytes: bool = True) -> tuple[Usage, list[float]]:
@@ -121,13 +121,13 @@ class JsonScenario(Scenario):
         return _load_figures(usage, delays)
 
     def asking(self, variant: Variant) -> tuple[Callable[[], bytes], Callable[[bytes], bool]]:
-        """What is sent, and which answer is right."""
+        """The request, and the right answer."""
         return chat(variant.target), is_completion(variant.target)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusScenario(JsonScenario):
-    """Status documents of tasks that the store was filled with: any one, or with a `query` the newest 50."""
+    """Reads status documents from the filled store: a random one, or with a `query` the newest 50."""
 
     query: str = ""
 
@@ -175,7 +175,7 @@ class StreamScenario(Scenario):
 
 @dataclass(frozen=True, kw_only=True)
 class IdleScenario(Scenario):
-    """`streams` event streams that have begun and are silent: what each takes in memory."""
+    """`streams` silent event streams, to measure the memory of each."""
 
     streams: int
 
@@ -223,7 +223,7 @@ class BulkScenario(Scenario):
 
 @dataclass(frozen=True, kw_only=True)
 class HeartbeatScenario(Scenario):
-    """Streams under way while all documents are read again and again: how old does a running task's status get?"""
+    """Runs streams and reads all documents again and again, to find the greatest age of a running task's status."""
 
     streams: int
     rate: int
@@ -252,7 +252,7 @@ class HeartbeatScenario(Scenario):
 
 @dataclass(frozen=True, kw_only=True)
 class StartScenario(Scenario):
-    """How long a process takes until it is ready, and what it holds then."""
+    """How long a process takes until it is ready, and its memory then."""
 
     async def measure(self, variant: Variant, run: Run) -> Figures:  # noqa: ARG002
         assert variant.proxy is not None
@@ -302,7 +302,7 @@ async def _end(clients: Sequence[Client], run: Run) -> None:
 
 
 async def _warm_memory(scenario: Scenario, variant: Variant) -> int:
-    """What the proxy holds before the load; a fresh one has served some requests first, as any has."""
+    """The proxy's memory before the load. A fresh proxy serves some requests first."""
     if scenario.is_fresh:
         run = Run()
         request, is_right = chat(variant.target), is_completion(variant.target)
@@ -345,13 +345,13 @@ def _shares(usage: Usage) -> Figures:
 
 
 def percentile(ordered: list[float], share: float) -> float:
-    """The value below which `share` of the ordered values lie; 0 where there is none."""
+    """The value below which `share` of the ordered values lie; 0 if there are no values."""
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
 
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """No garbage collection of ours inside a window: its pauses would be read as the proxy's."""
+    """Turns garbage collection off inside a window: its pauses would count as the proxy's."""
     gc.collect()
     gc.disable()
     try:

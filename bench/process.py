@@ -21,7 +21,7 @@ _LOG_BYTES = 1500  # of a log that is shown then
 
 
 class StartFailedError(Exception):
-    """A process of the bench did not come up; the text says which one, what it wrote goes to stderr."""
+    """A process of the bench did not start. The text names it; its output goes to stderr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def running(
     is_ready: Callable[[int], bool] | None = None,
     limit_seconds: float = START_SECONDS,
 ) -> Iterator[Process]:
-    """Run `argv` until the block is left; its environment holds nothing of ours but PATH and HOME."""
+    """Run `argv` until the block ends. Its environment inherits only PATH and HOME."""
     base = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     log = folder / f"{name}-{port}.log"
     begun = time.perf_counter()
@@ -101,7 +101,7 @@ def listens(port: int) -> bool:
 
 
 def answers(request: bytes) -> Callable[[int], bool]:
-    """A question to a port: whether `request` is answered with 200."""
+    """Asks a port whether it answers `request` with 200."""
 
     def ask(port: int) -> bool:
         try:

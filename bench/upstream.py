@@ -50,7 +50,7 @@ _PLAN_WITHIN_BYTES = 1_000
 
 
 class Upstream(asyncio.Protocol):
-    """One connection: requests one after another, each answered as its plan asks."""
+    """One connection: answers its requests one after another, each as its plan says."""
 
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
@@ -116,7 +116,7 @@ class Upstream(asyncio.Protocol):
         self._timer = loop.call_at(self._next_at, self._send_piece, _STREAM_HEAD)
 
     def _send_piece(self, head: bytes = b"") -> None:
-        """One piece; the head goes with the first one, as Ollama does it."""
+        """Sends one piece; the head goes with the first one, as in Ollama."""
         piece = _PIECE % (time.monotonic_ns(), self._asked_ns)
         self._transport.write(b"%s%x\r\n%s\r\n" % (head, len(piece), piece))
         self._pieces_left -= 1
