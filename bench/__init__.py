@@ -1,4 +1,4 @@
-"""Reproducible measurements of the gateway beside its peers; `python -m bench` runs them.
+"""Repeatable measurements of the gateway beside its peers; `python -m bench` runs them.
 
-Never imported by the product.
+The product never imports it.
 """

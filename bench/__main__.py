@@ -1,8 +1,8 @@
-"""`python -m bench`: interleaved rounds over all variants of each scenario, figures into one JSON file, tables.
+"""`python -m bench`: runs interleaved rounds over all variants of each scenario; writes a JSON file and prints tables.
 
-Owns the options and the order of the runs. A peer that cannot be had is left out and named; a run that fails is
-reported and the rest goes on. Exit codes: 0, 1 where a run failed or had errors, 2 where the store is missing, 130
-after Ctrl-C or SIGTERM; what was measured until then is in the file.
+Owns the options and the order of the runs. It leaves out a peer that cannot be installed, and names it. It reports a
+run that fails and goes on. Exit codes: 0; 1 if a run failed or had errors; 2 if the store is missing; 130 after Ctrl-C
+or SIGTERM. The file has everything that was measured until then.
 """
 
 import argparse
@@ -58,7 +58,7 @@ class _Bench:
         self._scenarios = [scenario.shortened() for scenario in chosen] if options.quick else chosen
 
     def run(self) -> int:
-        """Measures all that is chosen, prints it, and gives the exit code."""
+        """Measures the chosen scenarios, prints the results, and returns the exit code."""
         print(*(f"{name}: {value}" for name, value in results.environment().items()), sep="\n", flush=True)
         open_ = [scenario for scenario in self._scenarios if self._begin(scenario)]
         for _, group in groupby(open_, key=lambda scenario: scenario.name if scenario.is_fresh else scenario.group):
@@ -66,7 +66,7 @@ class _Bench:
         return self._report()
 
     def _begin(self, scenario: Scenario) -> bool:
-        """Whether rounds are missing. Those of another commit, and without --resume all, are measured anew."""
+        """Whether rounds are missing. Rounds of another commit, and without --resume all rounds, are measured again."""
         found = self._results.scenarios.get(scenario.name)
         if not (self._resumes and found is not None and found.commit == results.commit()):
             self._results.scenarios[scenario.name] = results.begin()
@@ -79,7 +79,7 @@ class _Bench:
         return [name for name in scenario.variants if name in self._wanted]
 
     def _run_group(self, group: Sequence[Scenario]) -> None:
-        """Scenarios that share their processes; or one of which each run has its own."""
+        """Scenarios that share processes, or one scenario whose runs each have new processes."""
         if group[0].is_fresh:
             self._run_rounds(group[0], lambda name: _alone(name, {**group[0].gateway_env, **self._env}))
             return
@@ -131,7 +131,7 @@ class _Bench:
 
 
 def _is_chosen(name: str, only: Sequence[str]) -> bool:
-    """Whether `name` is asked for, by its whole name or its kind, which is what stands before the dash."""
+    """Whether `name` is chosen, by its whole name or by its kind, the part before the dash."""
     return not only or name in only or name.partition("-")[0] in only
 
 
@@ -145,13 +145,13 @@ def _alone(name: str, gateway_env: dict[str, str]) -> Iterator[Variant]:
 
 
 def _stop_on_signals() -> None:
-    """SIGTERM does what Ctrl-C does: asyncio turns that into a cancelled run, so everything is stopped."""
+    """Makes SIGTERM work like Ctrl-C: asyncio cancels the run, so everything stops."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def _raise_file_limit() -> None:
-    """As many descriptors as we may have; the processes that we start inherit it."""
+    """Raises the limit of file descriptors as far as allowed; started processes inherit it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -1,7 +1,6 @@
-"""The clients of the load generator: raw asyncio protocols on uvloop, which look at every answer.
+"""The clients of the load generator: raw asyncio protocols on uvloop that check every answer.
 
-Owns what is sent, what counts as a right answer and what is noted of it. Knows nothing of windows, rounds or who is
-behind the port. Made by the scenarios.
+Owns what the clients send, which answers are right, and what they record. Knows nothing of windows, rounds or variants.
 """
 
 import asyncio
@@ -33,7 +32,7 @@ _task_numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a variant listens; `fields` is what its clients send on top, as header lines.
+    """Where a variant listens; `fields` are additional header lines that its clients send.
 
     One that is not `is_verbatim` writes the upstream's answers anew.
     """
@@ -46,7 +45,7 @@ class Target:
 
 @dataclass(slots=True)
 class Run:
-    """What the clients of one run share: delays in seconds, answers and errors."""
+    """The shared results of the clients of one run: delays in seconds, answers and errors."""
 
     is_over: bool = False
     delays: list[float] = field(default_factory=list)
@@ -58,7 +57,7 @@ class Run:
 
 
 class Client(asyncio.Protocol):
-    """What all clients share: parser, transport, and what counts as an error. `request` gives what is sent next."""
+    """The base of all clients: parser, transport, and what counts as an error. `request` returns the next request."""
 
     def __init__(self, run: Run, request: Callable[[], bytes]) -> None:
         self._run = run
@@ -119,7 +118,7 @@ class AskingClient(Client):
 
 
 class BulkClient(Client):
-    """Sends and receives bodies too large to be kept; `size` is what an answer has, None: at least a byte."""
+    """Sends and receives large bodies without keeping them. `size` is an answer's size; None: at least a byte."""
 
     def __init__(self, run: Run, request: Callable[[], bytes], size: int | None) -> None:
         super().__init__(run, request)
@@ -138,7 +137,7 @@ class BulkClient(Client):
 
 
 class StreamClient(Client):
-    """Asks for an event stream and notes for every piece how long it was under way.
+    """Requests an event stream and records the delay of every piece.
 
     `repeats`: asks for the next one at its end, else leaves.
     """
@@ -185,7 +184,7 @@ class StreamClient(Client):
 
 
 def chat(target: Target, plan: str = "", *, is_stream: bool = False, padding: int = 0) -> Callable[[], bytes]:
-    """Chat requests for `target`; `plan` is what the upstream is to answer, `padding` bytes make the body long."""
+    """Chat requests for `target`; `plan` tells the upstream what to answer; `padding` bytes make the body long."""
     more = b',"stream":true' if is_stream else b""
     words = f" [{plan}]".encode() if plan else b""
     more += b',"metadata":"%s"' % bytes(padding).replace(b"\0", b"x") if padding else b""
@@ -198,11 +197,11 @@ def chat(target: Target, plan: str = "", *, is_stream: bool = False, padding: in
 
 
 def is_completion(target: Target) -> Callable[[bytes], bool]:
-    """Whether a body is the upstream's completion: byte for byte, where the variant relays bytes."""
+    """Whether a body is the upstream's completion: byte for byte, if the variant relays bytes."""
     return COMPLETION.__eq__ if target.is_verbatim else lambda body: _MARK in body
 
 
 def _number(event: bytes, name: bytes) -> int | None:
-    """The number behind `name` in a piece; None where there is none (what a peer added itself)."""
+    """The number after `name` in a piece; None if a peer added the piece itself."""
     begin = event.find(name)
     return None if begin < 0 else int(event[begin + len(name) : begin + len(name) + _DIGITS])

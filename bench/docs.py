@@ -1,7 +1,6 @@
-"""What is published of a bench: the generated part of docs/benchmarks.md, its plots, and the figures behind both.
+"""Publishes a bench: the generated part of docs/benchmarks.md, its plots, and the figures behind both.
 
-`publish` writes, `generated` tells what has to stand there, so that a test can hold them together. Called by
-`__main__` with --publish.
+`publish` writes the files. `generated` returns what they must contain, so that a test can compare.
 """
 
 from dataclasses import dataclass
@@ -71,7 +70,7 @@ def plots(found: Results) -> dict[str, str]:
 
 
 def _provenance(found: Results) -> str:
-    """Machine, dates, commits and versions, and how quiet it was."""
+    """Machine, dates, commits and versions, and how quiet the machine was."""
     commits = sorted({rounds.commit for rounds in found.scenarios.values()})
     dates = sorted(rounds.measured for rounds in found.scenarios.values())
     rounds = [len(rounds.rounds) for rounds in found.scenarios.values()]

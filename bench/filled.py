@@ -1,6 +1,6 @@
-"""A store full of ended tasks, as a gateway leaves them behind: written through the product's own store.
+"""Fills a store with ended tasks, through the product's own store, so that they look as a gateway leaves them.
 
-Owns the ids and the states of these tasks. Called by `peers` before a gateway starts on that store.
+Owns the ids and the states of these tasks.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ async def _fill(port: int, tasks: int) -> None:
 
 
 async def _put(store: RedisStore, batch: list[Record]) -> None:
-    """Writes a batch, which may be done more than once. Raises TimeoutError where the store never answers."""
+    """Writes a batch; repeating it is harmless. Raises TimeoutError if the store never answers."""
     for _ in range(_TRIES):
         answered: asyncio.Future[list[Written] | StoreError] = asyncio.get_running_loop().create_future()
         store.write(batch, answered.set_result)

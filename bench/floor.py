@@ -1,8 +1,8 @@
-"""The least that a relay in Python can do which writes a status before it answers: bytes joined, and one SET.
+"""The least that a relay in Python must do if it writes a status before it answers: it joins bytes and sends one SET.
 
-No peer, but the floor under the gateway: `python -m bench.floor PORT UPSTREAM_PORT STORE_PORT`. It parses nothing,
-checks nothing, and knows requests and answers only as one read each, so it serves the small JSON scenarios alone. What
-it adds is what the hops between the processes cost on this machine. Started by `peers`.
+This is not a peer, but the lower limit for the gateway: `python -m bench.floor PORT UPSTREAM_PORT STORE_PORT`. It
+parses and checks nothing, and takes each read for one request or answer, so it works only in the small JSON scenarios.
+It shows what the hops between the processes cost on this machine.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ DOCUMENT = b"x" * 640  # as long as the gateway's
 
 
 class Side(asyncio.Protocol):
-    """One of the three connections of `joined`, whose `on_<name>` is given what it reads."""
+    """One of the three connections of `joined`, which passes what it reads to `on_<name>`."""
 
     def __init__(self, joined: "Joined", name: str) -> None:
         self._joined = joined
@@ -32,7 +32,7 @@ class Side(asyncio.Protocol):
 
 
 class Joined:
-    """A client's connection with one to the upstream and one to the store."""
+    """A client's connection, joined with one to the upstream and one to the store."""
 
     def __init__(self) -> None:
         self.client = Side(self, "request")
@@ -50,14 +50,14 @@ class Joined:
             self._upstream.transport.write(self._early)
 
     def on_request(self, data: bytes) -> None:
-        """To the upstream, as it is."""
+        """Sends the request to the upstream unchanged."""
         if len(self._sides) == 1:
             self._early += data
         else:
             self._upstream.transport.write(data)
 
     def on_answer(self, data: bytes) -> None:
-        """The status first."""
+        """Sends the status to the store first."""
         self._answer = data
         name = b"ts:floor:%b" % str(uuid4()).encode()
         parts = (b"SET", name, DOCUMENT, b"EX", b"86400")
@@ -65,11 +65,11 @@ class Joined:
         self._store.transport.write(command)
 
     def on_stored(self, data: bytes) -> None:  # noqa: ARG002
-        """Then the answer."""
+        """Then sends the answer to the client."""
         self.client.transport.write(self._answer)
 
     def close(self) -> None:
-        """All of it ends with any of it."""
+        """Closes all three connections when one ends."""
         self._opening.cancel()
         for side in self._sides:
             side.transport.close()

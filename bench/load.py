@@ -1,7 +1,6 @@
-"""What a measured run is: warm up, open a window, close it, look at every answer.
+"""A measured run: warm up, open a window, close it, check every answer.
 
-Owns the kinds of scenario and the figures that each gives. Starts no process. The scenarios are listed in
-`scenarios`, `__main__` runs them.
+Owns the kinds of scenario and the figures of each. Starts no process. `scenarios` lists them.
 """
 
 import asyncio
@@ -39,7 +38,7 @@ _C = TypeVar("_C", bound=Client)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One run of a variant: its figures, and what went wrong in it."""
+    """One run of a variant: its figures and its errors."""
 
     figures: Figures
     errors: list[str]
@@ -47,7 +46,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """One way to measure variants. `is_fresh`: each run gets processes of its own, since their memory is read.
+    """One way to measure variants. `is_fresh`: each run gets new processes, because it measures their memory.
 
     Others of one `group` that follow each other share theirs. `most_rounds`: more would tell nothing. `gateway_env`:
     settings of the gateways in it.
@@ -64,11 +63,11 @@ class Scenario:
     gateway_env: Mapping[str, str] = field(default_factory=dict)
 
     def shortened(self) -> "Scenario":
-        """The same with windows of a second at most, to see whether it runs at all."""
+        """The same with windows of at most a second, to see whether it runs at all."""
         return replace(self, seconds=min(self.seconds, 1.0))
 
     def run(self, variant: Variant) -> Outcome:
-        """One run. Raises OSError, of which TimeoutError is one, where it cannot be done."""
+        """One run. Raises OSError (TimeoutError is one) if it fails."""
         if variant.store is not None and variant.counts_tasks:
             store_command(variant.store, "FLUSHALL")  # ours alone, started for this bench
         time.sleep(_SETTLE_SECONDS)
@@ -87,11 +86,11 @@ class Scenario:
                 return await self.measure(variant, run)
 
     async def measure(self, variant: Variant, run: Run) -> Figures:
-        """The figures of one run; what `run` collects beside them is judged by the caller."""
+        """The figures of one run. The caller judges the other results in `run`."""
         raise NotImplementedError
 
     async def window(self, variant: Variant, run: Run, *, clears_first_bytes: bool = True) -> tuple[Usage, list[float]]:
-        """Warms up and measures: what everybody used meanwhile, and the delays of what ended in it, sorted.
+        """Warms up and measures: the resources that each party used, and the sorted delays of what ended in the window.
 
         Raises TimeoutError where nothing did.
         """
@@ -122,13 +121,13 @@ class JsonScenario(Scenario):
         return _load_figures(usage, delays)
 
     def asking(self, variant: Variant) -> tuple[Callable[[], bytes], Callable[[bytes], bool]]:
-        """What is sent, and which answer is right."""
+        """The request, and the right answer."""
         return chat(variant.target), is_completion(variant.target)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusScenario(JsonScenario):
-    """Status documents of tasks that the store was filled with: any one, or with a `query` the newest 50."""
+    """Reads status documents from the filled store: a random one, or with a `query` the newest 50."""
 
     query: str = ""
 
@@ -176,7 +175,7 @@ class StreamScenario(Scenario):
 
 @dataclass(frozen=True, kw_only=True)
 class IdleScenario(Scenario):
-    """`streams` event streams that have begun and are silent: what each takes in memory."""
+    """`streams` silent event streams, to measure the memory of each."""
 
     streams: int
 
@@ -224,7 +223,7 @@ class BulkScenario(Scenario):
 
 @dataclass(frozen=True, kw_only=True)
 class HeartbeatScenario(Scenario):
-    """Streams under way while all documents are read again and again: how old does a running task's status get?"""
+    """Runs streams and reads all documents again and again, to find the greatest age of a running task's status."""
 
     streams: int
     rate: int
@@ -253,7 +252,7 @@ class HeartbeatScenario(Scenario):
 
 @dataclass(frozen=True, kw_only=True)
 class StartScenario(Scenario):
-    """How long a process takes until it is ready, and what it holds then."""
+    """How long a process takes until it is ready, and its memory then."""
 
     async def measure(self, variant: Variant, run: Run) -> Figures:  # noqa: ARG002
         assert variant.proxy is not None
@@ -264,7 +263,7 @@ class StartScenario(Scenario):
 
 @dataclass(frozen=True, kw_only=True)
 class WrkScenario(Scenario):
-    """The same small requests from wrk, a load generator in C: does ours hold anybody back?"""
+    """The same small requests from wrk, a load generator in C: does our own load limit a variant?"""
 
     clients: int
 
@@ -297,13 +296,13 @@ async def _connect(target: Target, make: Callable[[], _C], count: int) -> list[_
 
 
 async def _end(clients: Sequence[Client], run: Run) -> None:
-    """Lets every client finish what it is at."""
+    """Lets every client finish its present request."""
     run.is_over = True
     await asyncio.gather(*(client.closed for client in clients))
 
 
 async def _warm_memory(scenario: Scenario, variant: Variant) -> int:
-    """What the proxy holds before the load; a fresh one has served some requests first, as any has."""
+    """The proxy's memory before the load. A fresh proxy serves some requests first."""
     if scenario.is_fresh:
         run = Run()
         request, is_right = chat(variant.target), is_completion(variant.target)
@@ -314,7 +313,7 @@ async def _warm_memory(scenario: Scenario, variant: Variant) -> int:
 
 
 def _ages(documents: Sequence[bytes | str | None]) -> Iterator[float]:
-    """How long ago each running task was last told of."""
+    """The age of the last status of each running task."""
     now = time.time()
     for document in documents:
         fields = orjson.loads(document) if document else {}
@@ -323,7 +322,7 @@ def _ages(documents: Sequence[bytes | str | None]) -> Iterator[float]:
 
 
 def _load_figures(usage: Usage, delays: list[float]) -> Figures:
-    """Microseconds for times and CPU per request or piece, shares of one core for who was busy."""
+    """Microseconds for times and CPU per request or piece, shares of one core for each party."""
     count = len(delays)
     return {
         **_shares(usage),
@@ -346,13 +345,13 @@ def _shares(usage: Usage) -> Figures:
 
 
 def percentile(ordered: list[float], share: float) -> float:
-    """The value below which `share` of the ordered values lie; 0 where there is none."""
+    """The value below which `share` of the ordered values lie; 0 if there are no values."""
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
 
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """No garbage collection of ours inside a window: its pauses would be read as the proxy's."""
+    """Turns garbage collection off inside a window: its pauses would count as the proxy's."""
     gc.collect()
     gc.disable()
     try:

@@ -1,6 +1,6 @@
-"""The stand of a measured run: upstream, store, and the variants that stand between load and upstream.
+"""The processes of a measured run: the upstream, the store, and the variants between load and upstream.
 
-Owns which variants there are and how each is configured. Measures nothing. Called by `__main__`.
+Owns the variants and their configuration. Measures nothing.
 """
 
 import os
@@ -127,7 +127,7 @@ class Variant:
 
 @dataclass(slots=True)
 class Stand:
-    """Everything that runs, for as long as `standing` is open; what could not be started, and why."""
+    """Everything that runs while `standing` is open, and what could not start, with the reason."""
 
     variants: list[Variant] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class Stand:
 
 @contextmanager
 def standing(names: Sequence[str], gateway_env: Mapping[str, str]) -> Iterator[Stand]:
-    """Start what the variants in `names` need; stop all of it on the way out."""
+    """Start what the variants in `names` need, and stop all of it at the end."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         folder.chmod(0o755)  # nginx's worker may be another user
@@ -150,7 +150,7 @@ def standing(names: Sequence[str], gateway_env: Mapping[str, str]) -> Iterator[S
 
 
 class _Builder:
-    """Starts processes on `stack`; the upstream, the store and a gateway that several variants share just once."""
+    """Starts processes on `stack`. Variants share the upstream and the store, and some share a gateway."""
 
     def __init__(self, stack: ExitStack, folder: Path, gateway_env: Mapping[str, str]) -> None:
         self._stack = stack

@@ -1,6 +1,6 @@
 """Plots as SVG: one dot per variant on a logarithmic scale, with the range of its rounds.
 
-Owns the drawing; readable on light and dark pages. Pure. Called by `docs`.
+Owns the drawing, which is readable on light and dark pages. Pure.
 """
 
 import math

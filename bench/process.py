@@ -1,6 +1,6 @@
-"""Child processes of a bench: started with a clean environment, waited for, ended by pid whatever happens.
+"""Child processes of a bench: starts them with a clean environment, waits for them, and always ends them by pid.
 
-Measures nothing and knows no peer. Called by `peers`.
+Measures nothing and knows no peer.
 """
 
 import os
@@ -21,7 +21,7 @@ _LOG_BYTES = 1500  # of a log that is shown then
 
 
 class StartFailedError(Exception):
-    """A process of the bench did not come up; the text says which one, what it wrote goes to stderr."""
+    """A process of the bench did not start. The text names it; its output goes to stderr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def running(
     is_ready: Callable[[int], bool] | None = None,
     limit_seconds: float = START_SECONDS,
 ) -> Iterator[Process]:
-    """Run `argv` until the block is left; its environment holds nothing of ours but PATH and HOME."""
+    """Run `argv` until the block ends. Its environment inherits only PATH and HOME."""
     base = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     log = folder / f"{name}-{port}.log"
     begun = time.perf_counter()
@@ -71,7 +71,7 @@ def running(
 
 @contextmanager
 def frozen(process: Process) -> Iterator[None]:
-    """Stops a process where it is, and lets it go on at the end."""
+    """Freezes a process, and lets it go on at the end."""
     os.kill(process.pid, signal.SIGSTOP)
     try:
         yield
@@ -92,7 +92,7 @@ def _wait(
 
 
 def listens(port: int) -> bool:
-    """Whether somebody accepts connections."""
+    """Whether a process accepts connections."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -101,7 +101,7 @@ def listens(port: int) -> bool:
 
 
 def answers(request: bytes) -> Callable[[int], bool]:
-    """A question to a port: whether `request` is answered with 200."""
+    """Asks a port whether it answers `request` with 200."""
 
     def ask(port: int) -> bool:
         try:
@@ -115,7 +115,7 @@ def answers(request: bytes) -> Callable[[int], bool]:
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on."""
+    """A free port on 127.0.0.1."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -1,7 +1,6 @@
-"""CPU time and memory of processes, as Linux tells them.
+"""CPU time and memory of processes, from Linux.
 
-Owns how a process and its workers are added up. It starts nothing and decides nothing; the scenarios call it at both
-ends of a measured window.
+Owns how the figures of a process and its workers are added up. Starts nothing and decides nothing.
 """
 
 import os
@@ -56,7 +55,7 @@ class Meter:
         )
 
     def resident_bytes(self) -> int:
-        """The memory that the proxy and its workers hold; what they share counts once for each."""
+        """The memory of the proxy and its workers; shared memory counts once for each."""
         return sum(map(_resident_bytes, self.proxy))
 
 
@@ -99,7 +98,7 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _machine_seconds() -> float:
-    """Everything that any CPU did but idling and waiting for disks; guests' time is in user's already."""
+    """The busy time of all CPUs, without idling and waiting for disks. User time already contains guest time."""
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(
         int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
     )

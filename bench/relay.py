@@ -1,7 +1,7 @@
-"""A relay as it is usually written: FastAPI in front, httpx behind, the status of each request SET in Redis.
+"""A typical relay: FastAPI in front, httpx behind, and one SET in Redis for each status of a request.
 
-A peer, not a part of the product: `python -m bench.relay PORT UPSTREAM_PORT STORE_PORT`. It uses the libraries as
-their manuals do and no trick against them; connections are kept and not limited in number. Started by `peers`.
+It is a peer, not a part of the product: `python -m bench.relay PORT UPSTREAM_PORT STORE_PORT`. It uses the libraries
+as their manuals say, without tricks. It keeps connections and does not limit their number.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""From rounds to Markdown: medians, differences to the direct way, ratios to nginx, and what the issue asked for.
+"""Turns rounds into Markdown: medians, differences to *direct*, ratios to nginx, and the limits beside the results.
 
-Pure: text from figures. Called by `__main__` and `docs`.
+Pure: text from figures.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -42,12 +42,12 @@ def _spread(key: str, spec: str = ".1f") -> _Cell:
 
 
 def _added(key: str, spec: str = ",.0f") -> _Cell:
-    """What a variant takes longer than the direct way in the same round."""
+    """How much longer a variant takes than *direct* in the same round."""
     return lambda found, name: _text([a[key] - b[key] for a, b in found.beside(name, "direct")], spec)
 
 
 def _ratio(key: str, base: str = "nginx") -> _Cell:
-    """Each round against `base` in the same round: what disturbs both cancels out."""
+    """Each round against `base` in the same round, so that a disturbance of both cancels out."""
     return lambda found, name: _text_spread([a[key] / b[key] for a, b in found.beside(name, base) if b.get(key)], ".2f")
 
 
@@ -171,7 +171,7 @@ def _one_line(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One line of the acceptance: `found` computes the figure from the rounds, which is to be within `limit`."""
+    """One line of the acceptance: `found` computes the figure from the rounds; it must be within `limit`."""
 
     what: str
     limit: float
@@ -238,7 +238,7 @@ _ASKED = (
 
 
 def verdicts(results: Results) -> str:
-    """What was asked for beside what was found, as a Markdown table."""
+    """The limits beside the results, as a Markdown table."""
     lines = [["Asked", "Limit", "Found", ""]]
     for asked in _ASKED:
         values = asked.found(results)

@@ -1,11 +1,11 @@
-"""The figures of a bench as one JSON file: kept round by round, merged with what is there.
+"""The figures of a bench in one JSON file, round by round; new figures are merged into it.
 
-Owns the file's shape. Measures nothing and prints nothing. Used by `__main__` and everything that reports.
+Owns the file's shape. Measures nothing and prints nothing.
 
     {"environment": {...}, "scenarios": {NAME: {"measured": ..., "commit": ..., "left_out": {VARIANT: why},
      "errors": [text], "rounds": [{VARIANT: figures}]}}}
 
-A variant that failed in a round is missing from it.
+A variant that failed in a round is missing from that round.
 """
 
 import json
@@ -36,7 +36,7 @@ class Measured:
 
     @property
     def variants(self) -> list[str]:
-        """Who was measured, in the order of the first round."""
+        """The measured variants, in the order of the first round."""
         return list(dict.fromkeys(name for round_ in self.rounds for name in round_))
 
     def of(self, variant: str) -> list[Figures]:
@@ -50,25 +50,25 @@ class Measured:
 
 @dataclass(slots=True)
 class Results:
-    """All that is in the file."""
+    """The contents of the file."""
 
     environment: dict[str, str]
     scenarios: dict[str, Measured]
 
     def of(self, name: str) -> Measured:
-        """A scenario's rounds, none where it was not measured."""
+        """A scenario's rounds; none if it was not measured."""
         return self.scenarios.get(name) or Measured("", "")
 
 
 def load(path: Path) -> Results:
-    """What the file holds; nothing, where there is none."""
+    """Reads the file; empty if there is none."""
     content: Mapping[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     scenarios = {name: Measured(**fields) for name, fields in content.get("scenarios", {}).items()}
     return Results(content.get("environment", {}), scenarios)
 
 
 def save(results: Results, path: Path) -> None:
-    """Replaces the file in one step: a run that is killed leaves the last round's."""
+    """Replaces the file in one step, so that a killed run leaves the figures of the last round."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scenarios = {
         name: {
@@ -96,7 +96,7 @@ def now() -> str:
 
 
 def commit() -> str:
-    """The commit that is measured, marked where files differ from it."""
+    """The measured commit, marked if files differ from it."""
     try:
         return tools.first_line(["git", "-C", str(tools.ROOT), "describe", "--always", "--dirty"])
     except (OSError, subprocess.TimeoutExpired, IndexError):
@@ -104,7 +104,7 @@ def commit() -> str:
 
 
 def environment() -> dict[str, str]:
-    """The machine and the versions: what a figure means nothing without."""
+    """The machine and the versions. Without them the figures mean nothing."""
     return {
         "cpu": f"{os.cpu_count()} x {_cpu_model()}",
         "kernel": platform.release(),

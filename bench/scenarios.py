@@ -1,4 +1,4 @@
-"""Which scenarios there are, and which variants run in each. Read by `__main__`; a table, no code."""
+"""The scenarios, and the variants that run in each. A table without code."""
 
 from bench.load import (
     BulkScenario,

@@ -1,7 +1,7 @@
-"""The programs that a bench runs: where they are, which version, and how to get one that is missing.
+"""The programs that a bench runs: their paths, their versions, and how to install one that is missing.
 
-LiteLLM and Portkey are installed under build/ when they are first asked for; whatever belongs to the system is only
-looked for. Runs none of them. Called by `peers` and for the report.
+LiteLLM and Portkey are installed under build/ when a bench first needs them. Programs of the system are only looked
+up. Runs none of them.
 """
 
 import re
@@ -20,11 +20,11 @@ _SYSTEM = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk"}  # and th
 
 
 class MissingToolError(Exception):
-    """A program is not to be had here; the text says how to get it, or why that failed."""
+    """A program is missing. The text says how to get it, or why that failed."""
 
 
 def system(name: str) -> str:
-    """A program of the system's; Debian keeps some in /usr/sbin, which plain users often lack in PATH."""
+    """A program of the system. Debian keeps some in /usr/sbin, which is often not in the PATH of plain users."""
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     if path is None:
         raise MissingToolError(f"{name} is missing: apt-get install {_SYSTEM[name]}")
@@ -44,7 +44,7 @@ def store() -> str:
 
 
 def litellm() -> str:
-    """LiteLLM's proxy in an environment of its own: its hundred packages are no business of ours."""
+    """LiteLLM's proxy in an environment of its own: the bench does not need its hundred packages."""
     folder = BUILD / "litellm"
     program = folder / "bin" / "litellm"
     if not (folder / ".complete").exists():
@@ -68,7 +68,7 @@ def portkey() -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """What is installed of all that a run may use."""
+    """The versions of all programs that a run can use, if they are installed."""
     found = {}
     for name, argument in (("nginx", "-v"), ("haproxy", "-v"), ("wrk", "-v")):
         try:
@@ -87,7 +87,7 @@ def versions() -> dict[str, str]:
 
 
 def _number(text: str) -> str:
-    """The version in what a tool says of itself."""
+    """The version in the output of a tool."""
     found = re.search(r"\d+(\.\d+)+", text)
     return found[0] if found else text
 
@@ -104,7 +104,7 @@ def first_line(argv: list[str]) -> str:
 
 
 def _do(argv: list[str]) -> None:
-    """Runs a step of an installation. What it prints may name this machine, so that goes to stderr alone."""
+    """Runs a step of an installation. Its output may name this machine, so it goes only to stderr."""
     print("$", " ".join(argv), file=sys.stderr, flush=True)
     try:
         done = subprocess.run(argv, stdout=sys.stderr, timeout=_INSTALL_SECONDS, check=False)

@@ -1,14 +1,14 @@
 """The fast upstream behind every proxy: `python -m bench.upstream PORT`.
 
-A request is answered with a small JSON completion, unless the plan `[...]` in its message asks for something else:
+It answers a request with a small JSON completion, unless the plan `[...]` in the message asks for something else:
 
 - `pieces=N&rate=R`: an event stream of N chunks at R a second, then `data: [DONE]`
 - `hold`: the head and one chunk of an event stream, then nothing until the client leaves
-- `bytes=N`: a body of N bytes, as fast as it is taken
+- `bytes=N`: a body of N bytes, as fast as the reader takes it
 
-Each chunk carries the clocks at which the request came and at which it was sent. The plan is in the message, which
-every peer passes on, also those that write the request anew. It does no more than that, so that it never becomes the
-bottleneck. Started by `peers`.
+Each chunk carries the clocks at which the request arrived and the chunk was sent. The plan is in the message, because
+every peer passes that on, even a peer that writes the request anew. It does nothing else, so that it never becomes the
+bottleneck.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ _PLAN_WITHIN_BYTES = 1_000
 
 
 class Upstream(asyncio.Protocol):
-    """One connection: requests one after another, each answered as its plan asks."""
+    """One connection: answers its requests one after another, each as its plan says."""
 
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
@@ -116,7 +116,7 @@ class Upstream(asyncio.Protocol):
         self._timer = loop.call_at(self._next_at, self._send_piece, _STREAM_HEAD)
 
     def _send_piece(self, head: bytes = b"") -> None:
-        """One piece; the head goes with the first one, as Ollama does it."""
+        """Sends one piece; the head goes with the first one, as in Ollama."""
         piece = _PIECE % (time.monotonic_ns(), self._asked_ns)
         self._transport.write(b"%s%x\r\n%s\r\n" % (head, len(piece), piece))
         self._pieces_left -= 1

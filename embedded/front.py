@@ -1,8 +1,8 @@
-"""What stands before llama.cpp's server in the stand-in: Ollama's answers where llama.cpp's differ, all else relayed.
+"""The stand-in's HTTP server in front of llama.cpp: answers like Ollama where llama.cpp differs, and relays the rest.
 
-Owns Ollama's port. It answers `/api/ps` and refuses models other than the one that it has; each other request goes to
-llama.cpp on a port of its own, and the answer's bytes come back as they are. One request per connection: the end of
-the connection then is the end of the answer, and nothing of it has to be read. Shapes as in Ollama 0.33.
+Owns Ollama's port. It answers `/api/ps` and refuses all models except its own. It sends each other request to
+llama.cpp on another port and returns the bytes of the answer unchanged. A connection carries one request: the end of
+the connection is the end of the answer, so it does not have to parse the answer. Shapes as in Ollama 0.33.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from typing import Any
 HEAD_BYTES = 65_536
 BODY_BYTES = 268_435_456
 PIECE_BYTES = 65_536
-NEVER = "2318-01-01T00:00:00Z"  # Ollama tells of so far a time where it keeps a model loaded for good
+NEVER = "2318-01-01T00:00:00Z"  # Ollama reports such a time for a model that it never unloads
 
 
 @dataclass(frozen=True)
 class Model:
-    """The one model, as Ollama would tell of it."""
+    """The one model, with the fields that Ollama reports."""
 
     name: str
     size: int
@@ -65,7 +65,7 @@ class Incoming:
         return self.target.partition("?")[0]
 
     def model(self) -> str | None:
-        """The model that it names, if any: in its JSON, or in the path of `/v1/models/…`."""
+        """The model that the request names, if any: in its JSON, or in the path of `/v1/models/…`."""
         if self.method == "GET" and self.path.startswith("/v1/models/"):
             return self.path.removeprefix("/v1/models/")
         if self.method != "POST" or not self.path.startswith("/v1/"):
@@ -76,7 +76,7 @@ class Incoming:
         return None
 
     def to_send(self) -> bytes:
-        """The request for llama.cpp, which is to close the connection behind its answer."""
+        """The request for llama.cpp; it asks llama.cpp to close the connection after its answer."""
         dropped = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
         fields = [f"{name}: {value}" for name, value in self.fields if name.lower() not in dropped]
         lines = [
@@ -112,7 +112,7 @@ class Front:
         except (ValueError, asyncio.LimitOverrunError) as error:
             writer.write(json_answer(400, openai_error(400, str(error))))
         except (OSError, EOFError):
-            pass  # either side has gone
+            pass  # one side has left
         finally:
             writer.close()
 
@@ -129,7 +129,7 @@ class Front:
         return None
 
     async def _relay(self, request: Incoming, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Passes the answer on as it comes. A client that leaves closes the connection, which stops llama.cpp."""
+        """Passes on the answer as it comes. If the client leaves, closes the connection, which stops llama.cpp."""
         try:
             above, below = await asyncio.open_connection(self._host, self._port)
         except OSError:
@@ -148,20 +148,20 @@ class Front:
 
 
 async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    """Passes pieces on until the source ends, no faster than they are taken."""
+    """Passes on pieces until the source ends, no faster than the sink takes them."""
     while piece := await source.read(PIECE_BYTES):
         sink.write(piece)
         await sink.drain()
 
 
 async def until_end(reader: asyncio.StreamReader) -> None:
-    """Returns when the peer has gone; what it sends until then counts for nothing."""
+    """Returns when the peer has left; ignores what it sends until then."""
     while await reader.read(PIECE_BYTES):
         pass
 
 
 async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Incoming:
-    """The next request. ValueError and LimitOverrunError: it is none; EOFError: the client left before its end."""
+    """The next request. ValueError and LimitOverrunError: it is malformed; EOFError: the client left before its end."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = head.split("\r\n")[:-2]
     method, target, _ = first.split(" ")
@@ -207,7 +207,7 @@ def openai_error(status: int, message: str) -> dict[str, Any]:
 
 
 def json_answer(status: int, content: dict[str, Any], *, has_body: bool = True) -> bytes:
-    """A whole answer, behind which the connection ends."""
+    """A whole answer; the connection ends after it."""
     body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
     reason = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}[status]
     head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"

@@ -1,7 +1,7 @@
-"""The health check of image and compose.yaml: exit 0 exactly when Ollama answers and the gateway is ready.
+"""The health check of the image and of compose.yaml: exit 0 exactly when Ollama answers and the gateway is ready.
 
-Owns the verdict and one line that says what is wrong; the store's condition is only reported. It must answer
-within five seconds whatever its peers do, with nothing but the standard library. It heeds no proxy.
+Owns the verdict and one line that says what is wrong; it only reports the state of the store. It must answer within
+five seconds whatever its peers do. It uses only the standard library and no proxy.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import threading
 import time
 from urllib.parse import urlsplit
 
-LIMIT_SECONDS = 4.0  # for both answers, heads and bodies; the rest of the five is for Python's own start
+LIMIT_SECONDS = 4.0  # for both answers, heads and bodies; the rest of the five seconds is for the start of Python
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 (nothing is bound here)
 SERVICE_LINKS = ("tcp://", "udp://", "sctp://")
 LONGEST_ANSWER_BYTES = 4 * 1024 * 1024
 
 
 class Probe(threading.Thread):
-    """Asks one peer. A daemon, so that a peer that never ends its answer cannot hold the process."""
+    """Asks one peer. It is a daemon thread, so a peer that never ends its answer cannot keep the process alive."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name, daemon=True)
@@ -29,10 +29,10 @@ class Probe(threading.Thread):
         self.finding = f"no answer within {LIMIT_SECONDS:g} s"
 
     def run(self) -> None:
-        """Find out, and say it in a few words."""
+        """Ask the peer, and keep the result in a few words."""
         try:
             self.is_healthy, self.finding = self.ask()
-        except Exception as error:  # whatever it is, the peer is not healthy, and one line has to say so
+        except Exception as error:  # any error means that the peer is not healthy, and one line must say so
             self.finding = " ".join(f"{type(error).__name__}: {error}".split())
 
     def ask(self) -> tuple[bool, str]:
@@ -48,7 +48,7 @@ class Ollama(Probe):
         return status == 200, "up" if status == 200 else f"/v1/models answers {status}"
 
     def base(self) -> str:
-        """UPSTREAM_BASE, or what the launcher makes of OLLAMA_HOST."""
+        """UPSTREAM_BASE, or the address that the launcher makes from OLLAMA_HOST."""
         if base := setting("UPSTREAM_BASE"):
             return base
         host = os.environ.get("OLLAMA_HOST", "")
@@ -69,7 +69,7 @@ class Gateway(Probe):
 
 
 def gateway_base() -> str:
-    """Where the gateway is reached from this machine, without a slash at the end."""
+    """The gateway's address for this machine, without a slash at the end."""
     host = (setting("GATEWAY_HOST") or ANY_ADDRESS).strip("[]")
     host = {ANY_ADDRESS: "127.0.0.1", "::": "::1"}.get(host, host)
     port = setting("GATEWAY_PORT") or "11535"
@@ -77,7 +77,7 @@ def gateway_base() -> str:
 
 
 def setting(name: str) -> str:
-    """The variable's value, "" where it is unset: Kubernetes' links to Services count as that, as in the gateway."""
+    """The variable's value, "" if it is unset. As in the gateway, a service link of Kubernetes counts as unset."""
     value = os.environ.get(name, "")
     return "" if value.startswith(SERVICE_LINKS) else value
 
@@ -96,7 +96,7 @@ def get(url: str) -> tuple[int, bytes]:
 
 
 def main() -> int:
-    """Ask both at once and wait no longer than the limit."""
+    """Ask both at once, and wait no longer than the limit."""
     end = time.monotonic() + LIMIT_SECONDS
     probes = [Ollama("ollama"), Gateway("gateway")]
     for probe in probes:

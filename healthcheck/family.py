@@ -1,8 +1,8 @@
-"""What dies with the launcher: every program that it started, and all that those started.
+"""Ends every program that the launcher started, and all their children, when the launcher ends.
 
-Owns the two ways to that. A program asks the kernel to be killed when its parent dies; what the programs started
-themselves (Ollama's model servers, which hold GPU memory) is found by the launcher's directory in its environment. The
-launcher and the listener call it. Linux only, as the gateway.
+Owns two ways to do that. A program asks the kernel to be killed when its parent dies. The children of a program
+(Ollama's model servers, which hold GPU memory) are found by the launcher's directory in their environment. Linux only,
+like the gateway.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import signal
 import time
 from pathlib import Path
 
-DIRECTORY = "LAUNCHER_DIRECTORY"  # unlike any other launcher's; every process of ours inherits it
+DIRECTORY = "LAUNCHER_DIRECTORY"  # unique for each launcher; all its processes inherit it
 PR_SET_PDEATHSIG = 1
 LIMIT_SECONDS = 10.0
 AGAIN_SECONDS = 0.02
-LIBC = ctypes.CDLL(None)  # loaded here, for a fork of a process with threads should load nothing
+LIBC = ctypes.CDLL(None)  # loaded here: a forked child of a process with threads should load nothing
 
 
 def die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies; what it executes keeps that."""
+    """Ask the kernel to kill this process when its parent dies. This stays in force after an exec."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before it was asked
+    if os.getppid() != parent:  # the parent died before the request
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def kill_all(directory: str) -> int:
-    """Kill every process of the launcher that has this directory but the caller; how many there were.
+    """Kill all processes of the launcher with this directory, except the caller. Returns their number.
 
-    Looks again until none is left, since one may have been starting another one meanwhile.
+    Looks again until none is left, because a process may have started another one meanwhile.
     """
     end = time.monotonic() + LIMIT_SECONDS
     killed: set[int] = set()
@@ -45,11 +45,11 @@ def kill_all(directory: str) -> int:
 
 
 def members(directory: str) -> list[int]:
-    """The processes that inherited it, without the caller. One that is dead has no environment any more."""
+    """The processes that inherited the directory, without the caller. A dead process has no environment."""
     mark = f"{DIRECTORY}={directory}".encode()
     found = []
     for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # another user's, or gone meanwhile
+        with contextlib.suppress(OSError):  # it belongs to another user, or has ended
             if mark in (place / "environ").read_bytes().split(b"\0") and int(place.name) != os.getpid():
                 found.append(int(place.name))
     return found

@@ -1,9 +1,9 @@
-"""The first process: runs supervisord in itself and makes its exit code honest.
+"""The first process: runs supervisord in itself and returns a correct exit code.
 
-Owns the environment that supervisord.conf expands and the exit code: 2 for wrong settings, which end it before anything
-is started, 1 when the listener left its mark, else 0. Alone, supervisord exits with 0 in all cases. It must not start,
-watch or stop a program: that is for supervisord. But all programs die with it, however it ends.
-The image runs it as PID 1, `make run` in the foreground. With arguments it becomes that command of the gateway's.
+Owns the environment that supervisord.conf expands, and the exit code: 2 for wrong settings, before anything starts; 1
+if the listener left its mark; else 0. (supervisord by itself always exits with 0.) It must not start, watch or stop a
+program: supervisord does that. But all programs end with it, however it ends.
+The image runs it as PID 1, `make run` in the foreground. With arguments it becomes that command of the gateway.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OPEN_FILES = 65536  # each relayed request takes two
 
 
 def main(arguments: list[str]) -> int:
-    """Run all programs until a signal or the listener ends them; with arguments one command, once."""
+    """Run all programs until a signal or the listener ends them. With arguments, run that command once."""
     if arguments:
         become_command(arguments)
     for ending in (signal.SIGTERM, signal.SIGINT):  # supervisord takes over as soon as it runs
@@ -53,16 +53,16 @@ def main(arguments: list[str]) -> int:
 
 
 def become_command(arguments: list[str]) -> NoReturn:
-    """`docker run IMAGE tasks` is the command `tasks`, as `docker exec ... ollama-gateway tasks` is."""
+    """Make `docker run IMAGE tasks` the same as `docker exec ... ollama-gateway tasks`."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     os.execve(sys.executable, [sys.executable, "-P", "-m", "gateway", *arguments], environment)  # noqa: S606
 
 
 def run(output: Output) -> int:
-    """supervisord, from its start to its end; the exit code."""
+    """Run supervisord from its start to its end. Returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="ollama-gateway-") as directory:
         mark = Path(directory) / "failed"
-        os.environ.setdefault("HOME", directory)  # supervisord sets none, and Ollama does not start without
+        os.environ.setdefault("HOME", directory)  # supervisord sets none, and Ollama does not start without one
         is_ollama_ours = programs.starts_ollama(os.environ)
         os.environ.update(programs.addresses(os.environ))
         if is_ollama_ours and (warning := programs.unwritable(os.environ)):
@@ -88,9 +88,9 @@ def run(output: Output) -> int:
 
 
 class Options(ServerOptions):  # type: ignore[misc]  # supervisor has no types
-    """supervisord's, but for what a program starts with, and for SIGHUP.
+    """supervisord's options, with two changes: the environment of a program, and SIGHUP.
 
-    To supervisord SIGHUP means to restart everything, here that the API keys are read again.
+    In supervisord SIGHUP restarts everything. Here it makes the gateway read the API keys again.
     """
 
     def __init__(self) -> None:
@@ -98,9 +98,9 @@ class Options(ServerOptions):  # type: ignore[misc]  # supervisor has no types
         self.launcher = os.getpid()
 
     def execve(self, filename: str, argv: list[str], env: Mapping[str, str]) -> None:
-        """Called by supervisord in the new process, last of all.
+        """supervisord calls this last in the new process.
 
-        The listener lives on for the moment in which it kills what the others started.
+        The listener outlives the launcher for a moment, to kill the children of the others.
         """
         program = env["SUPERVISOR_PROCESS_NAME"]
         if program != "listener":
@@ -108,12 +108,12 @@ class Options(ServerOptions):  # type: ignore[misc]  # supervisor has no types
         super().execve(filename, argv, programs.given_to(program, env))
 
     def setsignals(self) -> None:
-        """Called by supervisord at its start."""
+        """supervisord calls this at its start."""
         super().setsignals()
         signal.signal(signal.SIGHUP, self.pass_on)
 
     def pass_on(self, number: int, _: object) -> None:
-        """SIGHUP to the gateway, where it runs; from a terminal that was closed it means the end."""
+        """Pass SIGHUP on to a running gateway. If it comes from a closed terminal, end everything."""
         if os.isatty(sys.stdin.fileno()):
             self.signal_receiver.receive(signal.SIGTERM, None)
             return
@@ -123,7 +123,7 @@ class Options(ServerOptions):  # type: ignore[misc]  # supervisor has no types
 
 
 def raise_open_files() -> None:
-    """Raise the soft limit as far as the hard one allows; supervisord's `minfds` would rather not start."""
+    """Raise the soft limit as far as the hard one allows. With `minfds` supervisord would refuse to start instead."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

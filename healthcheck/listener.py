@@ -1,9 +1,9 @@
-"""supervisord's event listener: ends everything when a program cannot stay up, and leaves no orphans.
+"""supervisord's event listener: ends everything if a program cannot stay up, and leaves no orphans.
 
-Owns the verdict "cannot stay up" (FATAL, or too many deaths in a short time) and its mark, which the launcher
-turns into exit code 1. It kills what a dead program left in its process group: Ollama's model servers hold
-GPU memory and outlive it. Should the launcher itself be killed, it kills all that is left and ends. It must not
-restart anything: that is supervisord's work, which also starts this.
+Owns the verdict "cannot stay up" (FATAL, or too many deaths in a short time) and its mark, which the launcher turns
+into exit code 1. It kills the remaining process group of a dead program: Ollama's model servers hold GPU memory and
+outlive it. If the launcher itself is killed, it kills all remaining processes and ends. It must not restart a program:
+supervisord does that, and also starts this listener.
 Protocol: READY, one event by header and payload, RESULT (supervisord's documentation, "Event Listeners").
 """
 
@@ -21,14 +21,14 @@ from typing import TextIO
 
 from healthcheck import family
 
-DEATHS = 5  # of one program that had come up, within
+DEATHS = 5  # of one program that had started, within WINDOW_SECONDS
 WINDOW_SECONDS = 60
 DYING_SECONDS = 1.0
-ONE_SHOT = frozenset({"pull"})  # meant to end; nothing depends on how
+ONE_SHOT = frozenset({"pull"})  # meant to end; its exit code does not matter
 
 
 class Verdict:
-    """Remembers when each program died after it had come up."""
+    """Remembers when each program died after it had started."""
 
     def __init__(self) -> None:
         self.deaths: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=DEATHS))
@@ -47,11 +47,11 @@ class Verdict:
 
 
 def main() -> None:
-    """Answer events until the pipe ends. supervisord never closes it: the launcher, in which it runs, was killed."""
+    """Answer events until the pipe ends. It ends only if the launcher, which runs supervisord, was killed."""
     launcher = int(os.environ.get("LAUNCHER_PID") or os.getppid())
     try:
         answer_events(launcher)
-    finally:  # also where that failed, for the pipe of the answers has ended, too
+    finally:  # also after an error, because the pipe for answers ends too
         directory = os.environ.get(family.DIRECTORY)
         if directory and is_dead(launcher):
             family.kill_all(directory)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def is_dead(launcher: int) -> bool:
-    """Whether it has gone, or goes within a moment: a dying process closes its pipes before it counts as dead."""
+    """Whether the launcher ends within a moment. A dying process closes its pipes before it counts as dead."""
     end = time.monotonic() + DYING_SECONDS
     while os.getppid() == launcher and time.monotonic() < end:
         time.sleep(0.01)
@@ -81,7 +81,7 @@ def answer_events(launcher: int) -> None:
 
 
 def next_event(source: TextIO, answers: TextIO) -> tuple[str, dict[str, str]] | None:
-    """Ask for an event; its name after PROCESS_STATE_ and its payload, None at the end."""
+    """Ask for an event. Returns its name after PROCESS_STATE_ and its payload, or None at the end."""
     answers.write("READY\n")
     answers.flush()
     header = pairs(source.readline())
@@ -96,19 +96,19 @@ def pairs(line: str) -> dict[str, str]:
 
 
 def kill_group(leader: int) -> None:
-    """Kill what is left of the process group of a program that is dead itself."""
+    """Kill the rest of the process group of a dead program."""
     with contextlib.suppress(ProcessLookupError):  # nothing left, the usual case
         os.killpg(leader, signal.SIGKILL)
         print(f"killed what process {leader} left running", file=sys.stderr)
 
 
 def end_everything(reason: str, launcher: int) -> None:
-    """Leave the mark and have supervisord stop all programs in their order."""
+    """Leave the mark, and let supervisord stop all programs in order."""
     print(reason, file=sys.stderr)
     try:
         Path(os.environ["LAUNCHER_MARK"]).write_text(reason + "\n")
     finally:
-        if os.getppid() == launcher:  # else it is dead, and the parent is a stranger
+        if os.getppid() == launcher:  # else the launcher is dead, and this pid is not its own any more
             os.kill(launcher, signal.SIGTERM)
 
 

@@ -1,8 +1,8 @@
-"""How each line of output looks: whose it is, and nothing in it that could drive a terminal.
+"""The form of each line of output: it names its program and cannot control a terminal.
 
-Owns the pipes of all programs and the one thread that reads them. As text a line has its program's name in front; as
-JSON it is one object with `program`: the gateway's own objects keep their fields, any other line becomes `message`.
-The launcher and tools/run.py call it.
+Owns the pipes of all programs and the one thread that reads them. As text, a line begins with the name of its program.
+As JSON, it is one object with `program`: the gateway's own objects keep their fields, and any other line becomes
+`message`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 SOURCES = ("supervisord", "ollama", "gateway", "pull", "listener", "launcher")
 WRITE_JSON = frozenset({"gateway", "pull"})  # with LOG_FORMAT=json
-LONGEST_LINE_BYTES = 1024 * 1024  # what is longer goes on in a line of its own
+LONGEST_LINE_BYTES = 1024 * 1024  # a longer line continues in another line
 READ_BYTES = 64 * 1024
 LEVEL_WITHIN = 300  # characters of a line
 
 _PLAIN = re.compile(rb"[\t -~]*")
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
-# C0 and C1 control characters but the tab, and what breaks a line or turns the direction of writing.
+# C0 and C1 control characters except the tab, and characters that break a line or turn the direction of text.
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _LEVEL = re.compile(r"\blevel=([A-Z]{4,5})\b|^\d{4}-\d\d-\d\d [0-9:,]+ ([A-Z]{4}) ")  # Ollama's, supervisord's
 _LEVELS = {"DEBUG": "debug", "DEBG": "debug", "INFO": "info", "WARN": "warning", "ERROR": "error", "ERRO": "error"}
@@ -37,7 +37,7 @@ _LEVELS["CRIT"] = "error"
 
 
 def readable(line: bytes) -> str:
-    """A line without colours; any other control character in it, and what is no UTF-8, is shown as an escape."""
+    """A line without colours. Other control characters, and bytes that are not UTF-8, become escapes."""
     if _PLAIN.fullmatch(line):
         return line.decode("ascii")
     text = _COLOUR.sub("", line.removesuffix(b"\r").decode("utf-8", "backslashreplace"))
@@ -45,14 +45,14 @@ def readable(line: bytes) -> str:
 
 
 def as_text(program: str, line: bytes) -> bytes:
-    """The line that goes out, without its end."""
+    """The line to write, without its end."""
     return f"{program} | {readable(line)}".encode()
 
 
 def as_json(program: str, line: bytes, level: str | None = None) -> bytes:
-    """The same as one JSON object; `level` is taken from the line where it is not given."""
+    """The same as one JSON object. Without `level`, takes it from the line."""
     if program in WRITE_JSON and line.startswith(b"{"):
-        with contextlib.suppress(ValueError, RecursionError):  # it is no JSON, or has numbers that JSON does not know
+        with contextlib.suppress(ValueError, RecursionError):  # it is not JSON, or has numbers that JSON does not allow
             return _object(program, json.loads(line))
     text = readable(line)
     level = level or _level_of(text)
@@ -60,7 +60,7 @@ def as_json(program: str, line: bytes, level: str | None = None) -> bytes:
 
 
 def _object(program: str, fields: dict[str, Any]) -> bytes:
-    fields.pop("program", None)  # which is not for the line to say
+    fields.pop("program", None)  # the line must not set it
     return json.dumps({"program": program} | fields, allow_nan=False).encode()
 
 
@@ -70,17 +70,17 @@ def _level_of(text: str) -> str | None:
 
 
 def _now() -> str:
-    """As in the gateway's own lines."""
+    """The time, in the format of the gateway's own lines."""
     now = time.time()
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"
 
 
 class Lines:
-    """One program's output: it comes in pieces and goes out in whole lines, each as `show` makes it."""
+    """One program's output: takes pieces and returns whole lines, each formatted by `show`."""
 
     def __init__(self, show: Callable[[bytes], bytes]) -> None:
         self.show = show
-        self.begun = bytearray()  # a line whose end has not come yet
+        self.begun = bytearray()  # a line whose end has not arrived yet
 
     def feed(self, piece: bytes) -> bytes:
         """Take a piece; return the lines that are complete now."""
@@ -93,7 +93,7 @@ class Lines:
         return b"".join(self.show(line) + b"\n" for line in lines)
 
     def end(self) -> bytes:
-        """The line that has begun, ended here."""
+        """End the line that has begun, and return it."""
         line, self.begun = bytes(self.begun), bytearray()
         return self.show(line) + b"\n" if line else b""
 
@@ -101,8 +101,8 @@ class Lines:
 class Output:
     """A pipe for each source and the one thread that reads them all and writes to `target`.
 
-    supervisord opens the pipes by the paths in `variables`. They are read until `close`, so no writer waits
-    longer than `target` makes it wait; a target that is gone loses the output and stops nobody.
+    supervisord opens the pipes by the paths in `variables`. They are read until `close`, so a writer
+    waits only as long as `target` blocks. If the target is gone, the output is lost and the programs go on.
     """
 
     def __init__(self, target: int, *, is_json: bool = False) -> None:
@@ -118,14 +118,14 @@ class Output:
         self.thread.start()
 
     def add(self, lines: Lines | None) -> int:
-        """Make a pipe whose data goes to `lines` (None: its end stops the thread); return its writing end."""
+        """Make a pipe whose data goes to `lines` (None: its end stops the thread). Returns its writing end."""
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         self.selector.register(reader, selectors.EVENT_READ, lines)
         return writer
 
     def run(self) -> None:
-        """Pass everything on until `close`; then what is left in the pipes, and lines that had only begun."""
+        """Pass on everything until `close`; then the rest of the pipes, and lines without an end."""
         while True:
             keys = [key for key, _ in self.selector.select()]
             for key in keys:
@@ -140,7 +140,7 @@ class Output:
                 self.write(key.data.end())
 
     def pass_on(self, reader: int, lines: Lines) -> bool:
-        """Read once and write what became complete; False when there is nothing to read."""
+        """Read once and write the complete lines. False if there is nothing to read."""
         try:
             piece = os.read(reader, READ_BYTES)
         except BlockingIOError:
@@ -149,22 +149,22 @@ class Output:
         return bool(piece)
 
     def say(self, level: str, program: str, text: str) -> None:
-        """A line of the launcher's own, or one it says for a program. Only while no program runs."""
+        """Write a line of the launcher, or of a program in its name. Only while no program runs."""
         line = text.encode(errors="backslashreplace")
         self.write((as_json(program, line, level) if self.is_json else as_text(program, line)) + b"\n")
 
     def write(self, data: bytes) -> None:
-        """Write all of it; a target that nobody reads any more takes nothing."""
+        """Write all of it. If the target has no reader any more, drop it."""
         view = memoryview(data)
         while view:
             try:
                 view = view[os.write(self.target, view) :]
             except BlockingIOError:
                 select.select([], [self.target], [])
-            except OSError:  # closed by its reader: the programs go on without being heard
+            except OSError:  # its reader closed it: the programs go on without output
                 return
 
     def close(self) -> None:
-        """Let the thread finish; every writer has ended by now."""
+        """Let the thread finish; every writer has ended before."""
         os.close(self.wake)
         self.thread.join(timeout=5)

@@ -1,8 +1,7 @@
-"""What the programs are given, and what is wrong with it before any of them starts.
+"""What each program gets, and what is wrong with it, before any of them starts.
 
-Owns the addresses of Ollama, each program's part of the environment, and the checks of both; the gateway's settings
-are checked by the gateway itself, in a process that is gone afterwards. Starts nothing that stays. The launcher and
-tools/run.py call it.
+Owns the addresses of Ollama, each program's part of the environment, and the checks of both. The gateway itself checks
+its settings, in a process that ends after that. Starts nothing that stays.
 """
 
 from __future__ import annotations
@@ -21,31 +20,31 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 OLLAMA_PORT = 11434
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-SERVICE_LINKS = ("tcp://", "udp://", "sctp://")  # set by Kubernetes: as good as unset
+SERVICE_LINKS = ("tcp://", "udp://", "sctp://")  # set by Kubernetes: these values count as unset
 STOP_MARGIN_SECONDS = 5  # the gateway writes its last states after the drain
 IN_IMAGE = "LAUNCHER_IN_IMAGE"  # set by the Containerfile
 WRONG_SETTINGS = 2  # the exit code
-# What may hold a password or a key, or makes no sense without one: for the gateway alone.
+# Variables that can contain a password or a key, or make no sense without one: only the gateway gets them.
 GATEWAYS = ("REDIS_", "GATEWAY_API_KEYS", "GATEWAY_WORKERS", "OTEL_")
-TERMINALS = "OLLAMA_GATEWAY_KEY"  # for the commands of the terminal, which run beside all this
+TERMINALS = "OLLAMA_GATEWAY_KEY"  # for the commands of the terminal, which none of these programs runs
 
 
 def setting(environment: Mapping[str, str], name: str) -> str:
-    """The variable's value; "" where it counts as unset."""
+    """The variable's value; "" if it counts as unset."""
     value = environment.get(name, "")
     return "" if value.startswith(SERVICE_LINKS) else value
 
 
 def starts_ollama(environment: Mapping[str, str]) -> bool:
-    """Whether an Ollama is started here. Outside the image an UPSTREAM_BASE names one that runs already."""
+    """Whether to start an Ollama. Outside the image, UPSTREAM_BASE names one that already runs."""
     return environment.get(IN_IMAGE) == "true" or not setting(environment, "UPSTREAM_BASE")
 
 
 def addresses(environment: Mapping[str, str]) -> dict[str, str]:
-    """OLLAMA_HOST and UPSTREAM_BASE, such that the gateway finds Ollama and nobody outside does.
+    """OLLAMA_HOST and UPSTREAM_BASE, so that the gateway can reach Ollama and other machines cannot.
 
-    Of OLLAMA_HOST only the port counts; without it the port of an UPSTREAM_BASE on this machine does.
-    UPSTREAM_BASE stays as it is where it is set, else it follows the port. Both must have been checked.
+    Only the port of OLLAMA_HOST counts; without it, the port of an UPSTREAM_BASE on this machine.
+    If UPSTREAM_BASE is set, it stays; else it follows the port. Check both before.
     """
     _, port = peer_of(environment.get("OLLAMA_HOST", ""))
     base = setting(environment, "UPSTREAM_BASE")
@@ -57,13 +56,13 @@ def addresses(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def peer_of(value: str) -> tuple[str | None, int | None]:
-    """What host, host:port, :port or a URL names. Raises ValueError where that is nothing."""
+    """Host and port of `host`, `host:port`, `:port` or a URL. Raises ValueError for anything else."""
     parts = urlsplit(value if "://" in value else f"//{value}")
     return parts.hostname, parts.port
 
 
 def wrong_settings(environment: Mapping[str, str]) -> tuple[int, list[tuple[str, str]]]:
-    """The exit code, 0 where all is well, and what to say: (program, line) for all that is wrong."""
+    """The exit code (0 if all settings are right) and a (program, line) for each problem."""
     check = subprocess.run(
         [sys.executable, "-m", "gateway", "--check"],
         cwd=ROOT,
@@ -83,22 +82,22 @@ def wrong_settings(environment: Mapping[str, str]) -> tuple[int, list[tuple[str,
 
 
 def wrong_ollama_host(environment: Mapping[str, str]) -> str | None:
-    """What is wrong with OLLAMA_HOST, where an Ollama is to be started with it."""
+    """What is wrong with OLLAMA_HOST, if an Ollama will be started with it."""
     value = environment.get("OLLAMA_HOST", "")
     try:
         peer_of(value)
     except ValueError:
-        shown = "***" if "@" in value else value  # which may be a password
+        shown = "***" if "@" in value else value  # it may contain a password
         return f"OLLAMA_HOST={shown} is not valid; allowed: host:port" if starts_ollama(environment) else None
     return None
 
 
 def unwritable(environment: Mapping[str, str]) -> str | None:
-    """One line where Ollama could store neither models nor its own key, with the owner that the place needs."""
+    """One line if Ollama cannot store models or its own key, with the owner that the place needs."""
     home = Path(environment.get("HOME") or "/")
     models = Path(environment.get("OLLAMA_MODELS") or home / ".ollama" / "models")
     for place in dict.fromkeys((models, home / ".ollama")):
-        # Not Path.exists, which raises for what lies in a directory that cannot be entered.
+        # Not Path.exists, which raises an error below a directory that cannot be entered.
         nearest = next(path for path in (place, *place.parents) if os.path.exists(path))
         if not nearest.is_dir():
             return f"{nearest} is no directory: Ollama can store nothing in {place}"
@@ -111,19 +110,19 @@ def unwritable(environment: Mapping[str, str]) -> str | None:
 
 
 def given_to(program: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Of `environment` what this program needs: no other's secrets."""
+    """The part of `environment` for this program, without the secrets of others."""
     kept = () if program == "gateway" else GATEWAYS
     return {name: text for name, text in environment.items() if name != TERMINALS and not name.startswith(kept)}
 
 
 def gateway_stop_seconds(environment: Mapping[str, str]) -> int:
-    """How long the gateway may take to stop: notice, drain and its own end."""
+    """How long the gateway can take to stop: notice, drain and its own end."""
     waits = (seconds_of(environment, "DRAIN_NOTICE_SEC", 0), seconds_of(environment, "DRAIN_SEC", 30))
     return math.ceil(sum(waits)) + STOP_MARGIN_SECONDS
 
 
 def seconds_of(environment: Mapping[str, str], name: str, default: float) -> float:
-    """A duration, or its default where it is unset. A wrong one is the gateway's to name."""
+    """A duration, or its default if it is unset. The gateway reports a wrong one."""
     try:
         seconds = float(environment.get(name) or default)
     except ValueError:
@@ -132,10 +131,10 @@ def seconds_of(environment: Mapping[str, str], name: str, default: float) -> flo
 
 
 def wants_models(environment: Mapping[str, str]) -> bool:
-    """Whether there is work for the pull program. Wrong names are the gateway's to name."""
+    """Whether there is work for the pull program. The gateway reports wrong names."""
     return bool(setting(environment, "OLLAMA_PULL_MODELS").strip(" \t\r\n,"))
 
 
 def wants_json(environment: Mapping[str, str]) -> bool:
-    """Whether each line is to be a JSON object."""
+    """Whether each line must be a JSON object."""
     return environment.get("LOG_FORMAT", "").lower() == "json"

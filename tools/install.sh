@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Owns the virtual environment: makes it if there is none, brings the pip of requirements/installer.txt into it, and
-# installs with that one what the arguments name, each package with its hash checked. What goes wrong is said in one
-# line where one line can say it. The Makefile and the bench call it:
+# Owns the virtual environment: makes it if there is none, installs the pip of requirements/installer.txt into it, and
+# uses that pip to install the arguments, with the hash of each package checked. Reports an error in one line if one
+# line is enough. Usage:
 #
 #   tools/install.sh PYTHON VENV [pip's options] -r requirements/….txt …
 set -euo pipefail
@@ -22,7 +22,7 @@ make_venv() {
   "$python" -m venv "$venv" || fail "could not make $venv with $python"
 }
 
-# Other tools make environments without a pip.
+# Some tools make environments without a pip.
 find_pip() {
   "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip >/dev/null 2>&1 ||
     fail "$venv has no pip, and its Python cannot bring one; remove $venv, and on Debian and Ubuntu: apt install python3-venv"
@@ -41,6 +41,6 @@ find_pip
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 echo "install: $*"
-# Resolving and hash checks differ from one pip to the next, so the machine's own pip fetches its successor and no more.
+# Resolving and hash checks differ between versions of pip, so the machine's own pip only installs the pinned one.
 install --only-binary :all: -r "$installer"
 install "$@"

@@ -1,7 +1,7 @@
-"""What the image's build asks first: is this Ollama new enough to be let near anybody?
+"""The image's build runs this first: it refuses an Ollama that is too old to be safe.
 
-Owns the oldest version that is taken (SECURITY.md says why). The Containerfile runs it where the base image, with
-its `ollama`, can be one's own choice. Standard library only.
+Owns the oldest version that the build accepts (SECURITY.md says why). The Containerfile runs it in the base image,
+which the user can choose. Standard library only.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import subprocess
 import sys
 
 FLOOR = (0, 17, 1)
-UNNUMBERED = (0, 0, 0)  # what Ollama calls itself when somebody built it without saying a version
+UNNUMBERED = (0, 0, 0)  # what Ollama reports if it was built without a version
 TIMEOUT_SECONDS = 30
 
 
 def main() -> None:
-    """End with an error when the installed Ollama is known to be too old."""
+    """End with an error if the installed Ollama is known to be too old."""
     said = spoken_version()
     print(f"ollama --version: {said.strip() or 'nothing'}")
     if is_too_old(said):
@@ -25,10 +25,10 @@ def main() -> None:
 
 
 def spoken_version() -> str:
-    """What `ollama --version` says; no server needs to run for that. Nothing, if it does not know the question."""
+    """The output of `ollama --version`, which needs no server; empty if the command does not know the option."""
     try:
         done = subprocess.run(
-            ["ollama", "--version"],  # noqa: S607 - the one that the PATH finds is the one that will be run
+            ["ollama", "--version"],  # noqa: S607 - the PATH also finds it at run time
             capture_output=True,
             text=True,
             timeout=TIMEOUT_SECONDS,
@@ -39,7 +39,7 @@ def spoken_version() -> str:
 
 
 def is_too_old(said: str) -> bool:
-    """Whether a version is named and it is below the floor; a build of one's own may name none."""
+    """Whether a version is named and is below the floor. A user's own build may name none."""
     named = re.findall(r"version is v?(\d+)\.(\d+)\.(\d+)", said)
     return any(UNNUMBERED < tuple(map(int, version)) < FLOOR for version in named)
 

@@ -1,8 +1,8 @@
-"""What `make run` does once the packages are there.
+"""`make run`, after the packages are installed.
 
-Owns the checks before the start (settings, ports) and the few lines printed when all is ready. It must not stay: it
-turns into the launcher, and the process that prints is gone when it has printed. `embedded/ollama` joins the
-PATH when nothing else there is called ollama.
+Owns the checks before the start (settings, ports) and the lines that it prints when everything is ready. It must not
+stay: it becomes the launcher, and the process that prints ends after that. If the PATH has no `ollama`, it adds
+`embedded/ollama`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Ctrl-C stops all of it.
 
 
 def main() -> None:
-    """Check, leave the announcer behind, become the launcher."""
+    """Check, start the announcer, become the launcher."""
     os.chdir(ROOT)
     paths = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     if shutil.which("ollama", path=os.pathsep.join(paths)) is None:
@@ -69,7 +69,7 @@ def main() -> None:
     )
     launcher = os.getpid()
     if os.fork() == 0:
-        if os.fork() == 0:  # a grandchild, so that it is not the launcher's to reap
+        if os.fork() == 0:  # a grandchild, so that the launcher does not have to reap it
             with contextlib.suppress(ProcessLookupError):  # the launcher ended first
                 announce(gateway_base(), upstream, launcher)
         os._exit(0)
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def refuse_wrong_settings() -> None:
-    """End with all that is wrong with them, as the launcher would."""
+    """End with a line for each wrong setting, as the launcher would."""
     code, problems = programs.wrong_settings(os.environ)
     for program, problem in problems:
         say("error", problem, program)
@@ -88,7 +88,7 @@ def refuse_wrong_settings() -> None:
 
 
 def refuse_ollamas_port(host: str, port: int) -> None:
-    """End with one line when something listens there already: most likely an Ollama, which can be used."""
+    """End with one line if the address is in use: most likely by an Ollama, which can be used."""
     if problem := refusal(host, port):
         end(
             f"Ollama's address {host}:{port}: {problem}; to use the Ollama that runs there: "
@@ -97,7 +97,7 @@ def refuse_ollamas_port(host: str, port: int) -> None:
 
 
 def refuse_gateways_port(host: str, port: int) -> None:
-    """End with one line when the gateway could not listen there."""
+    """End with one line if the gateway cannot listen there."""
     problem = refusal(host, port)
     if problem and problem.is_in_use:
         end(f"the gateway's address {host}:{port}: {problem}; free it, or: make run GATEWAY_PORT={port + 1}")
@@ -106,7 +106,7 @@ def refuse_gateways_port(host: str, port: int) -> None:
 
 
 def refusal(host: str, port: int) -> CannotListen | None:
-    """Why the gateway could not listen there."""
+    """Why the gateway cannot listen there, or None."""
     try:
         for listener in listen(host, port):
             listener.close()
@@ -116,13 +116,13 @@ def refusal(host: str, port: int) -> CannotListen | None:
 
 
 def end(text: str) -> NoReturn:
-    """One line, and exit code 1."""
+    """End with one line and exit code 1."""
     say("error", text)
     sys.exit(1)
 
 
 def say(level: str, text: str, program: str = "run") -> None:
-    """A line that says whose it is, in the format of all others."""
+    """Print a line that names its program, in the format of all other lines."""
     if programs.wants_json(os.environ):
         print(as_json(program, text.encode(), level).decode(), flush=True)
     else:
@@ -130,7 +130,7 @@ def say(level: str, text: str, program: str = "run") -> None:
 
 
 def announce(url: str, upstream: str, launcher: int) -> None:
-    """Wait until the gateway is ready and print what to try; give up when the launcher is gone."""
+    """Wait until the gateway is ready, then print a command to try. Give up if the launcher ends."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     while get(f"{url}/readyz") is None:
         os.kill(launcher, 0)
@@ -144,7 +144,7 @@ def announce(url: str, upstream: str, launcher: int) -> None:
 
 
 def invitation(url: str, model: str) -> str:
-    """The lines to try, with a model that is there."""
+    """The commands to try, with a model that Ollama has."""
     question = {
         "model": model,
         "stream": True,
@@ -156,7 +156,7 @@ def invitation(url: str, model: str) -> str:
 
 
 def get(url: str) -> Any:
-    """The JSON that a GET is answered with; None when the answer is no success or does not come."""
+    """The JSON of the answer to a GET; None if there is no answer or it is an error."""
     try:
         with DIRECT.open(url, timeout=5) as answer:
             return json.load(answer)

@@ -1,7 +1,7 @@
-"""What `make sbom` does: a software bill of materials of the image, as CycloneDX JSON.
+"""`make sbom`: a software bill of materials of the image, as CycloneDX JSON.
 
-Owns what is in the image besides Python packages: Ollama and the image it comes in, by the Containerfile's tag and, if
-it has one, digest. The packages with their hashes are read from the lock by cyclonedx-py. Fetches nothing.
+Owns what is in the image besides Python packages: Ollama and its base image, by the tag and, if there is one, the
+digest in the Containerfile. cyclonedx-py reads the packages with their hashes from the lock. Fetches nothing.
 """
 
 from __future__ import annotations

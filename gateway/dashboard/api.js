@@ -1,4 +1,4 @@
-// Asks the gateway. Owns the API key, the gateway's clock and what went wrong; knows nothing of the page.
+// Sends requests to the gateway. Owns the API key, the gateway's clock and the kinds of failure; knows nothing of the page.
 
 const KEY = "ollama-gateway-key";
 const TIMEOUT_MS = 15_000;
@@ -6,7 +6,7 @@ const TIMEOUT_MS = 15_000;
 // The gateway did not answer at all.
 export class Away extends Error {}
 
-// The gateway answered with another status than was hoped for.
+// The gateway answered with an error status.
 export class Refused extends Error {
   constructor(status, detail) {
     super(detail);
@@ -17,13 +17,13 @@ export class Refused extends Error {
 export class Api {
   #key = "";
   #skewMs = 0;
-  keyNumber = 0; // counts the keys, so that an answer to an older one is told apart
+  keyNumber = 0; // counts the keys, to recognise an answer to an older key
 
   constructor() {
     try {
       this.#key = sessionStorage.getItem(KEY) ?? "";
     } catch {
-      // a browser that keeps nothing: the key lives in this object
+      // the browser stores nothing: the key stays in this object
     }
   }
 
@@ -42,13 +42,13 @@ export class Api {
     }
   }
 
-  // Unix milliseconds by the gateway's clock, for its times are compared with it; right to a second.
+  // Unix milliseconds by the gateway's clock, to compare with its times; right to a second.
   now() {
     return Date.now() + this.#skewMs;
   }
 
-  // `known` is what an earlier call returned. `also` are further statuses whose body is an answer.
-  // Returns {status, etag, body}, or `known` itself where nothing changed. Throws Away and Refused.
+  // `known` is what an earlier call returned. `also` lists error statuses whose body counts as an answer.
+  // Returns {status, etag, body}, or `known` itself if nothing changed. Throws Away and Refused.
   async get(path, { known = null, also = [], signal = null, timeoutMs = TIMEOUT_MS } = {}) {
     const headers = known?.etag ? { "If-None-Match": known.etag } : {};
     const answer = await this.#fetch(path, { headers, signal, timeoutMs });
@@ -89,7 +89,7 @@ async function readJson(answer) {
   try {
     return await answer.json();
   } catch {
-    return null; // cut off, or another server's page
+    return null; // cut off, or the page of another server
   }
 }
 

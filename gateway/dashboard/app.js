@@ -1,4 +1,4 @@
-// The page: what it asks for and when, what is wrong, and which part is shown. The other modules do the rest.
+// The page: what it requests and when, what is wrong, and which part it shows. The other modules do the rest.
 
 import { Api, Away, Refused } from "./api.js";
 import { Detail, inWords, statusPath } from "./detail.js";
@@ -30,7 +30,7 @@ const known = new Map(); // path -> the last answer, for its ETag
 const problems = new Map(); // what is wrong: "gateway", "lists", …
 const view = { state: "", cursors: [""], page: null, isWanted: false };
 let newest = null;
-let condition = ""; // of Ollama and the store; empty until the first answer
+let condition = ""; // of Ollama and the store; empty before the first answer
 let shownProblems = "";
 let lastAnswerMs = null;
 
@@ -40,7 +40,7 @@ async function ask(url, options = {}) {
   const { keyNumber } = api;
   try {
     const answer = await api.get(url, { known: known.get(url) ?? null, ...options });
-    known.delete(url); // the order is that of use
+    known.delete(url); // keeps the order of use
     known.set(url, answer);
     if (known.size > MOST_KNOWN_PAGES) known.delete(known.keys().next().value);
     lastAnswerMs = Date.now();
@@ -105,11 +105,11 @@ async function askModels() {
 }
 
 function sayAway(error) {
-  setCondition("gateway", ["away", "bad"]);
+  setCondition("gateway", ["down", "bad"]);
   for (const name of ["ollama", "store", "unsaved", "dropped"]) setCondition(name, ["?", ""]);
   condition = "away";
-  const since = lastAnswerMs === null ? "" : ` What is shown is from ${clock(lastAnswerMs, Date.now())}.`;
-  setProblem("gateway", `The gateway does not answer (${error.message}).${since} It is asked again by itself.`);
+  const since = lastAnswerMs === null ? "" : ` The page shows the state of ${clock(lastAnswerMs, Date.now())}.`;
+  setProblem("gateway", `The gateway does not answer (${error.message}).${since} The page keeps trying.`);
 }
 
 function hurryAll() {
@@ -134,24 +134,24 @@ function setCondition(name, [text, kind]) {
 
 function showHealthProblems({ status, upstream, store, dropped }) {
   const texts = {
-    draining: status === "draining" && "The gateway is being stopped: it takes no new requests.",
-    ollama: upstream === "down" && "Ollama does not answer: requests get 503 until it is back. It may still be starting.",
-    store: store === "down" && "The store is away: requests are served, but tasks cannot be listed, and their statuses wait to be written.",
-    dropped: dropped > 0 && "The store was away for too long: the statuses of some ended tasks were dropped.",
+    draining: status === "draining" && "The gateway is stopping: it refuses new requests, now or soon.",
+    ollama: upstream === "down" && "Ollama does not answer: requests get 503 until it does. It may still be starting.",
+    store: store === "down" && "The store is down: requests are served, but tasks cannot be listed. Their statuses wait to be written.",
+    dropped: dropped > 0 && "The store was down for too long: the statuses of some ended tasks were dropped.",
   };
   for (const [name, text] of Object.entries(texts)) setProblem(name, text || "");
 }
 
-// Says what is wrong; an empty text says that it no longer is.
+// Shows a problem; an empty text removes it.
 function setProblem(name, text) {
   problems.set(name, text);
   const isAway = Boolean(problems.get("gateway"));
   byId("try-now").hidden = !isAway;
   document.body.classList.toggle("stale", isAway || Boolean(problems.get("lists")));
-  // Without its store the gateway cannot list tasks: that is one problem, not two.
+  // Without its store the gateway cannot list tasks: show one problem, not two.
   const wrong = [...problems].filter(([what, line]) => line && !(what === "lists" && problems.get("store"))).map(([, line]) => line);
   const lines = wrong.length ? wrong : [condition ? "All is well." : "Asking the gateway…"];
-  if (lines.join() === shownProblems) return; // or a screen reader would read it again
+  if (lines.join() === shownProblems) return; // else a screen reader would read it again
   shownProblems = lines.join();
   setClass(byId("problems"), wrong.length ? "wrong" : "");
   byId("problems").replaceChildren(...lines.map((line) => el("li", {}, line)));
@@ -178,8 +178,8 @@ function showPlots(now) {
   const drawn = tasks.since(windowStart(now));
   plots.draw(drawn, now);
   const gapMs = tasks.gapBefore(now);
-  const more = gapMs === null ? "" : ` There were more: before ${minute(gapMs)} this page knows only a part.`;
-  setText(byId("plots-note"), `Drawn from ${tasksInWords(drawn.length)}.${tasks.isWalking ? " Older ones are being loaded." : more}`);
+  const more = gapMs === null ? "" : ` There were more: before ${minute(gapMs)} this page knows only some of them.`;
+  setText(byId("plots-note"), `Drawn from ${tasksInWords(drawn.length)}.${tasks.isWalking ? " Loading older ones." : more}`);
 }
 
 function takeTask(task) {
@@ -209,9 +209,9 @@ async function openTask(id) {
   }
 }
 
-// -- the list that the reader chose ----------------------------------------------------------------------------------
+// -- the list that the user chose ------------------------------------------------------------------------------------
 
-// Null for the newest tasks of all states: those are asked for anyway.
+// Null for the newest tasks of all states: the page requests those anyway.
 function viewPath() {
   const cursor = view.cursors.at(-1);
   return view.state || cursor ? path({ limit: PAGE, state: view.state, cursor }) : null;
@@ -238,7 +238,7 @@ function askForKey() {
   lists.stop();
   loaded.stop();
   detail.close();
-  setText(byId("key-problem"), api.hasKey ? "The gateway does not take this key." : "");
+  setText(byId("key-problem"), api.hasKey ? "The gateway does not accept this key." : "");
   api.setKey("");
   setProblem("lists", "");
   showParts(true);
@@ -250,7 +250,7 @@ function takeKey(event) {
   byId("key").value = "";
   if (!/^[!-~]+$/.test(key)) return setText(byId("key-problem"), "A key consists of printable ASCII characters.");
   api.setKey(key);
-  if (newest !== null) return location.reload(); // nothing that another key showed stays
+  if (newest !== null) return location.reload(); // removes everything that another key showed
   setText(byId("key-problem"), "");
   showParts(false);
 }
@@ -304,7 +304,7 @@ byId("search").addEventListener("submit", (event) => {
   if (id) openTask(id);
 });
 document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the part of the page that is shown is named by the same place of the address
+  event.preventDefault(); // the fragment of the address already names the part that is shown
   byId("content").focus();
 });
 window.addEventListener("hashchange", () => showParts(!byId("key-form").hidden));

@@ -1,4 +1,4 @@
-// The dialog with all that is known of one task. While it is open and the task runs, it waits for news by `?wait`.
+// The dialog with the whole status of one task. While it is open and the task runs, it follows the task with `?wait`.
 
 import { Away, Refused } from "./api.js";
 import { byId, el, setText } from "./dom.js";
@@ -7,13 +7,13 @@ import { isInFlight, later } from "./history.js";
 import { describe } from "./tasks.js";
 
 const WAIT_SECONDS = 25;
-const LONGER_MS = 10_000; // than the gateway waits
+const LONGER_MS = 10_000; // longer than the gateway waits
 const AGAIN_MS = 5000;
 
 export class Detail {
   #closing = new AbortController();
 
-  // `onNews(task)` learns of every document that comes.
+  // `onNews(task)` gets every document that arrives.
   constructor(api, onNews) {
     this.api = api;
     this.onNews = onNews;
@@ -23,7 +23,7 @@ export class Detail {
     document.addEventListener("visibilitychange", () => this.#followAgain());
   }
 
-  // Asks for the task and shows it. Throws Away and Refused where there is nothing to show.
+  // Requests the task and shows it. Throws Away and Refused if there is nothing to show.
   async open(id) {
     const known = await this.api.get(statusPath(id));
     this.known = known;
@@ -37,7 +37,7 @@ export class Detail {
     this.dialog.close();
   }
 
-  // Takes a version that came another way, by a list.
+  // Takes a version that came from a list.
   refresh(best) {
     if (!this.dialog.open) return;
     const task = best(this.known.body);
@@ -74,7 +74,7 @@ export class Detail {
   }
 
   #draw(task) {
-    setText(byId("detail-note"), isInFlight(task) ? "It runs; what changes is shown here." : "");
+    setText(byId("detail-note"), isInFlight(task) ? "The task is running. Changes appear here." : "");
     const rows = describe(task, this.api.now()).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, el("bdi", {}, value))]);
     byId("detail-fields").replaceChildren(...rows);
     setText(byId("detail-document"), JSON.stringify(task, null, 2).split("\n").map(readable).join("\n"));

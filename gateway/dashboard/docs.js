@@ -1,4 +1,4 @@
-// Shows what /openapi.json says of the gateway's own routes. Builds elements only; knows nothing of tasks.
+// Shows the gateway's own routes, from /openapi.json. Builds elements only; knows nothing of tasks.
 
 import { el } from "./dom.js";
 
@@ -10,7 +10,7 @@ export async function showDocs(holder, api) {
   const schemas = Object.entries(body.components?.schemas ?? {}).filter(([name]) => !name.includes("ValidationError"));
   holder.replaceChildren(
     el("section", { class: "panel" }, el("h2", {}, `${body.info.title} ${body.info.version}`), el("p", {}, body.info.summary ?? ""),
-      el("p", {}, "The same for programs: ", el("a", { href: "/openapi.json" }, "/openapi.json"))),
+      el("p", {}, "For programs: ", el("a", { href: "/openapi.json" }, "/openapi.json"))),
     ...routes.map(drawRoute),
     el("section", { class: "panel", "aria-labelledby": "h-schemas" }, el("h2", { id: "h-schemas" }, "Documents"), ...schemas.map(drawSchema)),
   );

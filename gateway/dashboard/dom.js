@@ -1,4 +1,4 @@
-// Makes and changes elements. Text from outside gets into the page here, always as text and never as markup.
+// Makes and changes elements. Text from outside enters the page here, always as text and never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -19,7 +19,7 @@ function filled(element, attributes, children) {
   return element;
 }
 
-// Writes only what changed: a selection, a focus or a screen reader's place stays where it is.
+// Writes only changes, so that a selection, the focus and a screen reader keep their place.
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -28,14 +28,14 @@ export function setClass(element, name) {
   if (element.getAttribute("class") !== name) element.setAttribute("class", name);
 }
 
-// Says something once to those who cannot see it happen.
+// Tells a screen reader something once.
 export function announce(text) {
   byId("news").textContent = text;
 }
 
-// A table's body, one row per item, kept in place while its item is there.
+// A table's body with one row per item. A row stays in place as long as its item exists.
 export class Rows {
-  // columns: [fill(cell, item)], in the order of the table's head; `key` names an item; `lead` gets the focus of a row that goes.
+  // columns: [fill(cell, item)], in the order of the table's head; `key` names an item; `lead` gets the focus of a removed row.
   constructor(table, columns, key, lead) {
     this.body = table.tBodies[0];
     this.labels = [...table.tHead.rows[0].cells].map((cell) => ({ text: cell.textContent, name: cell.className }));
@@ -71,7 +71,7 @@ export class Rows {
   }
 }
 
-// On a phone the rows are laid out as cards, which makes some browsers forget that they are a table.
+// On a phone the rows look like cards; some browsers then no longer treat them as a table.
 function markAsTable(table) {
   table.setAttribute("role", "table");
   for (const part of [table.tHead, table.tBodies[0]]) part.setAttribute("role", "rowgroup");

@@ -4,7 +4,7 @@ const NONE = "–";
 const HOURS = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
-// Text from outside without what steers a terminal or turns writing round: a page is copied from, too.
+// Text from outside, with characters escaped that control a terminal or turn the direction of text: users copy from the page.
 export const readable = (text) =>
   String(text).replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, (c) => `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`);
 
@@ -28,7 +28,7 @@ export function duration(ms) {
   return long(Math.round(past / 1000));
 }
 
-// The same in whole seconds, for what is counted up on the page.
+// The same in whole seconds, for values that count up on the page.
 export function age(ms) {
   const seconds = Math.max(Math.round(ms / 1000), 0);
   return seconds < 60 ? `${seconds} s` : long(seconds);
@@ -41,7 +41,7 @@ function long(seconds) {
   return `${Math.floor(seconds / 86_400)} days`;
 }
 
-// The time of day, with the date where it is not today's.
+// The time of day, with the date if it is not today.
 export function clock(ms, now) {
   const then = new Date(ms);
   const time = then.toLocaleTimeString([], { ...HOURS, second: "2-digit" });
@@ -57,15 +57,15 @@ export const count = (number, one, many) => `${number.toLocaleString()} ${number
 
 export const REASONS = {
   upstream_status: "Ollama answered with a status other than 2xx",
-  upstream_unavailable: "Ollama could not be reached; it may have been starting",
+  upstream_unavailable: "the gateway could not connect to Ollama; it may have been starting",
   upstream_error: "the connection to Ollama broke before its answer began",
   upstream_truncated: "the connection to Ollama broke inside the answer",
   stream_incomplete: "the stream ended without its end event",
   stream_error: "the stream ended with an error event",
   client_disconnect: "the client closed its connection",
-  cancelled: "somebody cancelled it",
+  cancelled: "a client cancelled it",
   timeout: "Ollama was silent for too long",
   shutdown: "the gateway was stopped",
   lost: "its gateway was killed",
-  gateway_error: "the gateway refused it half-way, or failed itself",
+  gateway_error: "the gateway refused it half-way, or the gateway itself failed",
 };

@@ -1,5 +1,5 @@
-// What the page knows of tasks: those of the last 15 minutes and those in flight, each in its newest version.
-// Decides which list to ask for next, so that one call every two seconds suffices. Pure but for its own memory.
+// The tasks that the page knows: those of the last 15 minutes and those in flight, each in its newest version.
+// Decides which list to request next, so that one call every two seconds is enough. Has no effects outside its own memory.
 
 export const WINDOW_MS = 15 * 60_000;
 export const PAGE = 50;
@@ -16,7 +16,7 @@ export const isInFlight = (task) => task.state === "PENDING" || task.state === "
 export const createdMs = (task) => task.extensions.created_ms;
 export const newestFirst = (a, b) => createdMs(b) - createdMs(a) || (a.task_id < b.task_id ? 1 : -1);
 
-// Which of two versions of a task is the later one; `a` where nothing tells. A new attempt is a new creation.
+// The later of two versions of a task; `a` if they do not tell. A new attempt is a new creation.
 export function later(a, b) {
   if (createdMs(a) !== createdMs(b)) return createdMs(a) > createdMs(b) ? a : b;
   if (rank(a) !== rank(b)) return rank(a) > rank(b) ? a : b;
@@ -25,11 +25,11 @@ export function later(a, b) {
 
 export class History {
   #tasks = new Map(); // id -> {task, seenAt}
-  #walks = []; // cursors of pages between what is known and what is new
+  #walks = []; // cursors of pages between the known and the new tasks
   #turn = 0;
-  #asked = new Map(); // name of a list -> the turn in which it was asked for
+  #asked = new Map(); // name of a list -> the turn in which it was requested
   #isNewestFull = false;
-  #coveredMs = 0; // what was created before this is known only in part
+  #coveredMs = 0; // the page knows only some of the tasks that were created before this
 
   // Takes tasks from any answer. `now` is by the gateway's clock.
   merge(tasks, now) {
@@ -53,18 +53,18 @@ export class History {
     return this.#all().filter(isInFlight).sort(newestFirst);
   }
 
-  // The tasks created since `sinceMs`, in no order.
+  // The tasks created since `sinceMs`, in any order.
   since(sinceMs) {
     return this.#all().filter((task) => createdMs(task) >= sinceMs);
   }
 
-  // Up to three ids of tasks in flight that no list has shown for a while: they ended, or are far down.
+  // Up to three ids of tasks in flight that no list has shown for a while: they ended, or are far down the list.
   unseen(now) {
     const old = [...this.#tasks.values()].filter(({ task, seenAt }) => isInFlight(task) && now - seenAt > UNSEEN_MS);
     return old.slice(0, 3).map(({ task }) => task.task_id);
   }
 
-  // Where what is known of the 15 minutes begins, if that is later than they do; else null.
+  // The time from which on all tasks are known, if it is inside the 15 minutes; else null.
   gapBefore(now) {
     return this.#coveredMs > now - WINDOW_MS ? this.#coveredMs : null;
   }
@@ -73,8 +73,8 @@ export class History {
     return this.#walks.length > 0;
   }
 
-  // The list to ask for now: the newest tasks at least every other time, else of what they leave out what is due longest.
-  // `viewPath` is the list that the reader chose to see, or null.
+  // The list to request now: the newest tasks at least every other time, else the list that is due longest.
+  // `viewPath` is the list that the user chose to see, or null.
   nextList(viewPath) {
     this.#turn += 1;
     const due = this.#others(viewPath).filter((other) => this.#waited(other) > 0);
@@ -85,12 +85,12 @@ export class History {
     return next;
   }
 
-  // How many turns a list is due already.
+  // How many turns a list has been due.
   #waited({ name, rest }) {
     return this.#turn - rest - (this.#asked.get(name) ?? -100);
   }
 
-  // The lists besides the newest, each with the turns that it rests between two askings.
+  // The lists besides the newest, each with the turns that it rests between two requests.
   #others(viewPath) {
     const others = [];
     const add = (name, rest, kind, parameters) => others.push({ name, rest, kind, path: path(parameters) });
@@ -101,9 +101,9 @@ export class History {
     return others;
   }
 
-  // Takes the answer to what `nextList` gave.
+  // Takes the answer to the list that `nextList` gave.
   take(kind, page, now) {
-    const last = page.items.at(-1); // none where all records of a page are malformed
+    const last = page.items.at(-1); // none if all records of a page are malformed
     const isNew = !last || (!this.#tasks.has(last.task_id) && createdMs(last) > Math.max(now - WINDOW_MS, this.#coveredMs));
     const isGap = page.next_cursor !== null && isNew;
     if (kind === "newest") this.#isNewestFull = page.next_cursor !== null;

@@ -3,7 +3,7 @@
 import { byId, el, Rows, setClass, setText, svg } from "./dom.js";
 import { age, bytes } from "./format.js";
 
-const YEAR_MS = 365 * 86_400_000; // Ollama says "never" with a date centuries away
+const YEAR_MS = 365 * 86_400_000; // Ollama writes "never" as a date centuries away
 
 export class ModelTable {
   constructor(api) {
@@ -25,24 +25,24 @@ export class ModelTable {
     const split = models.filter(({ vram_share: share }) => share > 0 && share < 1).map(({ name }) => name);
     const note = byId("models-note");
     setClass(note, split.length ? "note warning" : "note");
-    if (split.length) setText(note, `A part of ${split.join(", ")} is on the CPU, which slows all of it down: the GPU's memory does not suffice.`);
+    if (split.length) setText(note, `A part of ${split.join(", ")} is on the CPU, because the GPU has too little memory. That makes the whole model slow.`);
     else setText(note, models.length ? "" : "None. Ollama loads a model with the first request for it.");
   }
 
-  // `wanted` is what /readyz says of the models to be pulled at the start, or null.
+  // `wanted` is what /readyz says about the models to pull at the start, or null.
   showMissing(wanted) {
     const note = byId("pull-note");
     note.hidden = !wanted?.missing.length;
     if (note.hidden) return;
     const now = wanted.pulling === null ? "" : ` Pulling ${wanted.pulling}${wanted.percent === null ? "" : `: ${wanted.percent} %`}.`;
-    setText(note, `Not there yet: ${wanted.missing.join(", ")}.${now}`);
+    setText(note, `Still missing: ${wanted.missing.join(", ")}.${now}`);
   }
 
   unknown() {
     this.models = [];
     this.rows.show([]);
     setClass(byId("models-note"), "note");
-    setText(byId("models-note"), "Not known while Ollama does not answer.");
+    setText(byId("models-note"), "Unknown, because Ollama does not answer.");
   }
 
   tick() {

@@ -1,4 +1,4 @@
-// Two plots of the last 15 minutes, drawn by hand as SVG: requests a minute by state, and the time to first byte.
+// Two plots of the last 15 minutes, drawn as SVG without a library: requests per minute by state, and the time to first byte.
 
 import { byId, el, setText, svg } from "./dom.js";
 import { duration, minute } from "./format.js";

@@ -1,4 +1,4 @@
-// Asks again and again: while the page is seen, slower and slower while it fails, not at all in a hidden tab.
+// Repeats a request while the page is visible: slower and slower while it fails, and never in a hidden tab.
 
 import { Away, Refused } from "./api.js";
 
@@ -10,7 +10,7 @@ export class Poller {
   #isWanted = false;
   #startedAt = -Infinity;
 
-  // `ask` is an async function. What it throws counts as a failure; what is no answer's fault is reported as well.
+  // `ask` is an async function. Every error counts as a failure; errors other than Away and Refused are reported too.
   constructor(ask, everyMs) {
     this.ask = ask;
     this.everyMs = everyMs;
@@ -31,7 +31,7 @@ export class Poller {
     clearTimeout(this.#timer);
   }
 
-  // For what a person asked for: at once, and then as usual.
+  // For a user's action: asks at once, then as usual.
   hurry() {
     if (this.#isAsking) this.#isWanted = true;
     else this.#plan(0);

@@ -5,7 +5,7 @@ import { announce, byId, el, Rows, setClass, setText } from "./dom.js";
 import { age, bytes, clock, count, duration, readable, REASONS } from "./format.js";
 import { createdMs, isInFlight } from "./history.js";
 
-// What an earlier version did not write into `extensions` is undefined here, and shown like null.
+// A field that an earlier version did not write into `extensions` is undefined here; it is shown like null.
 const MOST_IN_FLIGHT = 200;
 const key = (task) => `${task.extensions.attempt}:${task.task_id}`;
 const target = ({ method, path, query }) => readable(`${method} ${path}${query ? `?${query}` : ""}`);
@@ -23,17 +23,17 @@ export class TaskTables {
     this.shownInFlight = [];
   }
 
-  // `isOld` says that the lists do not come at the moment.
+  // `isOld` says that lists fail at the moment.
   showInFlight(tasks, isOld) {
     this.shownInFlight = tasks.slice(0, MOST_IN_FLIGHT);
     this.inFlight.show(this.shownInFlight);
     setText(byId("in-flight-count"), String(tasks.length));
     const left = tasks.length - this.shownInFlight.length;
-    const nothing = isOld ? "Nothing ran when tasks could last be listed." : "Nothing runs at the moment.";
+    const nothing = isOld ? "Nothing was running at the last update." : "Nothing runs at the moment.";
     setText(byId("in-flight-note"), left > 0 ? `and ${left} older` : tasks.length ? "" : nothing);
   }
 
-  // Ages go on between two answers.
+  // Ages grow between two answers.
   tick() {
     this.inFlight.show(this.shownInFlight);
   }
@@ -41,7 +41,7 @@ export class TaskTables {
   // `leftOut` says how many records of the page are malformed.
   showRecent(tasks, isFiltered, leftOut) {
     this.recent.show(tasks);
-    const nothing = isFiltered ? "No such tasks." : "No task yet. What is sent to /v1/… is listed here.";
+    const nothing = isFiltered ? "No such tasks." : "No task yet. Requests to /v1/… appear here.";
     const others = leftOut ? `Left out: ${count(leftOut, "malformed record", "malformed records")} in the store.` : "";
     setText(byId("recent-note"), [tasks.length ? "" : nothing, others].filter(Boolean).join(" "));
   }
@@ -99,7 +99,7 @@ function fillResult(cell, { extensions, stage }) {
   if (cell.title !== title) cell.title = title;
 }
 
-// Asks once more, in its own place, before it cancels.
+// Asks for confirmation, in its own place, before it cancels.
 export class CancelButton {
   constructor(cell, id, cancel) {
     this.id = id;
@@ -114,7 +114,7 @@ export class CancelButton {
   }
 
   #leave(event) {
-    event.preventDefault(); // inside a dialog, Escape would close that
+    event.preventDefault(); // inside a dialog, Escape would close the dialog
     this.#show(false);
   }
 
@@ -141,8 +141,8 @@ export class CancelButton {
 }
 
 function outcome(id, task) {
-  if (isInFlight(task)) return `The task ${id} is asked to end.`;
-  return task.stage === "cancelled" ? `The task ${id} is cancelled.` : `The task ${id} had ended already: ${task.state}.`;
+  if (isInFlight(task)) return `The task ${id} was told to stop.`;
+  return task.stage === "cancelled" ? `The task ${id} is cancelled.` : `The task ${id} had already ended: ${task.state}.`;
 }
 
 function button(text, label, act) {
@@ -151,7 +151,7 @@ function button(text, label, act) {
   return made;
 }
 
-// What one task's document says, in words: [name, value].
+// One task's document in words: [name, value].
 export function describe(task, now) {
   const more = task.extensions;
   const at = (ms) => (ms == null ? "–" : clock(ms, now));

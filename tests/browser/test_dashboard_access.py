@@ -54,7 +54,7 @@ async def test_the_page_asks_for_a_key(page: Watched) -> None:
     await page.shoot("key")
 
     await enter(page, "not-a-key-of-anybody")
-    await page.shows("#key-problem", "does not take this key")
+    await page.shows("#key-problem", "does not accept this key")
     await enter(page, "ключ")
     await page.shows("#key-problem", "printable ASCII")
     await enter(page, ALICE)
@@ -137,7 +137,7 @@ async def test_a_key_that_is_taken_away_ends_the_view(launch: Launch, new_page: 
     await page.row("recent", "task-of-alice").get_by_role("button").click()
     await expect(page["#detail"]).to_be_visible()
     keys.write_text(f"bob:{BOB}\n")
-    await page.shows("#key-problem", "does not take this key")
+    await page.shows("#key-problem", "does not accept this key")
     await expect(page["#view-dashboard"]).to_be_hidden()
     await expect(page["#detail"]).to_be_hidden()
     await enter(page, BOB)

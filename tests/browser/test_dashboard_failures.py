@@ -35,7 +35,7 @@ async def test_ollama_is_down(launch: Launch, new_page: NewPage) -> None:
         await page.shows("#problems", "Ollama does not answer: requests get 503")
         await page.shows("#condition-ollama", "down")
         await page.shows("#condition-gateway", "up")
-        await page.shows("#models-note", "Not known while Ollama does not answer")
+        await page.shows("#models-note", "Unknown, because Ollama does not answer")
         await expect(page.row("recent", "failed-0")).to_contain_text("upstream_unavailable")
         await page.shows("#plot-states-text", "3 failed")
         await page.shoot("ollama-down")
@@ -59,7 +59,7 @@ async def test_models_that_are_not_there_yet_are_named(launch: Launch, upstream:
     """Which of the models that were asked for at the start Ollama does not have yet, stands with the loaded ones."""
     page = await new_page(await launch(OLLAMA_PULL_MODELS="qwen3:0.6b gpt-oss:20b"))
     await page.open("/", "503")
-    await page.shows("#pull-note", "Not there yet: qwen3:0.6b, gpt-oss:20b.")
+    await page.shows("#pull-note", "Still missing: qwen3:0.6b, gpt-oss:20b.")
 
 
 async def test_the_store_is_down_and_comes_back(launch: Launch, new_store: NewStore, new_page: NewPage) -> None:
@@ -76,7 +76,7 @@ async def test_the_store_is_down_and_comes_back(launch: Launch, new_store: NewSt
     await page.shows("#problems", "cannot be listed", seconds=10)
     await gateway.ask("POST", CHAT, (b"X-Task-Id", b"meanwhile"), body=b"{}")
     await page.shows("#condition-store", "down", seconds=12)
-    await page.shows("#problems", "The store is away: requests are served, but tasks cannot be listed")
+    await page.shows("#problems", "The store is down: requests are served, but tasks cannot be listed")
     await page.shows("#condition-unsaved", re.compile("[1-9]"), seconds=12)
     await expect(page.row("recent", "before")).to_be_visible()
     await page.shoot("store-down")
@@ -101,7 +101,7 @@ async def test_the_gateway_goes_and_comes_back(launch: Launch, upstream: Upstrea
     await expect(page.row("recent", "before")).to_be_visible()
     await kill(gateway.process)
     await page.shows("#problems", "The gateway does not answer")
-    await page.shows("#condition-gateway", "away")
+    await page.shows("#condition-gateway", "down")
     await page.shows("#condition-ollama", "?")
     await expect(page.row("recent", "before")).to_be_visible()
     await page.shoot("gateway-away")
@@ -123,7 +123,7 @@ async def test_a_gateway_that_stops_says_so(launch: Launch, upstream: Upstream, 
     await page.open("/", "503", REFUSED)
     await expect(page.row("in-flight", "last")).to_be_visible()
     gateway.process.terminate()
-    await page.shows("#problems", "The gateway is being stopped", seconds=10)
+    await page.shows("#problems", "The gateway is stopping", seconds=10)
     await page.page.close()
     gated.head()
     gated.end()
