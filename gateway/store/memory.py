@@ -1,4 +1,4 @@
-"""The in-process table: the store of a gateway that has none configured. Lost at exit, one worker, bounded.
+"""The in-process table: the store of a gateway that has none configured. Lost at exit, bounded.
 
 Follows the rules of transition.lua and index.lua; tests run both through the same cases. Called by tracker alone.
 """
