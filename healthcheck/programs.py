@@ -25,8 +25,8 @@ SERVICE_LINKS = ("tcp://", "udp://", "sctp://")  # set by Kubernetes: as good as
 STOP_MARGIN_SECONDS = 5  # the gateway writes its last states after the drain
 IN_IMAGE = "LAUNCHER_IN_IMAGE"  # set by the Containerfile
 WRONG_SETTINGS = 2  # the exit code
-# What may hold a password or a key, or makes no sense without one: for the gateway alone.
-GATEWAYS = ("REDIS_", "GATEWAY_API_KEYS", "GATEWAY_WORKERS", "OTEL_")
+# What may hold a password or a key: for the gateway alone.
+GATEWAYS = ("REDIS_", "GATEWAY_API_KEYS", "OTEL_")
 TERMINALS = "OLLAMA_GATEWAY_KEY"  # for the commands of the terminal, which run beside all this
 
 
