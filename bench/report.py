@@ -184,9 +184,11 @@ def _figures(scenario: str, key: str, name: str = "gateway") -> Callable[[Result
     return lambda results: [figures[key] for figures in results.of(scenario).of(name) if key in figures]
 
 
-def _pairs(scenario: str, key: str, base: str, of: Callable[[float, float], float]) -> Callable[[Results], list[float]]:
+def _pairs(
+    scenario: str, key: str, base: str, of: Callable[[float, float], float], name: str = "gateway"
+) -> Callable[[Results], list[float]]:
     def compute(results: Results) -> list[float]:
-        beside: list[tuple[Figures, Figures]] = results.of(scenario).beside("gateway", base)
+        beside: list[tuple[Figures, Figures]] = results.of(scenario).beside(name, base)
         return [of(mine[key], other[key]) for mine, other in beside if other.get(key)]
 
     return compute
