@@ -10,13 +10,17 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
+from tests.chaos.mortal import Mortal
 from tests.support.faults import Frozen, elapse
 from tests.support.outcome import DONE, outcome
 from tests.support.streams import HeldStream
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tests.conftest import Launch, NewStore
     from tests.support.scripted import Upstream
     from tests.support.store import Store
@@ -28,15 +32,25 @@ FOUND_SECONDS = 3 * 1 + 2  # three heartbeats and a little
 LOST = ("FAILED", "lost", "lost")
 
 
-async def test_a_gateway_that_dies_leaves_nothing_behind(launch: Launch, store: Store, upstream: Upstream) -> None:
+@pytest_asyncio.fixture(loop_scope="session")
+async def runner(upstream: Upstream, store: Store, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mortal]:
+    """A gateway that may be killed."""
+    runner = Mortal(tmp_path_factory, upstream, REDIS_URL=store.url, HEARTBEAT_SEC=HEARTBEAT)
+    await runner.start()
+    yield runner
+    await runner.put_down()
+
+
+async def test_a_gateway_that_dies_leaves_nothing_behind(
+    launch: Launch, runner: Mortal, store: Store, upstream: Upstream
+) -> None:
     """When one of two gateways is killed its streams are lost within three heartbeats, the other's go on."""
-    settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": HEARTBEAT}
-    killed, other = await launch(**settings), await launch(**settings)
+    other = await launch(REDIS_URL=store.url, HEARTBEAT_SEC=HEARTBEAT)
     dead, living = [HeldStream() for _ in range(2)], [HeldStream() for _ in range(2)]
-    for gateway, streams in ((killed, dead), (other, living)):
+    for gateway, streams in ((runner, dead), (other, living)):
         for stream in streams:
             await stream.begin(gateway, upstream)
-    killed.process.kill()
+    await runner.kill()
 
     async def are_lost() -> bool:
         return all([(await store.document(stream.task_id))["stage"] == "lost" for stream in dead])
@@ -70,14 +84,13 @@ async def test_an_outage_loses_nobody(launch: Launch, new_store: NewStore, upstr
     assert outcome(await store.document(stream.task_id)) == DONE
 
 
-async def test_many_gateways_see_one_loss(launch: Launch, store: Store, upstream: Upstream) -> None:
+async def test_many_gateways_see_one_loss(launch: Launch, runner: Mortal, store: Store, upstream: Upstream) -> None:
     """Three gateways that look and are asked at once tell the same event of a task whose gateway is gone."""
     settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": HEARTBEAT}
-    runner = await launch(**settings)
     others = [await launch(**settings) for _ in range(3)]
     stream = HeldStream()
     await stream.begin(runner, upstream)
-    runner.process.kill()
+    await runner.kill()
     events: set[str] = set()
 
     async def all_say_lost() -> bool:
