@@ -18,7 +18,7 @@ from bench.filled import fill
 from bench.process import Process, StartFailedError, answers, free_port, frozen, running
 from bench.procstat import Meter, tree
 
-GATEWAYS = ("gateway", "gateway-ids", "gateway-2", "gateway-no-store", "gateway-frozen", "gateway-1k", "gateway-1m")
+GATEWAYS = ("gateway", "gateway-ids", "gateway-no-store", "gateway-frozen", "gateway-1k", "gateway-1m")
 PEERS = ("nginx", "nginx-tuned", "haproxy", "floor", "fastapi", "litellm", "portkey")
 TITLES = {
     "direct": "direct",
@@ -27,7 +27,6 @@ TITLES = {
     "haproxy": "HAProxy",
     "gateway": "gateway",
     "gateway-ids": "gateway, client ids",
-    "gateway-2": "gateway, 2 workers",
     "gateway-no-store": "gateway, no store",
     "gateway-frozen": "gateway, store frozen",
     "gateway-1k": "gateway, 1,000 tasks",
@@ -169,7 +168,6 @@ class _Builder:
             "gateway-ids": lambda: self._tracking(
                 "gateway-ids", self._once("gateway", self._common_gateway), sends_task_ids=True
             ),
-            "gateway-2": lambda: self._tracking("gateway-2", self._gateway(self._store(), GATEWAY_WORKERS="2")),
             "gateway-no-store": lambda: self._plain("gateway-no-store", self._gateway(None)),
             "gateway-frozen": self._frozen,
             "gateway-1k": lambda: self._filled("gateway-1k", 1_000),

@@ -228,12 +228,8 @@ _ASKED = (
     _Asked("List of 50 at 1,000,000 tasks: p99, us", 20_000, True, _figures("list", "p99_us", "gateway-1m"), ",.0f"),
     _Asked("Status read: 1,000,000 to 1,000 tasks", 1.5, True, _growth("status")),
     _Asked("List of 50: 1,000,000 to 1,000 tasks", 1.5, True, _growth("list")),
-    _Asked("2 workers: throughput to 1 worker's", 1.7, False,
-           _pairs("json-32", "per_second", "gateway", _over, "gateway-2")),
-    _Asked("2 workers: CPU per request to 1 worker's", 1.1, True,
-           _pairs("json-32", "proxy_us", "gateway", _over, "gateway-2")),
     _Asked("Start to ready, ms", 1000, True, _figures("start", "ready_ms"), ",.0f"),
-    _Asked("Idle memory of one worker, MiB", 60, True, _figures("start", "idle_mib"), ".1f"),
+    _Asked("Idle memory, MiB", 60, True, _figures("start", "idle_mib"), ".1f"),
 )  # fmt: skip
 
 

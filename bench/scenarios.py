@@ -16,7 +16,7 @@ _PLAIN = ("direct", "nginx", "nginx-tuned", "haproxy", "gateway")
 _FEW = ("direct", "nginx", "haproxy", "gateway")
 _FILLED = ("gateway-1k", "gateway-1m")
 _ALL = (
-    *_PLAIN, "gateway-ids", "gateway-no-store", "gateway-frozen", "gateway-2", "floor", "fastapi", "litellm", "portkey",
+    *_PLAIN, "gateway-ids", "gateway-no-store", "gateway-frozen", "floor", "fastapi", "litellm", "portkey",
 )  # fmt: skip
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -63,7 +63,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         megabytes=50, is_upload=False, seconds=0.7, is_fresh=True,
     ),
     StartScenario(
-        name="start", title="Start and idle memory", variants=("nginx", "haproxy", "gateway", "gateway-2", "fastapi"),
+        name="start", title="Start and idle memory", variants=("nginx", "haproxy", "gateway", "fastapi"),
         seconds=0.5, is_fresh=True,
     ),
     StatusScenario(name="status", title="Status reads, 1 client", variants=_FILLED, clients=1, group="filled"),

@@ -2,7 +2,7 @@
 
 Each half is imported only when it is asked for: the server needs no tables, and a command no server. `--check` only
 says what is wrong with the settings; the launcher asks that before it starts anything. For the server signals wait from
-here on until worker or prefork hear them: none kills a gateway that starts, and none is lost.
+here on until it serves: none kills a gateway that starts, and none is lost.
 """
 
 import signal

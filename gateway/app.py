@@ -1,23 +1,20 @@
 """Composition root: builds the parts from the settings, and sends each request to the relay or to a route.
 
 Before that it turns away pages that may not call (origins) and, where keys are on, whoever has none (access). The
-only module that knows all others. Called by __main__ through `create_app`; tests may do the same.
+only module that knows all others.
 """
 
 import asyncio
 import gc
 import logging
-import signal
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from gateway import __version__, logs
+from gateway import __version__
 from gateway.access import origins
 from gateway.access.keyring import Keyring
 from gateway.access.keys import identify
@@ -29,12 +26,11 @@ from gateway.http.request import Request
 from gateway.http.target import RELAYED_PREFIX, Target, parse
 from gateway.metrics.counts import Counts
 from gateway.metrics.exposition import Metrics
-from gateway.metrics.ledger import Ledger
 from gateway.net.vanished import PeerWatch
 from gateway.relay.exchange import Proxy
 from gateway.routes import dashboard, health, models, tasks
 from gateway.routes import metrics as scraping
-from gateway.settings import Settings, load, pull_progress_file, run_name
+from gateway.settings import Settings, pull_progress_file, run_name
 from gateway.stopping import Drain
 from gateway.store.interface import Store, new_boot
 from gateway.store.memory import MemoryStore
@@ -48,16 +44,9 @@ log = logging.getLogger("gateway")
 _OPEN_TARGETS = frozenset({b"/livez", b"/readyz"}) | dashboard.SHELL_TARGETS
 
 
-def app_of_environment(counts_file: Path | None = None) -> "Gateway":
-    """The gateway as each worker builds it, all from the same environment. They count in a file that they share."""
-    settings = load()
-    logs.set_up(settings.log_level, settings.log_format)
-    return create_app(settings, counts_file)
-
-
-def create_app(settings: Settings, counts_file: Path | None = None) -> "Gateway":
-    """The gateway as an ASGI application. `counts_file` is what several workers share, see ledger."""
-    ledger = Ledger(counts_file)
+def create_app(settings: Settings) -> "Gateway":
+    """The gateway as an ASGI application."""
+    counts = Counts()
     upstream = Upstream(
         settings.upstream_host,
         settings.upstream_port,
@@ -72,16 +61,16 @@ def create_app(settings: Settings, counts_file: Path | None = None) -> "Gateway"
         ttl_running_seconds=settings.ttl_running_seconds,
         ttl_done_seconds=settings.ttl_done_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
-        counts=ledger.counts,
+        counts=counts,
     )
-    proxy = Proxy(upstream, tracker, ledger.counts, max_body_bytes=settings.max_body_bytes)
+    proxy = Proxy(upstream, tracker, counts, max_body_bytes=settings.max_body_bytes)
     drain = Drain(tracker, settings.drain_seconds, settings.drain_notice_seconds)
     keyring = Keyring(settings.api_keys, settings.api_keys_file)
     readiness = _readiness(settings, upstream, tracker, drain)
-    metrics = Metrics(ledger, tracker, has_store=settings.redis_url is not None)
-    routes = _routes(upstream, tracker, drain, keyring, readiness, metrics)
+    metrics = Metrics(counts, tracker, has_store=settings.redis_url is not None)
+    routes = _routes(upstream, tracker, keyring, readiness, metrics)
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
-    return Gateway(proxy, routes, policy, keyring, ledger.counts)
+    return Gateway(proxy, routes, policy, keyring, counts, drain)
 
 
 def _store(settings: Settings, boot: str) -> Store:
@@ -116,7 +105,6 @@ def _readiness(settings: Settings, upstream: Upstream, tracker: Tracker, drain: 
 def _routes(
     upstream: Upstream,
     tracker: Tracker,
-    drain: Drain,
     keyring: Keyring,
     readiness: health.ReadinessProbe,
     metrics: Metrics,
@@ -129,9 +117,6 @@ def _routes(
         measuring = asyncio.create_task(metrics.run(), name="metrics")
         looking = asyncio.create_task(keyring.run(), name="API keys")
         _spare_the_collector()
-        drain.install()
-        if threading.current_thread() is threading.main_thread():  # no other thread may have signal handlers
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, keyring.reload)
         yield
         measuring.cancel()
         looking.cancel()
@@ -176,13 +161,22 @@ class Gateway:
     As an ASGI application it has a lifespan only: the server calls `open` for each request.
     """
 
-    def __init__(self, proxy: Proxy, routes: FastAPI, policy: OriginPolicy, keyring: Keyring, counts: Counts) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        routes: FastAPI,
+        policy: OriginPolicy,
+        keyring: Keyring,
+        counts: Counts,
+        drain: Drain,
+    ) -> None:
         self.routes = routes
+        self.keyring = keyring
         self.counts = counts
+        self.drain = drain
         self.peers = PeerWatch()  # the clients
         self._proxy = proxy
         self._policy = policy
-        self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The routes; their lifespan tells the server who answers requests."""
@@ -217,7 +211,7 @@ class Gateway:
 
     def _admit(self, request: Request) -> Target:
         """What the request asks for; nothing is said about that to those who lack a key."""
-        if self._keyring.is_on and request.target.partition(b"?")[0] not in _OPEN_TARGETS:
+        if self.keyring.is_on and request.target.partition(b"?")[0] not in _OPEN_TARGETS:
             self._identify(request)
         target = parse(request.target)
         if not target.is_relayed and _looks_relayed(target):
@@ -226,7 +220,7 @@ class Gateway:
 
     def _identify(self, request: Request) -> None:
         """Tells the request whose it is. Raises Unauthorized."""
-        caller = identify(self._keyring.current(), request.fields)
+        caller = identify(self.keyring.current(), request.fields)
         if caller is None:
             raise Unauthorized("a valid API key is needed, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
         request.owner, request.sees_all, request.credential = caller.name, caller.sees_all, caller.carriers

@@ -1,37 +1,72 @@
-"""What happens between SIGTERM and the server's own stop: notice, then nothing begins, what runs may finish or is cut.
+"""From a signal to stop to the end of the process: notice, drain, cut, save.
 
-uvicorn closes its listeners first of all, so that a client would see its connection refused instead of a 503, and
-tells running streams nothing. So its signal handler is called only when the last request has ended. Called by app.
+Owns the phases, the moves between them, and the two signals. uvicorn alone would close its listeners first, so that a
+client would see its connection refused instead of a 503, and would tell running streams nothing. So the server is told
+to stop only when the last request has ended.
 """
 
 import asyncio
 import logging
 import signal
-import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Coroutine
 from enum import Enum, auto
 from functools import partial
 from types import FrameType
+from typing import Any, Protocol
 
 from gateway.errors import ShuttingDown
 from gateway.tracking.tracker import Tracker
 
 log = logging.getLogger("gateway")
 
-_Handler = Callable[[int, FrameType | None], object]
 _CUT_SECONDS = 1.0
-_LEAST_SECONDS = 1
 
 
-class _Phase(Enum):
-    """They follow each other in this order; with a notice of 0 seconds there is none."""
+class Phase(Enum):
+    """How far the end of the gateway is."""
 
     SERVING = auto()
     NOTICE = auto()  # the gateway is no longer ready, and serves all the same
     DRAINING = auto()  # new requests are refused, running ones may end
-    STOPPING = auto()  # the server stops
+    CUTTING = auto()  # the requests that still run are cut
+    SAVING = auto()  # the server stops: no new connections, answers written to their end, statuses saved
+    STOPPED = auto()
+
+
+class _Event(Enum):
+    """What moves the gateway from one phase to the next."""
+
+    SIGTERM = auto()
+    SIGINT = auto()
+    OVER = auto()  # what the phase waits for has come, or its time is over
+    ENDED = auto()  # the server has ended
+
+
+_SIGNALS = {signal.SIGTERM: _Event.SIGTERM, signal.SIGINT: _Event.SIGINT}
+
+# An event that has no row here changes no phase.
+_MOVES = {
+    (Phase.SERVING, _Event.SIGTERM): Phase.NOTICE,
+    (Phase.SERVING, _Event.SIGINT): Phase.NOTICE,
+    (Phase.NOTICE, _Event.SIGTERM): Phase.DRAINING,
+    (Phase.NOTICE, _Event.SIGINT): Phase.DRAINING,
+    (Phase.NOTICE, _Event.OVER): Phase.DRAINING,
+    (Phase.DRAINING, _Event.SIGINT): Phase.CUTTING,
+    (Phase.DRAINING, _Event.OVER): Phase.CUTTING,
+    (Phase.CUTTING, _Event.OVER): Phase.SAVING,
+    (Phase.SAVING, _Event.ENDED): Phase.STOPPED,
+}
+
+
+class Server(Protocol):
+    """What listens, and ends the process when it has stopped."""
+
+    def stop(self, seconds: float) -> None:
+        """Takes no further connections; answers that are still being written get so long."""
+
+    def hurry(self) -> None:
+        """Waits for no answer any more."""
 
 
 class Drain:
@@ -45,90 +80,92 @@ class Drain:
         self._tracker = tracker
         self._seconds = seconds
         self._notice_seconds = notice_seconds
-        self._phase = _Phase.SERVING
-        self._notice_is_over = asyncio.Event()
-        self._stopping: asyncio.Task[None] | None = None
-        self._waiting: asyncio.Task[bool] | None = None  # from the end of the notice on
+        self._phase = Phase.SERVING
+        self._server: Server | None = None  # from `install` on
+        self._waiting: asyncio.Task[object] | None = None  # for the end of the phase
+        self._answers_until = 0.0  # by the monotonic clock
+
+    def __repr__(self) -> str:
+        return f"<Drain {self._phase.name}>"
+
+    @property
+    def phase(self) -> Phase:
+        """Where the gateway is on its way to the end."""
+        return self._phase
 
     def has_begun(self) -> bool:
         """Whether a signal to stop has come: the gateway is not ready from then on."""
-        return self._phase is not _Phase.SERVING
+        return self._phase is not Phase.SERVING
 
-    def install(self) -> None:
-        """Goes ahead of the signal handlers that are in place; only a process's main thread has any."""
-        if threading.current_thread() is not threading.main_thread():
-            return
+    def install(self, server: Server) -> None:
+        """Hears the signals from now on, and has `server` stop when it is time. In the main thread only."""
+        self._server = server
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            stop = signal.getsignal(number)
-            if callable(stop):
-                signal.signal(number, partial(self._hear, loop, stop))
+        for number, event in _SIGNALS.items():
+            # Not the loop's own handlers: closing the loop would leave a moment in which a signal kills the process.
+            signal.signal(number, partial(self._hear, loop, event))
 
-    def _hear(self, loop: asyncio.AbstractEventLoop, stop: _Handler, number: int, _: FrameType | None) -> None:
-        loop.call_soon_threadsafe(self._take, number, stop)
+    def end(self) -> None:
+        """The server has ended and all is saved: a signal means nothing any more."""
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        self._take(_Event.ENDED)
 
-    def _take(self, number: int, stop: _Handler) -> None:
-        """A signal: what it means depends on how far the end is."""
-        if self._phase is _Phase.SERVING:
-            self._phase = _Phase.NOTICE
-            if not self._notice_seconds:
-                self._refuse()
-            self._stopping = asyncio.create_task(self._run(number, stop))
-        elif self._phase is _Phase.NOTICE:
-            self._refuse()
-        # A second Ctrl-C does not wait for requests, a further one not for answers.
-        elif number == signal.SIGINT and not self._stop_waiting() and self._phase is _Phase.STOPPING:
-            stop(number, None)
+    def _hear(self, loop: asyncio.AbstractEventLoop, event: _Event, _: int, __: FrameType | None) -> None:
+        """Called by the interpreter, between any two steps of the loop's."""
+        loop.call_soon_threadsafe(self._take, event)
 
-    def _refuse(self) -> None:
-        """The notice is over: no request begins any more."""
-        self._phase = _Phase.DRAINING
-        self._notice_is_over.set()
+    def _take(self, event: _Event) -> None:
+        """Something has happened: what it means depends on the phase."""
+        if self._phase is Phase.SAVING and event is _Event.SIGINT and self._server is not None:
+            self._server.hurry()  # a second Ctrl-C does not wait for requests, a further one not for answers
+        phase = _MOVES.get((self._phase, event))
+        if phase is None:
+            return
+        self._phase = phase
+        if self._waiting is not None:
+            self._waiting.cancel()
+        match phase:
+            case Phase.NOTICE:
+                self._give_notice()
+            case Phase.DRAINING:
+                self._let_finish()
+            case Phase.CUTTING:
+                self._cut(is_hurried=event is _Event.SIGINT)
+            case Phase.SAVING:
+                self._stop_server()
+
+    def _give_notice(self) -> None:
+        if not self._notice_seconds:
+            self._take(_Event.OVER)
+            return
+        log.info("stopping: not ready, and new requests are still served for %g seconds", self._notice_seconds)
+        self._wait_for(asyncio.sleep(self._notice_seconds))
+
+    def _let_finish(self) -> None:
         self._tracker.drain()
-        self._waiting = asyncio.create_task(self._tracker.until_idle(self._seconds))
+        if self._tracker.in_flight:
+            log.info("stopping: %d requests get %g seconds to finish", self._tracker.in_flight, self._seconds)
+        self._answers_until = time.monotonic() + self._seconds
+        self._wait_for(self._tracker.until_idle(self._seconds))
 
-    def _stop_waiting(self) -> bool:
-        """False where nothing is waited for any more."""
-        return self._waiting is not None and self._waiting.cancel()
-
-    async def _run(self, number: int, stop: _Handler) -> None:
-        if self._phase is _Phase.NOTICE:
-            await self._give_notice()
-        seconds_left = await self._let_finish()
+    def _cut(self, *, is_hurried: bool) -> None:
+        if is_hurried:
+            self._answers_until = time.monotonic()
         if self._tracker.in_flight:
             log.warning("stopping: %d requests are cut", self._tracker.in_flight)
             self._tracker.cut_all(ShuttingDown("the gateway was stopped"))
-            await self._tracker.until_idle(_CUT_SECONDS)
-        _give_answers(stop, seconds_left)
-        stop(number, None)
-        self._phase = _Phase.STOPPING
+        self._wait_for(self._tracker.until_idle(_CUT_SECONDS))
 
-    async def _give_notice(self) -> None:
-        """Waits until the notice is over, by the clock or by a second signal."""
-        log.info("stopping: not ready, and new requests are still served for %g seconds", self._notice_seconds)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._notice_seconds):
-                await self._notice_is_over.wait()
-        if self._phase is _Phase.NOTICE:
-            self._refuse()
+    def _stop_server(self) -> None:
+        """A task ends before the last bytes of its answer are out, so these get the rest of the time."""
+        if self._server is not None:
+            self._server.stop(max(0.0, self._answers_until - time.monotonic()))
 
-    async def _let_finish(self) -> float:
-        """Waits for what runs, as long as it may take; the seconds that are left of that."""
-        if self._tracker.in_flight:
-            log.info("stopping: %d requests get %g seconds to finish", self._tracker.in_flight, self._seconds)
-        started = time.monotonic()
-        waiting = self._waiting
-        if waiting is None:
-            return 0.0
-        await asyncio.wait([waiting])
-        return 0.0 if waiting.cancelled() else self._seconds - (time.monotonic() - started)
+    def _wait_for(self, end_of_phase: Coroutine[Any, Any, object]) -> None:
+        self._waiting = asyncio.create_task(end_of_phase)
+        self._waiting.add_done_callback(self._on_waited)
 
-
-def _give_answers(stop: _Handler, seconds: float) -> None:
-    """Lets uvicorn wait so long for answers that are still being written: a task ends before its last bytes are out.
-
-    `stop` is its server's method, and there is no other way to that server from inside the application.
-    """
-    config = getattr(getattr(stop, "__self__", None), "config", None)
-    if config is not None:
-        config.timeout_graceful_shutdown = max(_LEAST_SECONDS, int(seconds))
+    def _on_waited(self, waiting: asyncio.Task[object]) -> None:
+        if not waiting.cancelled():
+            self._take(_Event.OVER)

@@ -25,7 +25,7 @@ STOP_MARGIN_SECONDS = 5  # the gateway writes its last states after the drain
 IN_IMAGE = "LAUNCHER_IN_IMAGE"  # set by the Containerfile
 WRONG_SETTINGS = 2  # the exit code
 # Variables that can contain a password or a key, or make no sense without one: only the gateway gets them.
-GATEWAYS = ("REDIS_", "GATEWAY_API_KEYS", "GATEWAY_WORKERS", "OTEL_")
+GATEWAYS = ("REDIS_", "GATEWAY_API_KEYS", "OTEL_")
 TERMINALS = "OLLAMA_GATEWAY_KEY"  # for the commands of the terminal, which none of these programs runs
 
 

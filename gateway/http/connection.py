@@ -1,7 +1,7 @@
 """One client's HTTP/1.1 connection: the requests in it, its limits, answers in their order, and who has left.
 
 What is no proper request, or takes too long to be one, ends here and reaches nobody. uvicorn makes one of these per
-connection through its public `http` setting and calls `shutdown`; it neither parses nor answers. Used by worker alone.
+connection through its public `http` setting and calls `shutdown`; it neither parses nor answers.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """What one client's connection may take: the numbers of contract 2.5, what is counted for them, how many there may be.
 
-Knows no HTTP. Used by server, and by worker for the number of connections.
+Knows no HTTP.
 """
 
 import logging

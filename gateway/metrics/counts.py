@@ -1,15 +1,14 @@
 """What is counted, as one row of numbers: requests by how they ended, their times and sizes, the store's answers.
 
-Owns every label, all of them from closed sets, and where each number stands. Knows no Prometheus, no clock and no other
-process: ledger has the rows of all workers. Counting is on the hot path: a few additions, never a wait, never an error.
-Called by tracker, writer, server and app; metrics reads what FAMILIES describes.
+Owns every label, all of them from closed sets, and where each number stands. Knows no Prometheus and no clock. Counting
+is on the hot path: a few additions, never a wait, never an error. `exposition` reads what FAMILIES describes.
 """
 
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from gateway.errors import GatewayError
 from gateway.tasks.task import FINAL_RANK, Reason, Stage, State, Task
@@ -31,12 +30,12 @@ _SERVER_CODES = {
 LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
-Kind = Literal["counter", "histogram", "sum", "min"]
+Kind = Literal["counter", "gauge", "histogram"]
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric. `sum` and `min` are gauges, and say how those of several workers become one."""
+    """One metric."""
 
     kind: Kind
     name: str
@@ -48,16 +47,11 @@ class Family:
     width: int  # numbers per series; a histogram has one per bucket, one beyond all of them, and the sum
 
     @property
-    def is_gauge(self) -> bool:
-        return self.kind in ("sum", "min")
-
-    @property
     def end(self) -> int:
         return self.start + self.width * len(self.series)
 
 
 FAMILIES: list[Family] = []
-_FIRST = 1  # number 0 is 1 in a row that is used
 
 
 def _add(
@@ -68,7 +62,7 @@ def _add(
     series: tuple[tuple[str, ...], ...] = ((),),
     buckets: tuple[float, ...] = (),
 ) -> Family:
-    start = FAMILIES[-1].end if FAMILIES else _FIRST
+    start = FAMILIES[-1].end if FAMILIES else 0
     width = len(buckets) + 2 if kind == "histogram" else 1
     FAMILIES.append(Family(kind, name, meaning, labels, series, buckets, start, width))
     return FAMILIES[-1]
@@ -133,13 +127,13 @@ REFUSED = _add(
     tuple((code,) for code in _CODES),
 )
 IN_FLIGHT = _add(
-    "sum",
+    "gauge",
     _PREFIX + "tasks_in_flight",
     "Tasks that have not ended, by stage.",
     ("stage",),
     tuple((stage,) for stage in Stage if stage.rank < FINAL_RANK),
 )
-STORE_UP = _add("min", _PREFIX + "store_up", "Whether the store takes statuses; 0 where any worker finds it away.")
+STORE_UP = _add("gauge", _PREFIX + "store_up", "Whether the store takes statuses.")
 STORE_WRITE = _add(
     "histogram", _PREFIX + "store_write_seconds", "How long the store took for a batch of statuses.", buckets=SHORT
 )
@@ -150,7 +144,7 @@ STORE_WAIT = _add(
     "How long a request was held until the store had its status; one request may wait more than once.",
     buckets=SHORT,
 )
-STORE_UNSAVED = _add("sum", _PREFIX + "store_unsaved", "Statuses that wait to be written.")
+STORE_UNSAVED = _add("gauge", _PREFIX + "store_unsaved", "Statuses that wait to be written.")
 STORE_DROPPED = _add("counter", _PREFIX + "store_dropped", "Ended tasks whose status was forgotten unwritten.")
 LOOP_LAG = _add(
     "histogram",
@@ -158,17 +152,13 @@ LOOP_LAG = _add(
     "How late a timer of each second came: what else the event loop had to do.",
     buckets=SHORT,
 )
-WORKERS = _add("sum", _PREFIX + "workers", "Processes that serve requests.")
-CPU = _add("counter", "process_cpu_seconds", "CPU time of the workers.")
-MEMORY = _add("sum", "process_resident_memory_bytes", "Resident memory of the workers, shared pages in each.")
-OPEN_FILES = _add("sum", "process_open_fds", "File descriptors that the workers have open.")
-MAX_FILES = _add("sum", "process_max_fds", "File descriptors that they may have open.")
-STARTED = _add("min", "process_start_time_seconds", "When the oldest worker started, in Unix seconds.")
+CPU = _add("counter", "process_cpu_seconds", "CPU time of the gateway.")
+MEMORY = _add("gauge", "process_resident_memory_bytes", "Resident memory of the gateway.")
+OPEN_FILES = _add("gauge", "process_open_fds", "File descriptors that the gateway has open.")
+MAX_FILES = _add("gauge", "process_max_fds", "File descriptors that it may have open.")
+STARTED = _add("gauge", "process_start_time_seconds", "When the gateway started, in Unix seconds.")
 
 SIZE = FAMILIES[-1].end
-
-# A list is twice as fast as memory that is shared.
-Row: TypeAlias = "list[float] | memoryview[float]"
 
 _PATH_OF = {"/v1/" + name.replace("_", "/"): at for at, name in enumerate(PATHS) if at}
 _METHOD_OF = {method: at for at, method in enumerate(METHODS[:-1])}
@@ -183,16 +173,10 @@ _REQUEST_BYTES, _RESPONSE_BYTES = REQUEST_BYTES.start, RESPONSE_BYTES.start
 
 
 class Counts:
-    """One process's row; without one, a list of its own. What stands in `row` already is counted on from."""
+    """The row of this process."""
 
-    def __init__(self, row: "Row | None" = None) -> None:
-        self.row: Row = [0.0] * SIZE if row is None else row
-        self.row[0] = 1
-        self._carried = list(self.row)
-        for family in FAMILIES:
-            if family.is_gauge:
-                for at in range(family.start, family.end):
-                    self.row[at] = 0
+    def __init__(self) -> None:
+        self.row = [0.0] * SIZE
 
     # -- what happens, told when it does --
 
@@ -234,23 +218,18 @@ class Counts:
 
     # -- what is, told now and then --
 
-    def show(self, gauge: Family, value: float, series: int = 0) -> None:
-        """What a gauge is now."""
-        self.row[gauge.start + series] = value
+    def show(self, family: Family, value: float, series: int = 0) -> None:
+        """What a gauge is now, or a counter that is kept elsewhere."""
+        self.row[family.start + series] = value
 
     def show_stages(self, tasks: Counter[Stage]) -> None:
         """How many tasks are in flight."""
         for series, stage in enumerate(_STAGES):
             self.show(IN_FLIGHT, tasks[stage], series)
 
-    def carry(self, counter: Family, value: float, series: int = 0) -> None:
-        """What a counter that is kept elsewhere, in this process, stands at."""
-        at = counter.start + series
-        self.row[at] = self._carried[at] + value
-
-    def carry_lost(self, value: int) -> None:
-        """How many tasks this process found lost; whoever ran them could not count their end."""
-        self.carry(TASKS, value, _REASON_OF[Reason.LOST])
+    def show_lost(self, value: int) -> None:
+        """How many tasks this gateway found lost; the gateways that ran them could not count their end."""
+        self.show(TASKS, value, _REASON_OF[Reason.LOST])
 
 
 def _rare_path(path: str) -> int:

@@ -1,8 +1,8 @@
-"""What Prometheus reads: the numbers of all workers, and what Ollama says of itself, as text.
+"""What Prometheus reads: what the gateway has counted, and what Ollama says of itself, as text.
 
 Owns the exposition and what is only read off (gauges, CPU time, the event loop's lag); what happens is counted in
 counts. The only module that knows prometheus_client, whose own registry and counters are not used: they would cost more
-per request than the rest of it. Called by routes/metrics (`render`) and app (`run`).
+per request than the rest of it.
 """
 
 import asyncio
@@ -28,7 +28,6 @@ from prometheus_client.utils import floatToGoString
 from gateway import __version__
 from gateway.metrics import counts
 from gateway.metrics.counts import FAMILIES, Counts, Family
-from gateway.metrics.ledger import Ledger
 from gateway.tasks.task import Stage
 
 MAX_MODELS = 32
@@ -73,38 +72,29 @@ class Tracked(Protocol):
 
 
 class Metrics:
-    """The metrics of a gateway, as one of its workers gives them. `run` keeps what is read off up to date."""
+    """The metrics of a gateway. `run` measures the lag of the event loop as long as the gateway serves."""
 
-    def __init__(self, ledger: Ledger, tracker: Tracked, *, has_store: bool) -> None:
-        self._ledger = ledger
+    def __init__(self, counted: Counts, tracker: Tracked, *, has_store: bool) -> None:
+        self._counts = counted
         self._tracker = tracker
         self._has_store = has_store
-        ledger.counts.show(counts.WORKERS, 1)
-        ledger.counts.show(counts.STARTED, time.time())
-        self._read_off()
-
-    @property
-    def counts(self) -> Counts:
-        """Where this worker counts."""
-        return self._ledger.counts
+        counted.show(counts.STARTED, time.time())
 
     async def run(self) -> None:
-        """Measures the lag of the event loop; where other workers may be scraped, shows them what is read off here."""
+        """Once a second looks how late its timer comes."""
         while True:
             started = time.monotonic()
             await asyncio.sleep(_TICK_SECONDS)
-            self._ledger.counts.observe(counts.LOOP_LAG, time.monotonic() - started - _TICK_SECONDS)
-            if self._ledger.is_shared:
-                self._read_off()
+            self._counts.observe(counts.LOOP_LAG, time.monotonic() - started - _TICK_SECONDS)
 
     def _read_off(self) -> None:
         """Brings to the row what is not counted when it happens."""
-        row, tracker = self._ledger.counts, self._tracker
+        row, tracker = self._counts, self._tracker
         row.show_stages(tracker.stages())
         row.show(counts.STORE_UP, tracker.is_store_up)
         row.show(counts.STORE_UNSAVED, tracker.unsaved)
-        row.carry(counts.STORE_DROPPED, tracker.dropped)
-        row.carry_lost(tracker.lost)
+        row.show(counts.STORE_DROPPED, tracker.dropped)
+        row.show_lost(tracker.lost)
         _read_off_process(row)
 
     def render(self, accept: str, *, is_upstream_up: bool, models: Sequence[ModelMemory]) -> tuple[bytes, str]:
@@ -117,10 +107,9 @@ class Metrics:
         return generate_latest(snapshot), CONTENT_TYPE_PLAIN_0_0_4
 
     def _counted(self) -> Iterator[Metric]:
-        totals = self._ledger.totals()
         for family in FAMILIES:
             if self._has_store or not family.name.startswith(_OF_THE_STORE):
-                yield _metric(family, totals)
+                yield _metric(family, self._counts.row)
 
 
 class _Snapshot(Collector):
@@ -134,19 +123,19 @@ class _Snapshot(Collector):
 
 
 def _read_off_process(row: Counts) -> None:
-    row.carry(counts.CPU, time.process_time())
+    row.show(counts.CPU, time.process_time())
     row.show(counts.MAX_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     with suppress(OSError):  # not Linux
         row.show(counts.OPEN_FILES, len(os.listdir(_PROC / "fd")))
         row.show(counts.MEMORY, int((_PROC / "statm").read_text().split()[1]) * resource.getpagesize())
 
 
-def _metric(family: Family, totals: list[float]) -> Metric:
+def _metric(family: Family, row: list[float]) -> Metric:
     """A family's numbers; series by path that have not counted anything yet are left out."""
     samples = [
-        (labels, totals[start : start + family.width])
+        (labels, row[start : start + family.width])
         for labels, start in zip(family.series, range(family.start, family.end, family.width), strict=True)
-        if "path" not in family.labels or any(totals[start : start + family.width])
+        if "path" not in family.labels or any(row[start : start + family.width])
     ]
     if family.kind == "histogram":
         return _histogram(family, samples)

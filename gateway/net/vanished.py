@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import asyncio  # serve's parent of several workers has no event loop, and stays small
+    import asyncio  # a check of the settings needs no event loop, and loads none
 
 # An idle peer is noticed after 30 + 3 * 10 seconds (contract 3.6).
 KEEPALIVE = (

@@ -1,7 +1,6 @@
 """The sockets on which the gateway listens: all addresses of a host name, at one port.
 
-Owns how they are bound, and the words for why they cannot be. Accepts nothing: that is the server's. Called by serve
-and tools/run.py.
+Owns how they are bound, and the words for why they cannot be. Accepts nothing: that is the server's.
 """
 
 import errno

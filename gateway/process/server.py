@@ -1,87 +1,84 @@
-"""One process that serves: uvicorn's server around the app, from the first signal that may come to the last byte.
+"""The process that serves: uvicorn's server around the application, until the drain has it stop.
 
-The only module that knows uvicorn, but for the protocol in server. Called by serve, in its own process or in each fork.
+Owns uvicorn and when signals are heard. The only module that knows uvicorn, but for `http/connection.py`, which
+uvicorn makes for each client.
 """
 
 import asyncio
-import logging
 import signal
-import socket
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from types import FrameType
+from socket import socket
 
 import uvicorn
 
-from gateway.app import app_of_environment
+from gateway.app import Gateway, create_app
 from gateway.http.connection import GatewayHttpProtocol
 from gateway.http.limits import fitting_connections
+from gateway.settings import Settings
 
-log = logging.getLogger("gateway")
-
-_STOPPING = (signal.SIGTERM, signal.SIGINT)
-# When gateway.stopping has ended the requests, uvicorn gives the answers still being written this long.
-_LEFTOVER_SECONDS = 1
+_LEAST_SECONDS = 1  # uvicorn takes whole seconds, and 0 as no time at all
 
 
-def serve(
-    listeners: list[socket.socket], max_connections: int, counts_file: Path | None = None, parent: int | None = None
-) -> int:
-    """Serves until it is told to stop; the exit code. Takes up the signals that waited until now, see __main__.
-
-    `counts_file` is what several workers share, see ledger; `parent` ends with the process that started them.
-    """
-    config = _config(max_connections, counts_file)
-    server = _Server(config)
-    # Before uvicorn has handlers of its own; and behind, when it raises what stopped it once more: the exit code is 0.
-    for number in _STOPPING:
-        signal.signal(number, server.handle_exit)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the keys are about to be read anyway
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+def serve(settings: Settings, listeners: list[socket]) -> int:
+    """Serves until the process is told to stop; the exit code. Signals have to be blocked, see __main__."""
+    gateway = create_app(settings)
+    config = _config(gateway, settings.max_connections)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        if parent is not None:
-            runner.get_loop().add_reader(parent, partial(_stop_now, runner.get_loop(), parent))
-        runner.run(server.serve(sockets=listeners))
-        signal.pthread_sigmask(signal.SIG_BLOCK, (*_STOPPING, signal.SIGHUP))  # the handlers go, and all is done
+        runner.run(_Server(config, gateway).serve(sockets=listeners))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        gateway.drain.end()
     return 0
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, but for its pulse, and for what a further Ctrl-C brings about: it would skip the application's end.
+    """uvicorn's server. The gateway's drain has the signals, and tells it when to stop."""
 
-    It looks ten times a second whether to stop: nine tenths of what an idle gateway costs without a store.
-    """
-
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
-        self._wake: Callable[[], object] | None = None  # while it waits
+        self._gateway = gateway
+        self._told = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's handlers would stop it at the first signal, and raise that once more at the end."""
+        yield
 
     async def main_loop(self) -> None:
-        """Until it is told to stop."""
-        stopping = asyncio.Event()
-        self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, stopping.set)
-        if not self.should_exit:
-            await stopping.wait()
+        """Hears signals, also those that waited until now, and returns when it is told to stop.
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Also called by the interpreter, between any two steps of the loop's."""
-        super().handle_exit(sig, frame)
-        if self._wake is not None:
-            self._wake()
+        uvicorn's own looks ten times a second: nine tenths of what an idle gateway costs without a store.
+        """
+        loop, reload = asyncio.get_running_loop(), self._gateway.keyring.reload
+        signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(reload))
+        self._gateway.drain.install(self)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        await self._told.wait()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Waits for answers that are still being written, unless it is forced; then statuses are saved, always."""
+    def stop(self, seconds: float) -> None:
+        """Takes no further connections; answers that are still being written get so long."""
+        self.config.timeout_graceful_shutdown = max(_LEAST_SECONDS, int(seconds))
+        self._told.set()
+
+    def hurry(self) -> None:
+        """Waits for no answer any more."""
+        self.force_exit = True
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Waits for answers, unless it has to hurry; then the application's end, which saves the statuses.
+
+        uvicorn skips that end when it hurries. Where it did not, asking for it again changes nothing.
+        """
         await super().shutdown(sockets)
         if self.force_exit:
             await self.lifespan.shutdown()
 
 
-def _config(max_connections: int, counts_file: Path | None) -> uvicorn.Config:
+def _config(gateway: Gateway, max_connections: int) -> uvicorn.Config:
     return uvicorn.Config(
-        partial(app_of_environment, counts_file),
-        factory=True,
-        workers=1,
+        gateway,
+        workers=1,  # else uvicorn reads WEB_CONCURRENCY
         # a BufferedProtocol, which uvicorn only makes and closes
         http=partial(GatewayHttpProtocol, max_connections=fitting_connections(max_connections)),  # type: ignore[arg-type]
         loop="uvloop",
@@ -91,14 +88,6 @@ def _config(max_connections: int, counts_file: Path | None) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=_LEFTOVER_SECONDS,
+        timeout_graceful_shutdown=_LEAST_SECONDS,
         backlog=2048,
     )
-
-
-def _stop_now(loop: asyncio.AbstractEventLoop, parent: int) -> None:
-    """The parent was killed. Nothing is drained: whoever is started in its place needs the port, and soon gives up."""
-    loop.remove_reader(parent)
-    log.error("the parent process is gone: stopping at once")
-    for _ in range(3):  # a second one ends the notice, if there is any, and a third one what runs
-        signal.raise_signal(signal.SIGINT)

@@ -24,7 +24,6 @@ from gateway.settings.validators import matching, one_of, seconds, whole
 from gateway.upstream.models import MAX_MODELS, model_names
 
 MASK = "***"
-_RUN = "GATEWAY_RUN"  # no setting: see `share_run`
 _LAUNCHER_DIRECTORY = "LAUNCHER_DIRECTORY"  # no setting: the launcher's, for what its programs share while they run
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NETWORK = Path("/proc/self/ns/net")
@@ -65,7 +64,6 @@ class Settings:
     algorithm_id: str
     gateway_host: str
     gateway_port: int
-    gateway_workers: int
     max_body_bytes: int
     max_connections: int
     upstream_idle_timeout_seconds: float
@@ -109,15 +107,13 @@ SETTINGS = (
     Setting("GATEWAY_HOST", "0.0.0.0", "a host name or address", "Where to listen: an address, or all "  # noqa: S104
             "addresses of a name. `make run` listens on 127.0.0.1 where it is unset.", validators.host),
     Setting("GATEWAY_PORT", "11535", "1 to 65535", "The port to listen on.", whole(1, 65535)),
-    Setting("GATEWAY_WORKERS", "1", "1 to 64; more than 1 needs a store", "Processes that serve requests.",
-            whole(1, 64)),
     Setting("GATEWAY_INSTANCE", "", "1 to 128 of A-Z a-z 0-9 . _ : @ -", "This gateway's name in statuses, unlike any "
             "other's that uses the same store. Unset: the host's name and the port.",
             matching(r"[A-Za-z0-9._:@\-]{1,128}")),
     Setting("MAX_BODY_BYTES", "268435456", "1 to 1099511627776 bytes", "The longest request body that is taken.",
             whole(1, 2**40)),
-    Setting("MAX_CONNECTIONS", "8000", "1 to 1000000", "How many clients' connections a process serves at once; fewer "
-            "where its file descriptors do not suffice for two each.", whole(1, 1_000_000)),
+    Setting("MAX_CONNECTIONS", "8000", "1 to 1000000", "How many clients' connections the gateway serves at once; "
+            "fewer where its file descriptors do not suffice for two each.", whole(1, 1_000_000)),
     Setting("UPSTREAM_IDLE_TIMEOUT_SEC", "0", "0 (off) to 86400 seconds", "How long Ollama may stay silent. Loading a "
             "model takes minutes of silence.", seconds(0, 86_400)),
     Setting("DRAIN_SEC", "30", "0 to 3600 seconds", "How long requests get to finish after SIGTERM.",
@@ -190,13 +186,10 @@ def _is_path(text: str) -> bool:
 
 def _problems_between(values: Mapping[str, Any]) -> list[str]:
     """What is wrong with values that are each right by themselves."""
-    ttl, beat, workers = (values.get(name) for name in ("TTL_RUNNING", "HEARTBEAT_SEC", "GATEWAY_WORKERS"))
+    ttl, beat = values.get("TTL_RUNNING"), values.get("HEARTBEAT_SEC")
     problems = []
     if ttl is not None and beat is not None and ttl < 5 * beat:
         problems.append(f"TTL_RUNNING={ttl} is not valid; allowed: at least five heartbeats, HEARTBEAT_SEC={beat:g}")
-    stores = [values[name] for name in ("REDIS_HOST", "REDIS_URL") if name in values]
-    if workers is not None and workers > 1 and len(stores) == 2 and not any(stores):
-        problems.append(f"GATEWAY_WORKERS={workers} is not valid; allowed: 1 without a store (set REDIS_HOST)")
     if values.get("REDIS_PASSWORD") and values.get("REDIS_PASSWORD_FILE"):
         problems.append(f"REDIS_PASSWORD={MASK} is not valid; allowed: either it or REDIS_PASSWORD_FILE")
     return problems
@@ -217,7 +210,6 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         algorithm_id=values["ALGORITHM_ID"],
         gateway_host=values["GATEWAY_HOST"],
         gateway_port=values["GATEWAY_PORT"],
-        gateway_workers=values["GATEWAY_WORKERS"],
         max_body_bytes=values["MAX_BODY_BYTES"],
         max_connections=values["MAX_CONNECTIONS"],
         upstream_idle_timeout_seconds=values["UPSTREAM_IDLE_TIMEOUT_SEC"],
@@ -243,13 +235,8 @@ def terminal_peer() -> tuple[str, str | None]:
 
 
 def run_name(settings: Settings) -> str:
-    """`<place>-<run>`: all processes of this gateway have it; another run at the same place has another second half."""
-    return os.environ.get(_RUN) or f"{_place(settings)}-{secrets.token_hex(4)}"
-
-
-def share_run(settings: Settings) -> None:
-    """Makes the processes that this one starts part of one run: together they are one gateway."""
-    os.environ[_RUN] = run_name(settings)
+    """`<place>-<run>`: another run at the same place has another second half."""
+    return f"{_place(settings)}-{secrets.token_hex(4)}"
 
 
 def pull_progress_file() -> Path | None:

@@ -12,10 +12,13 @@ from difflib import SequenceMatcher
 _LINK = re.compile(r"(tcp|udp|sctp)://")
 # The rest of what it sets for each Service.
 _KUBERNETES = re.compile(r"_SERVICE_|_PORT_[0-9]+(_|$)")
-# Ours, but no settings: read by compose.yaml, the terminal's commands and what starts the gateway.
+# A setting once: how many processes serve. 1 asked for what there is now.
+_WORKERS = "GATEWAY_WORKERS"
+_MORE_THAN_ONE = re.compile(r"0*([2-9]|[1-9][0-9]+)")
+# Ours, but no settings: read by compose.yaml and the terminal's commands, or a setting once.
 _OTHER_NAMES = frozenset({
-    "GATEWAY_BIND", "GATEWAY_IMAGE", "GATEWAY_PUBLISH_PORT", "GATEWAY_RUN", "OLLAMA_GATEWAY_KEY", "OLLAMA_GATEWAY_URL",
-    "REDIS_IMAGE", "REDIS_MAXMEMORY",
+    "GATEWAY_BIND", "GATEWAY_IMAGE", "GATEWAY_PUBLISH_PORT", "OLLAMA_GATEWAY_KEY", "OLLAMA_GATEWAY_URL", "REDIS_IMAGE",
+    "REDIS_MAXMEMORY", _WORKERS,
 })  # fmt: skip
 _CLOSE = 0.82  # REDIS_USERNAME is (0.83), REDIS_TLS_URL is not (0.818), which some hosts set beside REDIS_URL
 _CLOSE_FIRST_WORD = 0.6  # else every program's XYZ_LOG_LEVEL would be close to ours
@@ -37,15 +40,19 @@ def warnings_of(environ: Mapping[str, str], names: Iterable[str]) -> list[str]:
     ours = sorted(names)
     links = [name for name in ours if is_service_link(environ.get(name, ""))]
     misspelled = {name: resembled(name, ours) for name in sorted(environ) if _may_be_misspelled(name, environ[name])}
-    return [
+    lines = [
         f"{name} counts as unset: it holds the address of a Kubernetes Service"
         " (set enableServiceLinks: false, or name the Service otherwise)"
         for name in links
-    ] + [
+    ]
+    lines += [
         f"{name} is no setting and has no effect: is {meant} meant?"
         for name, meant in misspelled.items()
         if meant is not None
     ]
+    if _MORE_THAN_ONE.fullmatch(environ.get(_WORKERS, "")):
+        lines.append(f"{_WORKERS} is no longer a setting and has no effect: one process serves")
+    return lines
 
 
 def resembled(name: str, names: Iterable[str]) -> str | None:

@@ -165,7 +165,6 @@ async def test_a_body_over_the_limit_is_413(gateways: Launch, upstream: Upstream
 WRONG_SETTINGS = [
     ("GATEWAY_PORT", "banana"),
     ("GATEWAY_PORT", "70000"),
-    ("GATEWAY_WORKERS", "0"),
     ("REDIS_PORT", "-1"),
     ("REDIS_DB", "x"),
     ("TTL_RUNNING", "0"),
@@ -239,16 +238,22 @@ async def test_what_never_ends_is_no_file_of_secrets(name: str, kind: str, tmp_p
 
 
 async def test_the_start_tells_what_does_not_count(launch: Launch) -> None:
-    """Links of Kubernetes and misspelled names are one warning each, no value is shown, and the gateway serves."""
+    """Links of Kubernetes, misspelled names and former settings are one warning each, and the gateway serves."""
     link = "tcp://10.11.12.13:6379"
     gateway = await launch(
-        REDIS_PORT=link, REDIS_PORT_6379_TCP=link, REDIS_SERVICE_HOST="10.11.12.13", REDIS_HOTS="hunter2"
+        REDIS_PORT=link,
+        REDIS_PORT_6379_TCP=link,
+        REDIS_SERVICE_HOST="10.11.12.13",
+        REDIS_HOTS="hunter2",
+        GATEWAY_WORKERS="4711",
     )
     warnings = [line for line in gateway.log.splitlines() if "WARNING" in line]
-    assert len(warnings) == 2
+    assert len(warnings) == 3
     assert "REDIS_PORT counts as unset" in warnings[0]
     assert "REDIS_HOTS is no setting and has no effect: is REDIS_HOST meant?" in warnings[1]
+    assert "GATEWAY_WORKERS is no longer a setting and has no effect: one process serves" in warnings[2]
     assert "hunter2" not in gateway.log
+    assert "4711" not in warnings[2]
     assert "10.11.12.13" not in gateway.log
 
 

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.faults import elapse
-from tests.support.gateway import workers_of
 from tests.support.outcome import DONE, outcome
 from tests.support.ports import refusing_port
-from tests.support.process import is_alive
 from tests.support.scripted import answering
-from tests.support.streams import WHOLE, HeldStream, streams_of_both
+from tests.support.streams import WHOLE, HeldStream
 from tests.support.unread import only_unread_answers, unread_answers
 from tests.support.waiting import until, within
 
@@ -154,22 +152,6 @@ async def test_nothing_is_waited_for_where_drain_sec_is_nought(
     gateway.process.terminate()
     assert await exit_seconds(gateway, 6) <= AT_ONCE_SECONDS + 2
     assert outcome(await store.document(stream.task_id)) == SHUTDOWN
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_several_workers_drain(launch: Launch, store: Store, upstream: Upstream, number: int) -> None:
-    """With two workers each lets its streams finish: all come whole and are SUCCESS, then all processes are gone."""
-    gateway = await launch(REDIS_URL=store.url, GATEWAY_WORKERS="2", DRAIN_SEC=LONG)
-    streams = await streams_of_both(gateway, upstream, store)
-    workers = workers_of(gateway)
-    gateway.process.send_signal(number)
-    await until(lambda: is_draining(gateway), 30, "it drains")
-    for stream in streams:
-        assert await stream.end() == WHOLE
-    await exit_seconds(gateway, 8)
-    await until(lambda: not any(map(is_alive, workers)), 2, "all processes are gone")
-    for stream in streams:
-        assert outcome(await store.document(stream.task_id)) == DONE
 
 
 async def test_the_end_of_an_answer_is_waited_for(launch: Launch, upstream: Upstream) -> None:

@@ -70,16 +70,12 @@ async def ends_well(gateway: Gateway) -> None:
     gateway.check_log()
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(("has_said", "later"), [(False, 0.0), (False, 0.1), (True, 0.0), (True, 0.1), (True, 0.4)])
-async def test_a_gateway_that_starts_stops_when_told(
-    begin: Begin, workers: str, number: int, has_said: bool, later: float
-) -> None:
+async def test_a_gateway_that_starts_stops_when_told(begin: Begin, number: int, has_said: bool, later: float) -> None:
     """At whatever moment of the start SIGTERM or SIGINT comes, the gateway ends with 0, soon, with no traceback."""
     with refusing_port() as port:
-        store = f"redis://127.0.0.1:{port}"  # several workers need one, and nothing is to be kept
-        gateway = await begin(has_said=has_said, GATEWAY_WORKERS=workers, REDIS_URL=store)
+        gateway = await begin(has_said=has_said, REDIS_URL=f"redis://127.0.0.1:{port}")
         await elapse(later, time.monotonic(), "each moment of the start is to be met")
         gateway.process.send_signal(number)
         await ends_well(gateway)

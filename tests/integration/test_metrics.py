@@ -1,4 +1,4 @@
-"""Owns the promise that /metrics agrees with the tasks there were, over all workers, and holds nothing of anybody's."""
+"""Owns the promise that /metrics agrees with the tasks there were, and holds nothing of anybody's."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 from tests.support.exposition import scrape
-from tests.support.gateway import workers_of
 from tests.support.scripted import JSON, Gated, answering, head, sending, streaming
 from tests.support.waiting import until, within
 from tests.support.wire import request
@@ -248,8 +245,8 @@ def files_in(directory: Path) -> list[Path]:
     return list(directory.iterdir())
 
 
-async def test_one_worker_makes_no_file(launch: Launch, tmp_path: Path) -> None:
-    """Nothing is written to disk where there is nobody to share with."""
+async def test_counting_makes_no_file(launch: Launch, tmp_path: Path) -> None:
+    """Nothing is written to disk."""
     gateway = await launch(TMPDIR=str(tmp_path))
     await gateway.ask("POST", CHAT, body=BODY)
     await scrape(gateway.http)
@@ -271,46 +268,6 @@ async def test_promtool_finds_nothing_wrong(tracked: Gateway) -> None:
     text = (await scrape(tracked.http)).text
     assert check_metrics(text) == (0, "", "")
     assert (await scrape(tracked.http, Accept="application/openmetrics-text")).text.endswith("# EOF\n")
-
-
-# -- several workers --
-
-
-async def ask_often(gateway: Gateway, times: int) -> None:
-    """Requests, each on a connection of its own, so that they spread over the workers."""
-    for _ in range(times):
-        assert (await gateway.ask("POST", CHAT, body=BODY)).head.status == 200
-
-
-async def scrape_anew(gateway: Gateway) -> tuple[float, float]:
-    """Tasks and workers, by a scrape on a connection of its own."""
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", trust_env=False) as http:
-        seen = await scrape(http)
-    return sum(seen.series("tasks_total").values()), seen("workers")
-
-
-async def test_two_workers_add_up_also_after_one_was_killed(
-    launch: Launch, new_store: NewStore, upstream: Upstream, tmp_path: Path
-) -> None:
-    """Whichever worker answers, the counters are those of both; a killed one's stay, and its successor counts on."""
-    gateway = await launch(REDIS_URL=(await new_store()).url, GATEWAY_WORKERS="2", TMPDIR=str(tmp_path))
-    await until(lambda: len(workers_of(gateway)) == 2)
-    await until(lambda: has_workers(gateway, 2))
-    await ask_often(gateway, 40)
-    assert [await scrape_anew(gateway) for _ in range(20)] == [(40, 2)] * 20
-    killed = workers_of(gateway)[0]
-    os.kill(killed, signal.SIGKILL)
-    await until(lambda: killed not in workers_of(gateway) and len(workers_of(gateway)) == 2, 30)
-    await until(lambda: has_workers(gateway, 2), 30)
-    assert [await scrape_anew(gateway) for _ in range(10)] == [(40, 2)] * 10
-    await ask_often(gateway, 20)
-    assert [await scrape_anew(gateway) for _ in range(10)] == [(60, 2)] * 10
-    assert files_in(tmp_path) == []
-
-
-async def has_workers(gateway: Gateway, number: int) -> bool:
-    """Whether so many workers count."""
-    return (await scrape_anew(gateway))[1] == number
 
 
 @pytest.mark.parametrize("target", ["/", "/docs", "/dashboard/index.html", "/metrics"])

@@ -6,20 +6,21 @@ Contract section 4.10. Whole gateways that are killed, restarted or paused are i
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
+from tests.chaos.mortal import Mortal
 from tests.support.faults import Frozen, elapse
-from tests.support.gateway import workers_of
 from tests.support.outcome import DONE, outcome
 from tests.support.streams import HeldStream
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tests.conftest import Launch, NewStore
     from tests.support.scripted import Upstream
     from tests.support.store import Store
@@ -31,31 +32,35 @@ FOUND_SECONDS = 3 * 1 + 2  # three heartbeats and a little
 LOST = ("FAILED", "lost", "lost")
 
 
-async def test_a_worker_that_dies_leaves_nothing_behind(launch: Launch, store: Store, upstream: Upstream) -> None:
-    """When one of two workers is killed its streams are lost within three heartbeats, the other's go on."""
-    gateway = await launch(REDIS_URL=store.url, GATEWAY_WORKERS="2", HEARTBEAT_SEC=HEARTBEAT)
-    by_boot: dict[str, list[HeldStream]] = {}
-    while len(by_boot) < 2:
-        stream = HeldStream()
-        await stream.begin(gateway, upstream)
-        document = await store.document(stream.task_id)
-        by_boot.setdefault(document["extensions"]["boot"], []).append(stream)
-    first, *_ = workers_of(gateway)
-    os.kill(first, signal.SIGKILL)
+@pytest_asyncio.fixture(loop_scope="session")
+async def runner(upstream: Upstream, store: Store, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mortal]:
+    """A gateway that may be killed."""
+    runner = Mortal(tmp_path_factory, upstream, REDIS_URL=store.url, HEARTBEAT_SEC=HEARTBEAT)
+    await runner.start()
+    yield runner
+    await runner.put_down()
 
-    async def lost_boots() -> set[str]:
-        ends = {boot: await store.document(streams[0].task_id) for boot, streams in by_boot.items()}
-        return {boot for boot, document in ends.items() if document["stage"] == "lost"}
 
-    lost = await until(lost_boots, FOUND_SECONDS, "the dead worker's streams are lost")
-    assert len(lost) == 1
-    for boot, streams in by_boot.items():
+async def test_a_gateway_that_dies_leaves_nothing_behind(
+    launch: Launch, runner: Mortal, store: Store, upstream: Upstream
+) -> None:
+    """When one of two gateways is killed its streams are lost within three heartbeats, the other's go on."""
+    other = await launch(REDIS_URL=store.url, HEARTBEAT_SEC=HEARTBEAT)
+    dead, living = [HeldStream() for _ in range(2)], [HeldStream() for _ in range(2)]
+    for gateway, streams in ((runner, dead), (other, living)):
         for stream in streams:
-            if boot in lost:
-                assert outcome(await gateway.ended(stream.task_id)) == LOST
-            else:
-                await stream.end()
-                assert outcome(await gateway.ended(stream.task_id)) == DONE
+            await stream.begin(gateway, upstream)
+    await runner.kill()
+
+    async def are_lost() -> bool:
+        return all([(await store.document(stream.task_id))["stage"] == "lost" for stream in dead])
+
+    await until(are_lost, FOUND_SECONDS, "the dead gateway's streams are lost")
+    for stream in dead:
+        assert outcome(await other.ended(stream.task_id)) == LOST
+    for stream in living:
+        await stream.end()
+        assert outcome(await other.ended(stream.task_id)) == DONE
 
 
 async def test_an_outage_loses_nobody(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
@@ -79,15 +84,13 @@ async def test_an_outage_loses_nobody(launch: Launch, new_store: NewStore, upstr
     assert outcome(await store.document(stream.task_id)) == DONE
 
 
-async def test_many_gateways_see_one_loss(launch: Launch, store: Store, upstream: Upstream) -> None:
-    """Three gateways that look and are asked at once tell the same event of a task whose worker is gone."""
+async def test_many_gateways_see_one_loss(launch: Launch, runner: Mortal, store: Store, upstream: Upstream) -> None:
+    """Three gateways that look and are asked at once tell the same event of a task whose gateway is gone."""
     settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": HEARTBEAT}
-    runner = await launch(**settings, GATEWAY_WORKERS="2")
     others = [await launch(**settings) for _ in range(3)]
     stream = HeldStream()
     await stream.begin(runner, upstream)
-    for pid in workers_of(runner):
-        os.kill(pid, signal.SIGKILL)
+    await runner.kill()
     events: set[str] = set()
 
     async def all_say_lost() -> bool:

@@ -130,12 +130,6 @@ class Gateway:
         return found
 
 
-def workers_of(gateway: Gateway) -> list[int]:
-    """The processes that serve: the parent's children."""
-    children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children").read_text().split()
-    return [int(pid) for pid in children]
-
-
 async def refused_start(**settings: str) -> tuple[int, str]:
     """Start the gateway with settings that must stop it; its exit code and all it wrote."""
     process = await asyncio.create_subprocess_exec(

@@ -81,15 +81,3 @@ async def until_beaten(store: Store, task_id: str, count: int, seconds: float) -
 async def cancel(gateway: Gateway, task_id: str) -> httpx.Response:
     """Ask a gateway to end a task."""
     return await gateway.http.post(f"/tasks/{task_id}/cancel")
-
-
-async def streams_of_both(gateway: Gateway, upstream: Upstream, store: Store) -> list[HeldStream]:
-    """Streams that run, some at each of two workers."""
-    streams: list[HeldStream] = []
-    boots: set[str] = set()
-    while len(boots) < 2:
-        assert len(streams) < 100, "one worker takes all connections"
-        streams.append(HeldStream())
-        await streams[-1].begin(gateway, upstream)
-        boots.add((await store.document(streams[-1].task_id))["extensions"]["boot"])
-    return streams

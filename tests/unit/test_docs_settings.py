@@ -23,7 +23,7 @@ PAGE = (ROOT / "docs" / "settings.md").read_text()
 CONTRACT = {
     "UPSTREAM_BASE": "http://127.0.0.1:11434", "REDIS_HOST": "", "REDIS_PORT": "6379", "REDIS_USER": "default",
     "REDIS_PASSWORD": "", "REDIS_DB": "0", "TTL_RUNNING": "3600", "TTL_DONE": "86400", "HEARTBEAT_SEC": "10",
-    "ALGORITHM_ID": "ollama-openai", "GATEWAY_HOST": "0.0.0.0", "GATEWAY_PORT": "11535", "GATEWAY_WORKERS": "1",
+    "ALGORITHM_ID": "ollama-openai", "GATEWAY_HOST": "0.0.0.0", "GATEWAY_PORT": "11535",
     "REDIS_URL": "", "REDIS_PASSWORD_FILE": "", "GATEWAY_API_KEYS": "", "GATEWAY_API_KEYS_FILE": "",
     "CORS_ALLOW_ORIGINS": "", "ALLOWED_HOSTS": "", "MAX_BODY_BYTES": "268435456", "UPSTREAM_IDLE_TIMEOUT_SEC": "0",
     "DRAIN_SEC": "30", "OLLAMA_PULL_MODELS": "", "LOG_LEVEL": "info", "LOG_FORMAT": "text", "MAX_CONNECTIONS": "8000",
@@ -88,9 +88,9 @@ def test_defaults_become_what_they_say() -> None:
     numbers = {
         "TTL_RUNNING": settings.ttl_running_seconds, "TTL_DONE": settings.ttl_done_seconds,
         "HEARTBEAT_SEC": settings.heartbeat_seconds, "GATEWAY_PORT": settings.gateway_port,
-        "GATEWAY_WORKERS": settings.gateway_workers, "MAX_BODY_BYTES": settings.max_body_bytes,
+        "MAX_BODY_BYTES": settings.max_body_bytes, "MAX_CONNECTIONS": settings.max_connections,
         "UPSTREAM_IDLE_TIMEOUT_SEC": settings.upstream_idle_timeout_seconds, "DRAIN_SEC": settings.drain_seconds,
-        "MAX_CONNECTIONS": settings.max_connections, "DRAIN_NOTICE_SEC": settings.drain_notice_seconds,
+        "DRAIN_NOTICE_SEC": settings.drain_notice_seconds,
     }  # fmt: skip
     assert numbers == {name: float((CONTRACT | LATER)[name]) for name in numbers}
     words = (settings.algorithm_id, settings.gateway_host, settings.log_level, settings.log_format)

@@ -32,7 +32,7 @@ OTHERS = [
     "OLLAMA_ORIGINS", "OLLAMA_DEBUG", "OLLAMA_KEEP_ALIVE", "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_MAX_QUEUE",
     "OLLAMA_NUM_PARALLEL", "OLLAMA_LOAD_TIMEOUT", "OLLAMA_FLASH_ATTENTION", "OLLAMA_NOPRUNE", "OLLAMA_NO_CLOUD",
     "OLLAMA_SCHED_SPREAD", "OLLAMA_KV_CACHE_TYPE", "OLLAMA_LLM_LIBRARY", "OLLAMA_CONTEXT_LENGTH",
-    "OLLAMA_GPU_OVERHEAD", "OLLAMA_MULTIUSER_CACHE", "OLLAMA_GATEWAY_URL", "OLLAMA_GATEWAY_KEY", "GATEWAY_RUN",
+    "OLLAMA_GPU_OVERHEAD", "OLLAMA_MULTIUSER_CACHE", "OLLAMA_GATEWAY_URL", "OLLAMA_GATEWAY_KEY",
     "LAUNCHER_DIRECTORY", "LAUNCHER_GATEWAY_STOP_SECONDS", "READY", "TTL", "DRAIN", "CORS", "MAX", "ALLOWED",
     "UPSTREAM",
 ]  # fmt: skip
@@ -59,6 +59,19 @@ def test_a_misspelled_name_is_told_with_the_right_one(name: str, meant: str) -> 
 def test_other_variables_are_not_told(name: str) -> None:
     """What belongs to another program, or to another part of this one, brings no warning."""
     assert warnings_of({name: "x"}, NAMES) == []
+
+
+@pytest.mark.parametrize("number", ["2", "8", "10", "64", "007"])
+def test_former_workers_are_told(number: str) -> None:
+    """More than one worker is no longer to be had: one warning says so."""
+    (line,) = warnings_of({"GATEWAY_WORKERS": number}, NAMES)
+    assert line == "GATEWAY_WORKERS is no longer a setting and has no effect: one process serves"
+
+
+@pytest.mark.parametrize("number", ["", "1", "01", "0", "x", "tcp://10.0.0.1:80"])
+def test_a_single_worker_is_not_told(number: str) -> None:
+    """One worker is what there is; what is no number asked for nothing."""
+    assert warnings_of({"GATEWAY_WORKERS": number}, NAMES) == []
 
 
 def test_no_variable_of_the_compose_file_is_told() -> None:

@@ -1,10 +1,8 @@
-"""Owns the promise that metrics count right, with labels from closed sets, and lose nothing with a worker."""
+"""Owns the promise that metrics count right, with labels from closed sets."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,6 @@ import pytest
 from gateway import errors
 from gateway.metrics.counts import FAMILIES, SIZE, Counts
 from gateway.metrics.exposition import MAX_MODELS, Metrics, ModelMemory, counts
-from gateway.metrics.ledger import Ledger
 from gateway.store.memory import MemoryStore
 from gateway.tasks.task import Reason, Stage, Task
 from gateway.tracking.tracker import Tracker
@@ -22,13 +19,12 @@ from tests.support.process import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 CHAT = "/v1/chat/completions"
 
 
-def tracker_of(ledger: Ledger) -> Tracker:
-    """A tracker that counts in the ledger's row."""
+def tracker_of(row: Counts) -> Tracker:
+    """A tracker that counts in this row."""
     return Tracker(
         MemoryStore(),
         algorithm_id="a",
@@ -37,7 +33,7 @@ def tracker_of(ledger: Ledger) -> Tracker:
         ttl_running_seconds=60,
         ttl_done_seconds=60,
         heartbeat_seconds=10,
-        counts=ledger.counts,
+        counts=row,
     )
 
 
@@ -53,9 +49,9 @@ def ended(
     return task
 
 
-def scraped(ledger: Ledger, accept: str = "", models: Sequence[ModelMemory] = (), has_store: bool = True) -> Scrape:
-    """What a scrape of this ledger says."""
-    metrics = Metrics(ledger, tracker_of(ledger), has_store=has_store)
+def scraped(row: Counts, accept: str = "", models: Sequence[ModelMemory] = (), has_store: bool = True) -> Scrape:
+    """What a scrape of this row says."""
+    metrics = Metrics(row, tracker_of(row), has_store=has_store)
     text, content_type = metrics.render(accept, is_upstream_up=True, models=models)
     return Scrape(text.decode(), content_type)
 
@@ -64,9 +60,9 @@ def scraped(ledger: Ledger, accept: str = "", models: Sequence[ModelMemory] = ()
                                                (1_801_000, "1800"), (9_999_999, "+Inf")])  # fmt: skip
 async def test_a_time_counts_in_every_bucket_from_its_own_on(end_ms: int, bound: str) -> None:
     """A duration is in the first bucket that is not below it, and in all above."""
-    ledger = Ledger()
-    ledger.counts.ended(ended(end_ms=end_ms))
-    buckets = [sample for sample in scraped(ledger).families["ollama_gateway_request_duration_seconds"].samples
+    row = Counts()
+    row.ended(ended(end_ms=end_ms))
+    buckets = [sample for sample in scraped(row).families["ollama_gateway_request_duration_seconds"].samples
                if sample.name.endswith("_bucket")]  # fmt: skip
     assert [float(sample.labels["le"]) for sample in buckets if sample.value == 0] == [
         number for number in counts.LONG if number < float(bound)
@@ -75,10 +71,10 @@ async def test_a_time_counts_in_every_bucket_from_its_own_on(end_ms: int, bound:
 
 async def test_sums_and_counts_go_with_the_buckets() -> None:
     """A histogram's count is its last bucket, its sum what was observed."""
-    ledger = Ledger()
+    row = Counts()
     for end_ms in (1_500, 2_000):
-        ledger.counts.ended(ended(end_ms=end_ms))
-    seen = scraped(ledger)
+        row.ended(ended(end_ms=end_ms))
+    seen = scraped(row)
     name, path = "request_duration_seconds", "chat_completions"
     assert seen(f"{name}_count", path=path) == seen(f"{name}_bucket", path=path, le="+Inf") == 2
     assert seen(f"{name}_sum", path=path) == 1.5
@@ -95,9 +91,9 @@ def test_buckets_rise_up_to_thirty_minutes() -> None:
 
 async def test_a_clock_set_back_makes_nothing_negative() -> None:
     """A task that ended before it began took no time."""
-    ledger = Ledger()
-    ledger.counts.ended(ended(end_ms=500))
-    assert scraped(ledger)("request_duration_seconds_sum", path="chat_completions") == 0
+    row = Counts()
+    row.ended(ended(end_ms=500))
+    assert scraped(row)("request_duration_seconds_sum", path="chat_completions") == 0
 
 
 @pytest.mark.parametrize(
@@ -118,9 +114,9 @@ async def test_a_clock_set_back_makes_nothing_negative() -> None:
 )
 async def test_paths_count_by_class(path: str, name: str) -> None:
     """The known paths have a label each, all others share one."""
-    ledger = Ledger()
-    ledger.counts.ended(ended(path))
-    assert scraped(ledger).series("requests_total") == {("POST", name, "2xx"): 1}
+    row = Counts()
+    row.ended(ended(path))
+    assert scraped(row).series("requests_total") == {("POST", name, "2xx"): 1}
 
 
 @pytest.mark.parametrize(
@@ -129,19 +125,19 @@ async def test_paths_count_by_class(path: str, name: str) -> None:
 )  # fmt: skip
 async def test_statuses_count_by_class(status: int | None, name: str) -> None:
     """A status counts by its first digit; none, or one of no class, is a class too."""
-    ledger = Ledger()
-    ledger.counts.ended(ended(status=status))
-    assert scraped(ledger).series("requests_total") == {("POST", "chat_completions", name): 1}
+    row = Counts()
+    row.ended(ended(status=status))
+    assert scraped(row).series("requests_total") == {("POST", "chat_completions", name): 1}
 
 
 async def test_hostile_requests_do_not_make_the_series_grow() -> None:
     """A thousand methods and paths that nobody knows make no more series than one does."""
-    ledger = Ledger()
-    ledger.counts.ended(ended("/v1/x", "X"))
-    few = scraped(ledger)
+    row = Counts()
+    row.ended(ended("/v1/x", "X"))
+    few = scraped(row)
     for number in range(1000):
-        ledger.counts.ended(ended(f'/v1/{number}"}}\n\\{{', f"M{number}", 200))
-    many = scraped(ledger)
+        row.ended(ended(f'/v1/{number}"}}\n\\{{', f"M{number}", 200))
+    many = scraped(row)
     assert many.samples.keys() == few.samples.keys()
     assert many.series("requests_total") == {("other", "other", "2xx"): 1001}
 
@@ -149,17 +145,17 @@ async def test_hostile_requests_do_not_make_the_series_grow() -> None:
 @pytest.mark.parametrize("reason", [None, *(reason for reason in Reason if reason is not Reason.LOST)])
 async def test_every_end_counts_by_state_and_reason(reason: Reason | None) -> None:
     """SUCCESS has no reason, FAILED has each of them."""
-    ledger = Ledger()
-    ledger.counts.ended(ended(reason=reason))
-    assert scraped(ledger).series("tasks_total") == {(reason or "", "SUCCESS" if reason is None else "FAILED"): 1}
+    row = Counts()
+    row.ended(ended(reason=reason))
+    assert scraped(row).series("tasks_total") == {(reason or "", "SUCCESS" if reason is None else "FAILED"): 1}
 
 
 async def test_what_was_found_lost_counts() -> None:
     """A task of a gateway that is gone counts where it was found."""
-    ledger = Ledger()
-    tracker = tracker_of(ledger)
+    row = Counts()
+    tracker = tracker_of(row)
     tracker._store.lost = 2
-    text, _ = Metrics(ledger, tracker, has_store=True).render("", is_upstream_up=True, models=())
+    text, _ = Metrics(row, tracker, has_store=True).render("", is_upstream_up=True, models=())
     assert Scrape(text.decode()).series("tasks_total") == {("lost", "FAILED"): 2}
 
 
@@ -177,33 +173,33 @@ def test_every_code_of_ours_can_be_counted() -> None:
 
 async def test_models_are_bounded_and_their_names_are_only_text() -> None:
     """At most 32 models are shown, the largest; a name cannot break out of its label."""
-    names = ['a"} 1\nollama_gateway_workers 7 #\\', *(f"m{number}" for number in range(40)), "n" * 5000]
+    names = ['a"} 1\nollama_gateway_store_up 7 #\\', *(f"m{number}" for number in range(40)), "n" * 5000]
     models = [ModelMemory(name, 10_000 - at, at) for at, name in enumerate(names)]
-    seen = scraped(Ledger(), models=models).series("model_memory_bytes")
+    seen = scraped(Counts(), models=models).series("model_memory_bytes")
     assert list(seen) == [(name,) for name in names[:MAX_MODELS]]
-    long = scraped(Ledger(), models=[models[-1]]).series("model_memory_bytes")
+    long = scraped(Counts(), models=[models[-1]]).series("model_memory_bytes")
     assert [len(name) for (name,) in long] == [200]
 
 
 async def test_openmetrics_where_it_is_asked_for() -> None:
     """`Accept` chooses between the two formats, and whatever else it says changes nothing."""
     asked = "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
-    assert scraped(Ledger(), asked).text.endswith("# EOF\n")
+    assert scraped(Counts(), asked).text.endswith("# EOF\n")
     for other in ("", "*/*", "text/plain", "application/json; version=\r\nx: y"):
-        assert "# EOF" not in scraped(Ledger(), other).text
+        assert "# EOF" not in scraped(Counts(), other).text
 
 
 async def test_the_stores_metrics_need_a_store() -> None:
     """Without a store configured nothing is said of one."""
-    assert any("_store_" in name for name in scraped(Ledger()).families)
-    assert not any("_store_" in name for name in scraped(Ledger(), has_store=False).families)
+    assert any("_store_" in name for name in scraped(Counts()).families)
+    assert not any("_store_" in name for name in scraped(Counts(), has_store=False).families)
 
 
 async def test_the_tasks_in_flight_count_by_stage() -> None:
     """What has not ended is shown with its stage, and no longer once it has."""
-    ledger = Ledger()
-    tracker = tracker_of(ledger)
-    metrics = Metrics(ledger, tracker, has_store=True)
+    row = Counts()
+    tracker = tracker_of(row)
+    metrics = Metrics(row, tracker, has_store=True)
     tasks = [tracker.begin(None, "POST", CHAT, "") for _ in range(3)]
     tracker.forward(tasks[0])
     tracker.forward(tasks[1])
@@ -218,92 +214,9 @@ async def test_the_tasks_in_flight_count_by_stage() -> None:
     assert in_flight() == {}
 
 
-# -- several workers --
-
-WORKER = """
-import sys, time
-from pathlib import Path
-from gateway.metrics import counts
-from gateway.metrics.counts import Counts
-from gateway.metrics.ledger import Ledger
-ledger = Ledger(Path(sys.argv[1]))
-for _ in range(int(sys.argv[2])):
-    ledger.counts.refused("invalid_path")
-ledger.counts.carry(counts.STORE_DROPPED, int(sys.argv[2]))
-ledger.counts.show(counts.STORE_UNSAVED, 1)
-ledger.counts.show(counts.STORE_UP, 1)
-print("counted", flush=True)
-sys.stdin.read()
-"""
-
-
-def worker(file: Path, number: int) -> subprocess.Popen[str]:
-    """A process that has counted `number` refusals and as many dropped, and lives until it is killed."""
-    command = [sys.executable, "-c", WORKER, str(file), str(number)]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "counted\n"
-    return process
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    """SIGKILL: it can bring nothing to an end."""
-    process.kill()
-    process.communicate()
-
-
-def numbers(ledger: Ledger) -> tuple[float, float, float]:
-    """Refused, dropped and unsaved over all workers."""
-    totals = ledger.totals()
-    refused = sum(totals[counts.REFUSED.start : counts.REFUSED.end])
-    return refused, totals[counts.STORE_DROPPED.start], totals[counts.STORE_UNSAVED.start]
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """What workers share, before the first one counts."""
-    path = tmp_path / "counts"
-    path.touch()
-    return path
-
-
-def test_workers_add_up_and_a_killed_one_stays_counted(file: Path) -> None:
-    """Counters are those of all that ever counted, gauges those of the living; a replacement counts on."""
-    first, second = worker(file, 3), worker(file, 4)
-    ledger = Ledger(file)
-    assert numbers(ledger) == (7, 7, 2)
-    end(first)
-    assert numbers(ledger) == (7, 7, 1)
-    replacement = worker(file, 5)
-    assert numbers(ledger) == (12, 12, 2)
-    for process in (second, replacement):
-        end(process)
-    assert numbers(ledger) == (12, 12, 0)
-
-
-def test_a_crash_loop_takes_no_more_room(file: Path) -> None:
-    """Workers that die one after another count in one and the same row."""
-    for _ in range(5):
-        end(worker(file, 1))
-    ledger = Ledger(file)
-    assert sum(bool(row[0]) for row in ledger._rows) == 1
-    assert numbers(ledger) == (5, 5, 0)
-
-
-def test_the_stores_condition_is_the_worst_of_all(file: Path) -> None:
-    """Where one worker finds the store away, so does the sum of them."""
-    other = worker(file, 0)
-    ledger = Ledger(file)
-    ledger.counts.show(counts.STORE_UP, 0)
-    assert ledger.totals()[counts.STORE_UP.start] == 0
-    ledger.counts.show(counts.STORE_UP, 1)
-    assert ledger.totals()[counts.STORE_UP.start] == 1
-    end(other)
-
-
 def test_each_number_has_one_place() -> None:
     """The families stand behind each other, without a gap, under names of their own."""
-    assert [family.start for family in FAMILIES] == [1, *(family.end for family in FAMILIES[:-1])]
+    assert [family.start for family in FAMILIES] == [0, *(family.end for family in FAMILIES[:-1])]
     assert FAMILIES[-1].end == SIZE
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
 
@@ -317,7 +230,7 @@ async def test_the_page_lists_the_metrics_that_there_are() -> None:
     rows = re.findall(r"^\| `((?:ollama_gateway|process)_\w+)` \| (\w+) \|", page, re.MULTILINE)
     there = [
         (name + "_total" if family.type == "counter" else name, family.type)
-        for name, family in scraped(Ledger()).families.items()
+        for name, family in scraped(Counts()).families.items()
     ]
     assert sorted(rows) == sorted(there)
 

@@ -326,7 +326,7 @@ async def test_a_foreign_document_does_not_end_the_look(client: NewClient, serve
     ("boot", "instance", "is_buried"),
     [
         ("m-r1-p1", "gateway", True),  # the former run
-        ("m-r2-p9", "gateway", False),  # another worker of this run
+        ("m-r2-p9", "gateway", False),  # another process of this run
         ("n-r1-p1", "gateway", False),  # another machine that has the same name
         ("m-r1-p1", "another", False),  # another gateway on this machine
         ("old", "gateway", False),  # not a name of ours

@@ -15,7 +15,6 @@ from gateway.errors import NotFound
 from gateway.http import limits
 from gateway.http.connection import GatewayHttpProtocol
 from gateway.metrics.counts import Counts
-from gateway.metrics.ledger import Ledger
 from gateway.net import vanished
 from gateway.net.vanished import PeerWatch
 from tests.support.waiting import until
@@ -73,7 +72,7 @@ class Refusing:
     """An application that refuses each request at once, or keeps it."""
 
     def __init__(self) -> None:
-        self.counts: Counts = Ledger(None).counts
+        self.counts = Counts()
         self.peers = PeerWatch()
         self.opened: list[Request] = []
         self.keeps = False

@@ -32,7 +32,6 @@ GOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("GATEWAY_HOST", "gateway_host",
      {"127.0.0.1": "127.0.0.1", "::": "::", "[::1]": "::1", "my-host.local": "my-host.local"}),
     ("GATEWAY_PORT", "gateway_port", {"1": 1, "65535": 65535}),
-    ("GATEWAY_WORKERS", "gateway_workers", {"1": 1}),
     ("MAX_BODY_BYTES", "max_body_bytes", {"1": 1, "1099511627776": 2**40}),
     ("MAX_CONNECTIONS", "max_connections", {"1": 1, "1000000": 1_000_000}),
     ("UPSTREAM_IDLE_TIMEOUT_SEC", "upstream_idle_timeout_seconds", {"0": 0.0, "86400": 86400.0, "0.25": 0.25}),
@@ -70,7 +69,6 @@ BAD: dict[str, list[str]] = {
     "ALGORITHM_ID": ["a b", "é", "a\n", "x" * 129, "a?", "{}"],
     "GATEWAY_HOST": ["a b", "http://h", "h/", "x" * 256],
     "GATEWAY_PORT": ["0", "65536", "80.0", *NUMBERS],
-    "GATEWAY_WORKERS": ["0", "65", "1.5", *NUMBERS],
     "GATEWAY_INSTANCE": ["a b", "a/b", "a" * 129],
     "MAX_BODY_BYTES": ["0", "1099511627777", "1.5", "256M", *NUMBERS],
     "MAX_CONNECTIONS": ["0", "1000001", "many", *NUMBERS],
@@ -120,7 +118,7 @@ def test_nothing_set_gives_the_defaults() -> None:
     assert isinstance(found, Settings)
     assert (found.upstream_host, found.upstream_port, found.redis_url) == ("127.0.0.1", 11434, None)
     assert (found.ttl_running_seconds, found.ttl_done_seconds, found.heartbeat_seconds) == (3600, 86400, 10)
-    assert (found.gateway_host, found.gateway_port, found.gateway_workers) == ("0.0.0.0", 11535, 1)
+    assert (found.gateway_host, found.gateway_port) == ("0.0.0.0", 11535)
     assert (found.max_body_bytes, found.upstream_idle_timeout_seconds, found.drain_seconds) == (268435456, 0, 30)
     assert (found.algorithm_id, found.log_level, found.log_format) == ("ollama-openai", "info", "text")
     assert found.instance
@@ -165,9 +163,9 @@ def test_a_value_that_cannot_work_is_named(name: str, text: str) -> None:
 
 def test_all_that_is_wrong_is_named_at_once() -> None:
     """Several wrong values give several lines, also faults between values that are right by themselves."""
-    lines = refusal(GATEWAY_PORT="0", LOG_LEVEL="loud", TTL_RUNNING="49", REDIS_URL="redis://:pw@", GATEWAY_WORKERS="x")
+    lines = refusal(GATEWAY_PORT="0", LOG_LEVEL="loud", TTL_RUNNING="49", REDIS_URL="redis://:pw@", MAX_BODY_BYTES="x")
     named = [line.partition("=")[0] for line in lines]
-    assert sorted(named) == ["GATEWAY_PORT", "GATEWAY_WORKERS", "LOG_LEVEL", "REDIS_URL", "TTL_RUNNING"]
+    assert sorted(named) == ["GATEWAY_PORT", "LOG_LEVEL", "MAX_BODY_BYTES", "REDIS_URL", "TTL_RUNNING"]
 
 
 def test_every_wrong_variable_is_named() -> None:
@@ -379,20 +377,6 @@ def test_a_ttl_below_five_heartbeats_is_refused(ttl: str, beat: str, is_good: bo
         (line,) = refusal(**environ)
         assert line.startswith(f"TTL_RUNNING={ttl} ")
         assert f"HEARTBEAT_SEC={beat}" in line
-
-
-def test_several_workers_need_a_store() -> None:
-    """Statuses in one process are no use to another: more than one worker needs REDIS_HOST or REDIS_URL."""
-    (line,) = refusal(GATEWAY_WORKERS="2")
-    assert line.startswith("GATEWAY_WORKERS=2 ")
-    assert load({"GATEWAY_WORKERS": "64", "REDIS_HOST": "h"}).gateway_workers == 64
-    assert load({"GATEWAY_WORKERS": "2", "REDIS_URL": "redis://h"}).gateway_workers == 2
-
-
-def test_a_wrong_address_is_not_the_workers_fault() -> None:
-    """With a store configured wrongly, only the store's variable is named."""
-    (line,) = refusal(GATEWAY_WORKERS="2", REDIS_URL="redis://h:x")
-    assert line.startswith("REDIS_URL=")
 
 
 def test_what_does_not_concern_us_is_not_read() -> None:

@@ -169,13 +169,12 @@ def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     ("gateway.process.server", {"httpx", "httpcore", "rich", "pygments", "gateway.cli", "gateway.pull.puller"}),
     ("gateway.process.start",
      {"uvicorn", "fastapi", "redis", "asyncio", "ssl", "gateway.app", "gateway.cli", "gateway.pull.puller"}),
-    ("gateway.process.prefork", {"uvicorn", "fastapi", "redis", "asyncio", "ssl", "gateway.settings"}),
     ("gateway.pull.puller", {"httpx", "rich", "uvicorn", "fastapi", "redis", "asyncio"}),
     ("gateway.cli", {"uvicorn", "fastapi", "redis", "prometheus_client", "gateway.app"}),
     ("gateway.__main__", {"httpx", "rich", "uvicorn", "fastapi"}),
 ])  # fmt: skip
 def test_each_half_loads_only_its_own(module: str, unwanted: set[str]) -> None:
-    """The server holds no terminal's libraries in memory, a command waits for no server's; who only waits is small."""
+    """The server holds no terminal's libraries in memory, a command waits for no server's."""
     script = f"import {module}, sys, json; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environment({}), capture_output=True, text=True, timeout=120
