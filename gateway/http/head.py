@@ -1,4 +1,4 @@
-"""The head of a client's request, as the parser and the guard have accepted it. Pure."""
+"""The head of a client's request, as the parser and the guard have accepted it, and the caller it names. Pure."""
 
 from gateway.http.headers import Fields
 
@@ -6,7 +6,9 @@ from gateway.http.headers import Fields
 class RequestHead:
     """Method, target and fields. `fields` have lower-case names; `by_name` has the last value of each."""
 
-    __slots__ = ("by_name", "fields", "is_continue_due", "is_http_10", "method", "target")
+    __slots__ = (
+        "by_name", "credential", "fields", "is_continue_due", "is_http_10", "method", "owner", "sees_all", "target",
+    )  # fmt: skip
 
     def __init__(self, method: str, target: bytes, fields: Fields, *, is_http_10: bool) -> None:
         self.method = method
@@ -17,6 +19,16 @@ class RequestHead:
         # The client waits for 100 Continue before it sends the body (RFC 9110 section 10.1.1), and has not got it yet.
         expects = self.by_name.get(b"expect", b"")
         self.is_continue_due = bool(expects) and expects.lower() == b"100-continue" and not is_http_10
+        # The caller, if API keys are on: the key's name, whether it may see the tasks of other keys, and the names of
+        # the fields that carried the key.
+        self.owner = ""
+        self.sees_all = True
+        self.credential: tuple[bytes, ...] = ()
+
+    @property
+    def reader(self) -> str | None:
+        """The key whose tasks the caller may see; None for all tasks."""
+        return None if self.sees_all else self.owner
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of all fields of this (lower-case) name."""

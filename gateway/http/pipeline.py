@@ -17,7 +17,7 @@ _MAX_PIPELINED = 16
 
 
 class Pipeline:
-    """`first` is the request that is being answered, or is to be answered next. The others wait behind it."""
+    """The requests in their order. `first` is being answered, or is the next to be answered; the others wait."""
 
     __slots__ = ("_head_bytes", "_own_bytes", "_waiting", "body_bytes", "first")
 
@@ -49,7 +49,7 @@ class Pipeline:
 
     @property
     def is_refusable(self) -> bool:
-        """Whether an answer that nobody asked for would not be taken for the answer to one of these requests."""
+        """Whether a refusal can be sent: the client would not read it as the answer to one of these requests."""
         return not any(request.is_started or request.is_whole for request in self._all())
 
     def add(self, request: Request) -> None:
@@ -70,7 +70,7 @@ class Pipeline:
             self._count(self.first, -1)
 
     def lose(self) -> None:
-        """The client has left: tells all who answer."""
+        """The client has left: tells the answerers, and forgets the requests."""
         lost = self._all()
         self.first = None
         self._waiting.clear()

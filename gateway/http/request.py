@@ -89,8 +89,8 @@ class Request(RequestHead):
     """
 
     __slots__ = (
-        "_head", "_pieces", "_room_bytes", "answerer", "body_bytes", "credential", "is_chunked", "is_keep_alive",
-        "is_started", "is_whole", "own_lines", "owner", "sees_all", "wire",
+        "_head", "_pieces", "_room_bytes", "answerer", "body_bytes", "is_chunked", "is_keep_alive", "is_started",
+        "is_whole", "own_lines", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -109,11 +109,6 @@ class Request(RequestHead):
         self.is_whole = False
         self.body_bytes = 0  # that have come so far
         self._pieces: list[bytes] = []
-        # the caller, if API keys are on: the key's name, whether it may see the tasks of other keys, and the names of
-        # the fields that carried the key
-        self.owner = ""
-        self.sees_all = True
-        self.credential: tuple[bytes, ...] = ()
         # the answer
         self.answerer: Answerer | None = None  # while it is being answered
         self.is_keep_alive = is_keep_alive
@@ -126,11 +121,6 @@ class Request(RequestHead):
     def __repr__(self) -> str:
         answer = "its answer has begun" if self.is_started else "no answer yet"
         return f"<Request {self.method} {self.target!r}, {'whole' if self.is_whole else 'incomplete'}, {answer}>"
-
-    @property
-    def reader(self) -> str | None:
-        """The key whose tasks the client may see; None for all tasks."""
-        return None if self.sees_all else self.owner
 
     # -- the body --
 
