@@ -52,14 +52,16 @@ class Answerer(Protocol):
 
 
 class Wire(Protocol):
-    """What a request needs of its connection."""
+    """What a request needs of its connection.
+
+    `send` is `write` without its check. It is the transport's own method, and so costs no Python call: a piece of a
+    stream costs five of them (tests/integration/test_cost.py), and would cost six.
+    """
 
     @property
     def is_writable(self) -> bool:
         """Whether the client reads: less than the high-water mark waits to be sent."""
 
-    # As `write`, but it is the transport's own method, which costs no Python call. Each piece of a stream goes this
-    # way: a piece costs five Python calls (tests/integration/test_cost.py), and would cost six.
     send: Callable[[bytes], None]
 
     def write(self, data: bytes) -> None:
@@ -138,7 +140,7 @@ class Request(RequestHead):
         """The part of the body that has come and was not taken yet, or b""."""
         if not self._pieces:
             return b""
-        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        piece = b"".join(self._pieces)
         self._pieces.clear()
         self.wire.take(len(piece))
         return piece
@@ -178,8 +180,8 @@ class Request(RequestHead):
     def write(self, piece: bytes) -> None:
         """Sends a piece of the body, which must not be empty. Raises BodyMismatch if it is longer than the head says.
 
-        The chunk is made here and not by `headers.chunk`, and sent by `Wire.send`: this saves two of the seven Python
-        calls that a piece of a stream would cost (tests/integration/test_cost.py).
+        The chunk is made here and not by `headers.chunk`: a piece of a stream costs five Python calls
+        (tests/integration/test_cost.py), and would cost six.
         """
         if self.is_chunked:
             piece = b"%x\r\n%b\r\n" % (len(piece), piece)
@@ -248,7 +250,7 @@ class Request(RequestHead):
 
 
 class _DateClock:
-    """The current IMF-fixdate (RFC 9110 section 5.6.7), formatted once a second."""
+    """The current IMF-fixdate (RFC 9110 section 5.6.7), formatted once a second: 0.3 us per answer instead of 3.8."""
 
     def __init__(self) -> None:
         self._second = 0
