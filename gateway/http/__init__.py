@@ -1,1 +1,1 @@
-"""The client's side: connections, requests and answers, and the limits on them."""
+"""The client's side: connections, requests and their answers, and their limits."""

@@ -1,8 +1,8 @@
-"""Runs an ASGI application for one request: the gateway's own routes. What is relayed never comes here.
+"""Runs an ASGI application for one request: the gateway's own routes. Relayed requests do not come here.
 
-Knows ASGI's messages (ASGI specification, HTTP) and no route. HEAD is asked as GET, so each GET route answers it: with
-the same head, and the body stays here. The scope carries the Request itself, as `scope["extensions"]["gateway"]`.
-Called by app.
+Knows ASGI's messages (ASGI specification, HTTP), but no route. The application gets HEAD as GET, so each GET route
+answers it with the same head; the body is not sent. The scope has two extensions: `gateway` is the Request itself,
+`gateway.left` is a future that is done once the client has left.
 """
 
 import asyncio
@@ -20,15 +20,15 @@ _running: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks w
 
 
 class AsgiCall:
-    """One request that `application` answers, in a task of its own."""
+    """One request that `application` answers, in a task of its own. Needs a running event loop."""
 
     def __init__(self, application: ASGIApp, request: Request) -> None:
         self._application = application
         self._request = request
-        self._news = asyncio.Event()
-        self._is_lost = False
+        self._changed = asyncio.Event()  # the application may go on
+        self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_read = False  # the application has the whole request
-        self._is_ended = False
+        self._is_ended = False  # it has given the whole answer
 
     def begin(self) -> None:
         self._request.answerer = self
@@ -39,16 +39,14 @@ class AsgiCall:
     # -- what the client does --
 
     def on_request(self) -> None:
-        self._news.set()
+        self._changed.set()
 
     def on_writable(self) -> None:
-        self._news.set()
+        self._changed.set()
 
     def lose(self) -> None:
-        self._is_lost = True
-        self._news.set()
-        if self._request.on_lost is not None:
-            self._request.on_lost()
+        self._left.set_result(None)
+        self._changed.set()
 
     # -- what the application does --
 
@@ -57,7 +55,7 @@ class AsgiCall:
             await self._application(self._scope(), self._receive, self._send)
         except Exception:
             log.exception("a route failed inside the gateway")
-        if self._is_ended or self._is_lost:
+        if self._is_ended or self._left.done():
             return
         if self._request.is_started:
             self._request.break_off()
@@ -81,27 +79,31 @@ class AsgiCall:
             "headers": request.fields,
             "client": None,
             "server": None,
-            "extensions": {"gateway": request},
+            "extensions": {"gateway": request, "gateway.left": self._left},
         }
 
+    @property
+    def _is_over(self) -> bool:
+        return self._is_ended or self._left.done()
+
     async def _receive(self) -> Message:
-        """A piece of the body; behind its end the client's leaving."""
+        """The next piece of the body. After the last one it waits until the client leaves or the answer ends."""
         request = self._request
         request.send_continue()
-        while not (self._is_lost or self._is_ended or (not self._is_read and (request.has_piece or request.is_whole))):
-            self._news.clear()
-            await self._news.wait()
-        if self._is_lost or self._is_ended:
+        while not (self._is_over or (not self._is_read and (request.has_piece or request.is_whole))):
+            self._changed.clear()
+            await self._changed.wait()
+        if self._is_over:
             return {"type": "http.disconnect"}
         self._is_read = request.is_whole
         return {"type": "http.request", "body": request.take(), "more_body": not request.is_whole}
 
     async def _send(self, message: Message) -> None:
         request = self._request
-        while not (request.wire.is_writable or self._is_lost):
-            self._news.clear()
-            await self._news.wait()
-        if self._is_lost:
+        while not (request.wire.is_writable or self._left.done()):
+            self._changed.clear()
+            await self._changed.wait()
+        if self._left.done():
             return
         if message["type"] == "http.response.start":
             fields = own_fields([*message.get("headers", ()), (b"date", http_date())])

@@ -1,8 +1,7 @@
-"""Which header fields pass the gateway, in both directions, and the request head as it goes upstream.
+"""Which header fields pass the gateway in each direction, and the request head that the upstream gets.
 
-Pure. Fields keep their order and their duplicates. Nothing is added to a request; to a response come the task
-id, a Date where Ollama sent none, and `X-Accel-Buffering: no` on event streams. Answers of our own have some more.
-Called by proxy, request and asgi.
+Pure. Fields keep their order and their duplicates. The gateway adds nothing to a request. To a response it adds the
+task id, a Date if Ollama sent none, and `X-Accel-Buffering: no` on event streams; to its own answers some more.
 """
 
 from collections.abc import Iterable
@@ -10,27 +9,27 @@ from collections.abc import Iterable
 Fields = list[tuple[bytes, bytes]]
 
 TASK_ID = b"x-task-id"
-# What each answer of our own says unless it says otherwise: no browser guesses what it is, no page of another site
-# loads it as an image or script, no cache keeps it.
+# Each answer of our own has these fields, unless it has its own value: browsers do not guess its type, pages of other
+# sites cannot load it as an image or a script, caches do not keep it.
 _OWN = {
     b"x-content-type-options": b"nosniff",
     b"cross-origin-resource-policy": b"same-origin",
     b"cache-control": b"no-store",
 }
 
-# RFC 9110 section 7.6.1, plus Keep-Alive, which that section describes but older peers still send.
+# RFC 9110 section 7.6.1. Keep-Alive is obsolete, but older peers still send it.
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
-# Never passed on: answered here (Expect, CORS), rewritten (Host), or ours (X-Task-Id).
+# Not relayed: answered here (Expect, CORS), rewritten (Host), or ours (X-Task-Id).
 _NOT_FOR_UPSTREAM = _HOP_BY_HOP | {b"host", b"expect", b"origin", TASK_ID}
 _NOT_FOR_CLIENT = _HOP_BY_HOP | {TASK_ID}
 _NOT_FOR_UPSTREAM_PREFIXES = (b"proxy-", b"access-control-request-")
-_NOT_FOR_CLIENT_PREFIXES = (b"proxy-", b"access-control-")  # CORS is the gateway's alone
-# A sender cannot make a message lose its framing or its host by nominating them in Connection.
+_NOT_FOR_CLIENT_PREFIXES = (b"proxy-", b"access-control-")  # the gateway alone answers CORS
+# Connection cannot remove these: a message would lose its framing or its host.
 _NOT_NOMINABLE = frozenset({b"content-length", b"host"})
 
 
 def nominated(connection: Iterable[bytes]) -> frozenset[bytes]:
-    """Lower-case names that a message's Connection values declare hop-by-hop (RFC 9110 section 7.6.1)."""
+    """The lower-case names that Connection values declare hop-by-hop (RFC 9110 section 7.6.1)."""
     tokens = (token.strip().lower() for value in connection for token in value.split(b","))
     return frozenset(tokens) - _NOT_NOMINABLE
 
@@ -45,27 +44,27 @@ def request_head(
     is_chunked: bool,
     dropped: Iterable[bytes] = (),
 ) -> bytes:
-    """The request head for the upstream, up to and including its empty line.
+    """The request head for the upstream, with its empty line.
 
-    `fields` have lower-case names, `connection` are the Connection values among them. The framing is the client's:
-    its Content-Length passes as it is, a chunked body is announced as chunked again; never both. `dropped` are the
-    (lower-case) names of fields that carried the gateway's own credential.
+    `fields` have lower-case names, `connection` are the Connection values among them. The framing stays the client's:
+    either its Content-Length, unchanged, or chunked again; never both. `dropped` are the (lower-case) names of the
+    fields that carried the gateway's own credential.
     """
-    stays = _NOT_FOR_UPSTREAM.union(nominated(connection), dropped) if connection or dropped else _NOT_FOR_UPSTREAM
+    removed = _NOT_FOR_UPSTREAM.union(nominated(connection), dropped) if connection or dropped else _NOT_FOR_UPSTREAM
     if is_chunked:
-        stays |= {b"content-length"}
+        removed |= {b"content-length"}
     head = [method, b" ", target, b" HTTP/1.1\r\nhost: ", host, b"\r\n"]
     for name, value in fields:
-        if name not in stays and not name.startswith(_NOT_FOR_UPSTREAM_PREFIXES):
+        if name not in removed and not name.startswith(_NOT_FOR_UPSTREAM_PREFIXES):
             head += (name, b": ", value, b"\r\n")
     head.append(b"transfer-encoding: chunked\r\n\r\n" if is_chunked else b"\r\n")
     return b"".join(head)
 
 
 def response_fields(fields: Fields, *, task_id: str, date: bytes, is_stream: bool) -> Fields:
-    """The fields of an upstream response (lower-case names) as the client gets them.
+    """The response fields that the client gets. `fields` are the upstream's, with lower-case names.
 
-    `date` is an IMF-fixdate, used where the upstream sent none.
+    `date` is an IMF-fixdate; it is used if the upstream sent none.
     """
     names = {name for name, _ in fields}
     dropped = _NOT_FOR_CLIENT
@@ -87,7 +86,7 @@ def response_fields(fields: Fields, *, task_id: str, date: bytes, is_stream: boo
 
 
 def own_fields(fields: Fields) -> Fields:
-    """The fields (lower-case names) of an answer of our own, with what all of them have. HEAD is allowed with GET."""
+    """The fields (lower-case names) of an answer of our own, and those that each has. An Allow with GET gets HEAD."""
     names = {name for name, _ in fields}
     if b"allow" in names:
         fields = [(name, _with_head(value) if name == b"allow" else value) for name, value in fields]
@@ -102,13 +101,13 @@ def _with_head(allowed: bytes) -> bytes:
 
 
 def chunk(piece: bytes, *, is_last: bool) -> bytes:
-    """`piece` as it goes on the wire in a chunked body; the last may be empty (RFC 9112 section 7.1)."""
+    """`piece` as a chunk, and the last chunk behind it if `is_last`; that one may be empty (RFC 9112 section 7.1)."""
     framed = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
     return framed + b"0\r\n\r\n" if is_last else framed
 
 
 def lines(fields: Fields) -> bytes:
-    """Fields as they stand in a message head."""
+    """The field lines of a message head."""
     return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
@@ -121,13 +120,13 @@ def first(fields: Fields, name: bytes) -> bytes | None:
 
 
 def length_of(fields: Fields) -> int | None:
-    """The Content-Length, which has been checked; None where there is none."""
+    """The Content-Length, which was checked before; None if there is none."""
     length = first(fields, b"content-length")
     return None if length is None else int(length)
 
 
 def is_longer(content_length: bytes, most: int) -> bool:
-    """Whether a Content-Length (digits, with any number of leading zeros) is more than `most`."""
+    """Whether a Content-Length (digits, perhaps with leading zeros) is more than `most`."""
     digits = content_length.lstrip(b"0")
     return len(digits) > len(str(most)) or int(digits or b"0") > most
 
@@ -139,5 +138,5 @@ def is_event_stream(fields: Fields) -> bool:
 
 
 def is_encoded(fields: Fields) -> bool:
-    """Whether the body carries a Content-Encoding, so that it cannot be looked into."""
+    """Whether the body has a Content-Encoding, so that the gateway cannot read it."""
     return (first(fields, b"content-encoding") or b"identity").strip().lower() != b"identity"

@@ -131,9 +131,13 @@ def _etags(if_none_match: str | None) -> list[str]:
 
 async def _unless_left(request: Request, answer: Coroutine[Any, Any, str | None]) -> str | None:
     """`answer`, given up when the client leaves: what is answered then reaches nobody."""
-    client: ClientRequest = request.scope["extensions"]["gateway"]
+    left: asyncio.Future[None] = request.scope["extensions"]["gateway.left"]
     waiting = asyncio.ensure_future(answer)
-    client.on_lost = waiting.cancel
+
+    def give_up(_: object) -> None:
+        waiting.cancel()
+
+    left.add_done_callback(give_up)
     try:
         return await waiting
     except asyncio.CancelledError:
@@ -142,7 +146,7 @@ async def _unless_left(request: Request, answer: Coroutine[Any, Any, str | None]
             raise
         return None
     finally:
-        client.on_lost = None
+        left.remove_done_callback(give_up)
 
 
 _NO_DOCUMENT: dict[int | str, dict[str, Any]] = {
