@@ -17,7 +17,7 @@ from gateway.http.headers import Fields, nominated, request_head, response_field
 from gateway.http.target import parse
 from gateway.store import interface as records
 from gateway.store.interface import InvalidCursor, decode_cursor, encode_cursor
-from gateway.store.redis import DOCUMENT_PREFIX
+from gateway.store.layout import DOCUMENT_PREFIX
 from gateway.tasks.task import is_valid_id
 
 EXAMPLES = settings(max_examples=250, deadline=None)
