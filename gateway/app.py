@@ -31,7 +31,7 @@ from gateway.metrics.counts import Counts
 from gateway.metrics.exposition import Metrics
 from gateway.metrics.ledger import Ledger
 from gateway.net.vanished import PeerWatch
-from gateway.relay.exchange import Proxy
+from gateway.relay.proxy import Proxy
 from gateway.routes import dashboard, health, models, tasks
 from gateway.routes import metrics as scraping
 from gateway.settings import Settings, load, pull_progress_file, run_name
