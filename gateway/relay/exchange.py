@@ -35,19 +35,16 @@ class Relay(Protocol):
     tracker: Tracker
     max_body_bytes: int
 
-    def body_too_large(self) -> GatewayError:
-        """The error for a request body of more than `max_body_bytes`."""
-
-    def refuse(self, request: Request, error: GatewayError) -> None:
-        """Answers a request that does not become a task."""
+    def body_too_large(self) -> GatewayError: ...
+    def refuse(self, request: Request, error: GatewayError) -> None: ...
 
 
 class Exchange:
     """One request and its answer.
 
-    The client's connection calls `on_request`, `on_writable` and `lose`, the upstream's connection calls `on_answer`,
-    `on_piece` and `on_taken`; none of them raises. The store may answer before `_hold` returns, so `_hold` is the last
-    call of its caller.
+    The client's connection calls `on_request`, `on_writable` and `lose`; the upstream's connection calls `on_answer`,
+    `on_piece` and `on_taken`. None of them raises. The store may answer before `_hold` returns, so any phase may follow
+    that call.
     """
 
     __slots__ = (
@@ -248,7 +245,7 @@ class Exchange:
     def _take_last(self, piece: bytes) -> None:
         task, watch = self._task, self._end_watch
         task.response_bytes += len(piece)
-        ending = None if watch is None else watch.feed(piece)
+        ending = None if watch is None else watch.feed(piece) or watch.at_end()
         if task.is_final:
             self._end(piece)
         else:
@@ -257,10 +254,8 @@ class Exchange:
 
     def _conclude(self, ending: Ending | None) -> None:
         """Ends the task: the message came whole, or its end event did."""
-        watch = self._end_watch
-        if ending is None and watch is not None:
-            ending = watch.at_end()
-        self._finish(outcome_of_message(self._task.status_code or 0, ending, needs_ending=watch is not None))
+        needs_ending = self._end_watch is not None
+        self._finish(outcome_of_message(self._task.status_code or 0, ending, needs_ending=needs_ending))
 
     # -- HELD: the store learns of the task's stage first --
 
@@ -281,10 +276,10 @@ class Exchange:
                 self._end(piece)
                 return
             self._move(Phase.FLOWING)
-            if phase is Phase.END_HELD:
-                self._request.write(piece)
-            else:
+            if phase is Phase.HEAD_HELD:
                 self._begin_flow()
+            else:
+                self._request.write(piece)
         except Exception:
             self._fail_inside()
         else:
@@ -317,7 +312,7 @@ class Exchange:
         self._fail(GatewayError("internal error in the gateway"))
 
     def _fail(self, error: GatewayError | ClientLeft) -> None:
-        """Ends the exchange and its task: the exchange broke off."""
+        """Ends the exchange and its task, because something broke off."""
         if self._phase is Phase.OVER:
             return
         outcome = outcome_of_failure(error, is_started=self._request.is_started)
