@@ -80,6 +80,8 @@ class Upstream:
                 )
         except (OSError, TimeoutError) as error:
             raise UpstreamUnavailable(_why_not_open(error)) from error
+        if connection.failure is not None:  # lost again before this coroutine went on
+            raise UpstreamUnavailable(str(connection.failure))
         return connection
 
     def release(self, connection: Connection) -> None:

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.errors import UpstreamBroken, UpstreamFailure, UpstreamTimeout, UpstreamUnavailable
-from gateway.upstream.connection import State
+from gateway.upstream.connection import Connection, State
 from gateway.upstream.pool import AwaitedAnswer, Upstream
 from tests.support.ports import refusing_port
 from tests.support.scripted import CHUNKED, Gated, answering, head, sending
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from gateway.http.headers import Fields
-    from gateway.upstream.connection import Connection
     from tests.support.scripted import Exchange, Script
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -610,6 +609,21 @@ async def test_closing_the_pool_closes_what_is_idle(peer: Peer, upstream: Upstre
     upstream.close()
     for connection in peer.connections:
         await within(1, connection.closed.wait(), "closed")
+
+
+async def test_a_connection_that_is_lost_at_once_is_unavailable(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No exchange begins on a connection that was lost while it was being opened."""
+    made = Connection.connection_made
+
+    def made_and_lost(connection: Connection, transport: asyncio.BaseTransport) -> None:
+        made(connection, transport)
+        connection.connection_lost(None)
+
+    monkeypatch.setattr(Connection, "connection_made", made_and_lost)
+    with pytest.raises(UpstreamUnavailable, match="Ollama closed the connection"):
+        await upstream.open()
 
 
 async def test_nobody_listening_is_unavailable() -> None:
