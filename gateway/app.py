@@ -27,7 +27,7 @@ from gateway.http.target import RELAYED_PREFIX, Target, parse
 from gateway.metrics.counts import Counts
 from gateway.metrics.exposition import Metrics
 from gateway.net.vanished import PeerWatch
-from gateway.relay.exchange import Proxy
+from gateway.relay.proxy import Proxy
 from gateway.routes import dashboard, health, models, tasks
 from gateway.routes import metrics as scraping
 from gateway.settings import Settings, pull_progress_file, run_name

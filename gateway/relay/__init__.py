@@ -1,1 +1,1 @@
-"""One request relayed: the exchange, the end of its stream, and what its task becomes."""
+"""Relays one request: admission, the exchange, the end of its stream, and what its task becomes."""

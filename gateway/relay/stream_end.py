@@ -1,30 +1,29 @@
-"""Watches an event stream for its own end, without touching a byte of it.
+"""Watches an event stream for its own end, without changing a byte of it.
 
-Pure. Ollama ends a stream whose generation broke off like one that went well: HTTP 200, clean end of the body. The
-only sign is the missing end event, so SUCCESS needs that event seen (contract 4.4). Called by proxy, once per
-relayed piece.
+Pure. Ollama ends a stream whose generation broke off like one that went well: HTTP 200 and a clean end of the body.
+Only the end event is missing, so SUCCESS needs that event (contract 4.4). ENDS lists these events.
 
-Events are read as the standard has them (HTML, "Server-sent events", "Interpreting an event stream"), the JSON in them
-by its top-level keys. Two things go beyond the standard, since clients and servers do: an event counts as soon as its
-data is whole, for some clients act on the line and not on the blank one behind it; and a line `error: {…}`, which
-llama.cpp's server sends, is an error, though the standard ignores such a field.
+Events are read as the standard says (HTML, "Server-sent events", "Interpreting an event stream"), their JSON by its
+top-level keys. Two rules go beyond the standard, because clients and servers do. An event counts as soon as its data is
+whole, because some clients act on that line and not on the blank line behind it. A line `error: {…}`, which llama.cpp's
+server sends, is an error, although the standard ignores such a field.
 
-Whole events without a sign of an end are not read at all: a piece of them costs one search for each of a few words,
-parts of all that is looked for as it is written. So a key or a name that is spelled with JSON escapes
-(`"\\u0065rror"`) counts nowhere; no server is known to write its own names so.
+A piece of whole events that cannot hold an end is not read at all. It costs one search for each of a few words. So a
+key or a name that is written with JSON escapes (`"\\u0065rror"`) does not count; no known server writes one.
 """
 
 import re
 from enum import Enum
+from typing import NamedTuple
 
 from gateway.relay.top_level import KEPT_BYTES, Shape, TopLevelLook
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANK_LINE = re.compile(rb"\n\r?\n")
-_LONGEST_FIELD = len(b"event")  # of those that count
-_ERROR, _TYPE = b"error", b"type"
-_NO_ERROR = (b"null", b"false", b'""')  # of `"error":…` in good events; OpenAI's clients take it so
-_UNNAMED = (b"", b"message")  # the standard's name for an event without one
+_LONGEST_FIELD = len(b"event")  # of the fields that are read
+_ERROR, _TYPE, _DONE = b"error", b"type", b"[DONE]"
+_NO_ERROR = (b"null", b"false", b'""')  # values of `"error"` in good events; OpenAI's clients read them so
+_UNNAMED = (b"", b"message")  # names of an event that the standard takes for none
 
 
 class Ending(Enum):
@@ -34,28 +33,51 @@ class Ending(Enum):
     ERROR = "error"
 
 
-class Finals:
-    """How the streams of one route end.
+class EndEvent(NamedTuple):
+    """An event that ends a stream.
 
-    `events` maps the names of final events to what they mean, `has_done` says whether `data: [DONE]` is an end. Each of
-    these, and the word `error`, contains one of the two or three `words`.
+    `name` stands in its `event` line, or as `type` in its JSON; `[DONE]` is the whole data. `word` is the part of the
+    name that is searched for.
     """
+
+    name: bytes
+    ending: Ending
+    word: bytes
+
+
+_ERROR_EVENT = EndEvent(_ERROR, Ending.ERROR, _ERROR)
+_CHAT_ENDS = (EndEvent(_DONE, Ending.COMPLETE, _DONE), _ERROR_EVENT)
+# The events that end a stream, by the path that it answers. At most three different words for each.
+ENDS: dict[bytes, tuple[EndEvent, ...]] = {
+    b"/v1/chat/completions": _CHAT_ENDS,
+    b"/v1/completions": _CHAT_ENDS,
+    b"/v1/responses": (
+        EndEvent(b"response.completed", Ending.COMPLETE, b"complete"),
+        EndEvent(b"response.incomplete", Ending.COMPLETE, b"complete"),
+        EndEvent(b"response.failed", Ending.ERROR, b"failed"),
+        _ERROR_EVENT,
+    ),
+    b"/v1/messages": (EndEvent(b"message_stop", Ending.COMPLETE, b"message_stop"), _ERROR_EVENT),
+}
+
+
+class Finals:
+    """The end events of one path, prepared for the search."""
 
     __slots__ = ("events", "has_done", "signs", "types", "words")
 
-    def __init__(
-        self, events: dict[bytes, Ending], words: tuple[bytes, bytes, bytes | None], *, has_done: bool = False
-    ) -> None:
-        self.events = events
-        self.has_done = has_done
-        self.words = words
-        self.types = {b'"%b"' % name: ending for name, ending in events.items()}
-        # What an event has that announces an end, as it is written, beside `"error"`; others may have it, too.
-        names = [name for name in events if name != _ERROR]
-        self.signs = (*names, b"event:error", b"event: error", b"error:", b"[DONE]")
+    def __init__(self, ends: tuple[EndEvent, ...]) -> None:
+        self.has_done = any(end.name == _DONE for end in ends)
+        self.events = {end.name: end.ending for end in ends if end.name != _DONE}
+        self.types = {b'"%b"' % name: ending for name, ending in self.events.items()}
+        first, second, *more = dict.fromkeys(end.word for end in ends)
+        self.words = first, second, more[0] if more else None
+        # Besides `"error"`, one of these stands in every end event, and perhaps in other events.
+        names = [end.name for end in ends if end.name != _ERROR]
+        self.signs = (*names, b"event:error", b"event: error", b"error:")
 
-    def is_announced(self, text: bytes, start: int, end: int) -> bool:
-        """Whether an event of text[start:end] may announce an end: False means that none does."""
+    def may_end(self, text: bytes, start: int, end: int) -> bool:
+        """Whether there may be an end event in text[start:end]. False is certain."""
         if any(text.find(sign, start, end) >= 0 for sign in self.signs):
             return True
         errors = text.count(b'"error"', start, end)
@@ -63,12 +85,21 @@ class Finals:
         return errors > 0 and errors > sum(nulls)
 
 
-class EndWatch:
-    """Finds the end event of one stream in the pieces it is shown, however they are cut.
+_FINALS = {path: Finals(ends) for path, ends in ENDS.items()}
 
-    Where no `event` line names an event, the `type` of its JSON does. An `error` in the JSON is an error whatever the
-    name. A name that comes behind its data makes an event final at the blank line, but takes no end back: a client may
-    have acted on it.
+
+def end_watch(path: bytes) -> "EndWatch | None":
+    """The watch for a stream that answers `path` (as on the wire). None: a clean end of the body is enough."""
+    finals = _FINALS.get(path.rstrip(b"/"))
+    return None if finals is None else EndWatch(finals)
+
+
+class EndWatch:
+    """Finds the end event of one stream, however the pieces are cut.
+
+    An event without an `event` line is named by the `type` of its JSON. An `error` in the JSON is an error whatever the
+    name. A name may come behind the data: then the event counts at its blank line. Such a name takes back no end that
+    was found before it, because a client may have acted on that.
     """
 
     __slots__ = (
@@ -80,21 +111,21 @@ class EndWatch:
         self._finals = finals
         self._word, self._word_2, self._word_3 = finals.words
         # stream
-        self._is_started = False  # no byte order mark can come any more
+        self._is_started = False  # the place of a byte order mark has passed
         self._is_after_cr = False  # a line feed that comes now belongs to the line break before it
         self._is_between = False  # the next byte begins an event
         # event
         self._event = b""  # its name so far
-        self._data: TopLevelLook | None = None  # its data, the lines joined
+        self._data: TopLevelLook | None = None  # its data, with the lines joined
         # line
-        self._head = b""  # of the line, or of the stream, until it is known what it begins
+        self._head = b""  # the start of the line, or of the stream, while its meaning is open
         self._field = b""  # the field whose value goes on in the next piece
-        self._value: bytes | TopLevelLook = b""  # of that field, where it is no data
+        self._value: bytes | TopLevelLook = b""  # the value of that field, if it is not `data`
 
     def feed(self, piece: bytes) -> Ending | None:
-        """The ending that `piece` announces, if any: the first."""
-        # Nearly every piece is one event without any of the words. `find` takes half of what `in` does, a loop a third
-        # more than this.
+        """The first ending that `piece` announces, or None."""
+        # Nearly every piece is one event without any of the words. `find` takes half the time of `in`, and a loop takes
+        # a third more than these three lines.
         line_end = piece[-2:]
         if (
             self._is_between
@@ -107,7 +138,7 @@ class EndWatch:
         return self._read(piece)
 
     def at_end(self) -> Ending | None:
-        """The ending that a last line without a line break announces once the body is complete: its value is whole."""
+        """The ending in a last line without a line break. The body is complete, so the value of that line is whole."""
         if self._field == b"data" and self._data is not None:
             is_whole = self._data.shape is Shape.WHOLE or self._is_done(self._data)
             return self._ending_of(self._data) if is_whole else None
@@ -131,12 +162,12 @@ class EndWatch:
         return self._read_lines(piece[start:])
 
     def _skip_events(self, piece: bytes, start: int) -> int:
-        """Where the events end that begin at `start` and announce nothing for certain."""
+        """Returns the end of the events that begin at `start`, or `start` if one of them may be an end event."""
         last = max(piece.rfind(b"\n\n", start), piece.rfind(b"\n\r\n", start))
         if last < 0 or not self._is_between:
             return start
         end = piece.index(b"\n", last + 1) + 1
-        return start if self._finals.is_announced(piece, start, end) else end
+        return start if self._finals.may_end(piece, start, end) else end
 
     def _read_lines(self, text: bytes) -> Ending | None:
         if self._is_after_cr and text:
@@ -153,12 +184,12 @@ class EndWatch:
         return None
 
     def _read_line(self, part: bytes, *, is_whole: bool) -> Ending | None:
-        """Reads what a piece has of one line; the ending that the line announces, once it is whole."""
+        """Reads the part of a line that a piece has. Returns the ending that the whole line announces."""
         if not self._field:
             part = self._head + part
             name, _, value = part.partition(b":")
             if not is_whole and not value and len(name) <= _LONGEST_FIELD:
-                self._head = part  # a space that comes now is not yet of the value
+                self._head = part  # a space that comes now is not a part of the value
                 return None
             self._head = b""
             if is_whole and not part:
@@ -194,7 +225,7 @@ class EndWatch:
         return None
 
     def _end_event(self) -> Ending | None:
-        """The blank line. An event without data is none, whatever its name."""
+        """Takes the blank line. An event without data does not count, whatever its name."""
         ending = None if self._data is None else self._finals.events.get(self._event)
         self._event, self._data = b"", None
         return ending
@@ -202,7 +233,7 @@ class EndWatch:
     def _ending_of(self, data: TopLevelLook) -> Ending | None:
         if self._is_done(data):
             return Ending.COMPLETE
-        # Only of a whole object are there values for certain.
+        # The values of an object are final once it is whole.
         values = data.values if data.shape is Shape.WHOLE else {}
         if values.get(_ERROR, b"null") not in _NO_ERROR:
             return Ending.ERROR
@@ -211,29 +242,4 @@ class EndWatch:
         return self._finals.events.get(self._event)
 
     def _is_done(self, data: TopLevelLook) -> bool:
-        return self._finals.has_done and data.head.strip() == b"[DONE]"
-
-
-_CHAT = Finals({b"error": Ending.ERROR}, (b"error", b"[DONE]", None), has_done=True)
-_RESPONSES = Finals(
-    {
-        b"response.completed": Ending.COMPLETE,
-        b"response.incomplete": Ending.COMPLETE,
-        b"response.failed": Ending.ERROR,
-        b"error": Ending.ERROR,
-    },
-    (b"error", b"complete", b"failed"),
-)
-_MESSAGES = Finals({b"message_stop": Ending.COMPLETE, b"error": Ending.ERROR}, (b"error", b"message_stop", None))
-_FINALS = {
-    b"/v1/chat/completions": _CHAT,
-    b"/v1/completions": _CHAT,
-    b"/v1/responses": _RESPONSES,
-    b"/v1/messages": _MESSAGES,
-}
-
-
-def end_watch(path: bytes) -> EndWatch | None:
-    """The watch for a stream answered on `path` (as on the wire); None where a clean end is all there is."""
-    finals = _FINALS.get(path.rstrip(b"/"))
-    return None if finals is None else EndWatch(finals)
+        return self._finals.has_done and data.head.strip() == _DONE

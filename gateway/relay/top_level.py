@@ -1,19 +1,18 @@
-"""Looks for a few keys of a JSON object that comes in pieces, without holding it.
+"""Finds a few top-level keys of a JSON object that comes in pieces, without holding the object.
 
-Pure. Called by tail, for the few events whose bytes hold a word that could announce an end. It holds some hundred bytes
-whatever the object's size, and reads every byte once. It trusts that what lies between the brackets is JSON: it tells
-an object that is whole from one that is not, no more.
+Pure. `stream_end` uses it for the few events that may end a stream. It reads every byte once and holds some hundred
+bytes, whatever the size of the object. It does not validate JSON: it only tells a whole object from one that is not.
 """
 
 import re
 from enum import Enum
 
-# As much of a key or a value as is kept. All that are looked for are shorter, so a longer one is none of them.
+# How much of a key or a value is kept. All wanted ones are shorter, so a longer one is not wanted.
 KEPT_BYTES = 64
 
-# All up to the next bracket; it stops before a string that is not whole.
+# Everything up to the next bracket. It stops before a string that is not whole.
 _UP_TO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
-# A member whose value is no object and no array, with the comma behind it; most of an event are such.
+# A member whose value is no object and no array, with the comma behind it. Most members of an event match.
 _MEMBER = re.compile(
     rb'[ \t\r\n]*+"((?:[^"\\]++|\\.)*+)"[ \t\r\n]*+:'
     rb'[ \t\r\n]*+("(?:[^"\\]++|\\.)*+"|[^"{}\[\],: \t\r\n]++)[ \t\r\n]*+,',
@@ -26,21 +25,21 @@ _OPENING, _CLOSING = b"{[", b"}]"
 
 
 class Shape(Enum):
-    """What the text is, as far as it has come."""
+    """What the text is so far."""
 
-    EMPTY = "nothing but white space"
+    EMPTY = "only white space"
     OPEN = "an object that is not whole yet"
     WHOLE = "one object"
-    OTHER = "no object"
-    BROKEN = "an object with something behind it"
+    OTHER = "not an object"
+    BROKEN = "an object with other text behind it"
 
 
 class TopLevelLook:
-    """The values of some top-level keys of one JSON text, whatever their order, their white space and the pieces.
+    """The values of the `wanted` top-level keys of one JSON text, in any order, with any white space, in any pieces.
 
     `values` has them as they are written, without white space around them and cut at KEPT_BYTES: `"text"`, `null`, `{`
-    for an object, `[` for an array. The last of equal keys counts, as in `json.loads`. Keys are compared as written:
-    one that is spelled with escapes is not found. `head` is the start of a text that is no object.
+    for an object, `[` for an array. The last of equal keys counts, as in `json.loads`. Keys are compared as they are
+    written, so a key with escapes is not found. `head` is the start of a text that is not an object.
     """
 
     __slots__ = (
@@ -54,13 +53,13 @@ class TopLevelLook:
         self._wanted = wanted
         self._depth = 0
         self._is_in_string = False
-        self._is_escaped = False  # the last piece ended behind a backslash
-        self._is_value = False  # behind the colon of a member of the object itself
+        self._is_escaped = False  # the last piece ended with a backslash
+        self._is_value = False  # the colon of a top-level member has come
         self._key = b""
         self._value = b""
 
     def feed(self, piece: bytes) -> None:
-        """The next bytes of the text."""
+        """Reads the next bytes of the text."""
         at = 0
         if self.shape is Shape.EMPTY:
             piece = piece.lstrip(_SPACE)
@@ -77,7 +76,7 @@ class TopLevelLook:
             self.head = _with(self.head, piece, 0, len(piece))
 
     def _read_object(self, piece: bytes, at: int) -> int:
-        """Reads to the end of the piece, or of the object; where that is."""
+        """Reads to the end of the piece or of the object. Returns that place."""
         while at < len(piece) and self._depth:
             if self._is_in_string:
                 at = self._read_string(piece, at)
@@ -88,17 +87,17 @@ class TopLevelLook:
         return at
 
     def _read_string(self, piece: bytes, at: int) -> int:
-        """To behind the closing quote; what stands in the object itself is kept."""
+        """Reads past the closing quote. A top-level string is kept."""
         start, at = at, at + self._is_escaped
         match = _UP_TO_QUOTE.match(piece, at)
         end = match.end() if match else at
-        self._is_escaped = piece[end:] == b"\\"  # the last byte, and alone
+        self._is_escaped = piece[end:] == b"\\"  # a single backslash as the last byte
         self._is_in_string = end + self._is_escaped == len(piece)
         self._keep(piece, start, end + (self._is_escaped or self._is_value))
         return end + 1
 
     def _read_member(self, piece: bytes, at: int) -> int:
-        """To behind the next mark of the object itself."""
+        """Reads past the next mark at the top level."""
         if not (self._is_value or self._key):
             while member := _MEMBER.match(piece, at):
                 if member[1] in self._wanted:
@@ -128,7 +127,7 @@ class TopLevelLook:
             self._depth, self.shape = 0, Shape.WHOLE
 
     def _skip(self, piece: bytes, at: int) -> int:
-        """To behind the next bracket inside a value; what stands there is nothing that is looked for."""
+        """Reads past the next bracket inside a value. Nothing there is wanted."""
         match = _UP_TO_BRACKET.match(piece, at)
         end = match.end() if match else at
         mark = piece[end : end + 1]
@@ -150,5 +149,5 @@ class TopLevelLook:
 
 
 def _with(kept: bytes, piece: bytes, start: int, end: int) -> bytes:
-    """`kept` and what is added to it, up to KEPT_BYTES."""
+    """`kept` with piece[start:end] added, up to KEPT_BYTES."""
     return (kept + piece[start : min(end, start + KEPT_BYTES)])[:KEPT_BYTES]

@@ -51,7 +51,10 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment asks for, checked. Durations in seconds, sizes in bytes, 0 = off where said so."""
+    """What the environment asks for, checked. Durations in seconds, sizes in bytes, 0 = off where said so.
+
+    It has one field for each setting.
+    """
 
     upstream_host: str
     upstream_port: int

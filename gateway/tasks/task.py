@@ -177,7 +177,8 @@ def _cut(text: str, most: int) -> str:
 class Task:
     """One relayed request, as this gateway knows it. Times are Unix milliseconds, sizes are body bytes.
 
-    `attempt` 0 means that the store has not said yet which attempt this is (the id came from the client).
+    `attempt` 0 means that the store has not said yet which attempt this is (the id came from the client). It has one
+    field for each value of the status document.
     """
 
     task_id: str

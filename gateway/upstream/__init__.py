@@ -1,1 +1,1 @@
-"""Ollama's side: a pool of connections, and what its answers are made of."""
+"""Ollama's side: the pool of connections, one connection, and how an answer is read."""

@@ -1,7 +1,7 @@
-"""The models that OLLAMA_PULL_MODELS asks for: their names, which are missing, and how far pulling them has come.
+"""The models of OLLAMA_PULL_MODELS: their names, which are missing, and the progress of the pull.
 
-Owns what the pull program and the gateway share: how names compare, and the progress file between the two, which the
-one replaces as a whole and the other reads. Talks to nobody. Called by settings, pull and routes/health.
+Owns what the pull program and the gateway share: how names compare, and the progress file. The pull program replaces
+that file as a whole, and the gateway reads it. This module sends no requests.
 """
 
 import json
@@ -19,7 +19,7 @@ _DEFAULT_HOST, _DEFAULT_NAMESPACE, _DEFAULT_TAG = "registry.ollama.ai", "library
 
 
 def model_names(text: str) -> tuple[str, ...]:
-    """The names in `text`, separated by white space or commas, each model once. Raises ValueError for what is none."""
+    """The names in `text`, separated by white space or commas, each model once. Raises ValueError for a bad name."""
     named: dict[str, str] = {}
     for name in text.replace(",", " ").split():
         if not _NAME.fullmatch(name):
@@ -31,13 +31,13 @@ def model_names(text: str) -> tuple[str, ...]:
 
 
 def missing_models(wanted: Iterable[str], present: Iterable[str]) -> list[str]:
-    """What of `wanted` is not among `present`, in the order of `wanted`."""
+    """The models of `wanted` that are not in `present`, in the order of `wanted`."""
     there = {_comparable(name) for name in present}
     return [name for name in wanted if _comparable(name) not in there]
 
 
 def _comparable(name: str) -> str:
-    """One spelling for all of one model: Ollama leaves its own defaults out of what it lists, and ignores case."""
+    """One spelling per model. Ollama leaves its defaults out of the names that it lists, and ignores case."""
     *place, model = name.lower().split("/")
     if len(place) == 2 and place[0] == _DEFAULT_HOST:
         del place[0]
@@ -47,7 +47,7 @@ def _comparable(name: str) -> str:
 
 
 def listed_models(body: bytes) -> list[str]:
-    """The names in an answer of Ollama's `/api/tags`. Raises ValueError where it is none."""
+    """The names in an answer of Ollama's `/api/tags`. Raises ValueError if `body` is no such answer."""
     try:
         return [str(model["name"]) for model in json.loads(body)["models"] or ()]
     except (KeyError, TypeError, RecursionError) as error:
@@ -56,25 +56,25 @@ def listed_models(body: bytes) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the pull program is at; `percent` is None while the size is not known. `pid` is that program's."""
+    """The model that the pull program pulls now. `percent` is None while the size is unknown; `pid` is that program."""
 
     pid: int
     pulling: str
     percent: int | None
 
     def write(self, file: Path) -> None:
-        """Puts it in place of what is there: a reader sees the one or the other, never a half."""
+        """Replaces the file in one step: a reader sees the old text or the new one, never a part."""
         draft = file.with_suffix(".new")
         draft.write_text(json.dumps(asdict(self)), encoding="utf-8")
         draft.replace(file)
 
 
 def read_progress(file: Path | None) -> Progress | None:
-    """What the pull program wrote last; None where it wrote nothing, or has ended without a word."""
+    """What the pull program wrote last; None if it wrote nothing, or is no longer running."""
     try:
         progress = Progress(**json.loads(file.read_bytes())) if file else None
         if progress:
-            os.kill(progress.pid, 0)  # signal 0 only asks whether the process is there
-    except (OSError, ValueError, TypeError):  # no file, no process, or a file of somebody else's making
+            os.kill(progress.pid, 0)  # signal 0 only asks whether the process exists
+    except (OSError, ValueError, TypeError):  # no file, no process, or a file that is not the pull program's
         return None
     return progress

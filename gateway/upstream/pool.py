@@ -1,7 +1,7 @@
-"""Ollama as an HTTP/1.1 peer: a keep-alive pool of small connections, and questions of the gateway's own.
+"""Ollama as an HTTP/1.1 peer: a pool of kept-alive connections, and the gateway's own requests.
 
-Knows nothing of tasks or clients. Called by proxy (one `Connection` per exchange) and, as a coroutine, by the probes.
-Written for one purpose: beside general clients it costs a fortieth of the popular one.
+It knows nothing of tasks or clients. The relay takes one `Connection` per exchange; the probes await `get`. It is
+written for this purpose alone, and costs a fortieth of a popular general client.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from gateway.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnavailable
 from gateway.http.headers import Fields
 from gateway.net.vanished import PeerWatch
-from gateway.upstream.connection import Connection
+from gateway.upstream.connection import Connection, State
 
 log = logging.getLogger("gateway.upstream")
 
@@ -27,9 +27,9 @@ def _why_not_open(error: OSError) -> str:
 
 
 class Upstream:
-    """The pool of connections to one Ollama. `host_field` is the Host that it is addressed by.
+    """The pool of connections to one Ollama. `host_field` is the value of the Host field.
 
-    In the pool a connection has no listener, nothing waits on it, and it is read from: so its end is noticed.
+    A connection in the pool has no listener and nothing waits on it. It is read from, so its end is noticed.
     """
 
     def __init__(self, host: str, port: int, *, idle_timeout_seconds: float = 0) -> None:
@@ -45,17 +45,16 @@ class Upstream:
         return f"<Upstream {self._host}:{self._port}, {len(self._idle)} idle connections>"
 
     def take(self) -> Connection | None:
-        """A connection that was kept alive, if there is one; `begin` is to follow."""
+        """A kept-alive connection, or None. The caller has to `begin` an exchange on it."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open and connection.is_quiet:
-                connection.is_reused = True
+            if connection.is_quiet:
                 return connection
             connection.abort(UpstreamBroken("Ollama sent what was not asked for, or closed the connection"))
         return None
 
     def open_soon(self, then: Callable[[Connection | UpstreamUnavailable], None]) -> None:
-        """Opens a connection and calls `then` with it, or with what stood in the way."""
+        """Opens a connection and calls `then` with it, or with the error."""
 
         async def open_and_tell() -> None:
             try:
@@ -72,7 +71,7 @@ class Upstream:
         opening.add_done_callback(self._opening.discard)
 
     async def open(self) -> Connection:
-        """A new connection; `begin` is to follow. Raises UpstreamUnavailable."""
+        """A new connection. The caller has to `begin` an exchange on it. Raises UpstreamUnavailable."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_SECONDS):
@@ -81,10 +80,12 @@ class Upstream:
                 )
         except (OSError, TimeoutError) as error:
             raise UpstreamUnavailable(_why_not_open(error)) from error
+        if connection.failure is not None:  # lost again before this coroutine went on
+            raise UpstreamUnavailable(str(connection.failure))
         return connection
 
     def release(self, connection: Connection) -> None:
-        """Takes a connection back: kept where its exchange ended well, closed otherwise."""
+        """Takes a connection back: keeps it if its exchange ended well, closes it otherwise."""
         if connection.is_reusable and len(self._idle) < _MAX_IDLE_CONNECTIONS:
             connection.leave()
             self._idle.append(connection)
@@ -92,12 +93,12 @@ class Upstream:
             connection.abort(UpstreamBroken("the exchange is over"))
 
     async def get_status(self, path: str, *, timeout_seconds: float) -> int:
-        """The HTTP status of a GET, its body read and dropped. Raises UpstreamFailure."""
+        """The HTTP status of a GET; the body is dropped. Raises UpstreamFailure."""
         status, _ = await self.get(path, timeout_seconds=timeout_seconds, keep_bytes=0)
         return status
 
     async def get(self, path: str, *, timeout_seconds: float, keep_bytes: int) -> tuple[int, bytes]:
-        """Status and body of a GET; of the body no more than the first `keep_bytes`. Raises UpstreamFailure."""
+        """Status and body of a GET; only the first `keep_bytes` of the body are kept. Raises UpstreamFailure."""
         connection = None
         body = b""
         try:
@@ -116,14 +117,14 @@ class Upstream:
         return status, body
 
     def close(self) -> None:
-        """Closes what is idle."""
+        """Closes the idle connections."""
         for connection in self._idle:
             connection.abort(UpstreamBroken("the gateway stops"))
         self._idle.clear()
 
 
 class AwaitedAnswer:
-    """The answer to one request on `connection`, for who would rather wait than be told."""
+    """The answer to one request on `connection`, for a coroutine."""
 
     def __init__(self, connection: Connection, method: str) -> None:
         self._connection = connection
@@ -134,17 +135,21 @@ class AwaitedAnswer:
         self._news.set()
 
     def on_taken(self) -> None:
-        """What is asked here is short."""
+        """Does nothing: the requests sent here are short."""
+
+    def on_piece(self, _piece: bytes, /) -> bool:
+        """Takes nothing: `piece` pulls the body."""
+        return False
 
     async def head(self) -> tuple[int, Fields]:
         """Status and fields (lower-case names) of the final response. Raises UpstreamFailure."""
-        while not self._connection.status:
+        while (head := self._connection.head) is None or not head.status:
             await self._more()
-        return self._connection.status, self._connection.fields
+        return head.status, head.fields
 
     async def piece(self) -> bytes:
-        """What has come of the body, at least a byte, or b"" at its end. Raises UpstreamFailure where it broke off."""
-        while not (self._connection.waiting_bytes or self._connection.is_complete):
+        """The next bytes of the body, b"" at its end. Raises UpstreamFailure if the body broke off."""
+        while not (self._connection.waiting or self._connection.state is State.COMPLETE):
             await self._more()
         return self._connection.take()
 

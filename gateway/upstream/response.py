@@ -1,7 +1,6 @@
-"""What Ollama's answers are made of: heads (grammar by httptools) and where the body behind one ends.
+"""Reads Ollama's answers: the head (httptools knows the grammar) and the body up to its end.
 
-One object reads one message, and what it is given ends where that message does: so nothing of a message can touch the
-next. Knows bytes, no socket and no client. Called by upstream, once per read.
+One object reads one message, so nothing of a message can touch the next. It knows bytes, no socket and no client.
 """
 
 import re
@@ -15,17 +14,18 @@ from gateway.http.headers import Fields
 
 # Of interim heads and the final one together.
 _MAX_HEAD_BYTES = 262_144
-# What may come of lines between and behind chunks while the body does not get on (contract 3.1).
+# Limit of the lines between and behind chunks that come without a byte of the body (contract 3.1).
 _MAX_SILENT_BYTES = 65_536
 _MAX_LENGTH_DIGITS = 19
 _HEAD_END = b"\r\n\r\n"
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _WITHOUT_BODY = frozenset({204, 304})
-# Sizes of chunks that are remembered, and how long a line with one of them is at most.
+# How many chunk sizes are remembered, and how long a line with such a size is at most.
 _MAX_SIZES = 1024
 _SHORT_LINE_BYTES = 6
+_NO_PARSER = cast("httptools.HttpResponseParser", None)
 _SILENT = "64 KiB in which the body did not get on"
-# RFC 9112 section 7.1. What comes of a line is held against how it may begin, so that garbage is not waited behind.
+# RFC 9112 section 7.1. A line that is not whole is compared with _BEGUN, so that garbage is refused at once.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[^\r\n\x00]*)?\r\n")
 _DATA_END = re.compile(rb"\r\n")
 _TRAILER_LINE = re.compile(rb"[^\r\n\x00]*\r\n")
@@ -37,24 +37,32 @@ _BEGUN = {
 
 
 class Head:
-    """The head of one answer: `status` is 0 until the final one is whole. Interim ones are passed over.
+    """The head of the answer to a request of `method`; interim answers are skipped.
 
-    `leaves_usable` says whether another request may follow on the connection once the body is whole.
+    When the final head is whole, `status` is not 0 and `body` reads what follows. `leaves_usable` says whether the
+    connection can carry another request after the body.
     """
 
-    __slots__ = ("_bytes", "_is_whole", "_parser", "_seam", "fields", "leaves_usable", "status")
+    __slots__ = ("_bytes", "_is_whole", "_method", "_parser", "_seam", "body", "fields", "leaves_usable", "status")
 
-    def __init__(self) -> None:
+    def __init__(self, method: str) -> None:
         self.status = 0
         self.fields: Fields = []  # lower-case names
+        self.body: Body | None = None
         self.leaves_usable = False
+        self._method = method
         self._bytes = 0
-        self._seam = b""  # the last bytes of a head that is not whole: its end may be cut anywhere
+        self._seam = b""  # the last bytes of a head that is not whole; its end may be cut anywhere
         self._is_whole = False
         self._parser = httptools.HttpResponseParser(self)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a byte has come."""
+        return self._bytes > 0
+
     def feed(self, data: bytes) -> bytes:
-        """Gives what stands behind the final head. Raises UpstreamBroken."""
+        """Returns what follows the final head. Raises UpstreamBroken."""
         while True:
             end = (self._seam + data).find(_HEAD_END)
             if end < 0:
@@ -67,11 +75,42 @@ class Head:
             if self._end():
                 return data
 
-    def body(self, method: str) -> "Body":
-        """The body behind the final head, in answer to a request of `method` (RFC 9112 section 6.3).
+    def close(self) -> None:
+        """Breaks the cycle: the parser holds this object, and this object holds the parser."""
+        self._parser = _NO_PARSER
 
-        An answer without a body that has the framing of one may bring it all the same, and late: then it would be taken
-        for the next answer. So may one to HEAD, whatever it says. Raises UpstreamBroken.
+    def _parse(self, part: bytes) -> None:
+        """Shows the parser one head and no byte more, so that it never acts on a body."""
+        self._bytes += len(part)
+        if self._bytes > _MAX_HEAD_BYTES:
+            raise UpstreamBroken("Ollama's response head is too long")
+        try:
+            self._parser.feed_data(part)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise UpstreamBroken(f"Ollama sent what is not HTTP/1.1: {type(error).__name__}") from error
+
+    def _end(self) -> bool:
+        """A head is whole. Returns whether it is the final one."""
+        status = self._parser.get_status_code() if self._is_whole else 0
+        if 200 <= status < 600:
+            self.leaves_usable = self._parser.should_keep_alive()
+            self.body = self._body(status)
+            self.status = status
+            self.close()
+            return True
+        if not 100 <= status < 200 or status == HTTPStatus.SWITCHING_PROTOCOLS:
+            raise UpstreamBroken("Ollama sent a protocol switch that was not asked for, or no status at all")
+        if any(name in _FRAMING for name, _ in self.fields):
+            raise UpstreamBroken("Ollama sent an interim response with a body")  # RFC 9110 section 15.2
+        self.fields, self._seam, self._is_whole = [], b"", False
+        self._parser = httptools.HttpResponseParser(self)
+        return False
+
+    def _body(self, status: int) -> "Body":
+        """The body that follows (RFC 9112 section 6.3). Raises UpstreamBroken.
+
+        An answer that cannot have a body but has the framing of one may send the body all the same, and late. That
+        would be taken for the next answer, so the connection is not used again. Nor is it after any answer to HEAD.
         """
         length = codings = None
         for name, value in self.fields:
@@ -83,46 +122,17 @@ class Head:
             raise UpstreamBroken("Ollama sent a length beyond counting")
         if codings is not None and codings.lower() != b"chunked":
             raise UpstreamBroken("Ollama sent a transfer coding that was not asked for")
-        if method == "HEAD" or self.status in _WITHOUT_BODY:
-            self.leaves_usable = self.leaves_usable and method != "HEAD" and length is codings is None
+        if self._method == "HEAD" or status in _WITHOUT_BODY:
+            self.leaves_usable = self.leaves_usable and self._method != "HEAD" and length is codings is None
             return LengthBody(0)
         if codings is not None:
             return ChunkedBody()
         return OpenBody() if length is None else LengthBody(int(length))
 
-    def close(self) -> None:
-        """The parser holds this object, and this one the parser."""
-        self._parser = cast("httptools.HttpResponseParser", None)
-
-    def _parse(self, part: bytes) -> None:
-        """The parser is shown one head and no byte more: what it thinks of the body, it cannot act on."""
-        self._bytes += len(part)
-        if self._bytes > _MAX_HEAD_BYTES:
-            raise UpstreamBroken("Ollama's response head is too long")
-        try:
-            self._parser.feed_data(part)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            raise UpstreamBroken(f"Ollama sent what is not HTTP/1.1: {type(error).__name__}") from error
-
-    def _end(self) -> bool:
-        """A head is whole: whether it is the final one."""
-        status = self._parser.get_status_code() if self._is_whole else 0
-        if 200 <= status < 600:
-            self.status, self.leaves_usable = status, self._parser.should_keep_alive()
-            self.close()
-            return True
-        if not 100 <= status < 200 or status == HTTPStatus.SWITCHING_PROTOCOLS:
-            raise UpstreamBroken("Ollama sent a protocol switch that was not asked for, or no status at all")
-        if any(name in _FRAMING for name, _ in self.fields):
-            raise UpstreamBroken("Ollama sent an interim response with a body")  # RFC 9110 section 15.2
-        self.fields, self._seam, self._is_whole = [], b"", False
-        self._parser = httptools.HttpResponseParser(self)
-        return False
-
-    # -- what the parser tells --
+    # -- called by the parser --
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """White space around a value is no part of it (RFC 9110 section 5.5); the parser leaves it behind values."""
+        """Strips the white space that the parser leaves behind a value (RFC 9110 section 5.5)."""
         self.fields.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
@@ -130,21 +140,21 @@ class Head:
 
 
 class Body(Protocol):
-    """The body of one answer. It is over when it is whole or `broken` says why it will not be."""
+    """The body of one answer. It is over when it is whole, or when `broken` says why it cannot become whole."""
 
     is_over: bool
     broken: str
-    has_excess: bool  # bytes behind its end
+    has_excess: bool  # bytes follow its end
 
     def feed(self, data: bytes) -> bytes:
-        """Gives the bytes of the body in `data`; what they are framed with stays here."""
+        """Returns the bytes of the body in `data`, without their framing."""
 
     def is_whole_at_end(self) -> bool:
-        """Whether a clean end of the connection makes it whole."""
+        """Whether a clean end of the connection makes the body whole."""
 
 
 class LengthBody:
-    """A body of `length` bytes; none at all where the message cannot have one."""
+    """A body of `length` bytes; 0 if the message cannot have a body."""
 
     __slots__ = ("_left", "broken", "has_excess", "is_over")
 
@@ -168,7 +178,7 @@ class LengthBody:
 
 
 class OpenBody:
-    """A body that the end of the connection delimits."""
+    """A body that ends with the connection."""
 
     __slots__ = ("broken", "has_excess", "is_over")
 
@@ -183,7 +193,8 @@ class OpenBody:
         return True
 
 
-_sizes: dict[bytes, int] = {}  # of chunks, as they stood on the wire: strictly reading one takes longer than all else
+# Chunk sizes by their text on the wire. Reading a size strictly takes longer than all other steps of a chunk.
+_sizes: dict[bytes, int] = {}
 
 
 def _remember(line: bytes, size: int) -> None:
@@ -194,22 +205,22 @@ def _remember(line: bytes, size: int) -> None:
 
 
 class ChunkedBody:
-    """A body in chunks (RFC 9112 section 7.1). Extensions are skipped, and so are trailers: only their lines count."""
+    """A body in chunks (RFC 9112 section 7.1). Extensions and trailers are skipped; only their length is limited."""
 
     __slots__ = ("_expected", "_held", "_left", "_silent_bytes", "broken", "has_excess", "is_over")
 
     def __init__(self) -> None:
         self.is_over = self.has_excess = False
         self.broken = ""
-        self._expected = _SIZE_LINE  # what comes where no data does
-        self._left = 0  # of the present chunk's data
+        self._expected = _SIZE_LINE  # the line that comes next, if no data does
+        self._left = 0  # bytes of this chunk that are still to come
         self._held = b""  # a line that is not whole
         self._silent_bytes = 0  # of trailers
 
     def feed(self, data: bytes) -> bytes:
-        """All chunks of one read are one piece: they came together, so they go on together.
+        """Returns all chunks of one read as one piece.
 
-        Nearly every read is one whole chunk of a size that was seen before, which is found in a fourth of the time.
+        Nearly every read is one whole chunk of a known size. The first lines find it in a fourth of the time.
         """
         if self._expected is _SIZE_LINE and not self._held and data.endswith(b"\r\n"):
             line_end = data.find(b"\r\n", 0, _SHORT_LINE_BYTES)
@@ -224,7 +235,7 @@ class ChunkedBody:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _take_whole_chunks(self, data: bytes, pieces: list[bytes]) -> int:
-        """Takes those that begin the read and have sizes that were seen before; gives where the others begin."""
+        """Takes the chunks of known sizes at the start of the read. Returns where the rest begins."""
         at = 0
         if self._expected is _SIZE_LINE:
             while (line_end := data.find(b"\r\n", at, at + _SHORT_LINE_BYTES)) > 0:
@@ -267,7 +278,7 @@ class ChunkedBody:
             self._take_trailer_line(size)
 
     def _take_trailer_line(self, size: int) -> None:
-        """The last chunk's size, a trailer, or the empty line that ends the message."""
+        """Takes the size of the last chunk, a trailer, or the empty line that ends the message."""
         self._silent_bytes += size
         if self._silent_bytes > _MAX_SILENT_BYTES:
             self._break(_SILENT)
@@ -276,7 +287,7 @@ class ChunkedBody:
         self._expected = _TRAILER_LINE
 
     def _hold(self, begun: bytes) -> None:
-        """A line that is not whole yet, or will never be one."""
+        """Keeps the start of a line, unless it cannot become one."""
         if _BEGUN[self._expected].fullmatch(begun) is None:
             self._break("what is no chunk")
         elif self._silent_bytes + len(begun) > _MAX_SILENT_BYTES:

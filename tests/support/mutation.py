@@ -2,7 +2,7 @@
 
 The fuzz tests call it. FUZZ_SEED and FUZZ_CASES in the environment look for what the default run does not find:
 
-    FUZZ_SEED=7 FUZZ_CASES=100000 python -m pytest tests/unit/test_fuzz_wire.py
+    FUZZ_SEED=7 FUZZ_CASES=100000 python -m pytest tests/unit/upstream/test_fuzz_wire.py
 """
 
 from __future__ import annotations

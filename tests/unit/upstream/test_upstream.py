@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.errors import UpstreamBroken, UpstreamFailure, UpstreamTimeout, UpstreamUnavailable
+from gateway.upstream.connection import Connection, State
 from gateway.upstream.pool import AwaitedAnswer, Upstream
 from tests.support.ports import refusing_port
 from tests.support.scripted import CHUNKED, Gated, answering, head, sending
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from gateway.http.headers import Fields
-    from gateway.upstream.connection import Connection
     from tests.support.scripted import Exchange, Script
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -75,7 +75,7 @@ class Asked(AwaitedAnswer):
     @property
     def is_drained(self) -> bool:
         """Whether the message is complete and all of it was taken."""
-        return self.connection.is_complete and not self.connection.waiting_bytes
+        return self.connection.state is State.COMPLETE and not self.connection.waiting
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.connection, name)
@@ -414,7 +414,7 @@ async def test_an_early_answer_outlives_the_write_that_fails(is_whole: bool) -> 
         status, _ = await within(3, connection.head(), "the answer")
         assert (status, await within(3, connection.piece())) == (413, b"large")
         if is_whole:
-            assert connection.is_complete
+            assert connection.state is State.COMPLETE
         else:
             with pytest.raises(UpstreamBroken):
                 await within(3, connection.piece())
@@ -597,8 +597,8 @@ async def test_an_answer_that_was_not_taken_is_not_left_to_the_next_request(peer
     """A complete answer of which something still waits, reading paused, closes its connection."""
     peer.then(answering(200, body=b"x" * 70_000))
     async with asking(upstream) as connection:
-        await until(lambda: connection.is_complete, what="the answer is here")
-        assert connection.waiting_bytes
+        await until(lambda: connection.state is State.COMPLETE, what="the answer is here")
+        assert connection.waiting
     assert upstream.take() is None
     assert await opened(peer, upstream) == 2
 
@@ -609,6 +609,21 @@ async def test_closing_the_pool_closes_what_is_idle(peer: Peer, upstream: Upstre
     upstream.close()
     for connection in peer.connections:
         await within(1, connection.closed.wait(), "closed")
+
+
+async def test_a_connection_that_is_lost_at_once_is_unavailable(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No exchange begins on a connection that was lost while it was being opened."""
+    made = Connection.connection_made
+
+    def made_and_lost(connection: Connection, transport: asyncio.BaseTransport) -> None:
+        made(connection, transport)
+        connection.connection_lost(None)
+
+    monkeypatch.setattr(Connection, "connection_made", made_and_lost)
+    with pytest.raises(UpstreamUnavailable, match="Ollama closed the connection"):
+        await upstream.open()
 
 
 async def test_nobody_listening_is_unavailable() -> None:
@@ -643,14 +658,14 @@ async def test_abort_closes_at_once_and_tells_nobody(peer: Peer, upstream: Upstr
             gated.head()
             await within(30, connection.head())
             gated.piece(b"hello")
-            await until(lambda: connection.waiting_bytes, what="a piece is here")
+            await until(lambda: connection.waiting, what="a piece is here")
         await peer.exchange()
         told: list[str] = []
         connection.on_answer = lambda: told.append("answer")
         connection.abort(UpstreamFailure("the client left"))
         await within(1, peer.connections[0].closed.wait(), "closed")
         assert not told
-        assert not connection.waiting_bytes
+        assert not connection.waiting
         with pytest.raises(UpstreamFailure, match="the client left"):
             await within(1, connection.piece())
 

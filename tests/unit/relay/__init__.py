@@ -1,0 +1,1 @@
+"""The relay by itself: phases, outcomes, and the ends of streams."""
