@@ -37,5 +37,6 @@ async def test_no_client_gets_a_byte_that_is_not_its_own(tmp_path: Path) -> None
     await gateway.stop()
     assert trial.asked >= 20_000
     assert {number for number, _ in trial.outcomes} == set(range(len(ENDINGS)))
-    assert trial.connections < trial.asked * 3 / 4, "connections are used again"
+    # About a quarter of the endings leave a connection that may be used again; a busy machine makes it a little less.
+    assert trial.asked - trial.connections > trial.asked / 5, "connections are used again"
     assert trial.said_late > trial.asked / 50, "late bytes are met"
