@@ -32,6 +32,7 @@ class Gateway:
     def __init__(self, log: Path, **settings: str) -> None:
         self.port = free_port()
         self.log_path = log
+        self.directory = ROOT  # of the code that runs
         self.settings = {"GATEWAY_HOST": "127.0.0.1", "GATEWAY_PORT": str(self.port), **settings}
         self.http = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=2 * GUARD_SECONDS
@@ -59,7 +60,7 @@ class Gateway:
 
     async def start(self) -> Self:
         """Start the process and wait until it answers; fail at once when it died."""
-        self.process = spawn(COMMAND, self.log_path, self.settings)
+        self.process = spawn(COMMAND, self.log_path, self.settings, self.directory)
         await until(self.is_serving, 30, "the gateway answers /livez")
         return self
 

@@ -21,12 +21,12 @@ def environment(settings: dict[str, str]) -> dict[str, str]:
     return inherited | {"PYTHONUNBUFFERED": "1"} | settings
 
 
-def spawn(command: list[str], log: Path, settings: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a command in the repository's root; all it writes is appended to `log`."""
+def spawn(command: list[str], log: Path, settings: dict[str, str], directory: Path = ROOT) -> subprocess.Popen[bytes]:
+    """Start a command in `directory`; all it writes is appended to `log`."""
     with log.open("ab") as out:
         return subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=directory,
             env=environment(settings),
             stdin=subprocess.DEVNULL,
             stdout=out,
