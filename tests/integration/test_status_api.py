@@ -224,6 +224,8 @@ async def test_no_scan_and_no_keys(launch: Launch, new_store: NewStore) -> None:
     """Relaying, reading and listing cost no SCAN and no KEYS."""
     store = await new_store()
     gateway = await launch(REDIS_URL=store.url)
+    await listed(gateway)  # the lists of a new store are begun: that looks for documents
+    await store.client.config_resetstat()
     await make(gateway, *[f"task-{number}" for number in range(20)])
     await gateway.status("task-1")
     page = await listed(gateway, limit=5)
