@@ -39,7 +39,7 @@ CALLS_PER_PIECE = 5 * 1.1
 WHOLE = 0.5
 A_LITTLE = 0.05
 # The document, its id and the list's commands; this request's head and path are short.
-STORE_BYTES_PER_REQUEST = 1420 * 1.1
+STORE_BYTES_PER_REQUEST = 936 * 1.1
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -88,7 +88,7 @@ async def cost_per_request(counted: Counted, upstream: Upstream, name: str = "")
 
 
 async def test_a_small_request_costs_no_more(counted: Counted, upstream: Upstream) -> None:
-    """A request is relayed by no task of its own, three writes and three reads, a SET and its places in the list.
+    """A request is relayed by no task of its own, three writes and three reads, and one script.
 
     One call of the system is not counted here: the poll that looks into a kept connection before it is used again.
     """
@@ -97,20 +97,20 @@ async def test_a_small_request_costs_no_more(counted: Counted, upstream: Upstrea
     assert cost.tasks < WHOLE
     assert cost.writes <= 3 + WHOLE, "one to Ollama, one to the store, one to the client"
     assert cost.reads <= 3 + WHOLE
-    assert cost.scripts <= A_LITTLE, "nothing can stand there yet"
-    assert cost.commands <= 9 + WHOLE, "the document, its entry and expiry, two places, and that four keys live on"
+    assert cost.scripts <= 1 + A_LITTLE, "a status and its place in the lists"
+    assert cost.commands <= 8 + WHOLE, "the script, its time, a look for cancels, GET and SET, its place and expiry"
     assert cost.store_bytes <= STORE_BYTES_PER_REQUEST
 
 
 async def test_a_request_that_names_its_task_costs_two_more_round_trips(counted: Counted, upstream: Upstream) -> None:
-    """Its id is claimed first and listed when the claim is granted, which nobody waits for; its end follows."""
+    """Its id is claimed first, and its end follows."""
     cost = await cost_per_request(counted, upstream, "named")
     assert cost.calls <= CALLS_PER_CLAIMED_REQUEST
     assert cost.tasks < WHOLE
-    assert cost.writes <= 5 + WHOLE
-    assert cost.reads <= 5 + WHOLE
-    assert cost.scripts <= 4 + A_LITTLE, "a document and a step of the list for each of the two"
-    assert cost.commands <= 39 + WHOLE
+    assert cost.writes <= 4 + WHOLE
+    assert cost.reads <= 4 + WHOLE
+    assert cost.scripts <= 2 + A_LITTLE, "one for each of the two"
+    assert cost.commands <= 22 + WHOLE
 
 
 async def test_a_piece_costs_no_more(counted: Counted, upstream: Upstream) -> None:

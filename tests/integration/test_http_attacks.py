@@ -62,11 +62,14 @@ async def probe(gateway: Gateway, attacks: asyncio.Future[list[list[dict[str, in
     return slowest
 
 
+SERVED_SECONDS = 5  # an attacker holds its connection for 10 or 30 s; a busy machine takes its time, too
+
+
 async def test_slow_attackers_do_not_keep_others_out(launch: Launch, upstream: Upstream, tmp_path: Path) -> None:
     """500 slow heads and 500 slow bodies: others are served throughout, and the attackers are closed within 30 s."""
     gateway = await launch()
     attacks = asyncio.ensure_future(asyncio.gather(*(slowhttptest(gateway, mode, tmp_path) for mode in "HB")))
-    assert await probe(gateway, attacks) < 1
+    assert await probe(gateway, attacks) < SERVED_SECONDS
     # They end when none is connected any more; the last is connected 2 s after the first.
     for mode, rows, seconds in zip("HB", await attacks, (13, 33), strict=True):
         assert max(row["Connected"] for row in rows) == ATTACKERS, mode
