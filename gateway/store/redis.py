@@ -17,7 +17,7 @@ from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.orphans import Orphans
 from gateway.store.pages import Incomplete, Pages, start_of
-from gateway.store.pipeline import Line, Replies, mapped
+from gateway.store.pipeline import Pipeline, Replies, mapped
 from gateway.store.reader import Reader
 from gateway.store.rebuild import Rebuild
 from gateway.store.statuses import MEND, PROBE, STATUS, Statuses
@@ -53,8 +53,8 @@ class RedisStore:
         lists_ttl_seconds = longest_ttl_seconds + _LISTS_MARGIN_SECONDS
         malformed = Malformed()
         credentials = PasswordFile(password_file, user) if password_file else None
-        self._line = Line(url, [STATUS.text, PROBE.text, MEND.text], credentials=credentials)
-        self._statuses = Statuses(self._line, boot, lists_ttl_seconds, malformed)
+        self._pipeline = Pipeline(url, [STATUS.text, PROBE.text, MEND.text], credentials=credentials)
+        self._statuses = Statuses(self._pipeline, boot, lists_ttl_seconds, malformed)
         self._reader = Reader(url, credentials, malformed)
         self._orphans = Orphans(
             self._reader,
@@ -77,7 +77,7 @@ class RedisStore:
     @property
     def connections(self) -> int:
         """How often it has connected in order to write."""
-        return self._line.connections
+        return self._pipeline.connections
 
     # -- the writer --
 
@@ -165,5 +165,5 @@ class RedisStore:
     async def close(self) -> None:
         """Gives up what is under way, and closes all connections."""
         await self._rebuild.close()
-        await self._line.close()
+        await self._pipeline.close()
         await self._reader.close()

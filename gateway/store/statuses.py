@@ -12,7 +12,7 @@ from typing import Any
 from gateway.store.interface import Record, StoreError, Then, Written
 from gateway.store.layout import DOCUMENT_PREFIX, OWN_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
-from gateway.store.pipeline import Command, Line, Replies, WrongType
+from gateway.store.pipeline import Command, Pipeline, Replies, WrongType
 from gateway.tasks.document import fields_of
 
 STATUS, PROBE, MEND = map(Script, ("status", "probe", "mend"))
@@ -21,10 +21,10 @@ _PROBE_TTL_SECONDS = 60
 
 
 class Statuses:
-    """Writes for the process `boot` over `line`; the lists live for `lists_ttl_seconds`."""
+    """Writes for the process `boot` over `pipeline`; the lists live for `lists_ttl_seconds`."""
 
-    def __init__(self, line: Line, boot: str, lists_ttl_seconds: int, malformed: Malformed) -> None:
-        self._line = line
+    def __init__(self, pipeline: Pipeline, boot: str, lists_ttl_seconds: int, malformed: Malformed) -> None:
+        self._pipeline = pipeline
         self._boot = boot
         self._lists_ttl_seconds = lists_ttl_seconds
         self._malformed = malformed
@@ -58,11 +58,11 @@ class Statuses:
 
         def take(replies: Replies) -> None:
             if isinstance(replies, WrongType):
-                self._line.ask([("EVALSHA", MEND.digest, 0, *names), command], mended)
+                self._pipeline.ask([("EVALSHA", MEND.digest, 0, *names), command], mended)
             else:
                 then(replies)
 
-        self._line.ask([command], take)
+        self._pipeline.ask([command], take)
 
     def probe(self, then: Callable[[Replies], None]) -> None:
         """Asks of the server all that writing asks, and leaves nothing."""
@@ -78,7 +78,7 @@ class Statuses:
             written = [self._written(record, answer) for record, answer in zip(records, answers, strict=True)]
         except (ValueError, TypeError) as error:
             failure = StoreError(f"a reply that cannot be understood: {error!s:.80}")
-            self._line.fail(failure)
+            self._pipeline.fail(failure)
             then(failure)
             return
         decided = [result for result in written if isinstance(result, Written)]
