@@ -16,7 +16,7 @@ ADMIN = "admin"
 Keys = Mapping[bytes, str]
 
 _KEY = re.compile(r"[!-+\--9;-~]{8,256}")  # printable ASCII without white space, comma and colon
-_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines splits at more characters, so part of a comment could become a key
+_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines has more, and could split a comment into keys
 _NAME = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _BEARER = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +(\S+)")
 _CARRIERS = (b"authorization", b"x-api-key")

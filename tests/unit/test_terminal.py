@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.cli import AWAY, DONE, FAILED, INTERRUPTED, NOBODY_READS, NOT_ENDED, UNKNOWN, USAGE, main, show
+from gateway.cli import AWAY, BROKEN_PIPE, DONE, FAILED, INTERRUPTED, NOT_ENDED, UNKNOWN, USAGE, main, show
 from gateway.logs import readable
 from gateway.tasks.task import Task, complete_document
 from tests.support.ports import refusing_port
@@ -193,7 +193,7 @@ PAGE = (ROOT / "docs" / "terminal.md").read_text()
 def test_the_page_has_the_exit_codes() -> None:
     """docs/terminal.md explains each code once, and no other."""
     codes = [int(code) for row in re.findall(r"^\| ([\d, ]+) \|", PAGE, re.MULTILINE) for code in row.split(", ")]
-    ours = [DONE, FAILED, USAGE, NOT_ENDED, UNKNOWN, AWAY, INTERRUPTED, NOBODY_READS]
+    ours = [DONE, FAILED, USAGE, NOT_ENDED, UNKNOWN, AWAY, INTERRUPTED, BROKEN_PIPE]
     assert codes == ours
 
 
