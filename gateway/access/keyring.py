@@ -73,7 +73,7 @@ class Keyring:
             log.info("API keys in force: %d", len(self._keys))
 
     def _complain(self, problem: str) -> None:
-        """Logs once what is wrong with the file. A removed file is a problem, too."""
+        """Logs a new problem with the file, and each problem once. A removed file is a problem, too."""
         if problem != self._problem:
             self._problem = problem
             log.error(

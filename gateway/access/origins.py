@@ -113,8 +113,8 @@ class OriginPolicy:
     def trusts(self, host: str) -> bool:
         """Whether a page under `host` (a Host field, lower case) is this gateway's own, and not one of a rebound name.
 
-        DNS rebinding cannot use an address or one of the names that Ollama trusts. A name whose pages may call anyway
-        is trusted, too.
+        DNS rebinding cannot use an address or one of the names that Ollama trusts. If the pages of a name may call
+        anyway, that name is trusted, too.
         """
         name = _host_name(host)
         if self._trusts_all or name is None:

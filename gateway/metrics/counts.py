@@ -1,6 +1,6 @@
 """Counts events in one row of numbers: requests by their end, their times and sizes, the store's replies.
 
-Owns all labels, whose values are closed sets, and the place of each number. Knows no Prometheus and no clock. Counting
+Owns all labels (their values are closed sets) and the place of each number. Knows no Prometheus and no clock. Counting
 is on the hot path: a few additions, no wait, no error. FAMILIES describes the row.
 """
 

@@ -87,7 +87,7 @@ class Metrics:
             await asyncio.sleep(_TICK_SECONDS)
             self._counts.observe(counts.LOOP_LAG, time.monotonic() - started - _TICK_SECONDS)
 
-    def _read_off(self) -> None:
+    def _read_present_values(self) -> None:
         """Sets the values in the row that are not counted as events."""
         row, tracker = self._counts, self._tracker
         row.show_stages(tracker.stages())
@@ -95,12 +95,12 @@ class Metrics:
         row.show(counts.STORE_UNSAVED, tracker.unsaved)
         row.show(counts.STORE_DROPPED, tracker.dropped)
         row.show_lost(tracker.lost)
-        _read_off_process(row)
+        _read_process(row)
 
     def render(self, accept: str, *, is_upstream_up: bool, models: Sequence[ModelMemory]) -> tuple[bytes, str]:
         """(all metrics as text, its content type): OpenMetrics if `accept` names it, else Prometheus' older format."""
-        self._read_off()
-        snapshot = _Snapshot([*self._counted(), *_told(is_upstream_up, models)])
+        self._read_present_values()
+        snapshot = _Snapshot([*self._counted(), *_about_ollama_and_build(is_upstream_up, models)])
         if "application/openmetrics-text" in accept:
             text: bytes = openmetrics.generate_latest(snapshot)  # type: ignore[no-untyped-call]
             return text, openmetrics.CONTENT_TYPE_LATEST
@@ -122,7 +122,7 @@ class _Snapshot(Collector):
         return self._metrics
 
 
-def _read_off_process(row: Counts) -> None:
+def _read_process(row: Counts) -> None:
     row.show(counts.CPU, time.process_time())
     row.show(counts.MAX_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     with suppress(OSError):  # not Linux
@@ -155,7 +155,7 @@ def _histogram(family: Family, samples: list[tuple[tuple[str, ...], list[float]]
     return metric
 
 
-def _told(is_upstream_up: bool, models: Sequence[ModelMemory]) -> Iterator[Metric]:
+def _about_ollama_and_build(is_upstream_up: bool, models: Sequence[ModelMemory]) -> Iterator[Metric]:
     """The metrics that are not in the row: build, and Ollama's state."""
     build = {"version": __version__, "python": platform.python_version()}
     yield InfoMetricFamily("ollama_gateway_build", "What is running.", value=build)

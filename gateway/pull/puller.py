@@ -152,7 +152,7 @@ def bar(name: str) -> Iterator[Show]:
 
 
 @dataclass(slots=True)
-class Wish:
+class _Pending:
     """A model that Ollama lacks. `due` is the time of the next attempt, in seconds of the monotonic clock."""
 
     name: str
@@ -181,16 +181,16 @@ class Puller:
         self._view = view
         self._progress_file = progress_file
         self._sleep = sleep
-        self._told: Progress | None = None
+        self._reported: Progress | None = None
 
     def run(self) -> None:
         """Pulls all models. Returns when Ollama has them."""
-        wishes = [Wish(name) for name in self._missing()]
-        while wishes:
-            wish = min(wishes, key=lambda wish: wish.due)
-            self._sleep(max(0.0, wish.due - time.monotonic()))
-            if self._fulfil(wish):
-                wishes.remove(wish)
+        pending = [_Pending(name) for name in self._missing()]
+        while pending:
+            model = min(pending, key=lambda model: model.due)
+            self._sleep(max(0.0, model.due - time.monotonic()))
+            if self._try(model):
+                pending.remove(model)
         log.info("all models are there: %s", " ".join(self._names))
 
     def _missing(self) -> list[str]:
@@ -205,15 +205,15 @@ class Puller:
                     log.info("waiting for Ollama: %s", _shortened(error))
                 self._sleep(min(pause_seconds(failures), _MAX_WAIT_FOR_OLLAMA_SECONDS))
 
-    def _fulfil(self, wish: Wish) -> bool:
+    def _try(self, model: _Pending) -> bool:
         """Tries once. If that fails, logs the reason and the time of the next attempt, and returns False."""
         try:
-            self._pull(wish.name)
+            self._pull(model.name)
         except PullFailed as error:
-            wish.failures += 1
-            pause = pause_seconds(wish.failures, is_lasting=error.is_lasting)
-            wish.due = time.monotonic() + pause
-            log.warning("%s: %s; trying again in %.0f s", wish.name, _shortened(error), pause)
+            model.failures += 1
+            pause = pause_seconds(model.failures, is_lasting=error.is_lasting)
+            model.due = time.monotonic() + pause
+            log.warning("%s: %s; trying again in %.0f s", model.name, _shortened(error), pause)
             return False
         return True
 
@@ -225,16 +225,16 @@ class Puller:
                 for event in self._ollama.pull(name):
                     meter.feed(event)
                     show(meter)
-                    self._tell(Progress(os.getpid(), name, meter.percent))
+                    self._report(Progress(os.getpid(), name, meter.percent))
         finally:
-            self._tell(None)
+            self._report(None)
         log.info("%s: pulled", name)
 
-    def _tell(self, progress: Progress | None) -> None:
+    def _report(self, progress: Progress | None) -> None:
         """Writes the progress file for the gateway, once for each percent; removes it for None."""
-        if self._progress_file is None or progress == self._told:
+        if self._progress_file is None or progress == self._reported:
             return
-        self._told = progress
+        self._reported = progress
         with suppress(OSError):  # for example a full disk: pulling matters more than reporting
             if progress:
                 progress.write(self._progress_file)

@@ -61,7 +61,7 @@ def _answer(request: Request, name: str) -> Response:
 
 @router.api_route("/", methods=["GET", "OPTIONS"])
 async def dashboard(request: Request) -> Response:
-    """The dashboard. `OPTIONS /` is how HAProxy asks whether a server is alive, unless it is told otherwise."""
+    """The dashboard. HAProxy's default health check is `OPTIONS /`, so that is answered, too."""
     if request.method == "OPTIONS":
         return Response(headers={"Allow": "GET, OPTIONS"})
     return _answer(request, "index.html")
@@ -69,7 +69,7 @@ async def dashboard(request: Request) -> Response:
 
 @router.get("/docs")
 async def docs(request: Request) -> Response:
-    """The same page, showing what /openapi.json says of our routes."""
+    """The same page, which shows the routes in /openapi.json."""
     return _answer(request, "index.html")
 
 

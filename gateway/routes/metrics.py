@@ -55,7 +55,7 @@ def _memory(model: LoadedModel) -> ModelMemory:
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def scrape(request: Request, accept: Annotated[str, Header()] = "") -> Response:
-    """What Prometheus scrapes, in OpenMetrics where `Accept` asks for it."""
+    """The metrics for Prometheus, as OpenMetrics if `Accept` asks for it."""
     metrics: Metrics = request.app.state.metrics
     ollama: OllamaState = request.app.state.ollama
     await ollama.refresh()

@@ -32,13 +32,13 @@ class LoadedModel(BaseModel):
 
 
 class LoadedModels(BaseModel):
-    """The models that Ollama has loaded; none where Ollama cannot tell."""
+    """The models that Ollama has loaded; an empty list if the server has no route to ask."""
 
     models: list[LoadedModel]
 
 
 class Problem(BaseModel):
-    """Why there is no answer."""
+    """The reason for an error."""
 
     detail: str
 
@@ -107,7 +107,7 @@ def _loaded(status: int, body: bytes) -> LoadedModels | None:
 
 @router.get("/models/loaded", responses={503: {"model": Problem, "description": "Ollama does not answer"}})
 async def models_loaded(request: Request) -> LoadedModels:
-    """The models that Ollama has in memory, where they are and until when."""
+    """The models that Ollama has in memory: on which device, and until when."""
     models: LoadedModels | None = await request.app.state.loaded_models()
     if models is None:
         raise HTTPException(503, "Ollama does not answer", headers={"Retry-After": "2"})

@@ -76,7 +76,7 @@ class TaskPage(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why there is no answer."""
+    """The reason for an error."""
 
     detail: str
 

@@ -29,7 +29,7 @@ _NETWORK = Path("/proc/self/ns/net")
 
 
 class InvalidSettings(ValueError):
-    """One line per wrong variable: its name, its value (masked where secret) and what is allowed."""
+    """One line per wrong variable: its name, its value (masked if it may be secret) and the allowed values."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -264,7 +264,7 @@ def _store(values: Mapping[str, Any]) -> tuple[str | None, str, Path | None]:
     if not values["REDIS_HOST"]:
         return None, "", None
     user, password = values["REDIS_USER"], values["REDIS_PASSWORD"]
-    # Credentials are sent only where there is a password.
+    # The gateway sends credentials only if there is a password.
     login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if password else ""
     host = values["REDIS_HOST"]
     host = f"[{host}]" if ":" in host else host

@@ -35,7 +35,7 @@ def is_service_link(text: str) -> bool:
 
 
 def warnings_of(environ: Mapping[str, str], names: Iterable[str]) -> list[str]:
-    """One line for each variable that does not do what its name promises."""
+    """One line for each variable that has no effect although its name looks like a setting."""
     ours = sorted(names)
     links = [name for name in ours if is_service_link(environ.get(name, ""))]
     misspelled = {name: resembled(name, ours) for name in sorted(environ) if _may_be_misspelled(name, environ[name])}

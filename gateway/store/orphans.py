@@ -126,7 +126,7 @@ class Orphans:
             reply: Any = await self._reader.evaluate(self._watch, SHARED_KEYS, [_SWEPT, self._lists_ttl_seconds])
             silent, cancels, now_ms, swept, is_complete, malformed = reply
             for name in malformed:
-                self._malformed.tell(name)
+                self._malformed.report(name)
             if swept < _SWEPT:
                 break
         return silent, cancels, now_ms, bool(is_complete)

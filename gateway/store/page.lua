@@ -6,7 +6,7 @@
 
 local malformed = {}
 
--- Members sort by their bytes only where all scores are equal.
+-- Sets scores that are not 0 to 0: members sort by their bytes only if all scores are equal.
 local function put_right(key)
   local is_wrong = false
   for _, range in ipairs({ { '-inf', '(0' }, { '(0', '+inf' } }) do

@@ -76,7 +76,7 @@ class Pages:
         """Up to `count` places of all these lists together, newest first, from `start` on."""
         is_complete, found, malformed = await self._reader.evaluate(PAGE, SHARED_KEYS, [start, count, *names], names)
         for key in malformed:
-            self._malformed.tell(key)
+            self._malformed.report(key)
         if not is_complete:
             raise Incomplete("the list is being built anew")
         if len(found) == 1:
@@ -88,7 +88,7 @@ class Pages:
         """Adds the documents at `places` to the page; true if there were any. Removes places without a document."""
         odd = [place for place in places if not is_place(place)]
         for place in odd:
-            self._malformed.tell(f"{LIST_PREFIX}{walk.names[0]} {place}")
+            self._malformed.report(f"{LIST_PREFIX}{walk.names[0]} {place}")
             walk.skipped[place] = place
         right = [place for place in places if is_place(place)] if odd else places
         documents = dict(zip(right, await self._documents([place[14:] for place in right], walk.spared), strict=True))

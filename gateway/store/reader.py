@@ -65,7 +65,7 @@ class Reader:
             if "WRONGTYPE" not in str(error):
                 raise
         for key in await self._evaluate(self._mend, [], [*list_names(None, None), *names]):
-            self._malformed.tell(key)
+            self._malformed.report(key)
         return await self._evaluate(script, keys, arguments)
 
     async def _evaluate(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
@@ -95,7 +95,7 @@ class Reader:
             return reply
         if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
             raise reply
-        self._malformed.tell(DOCUMENT_PREFIX + task_id)
+        self._malformed.report(DOCUMENT_PREFIX + task_id)
         return MALFORMED
 
     async def close(self) -> None:

@@ -27,7 +27,7 @@ CANCEL_CHANNEL = OWN_PREFIX + "cancel"
 _LISTS_MARGIN_SECONDS = 3600
 _CANCEL_SECONDS = 60  # how long a cancel waits for a gateway to find it; each looks once a second
 _LISTEN_SECONDS = 60.0
-_REBUILD_SECONDS = 1.0  # how long a page waits for lists that are being built anew
+_REBUILD_SECONDS = 1.0  # how long a page waits for lists that are being rebuilt
 
 
 class RedisStore:
@@ -138,7 +138,7 @@ class RedisStore:
         await self._reader.asked(self._orphans.bury())
 
     async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:
-        """Makes lost what has been silent for too long; gives the names of requests to cancel."""
+        """Makes silent tasks lost. Returns the names of requests to cancel. Starts a rebuild if lists lack tasks."""
         cancels, is_complete = await self._reader.asked(self._orphans.look(spared, on_spared))
         if not is_complete:
             self._rebuild.begin()

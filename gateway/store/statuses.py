@@ -52,7 +52,7 @@ class Statuses:
         def mended(replies: Replies) -> None:
             if isinstance(replies, list):
                 for key in replies[0]:
-                    self._malformed.tell(key)
+                    self._malformed.report(key)
             then(replies if isinstance(replies, StoreError) else replies[1:])
 
         def take(replies: Replies) -> None:
@@ -97,12 +97,12 @@ class Statuses:
             case [1, int(attempt)]:
                 return Written(True, attempt)
             case [1, int(attempt), 1]:
-                self._malformed.tell(DOCUMENT_PREFIX + record.task_id)
+                self._malformed.report(DOCUMENT_PREFIX + record.task_id)
                 return Written(True, attempt)
             case [0, int(attempt), str(document), str(digest)]:
                 if fields_of(document, record.task_id) is not None:
                     return Written(False, attempt)
-                self._malformed.tell(DOCUMENT_PREFIX + record.task_id)
+                self._malformed.report(DOCUMENT_PREFIX + record.task_id)
                 return digest
         raise ValueError(repr(answer))
 

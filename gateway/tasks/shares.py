@@ -12,9 +12,7 @@ class Shares:
 
     def __init__(self) -> None:
         self._count: dict[str, int] = {}
-        self._owners: defaultdict[int, dict[str, None]] = defaultdict(
-            dict
-        )  # by count; within one count, in order of arrival
+        self._owners: defaultdict[int, dict[str, None]] = defaultdict(dict)  # by count, in order of arrival
         self._most = 0
 
     @property
