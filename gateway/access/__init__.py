@@ -1,1 +1,1 @@
-"""Who may use the gateway: API keys, and the pages of a browser."""
+"""Decides which requests may use the gateway: by API key, and by a browser page's origin."""

@@ -1,7 +1,7 @@
 """The API keys in force: those of the environment, and those of a file that may change while the gateway runs.
 
-Looks at the file once a second, in a thread, and reads it only when it has changed. A file that cannot be used leaves
-the keys as they were: neither does a slip of the editor lock everybody out, nor does it let anybody in. Called by app.
+Checks the file once a second, in a thread, and reads it only if it has changed. If the file cannot be used, the keys
+stay as they were. So an editing mistake neither locks out all clients nor lets in clients without a key.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ _LOOK_SECONDS = 1.0
 
 
 class Keyring:
-    """The keys of `fixed` and of the file at `path`. Where a key is in both, `fixed` names it."""
+    """The keys of `fixed` and of the file at `path`. If a key is in both, it has its name from `fixed`."""
 
     def __init__(self, fixed: Keys, path: Path | None) -> None:
         self.is_on = bool(fixed) or path is not None
@@ -31,15 +31,15 @@ class Keyring:
         self.look()
 
     def current(self) -> Keys:
-        """The keys as they were at the last look."""
+        """The keys as of the last check."""
         return self._keys
 
     def reload(self) -> None:
-        """Has the file read at once, whether or not it has changed."""
+        """Makes `run` read the file at once, whether or not it has changed."""
         self._reload.set()
 
     async def run(self) -> None:
-        """Looks at the file as long as the gateway serves. A slow file system delays the next look, no request."""
+        """Checks the file as long as the gateway serves. A slow file system delays the next check, but no request."""
         while self._path is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
@@ -49,11 +49,11 @@ class Keyring:
                 self._seen = None
             try:
                 await asyncio.to_thread(self.look)
-            except RuntimeError as error:  # no thread can be started: the next look may have one
+            except RuntimeError as error:  # no thread can be started; the next check may succeed
                 self._complain(str(error))
 
     def look(self) -> None:
-        """Takes the keys of the file, if it has changed since."""
+        """Reads the file's keys if the file has changed since the last good read. Logs errors, raises none."""
         if self._path is None:
             return
         try:
@@ -67,13 +67,13 @@ class Keyring:
         except (InvalidKeys, UnusableFile) as error:
             self._complain(str(error))
         else:
-            self._seen = seen  # not before: what could not be read may be readable later without another change
+            self._seen = seen  # only now: a file that failed may become readable without another change
             self._keys = {**keys, **self._fixed}
             self._problem = ""
             log.info("API keys in force: %d", len(self._keys))
 
     def _complain(self, problem: str) -> None:
-        """Says once what is wrong with the file. One that was removed is such a problem, too."""
+        """Logs a new problem with the file, and each problem once. A removed file is a problem, too."""
         if problem != self._problem:
             self._problem = problem
             log.error(

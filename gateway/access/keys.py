@@ -1,7 +1,7 @@
-"""API keys: which texts are keys, and whose key a request carries.
+"""API keys: which texts are keys, and which key a request carries.
 
-Pure. A key is kept as its SHA-256 alone, is compared with all of them in constant time, and shows up in no error.
-Called by settings (the environment), keyring (the file) and app (each request, where keys are on).
+Pure. Only the SHA-256 of a key is kept. A request's key is compared with all keys in constant time. No error shows a
+key.
 """
 
 import hashlib
@@ -12,46 +12,46 @@ from dataclasses import dataclass
 
 ADMIN = "admin"
 
-# SHA-256 of a key to its name. Several keys may have one name: that is how a key is replaced without a gap.
+# SHA-256 of a key -> its name. Several keys may have the same name, so that a key can be replaced without a gap.
 Keys = Mapping[bytes, str]
 
 _KEY = re.compile(r"[!-+\--9;-~]{8,256}")  # printable ASCII without white space, comma and colon
-_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines takes others, too, so that a comment could hold a key
+_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines has more, and could split a comment into keys
 _NAME = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _BEARER = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +(\S+)")
 _CARRIERS = (b"authorization", b"x-api-key")
 
 
 class InvalidKeys(ValueError):
-    """A text does not hold keys. The message tells where it is wrong, never what stands there."""
+    """A text is not a list of keys. The message says where it is wrong, and never shows the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose request it is, and the (lower-case) names of the fields that carried a key of ours."""
+    """The name of a request's key, and the (lower-case) names of the header fields that carried a valid key."""
 
     name: str
     carriers: tuple[bytes, ...]
 
     @property
     def sees_all(self) -> bool:
-        """Whether the tasks of all keys are this caller's to see."""
+        """Whether this caller may see the tasks of all keys."""
         return self.name == ADMIN
 
 
 def keys_of_list(text: str) -> dict[bytes, str]:
-    """The keys of a comma list. Raises InvalidKeys."""
+    """The keys of a comma list, digest to name. Raises InvalidKeys."""
     return _keys(enumerate(text.split(","), 1), "entry")
 
 
 def keys_of_lines(text: str) -> dict[bytes, str]:
-    """The keys of a file's lines; empty ones and those that begin with `#` are none. Raises InvalidKeys."""
+    """The keys of a file's lines, digest to name. Skips empty lines and `#` comments. Raises InvalidKeys."""
     lines = enumerate(_LINE_END.split(text), 1)
     return _keys(((number, line) for number, line in lines if not line.lstrip().startswith("#")), "line")
 
 
 def identify(keys: Keys, fields: Iterable[tuple[bytes, bytes]]) -> Caller | None:
-    """Whose key the request fields (lower-case names) carry. None: nobody's, or more than one field of a kind."""
+    """The caller whose key the request fields (lower-case names) carry. None: no valid key, or a repeated field."""
     values: dict[bytes, bytes] = {}
     for name, value in fields:
         if name in _CARRIERS:
@@ -76,7 +76,7 @@ def _keys(entries: Iterable[tuple[int, str]], what: str) -> dict[bytes, str]:
 
 
 def _parsed(entry: str, where: str) -> tuple[bytes, str]:
-    """Digest and name of `key` or `name:key`; the name of a key without one comes from its digest."""
+    """(digest, name) of `key` or `name:key`. A key without a name gets one from its digest. Raises InvalidKeys."""
     name, mark, key = entry.rpartition(":")
     if not _KEY.fullmatch(key) or (mark and not _NAME.fullmatch(name)):
         raise InvalidKeys(f"{where} is no key")
@@ -85,7 +85,7 @@ def _parsed(entry: str, where: str) -> tuple[bytes, str]:
 
 
 def _key_in(name: bytes, value: bytes) -> bytes:
-    """What the field's value offers as a key."""
+    """The key in a field's value, b"" if there is none."""
     if name == b"x-api-key":
         return value.strip()
     match = _BEARER.fullmatch(value.strip())
@@ -93,7 +93,7 @@ def _key_in(name: bytes, value: bytes) -> bytes:
 
 
 def _owner(keys: Keys, key: bytes) -> str:
-    """The name of `key`, "" if it is none. Looks at all keys, so that the time taken tells nothing."""
+    """The name of `key`, "" if it is not valid. Compares with all keys, so that the time taken reveals nothing."""
     digest = hashlib.sha256(key).digest()
     found = ""
     for known, name in keys.items():

@@ -1,8 +1,7 @@
-"""Which pages in a browser may use the gateway, under which host names, and the CORS fields that tell them so.
+"""Decides which browser pages may use the gateway, under which host names; makes the CORS fields that say so.
 
-Pure. CORS is the gateway's alone: what it rewrites in Host switches Ollama's own guard off. Programs that are no
-browsers pass, whatever they call the gateway. Why, is in docs/decisions/0004-browsers.md. Called by app for every
-request; settings reads its lists here.
+Pure. The gateway does all of CORS: it rewrites Host, and that disables Ollama's own check. Clients other than browsers
+can use any host name. docs/decisions/0004-browsers.md says why.
 """
 
 import ipaddress
@@ -25,20 +24,20 @@ _ORIGIN_PATTERN = re.compile(r"[a-z][a-z0-9+.\-]*://[a-z0-9._\-\[\]:*]+")
 _HOST_PATTERN = re.compile(r"(\*\.)?[a-z0-9_\-]+(\.[a-z0-9_\-]+)*")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]*)(:[0-9]*)?")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-# What a preflight asks for is echoed, if it consists of tokens (RFC 9110 section 5.6.2).
+# What a preflight asks for is echoed if it consists of tokens (RFC 9110 section 5.6.2).
 _TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, \-]{1,4096}")
 
 _EXPOSED = b"X-Task-Id, X-Task-Joined, ETag, Location, Retry-After, Content-Range, Preference-Applied"
-# Where a link of another site may lead: our own routes that only show something.
+# Links on other sites may lead to these targets: our own routes that only show something.
 _LINKABLE = frozenset(
     {b"/", b"/docs", b"/openapi.json", b"/livez", b"/readyz", b"/metrics", b"/models/loaded", b"/tasks/status"}
 )
 _LINKABLE_PREFIX = b"/tasks/status/"
-# Where a browser shows an answer of Ollama's as a page under our own name: what a model wrote, or a server in Ollama's
-# place, must not act there as a page of ours does.
+# For a browser that shows an answer of Ollama as a page under our host name. Text of a model, or of a server in
+# Ollama's place, must not have the rights of our own pages.
 DOCUMENT_LINES = b"content-security-policy: sandbox\r\n"
 _OWN_SITES = (b"same-origin", b"none")  # none: an address that was typed, a bookmark
-_PREFLIGHT_SECONDS = b"7200"  # browsers do not keep one for longer
+_PREFLIGHT_SECONDS = b"7200"  # browsers keep a preflight no longer
 
 
 def origin_patterns(text: str) -> tuple[str, ...]:
@@ -52,7 +51,7 @@ def origin_patterns(text: str) -> tuple[str, ...]:
 def _is_origin_pattern(pattern: str) -> bool:
     if pattern.count("*") > 1 or not _ORIGIN_PATTERN.fullmatch(pattern):
         return False
-    # With something in place of its `*` it has to be an origin, or no page could ever match it.
+    # With its `*` replaced it has to be an origin. Otherwise no page could ever match it.
     return any(_ORIGIN.fullmatch(pattern.replace("*", filler)) for filler in ("1", ""))
 
 
@@ -65,11 +64,11 @@ def host_patterns(text: str) -> tuple[str, ...]:
 
 
 class OriginPolicy:
-    """Who may call from a browser. `origins` and `hosts` are patterns; `machine` is this machine's name."""
+    """Decides which browser pages may call. `origins` and `hosts` are patterns; `machine` is this machine's name."""
 
     def __init__(self, origins: Iterable[str] = (), hosts: Iterable[str] = (), machine: str = "") -> None:
         wild = [pattern for pattern in origins if "*" in pattern]
-        # "any port" is also the one that a browser leaves out
+        # `:*` also matches the default port, which browsers leave out
         self._exact = {_without_default_port(pattern.removesuffix(":*")) for pattern in origins}
         self._affixes = [(before, after) for before, _, after in (pattern.partition("*") for pattern in wild)]
         self._allows_all = ANY in wild
@@ -78,9 +77,9 @@ class OriginPolicy:
         self._suffixes = (*_LOCAL_SUFFIXES, *(host[1:] for host in hosts if host.startswith("*.")))
 
     def check(self, method: str, target: bytes, fields: Mapping[bytes, bytes]) -> None:
-        """Raises OriginNotAllowed where the request is that of a page that may not call.
+        """Raises OriginNotAllowed if a browser page sent the request and may not call.
 
-        `target` is in origin form, `fields` have lower-case names.
+        `target` is in origin form (RFC 9112 section 3.2.1), `fields` have lower-case names.
         """
         host = fields.get(b"host", b"").decode("latin-1").lower()
         origin = fields.get(b"origin")
@@ -96,7 +95,7 @@ class OriginPolicy:
             raise OriginNotAllowed("this origin is not allowed; CORS_ALLOW_ORIGINS adds origins")
 
     def allows(self, origin: str) -> bool:
-        """Whether a page of `origin` (lower case) may call from wherever it is."""
+        """Whether a page of `origin` (lower case) may call the gateway under any host name."""
         scheme, mark, _ = origin.partition("://")
         if self._allows_all or (mark and scheme in _APP_SCHEMES):
             return True
@@ -112,9 +111,10 @@ class OriginPolicy:
         )
 
     def trusts(self, host: str) -> bool:
-        """Whether a page under `host` (a Host field, lower case) is this gateway's own, not a rebound name's.
+        """Whether a page under `host` (a Host field, lower case) is this gateway's own, and not one of a rebound name.
 
-        An address cannot be rebound, nor can the names that Ollama trusts. A name whose pages may call anyway is fine.
+        DNS rebinding cannot use an address or one of the names that Ollama trusts. If the pages of a name may call
+        anyway, that name is trusted, too.
         """
         name = _host_name(host)
         if self._trusts_all or name is None:
@@ -130,7 +130,7 @@ def is_preflight(method: str, fields: Mapping[bytes, bytes]) -> bool:
 
 
 def preflight_fields(fields: Mapping[bytes, bytes]) -> Fields:
-    """The answer to a preflight of an allowed origin: whatever it asks for."""
+    """The header fields of the answer to a preflight of an allowed origin. They allow all that it asks for."""
     answer = [
         (b"access-control-allow-origin", fields[b"origin"]),
         (b"access-control-max-age", _PREFLIGHT_SECONDS),
@@ -146,7 +146,7 @@ def preflight_fields(fields: Mapping[bytes, bytes]) -> Fields:
 
 
 def response_fields(origin: bytes) -> Fields:
-    """What every other answer to an allowed origin carries. Credentials are never allowed."""
+    """The CORS fields of every other answer to an allowed origin. They never allow credentials."""
     return [
         (b"access-control-allow-origin", origin),
         (b"access-control-expose-headers", _EXPOSED),
@@ -155,9 +155,9 @@ def response_fields(origin: bytes) -> Fields:
 
 
 def _is_link(method: str, target: bytes, fields: Mapping[bytes, bytes]) -> bool:
-    """Whether a link of another site opens one of our own pages, as a whole page: not in a frame, image or script.
+    """Whether a link on another site opens one of our own pages as a whole page: not in a frame, image or script.
 
-    Such a request has no Origin, and its page learns nothing of the answer.
+    Such a request has no Origin, and the other site's page cannot read the answer.
     """
     path = target.partition(b"?")[0]
     return (
@@ -169,10 +169,11 @@ def _is_link(method: str, target: bytes, fields: Mapping[bytes, bytes]) -> bool:
 
 
 def _is_browser(fields: Mapping[bytes, bytes]) -> bool:
-    """Whether a browser may have sent it, by what a page there cannot change.
+    """Whether a browser may have sent the request, judged by fields that a page cannot change.
 
-    Under a foreign name and plain http there is no Sec-Fetch field. A page may then set User-Agent, but it cannot get
-    rid of Accept-Language. Node's fetch sends that as well, with a Sec-Fetch-Mode that no such page can add.
+    Under a foreign name and plain http, browsers send no Sec-Fetch field. A page can then set User-Agent, but cannot
+    remove Accept-Language. Node's fetch also sends Accept-Language, but with a Sec-Fetch-Mode, which no such page can
+    add.
     """
     return (
         fields.get(b"user-agent", b"").startswith(b"Mozilla/")
@@ -194,7 +195,7 @@ def _without_default_port(origin: str) -> str:
 
 
 def _host_name(host: str) -> str | None:
-    """The name or address in a Host field, without port and brackets; None where it is none."""
+    """The name or address in a Host field, without port and brackets; None if the field is malformed."""
     match = _HOST.fullmatch(host)
     return match[1].strip("[]") if match else None
 

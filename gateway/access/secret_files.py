@@ -1,8 +1,8 @@
-"""Files that hold secrets (API keys, a password): reads them safely, whatever stands at their path.
+"""Reads files that hold secrets (API keys, a password) safely, whatever is at their path.
 
-Takes regular files of a bounded size alone, and opens them without blocking: a FIFO, a device or an endless file would
-freeze the process. No error holds anything of a file's text. A file system can still be slow, so what serves requests
-calls this in a thread. Called by validators (at start), keyring and credentials.
+Reads only regular files of a bounded size, and opens them without blocking: a FIFO, a device or an endless file would
+freeze the process. No error shows any of a file's text. A file system can still be slow, so code that serves requests
+calls this in a thread.
 """
 
 import errno
@@ -18,7 +18,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 class UnusableFile(ValueError):
-    """Why a file cannot be used: the operating system's reason, or ours."""
+    """A file cannot be used. The message is the reason: the operating system's, or ours."""
 
 
 def read_secret_file(path: Path) -> str:
@@ -27,14 +27,14 @@ def read_secret_file(path: Path) -> str:
         data = _read(path)
     except OSError as error:
         raise UnusableFile(error.strerror or type(error).__name__) from None
-    except ValueError:  # the system's functions take no NUL
+    except ValueError:  # the path has a NUL, which system calls do not take
         raise UnusableFile("no file has such a path") from None
     if len(data) > LONGEST_BYTES:
         raise UnusableFile(f"it is longer than {LONGEST_BYTES} bytes")
     try:
         return data.decode("utf-8-sig")
     except UnicodeError:
-        raise UnusableFile("it is not UTF-8") from None  # the cause would show what stands there
+        raise UnusableFile("it is not UTF-8") from None  # the cause would show the file's text
 
 
 def read_password(path: Path) -> str:
@@ -53,20 +53,20 @@ def read_keys(path: Path) -> Keys:
 def is_mounted_alone(path: Path) -> bool:
     """Whether the file is a mount of its own, as a bind mount of a single file is.
 
-    Such a file stays the one that it was when it was mounted: if another file is renamed over it outside, nothing
-    changes here. Device numbers would not tell: on overlayfs those of files and directories differ anyway.
+    Such a mount keeps the same file: if another file is renamed over it outside, nothing changes here. Device numbers
+    would not show this: on overlayfs those of files and directories differ anyway.
     """
     try:
         real = str(path.resolve(strict=True))
         mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
-    except (OSError, RuntimeError, ValueError):  # it is not there, links in a circle, no file system for processes
+    except (OSError, RuntimeError, ValueError):  # the file is missing, links form a circle, or there is no /proc
         return False
     return real in {_unescaped(line.split(" ")[4]) for line in mounts.split("\n") if line}
 
 
 def _read(path: Path) -> bytes:
-    """At most one byte more than is allowed."""
-    _check_is_regular(path.stat())  # before it is opened: for some devices that alone has an effect
+    """The file's bytes, at most one more than is allowed. Raises OSError or ValueError."""
+    _check_is_regular(path.stat())  # before opening it: opening some devices has an effect
     with os.fdopen(os.open(path, _OPENING), "rb") as file:
         _check_is_regular(os.fstat(file.fileno()))
         return file.read(LONGEST_BYTES + 1) or b""
@@ -80,7 +80,7 @@ def _check_is_regular(found: os.stat_result) -> None:
 
 
 def _unescaped(mount_point: str) -> str:
-    """The kernel writes white space and backslashes in octal."""
+    """A path from mountinfo, where the kernel writes white space and backslashes in octal."""
     for code in (" ", "\t", "\n", "\\"):
         mount_point = mount_point.replace(f"\\{ord(code):03o}", code)
     return mount_point

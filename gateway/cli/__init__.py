@@ -1,7 +1,7 @@
-"""The terminal's commands, `tasks`, `status` and `cancel`: asked of a gateway over HTTP, answered on the terminal.
+"""The terminal's commands, `tasks`, `status` and `cancel`: they ask a gateway over HTTP and print its answer.
 
-Owns the arguments and the exit codes, which tell scripts a task's state. Must not import the server's modules, nor be
-imported by what serves: HTTP client and tables would cost it memory for nothing. Called by __main__.
+Owns the arguments and the exit codes, which tell scripts a task's state. Must not import the server's modules. The
+server must not import this package: the HTTP client and the tables would cost it memory for nothing.
 """
 
 import argparse
@@ -27,8 +27,8 @@ USAGE = 2
 NOT_ENDED = 3
 UNKNOWN = 4
 AWAY = 5
-INTERRUPTED = 130  # as shells say it, and the next one, too
-NOBODY_READS = 141
+INTERRUPTED = 130  # as in shells: 128 plus SIGINT
+BROKEN_PIPE = 141  # as in shells: 128 plus SIGPIPE
 
 _KEY = re.compile(r"[!-~]+")
 _CODES = {"SUCCESS": DONE, "FAILED": FAILED, "PENDING": NOT_ENDED, "RUNNING": NOT_ENDED}
@@ -37,7 +37,7 @@ is away or refuses. Without a command the gateway itself is started; with --chec
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one command; gives the exit code. Raises SystemExit(2) for wrong usage."""
+    """Runs one command. Returns its exit code. Raises SystemExit(2) for wrong usage."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
     try:
@@ -49,10 +49,10 @@ def main(arguments: Sequence[str]) -> int:
     except Away as error:
         return _complain(str(error), AWAY)
     except KeyboardInterrupt:
-        return DONE if chosen.run is _tasks else INTERRUPTED  # the way to end `tasks --watch`
+        return DONE if chosen.run is _tasks else INTERRUPTED  # Ctrl-C is how `tasks --watch` ends
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
-        return NOBODY_READS
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush fails
+        return BROKEN_PIPE
     return code
 
 
@@ -147,7 +147,7 @@ def _task_id(text: str) -> str:
 
 
 def _client(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> Client:
-    """The gateway that is asked, and the key to it; both from the arguments or the environment."""
+    """The client for the gateway's URL and key, which come from the arguments or the environment."""
     url, key = terminal_peer()
     try:
         if chosen.key_file:

@@ -1,7 +1,7 @@
-"""A gateway as seen by the terminal: its routes for tasks, over HTTP. The only module that knows httpx.
+"""Asks a gateway for tasks over HTTP, for the terminal's commands. The only module that knows httpx.
 
-Whatever goes wrong is one of two errors, with words for people. It follows no redirect and heeds no proxy, so the key
-goes to the named gateway alone. Called by cli and watch.
+All failures are one of two errors, with texts for people. The client follows no redirect and uses no proxy, so the key
+goes only to the named gateway.
 """
 
 import ssl
@@ -17,7 +17,7 @@ Document = dict[str, Any]
 
 
 class Page(NamedTuple):
-    """A list as the gateway answers it, its tasks, and how many records were left out as malformed."""
+    """A list: the gateway's answer, the tasks in it, and how many malformed records are left out."""
 
     content: Document
     tasks: list[Document]
@@ -29,7 +29,7 @@ _ENDED = (State.SUCCESS, State.FAILED)
 
 
 class Away(Exception):
-    """The gateway does not answer, or refuses to."""
+    """The gateway does not answer, or refuses."""
 
 
 class UnknownTask(Exception):
@@ -37,18 +37,18 @@ class UnknownTask(Exception):
 
 
 class Client:
-    """One gateway. Raises ValueError or httpx.InvalidURL where `url` or `key` cannot be one."""
+    """One gateway. Raises ValueError or httpx.InvalidURL if `url` or `key` is malformed."""
 
     def __init__(self, url: str, key: str | None) -> None:
         parts = httpx.URL(url)
         if parts.scheme not in ("http", "https") or not parts.host:
             raise ValueError(f"{url!r}; allowed: http://host[:port] or https://host[:port]")
-        self._name = f"{parts.scheme}://{parts.netloc.decode()}"  # without what may be a password
+        self._name = f"{parts.scheme}://{parts.netloc.decode()}"  # netloc has no user and password
         self._http = httpx.Client(
             base_url=parts,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=_TIMEOUT_SECONDS,
-            verify=ssl.create_default_context(),  # what this machine trusts
+            verify=ssl.create_default_context(),  # this machine's certificates
             trust_env=False,
         )
         self._page_etag = ""
@@ -61,7 +61,7 @@ class Client:
         self._http.close()
 
     def page(self, limit: int, state: str | None) -> Page:
-        """The newest tasks. Asked again, an unchanged page costs the gateway no more than its ETag."""
+        """The newest tasks. If the page has not changed since the last call, the gateway sends only its ETag."""
         query = {"limit": str(limit)} | ({"state": state} if state else {})
         answer = self._ask("GET", "/tasks/status", query, self._page_etag)
         if answer.status_code != 304:
@@ -69,13 +69,13 @@ class Client:
         return self._page
 
     def document(self, task_id: str, wait_seconds: float = 0, known: str = "") -> Document | None:
-        """A task's status; None where it is still the event `known`, after the wait. Raises UnknownTask."""
+        """A task's status. None if it still is the event `known` after `wait_seconds`. Raises UnknownTask and Away."""
         query = {"wait": f"{wait_seconds:.3f}"} if wait_seconds else {}
         answer = self._ask("GET", f"/tasks/status/{task_id}", query, f'"{known}"' if known else "", wait_seconds)
         return None if answer.status_code == 304 else self._task(answer)
 
     def cancel(self, task_id: str) -> Document:
-        """The status after the cancel call, ended or not yet. Raises UnknownTask."""
+        """Cancels a task. Returns its status then, ended or not yet. Raises UnknownTask and Away."""
         return self._task(self._ask("POST", f"/tasks/{task_id}/cancel", {}))
 
     def _ask(
@@ -112,7 +112,7 @@ class Client:
 
 
 def _page(content: Document) -> Page:
-    """A page's tasks; what is none counts as left out, as does what the gateway says it has left out."""
+    """The page in an answer. `left_out` counts malformed items, and the records that the gateway itself left out."""
     items = content["items"] if isinstance(content["items"], list) else [content["items"]]
     tasks = [item for item in items if is_document(item)]
     skipped = content.get("skipped", 0)
@@ -120,7 +120,7 @@ def _page(content: Document) -> Page:
 
 
 def _words(answer: httpx.Response) -> str:
-    """Why there is no document, in the server's words."""
+    """The server's text in an error answer."""
     try:
         match answer.json():
             case {"detail": str(text)} | {"error": {"message": str(text)}}:

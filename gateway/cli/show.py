@@ -1,7 +1,7 @@
-"""What the terminal shows: tables for people, JSON for scripts. The only module that knows rich.
+"""Prints to the terminal: tables for people, JSON for scripts. The only module of this package that knows rich.
 
-Text that came with a request (paths, queries) is shown with control characters escaped and never read as markup: it
-must not be able to drive the terminal. No colours where the output is no terminal. Called by cli and watch.
+Text from requests (paths, queries) is printed with control characters escaped and is never read as markup: it must not
+control the terminal. If the output is no terminal, there are no colours.
 """
 
 import json
@@ -21,12 +21,12 @@ from gateway.cli.client import Document, Page
 from gateway.logs import readable
 
 _STYLES = {"PENDING": "yellow", "RUNNING": "cyan", "SUCCESS": "green", "FAILED": "red"}
-_WIDTH_OF_FILES = 400  # columns are as wide as what is in them; a file has no edge to wrap at
+_WIDTH_OF_FILES = 400  # wide enough that no column wraps; a file has no right edge
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # rich would exit with 1, which means FAILED here
+        raise BrokenPipeError  # rich would exit with 1, which is the code for FAILED
 
 
 def _console() -> Console:
@@ -34,12 +34,12 @@ def _console() -> Console:
 
 
 def print_json(content: Document) -> None:
-    """One line; whatever is not ASCII is escaped."""
+    """Prints one line of JSON, with all but ASCII escaped."""
     print(json.dumps(content, separators=(",", ":")), flush=True)
 
 
 def print_table(tasks: list[Document], left_out: int = 0) -> None:
-    """The tasks, one a line, and how many records were left out."""
+    """Prints the tasks, one per line, and how many records were left out."""
     _console().print(_table(tasks) if tasks else "no tasks")
     if left_out:
         _console().print(_left_out(left_out))
@@ -50,7 +50,7 @@ def _left_out(count: int) -> Text:
 
 
 def print_document(document: Document) -> None:
-    """All that is known of one task, one thing a line."""
+    """Prints all fields of one task, one per line."""
     grid = Table.grid(padding=(0, 2))
     for name, value in _facts(document):
         grid.add_row(name, value if isinstance(value, Text) else Text(readable(value)))
@@ -59,7 +59,10 @@ def print_document(document: Document) -> None:
 
 @contextmanager
 def waiting(task_id: str, *, is_wanted: bool) -> Iterator[Callable[[Document], None]]:
-    """Shows on a terminal what a task is at while it is waited for; nothing elsewhere."""
+    """Shows a task's stage on a terminal while the command waits for its end. Yields a function that takes each status.
+
+    With `is_wanted` false, or without a terminal, it shows nothing.
+    """
     if not is_wanted:
         yield lambda _: None
         return
@@ -68,7 +71,7 @@ def waiting(task_id: str, *, is_wanted: bool) -> Iterator[Callable[[Document], N
 
 
 class LiveTable:
-    """A table that stays where it is on the terminal while it changes."""
+    """A table that is updated in place on the terminal."""
 
     def __init__(self) -> None:
         self._live = Live(console=_console(), auto_refresh=False)
@@ -80,7 +83,7 @@ class LiveTable:
         self._live.stop()
 
     def show(self, page: Page, trouble: str) -> None:
-        """Replaces what is shown."""
+        """Replaces the table."""
         in_flight = sum(task["state"] in ("PENDING", "RUNNING") for task in page.tasks)
         lines = [
             Text(readable(trouble), "red") if trouble else Text(f"{in_flight} of {len(page.tasks)} in flight", "dim")
@@ -91,7 +94,7 @@ class LiveTable:
 
 
 class JsonLines:
-    """One line for each event of a task, oldest first; none for heartbeats."""
+    """Prints one line for each event of a task, oldest first, and none for heartbeats."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
@@ -102,8 +105,8 @@ class JsonLines:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def show(self, page: Page, trouble: str) -> None:  # noqa: ARG002 (a script sees no more lines)
-        """Prints what is new since the last time."""
+    def show(self, page: Page, trouble: str) -> None:  # noqa: ARG002 (while there is trouble, scripts get no lines)
+        """Prints the events that are new since the last call."""
         for task in reversed(page.tasks):
             if self._known.get(task["task_id"]) != task["event_id"]:
                 print_json(task)
@@ -155,7 +158,7 @@ def _facts(task: Document) -> Iterator[tuple[str, str | Text]]:
 
 
 class _More(dict[str, Any]):
-    """A document's extensions; what an older gateway leaves out is None."""
+    """A document's extensions. A field that an older gateway does not have is None."""
 
     def __missing__(self, name: str) -> None:
         return None
@@ -171,7 +174,7 @@ def _state(task: Document) -> Text:
 
 
 def _stage(task: Document) -> str:
-    """The reason says all that a failed task's stage says, and more."""
+    """The stage, or a failed task's reason, which says more."""
     return readable(_more(task)["reason"] or task["stage"])
 
 
@@ -180,7 +183,7 @@ def _moment(unix_ms: float | None) -> str:
 
 
 def _span(from_ms: float | None, to_ms: float | None) -> str:
-    """A duration with as much of it as matters: 0.12 s, 34.5 s, 12:34, 2:03:04."""
+    """A duration, rounded by its size: 0.12 s, 34.5 s, 12:34, 2:03:04. "-" if an end is not known."""
     if from_ms is None or to_ms is None:
         return "-"
     seconds = max(0.0, (to_ms - from_ms) / 1000)
@@ -191,7 +194,7 @@ def _span(from_ms: float | None, to_ms: float | None) -> str:
 
 
 def _size(count: int | None) -> str:
-    """Bytes in units of a thousand."""
+    """`count` bytes as text, in decimal units."""
     size, units = float(count or 0), iter(("B", "kB", "MB", "GB", "TB"))
     unit = next(units)
     while size >= 1000 and unit != "TB":

@@ -1,7 +1,6 @@
-"""Following tasks from afar: until one has ended, or all of them for as long as somebody looks.
+"""Follows tasks of a gateway: one task until it has ended, or the list until the user stops.
 
-One task is waited for by the gateway's own `wait`, the list asked for again every two seconds, by its ETag. Called by
-cli.
+For one task it uses the gateway's `wait` parameter. For the list it asks every two seconds, with the ETag.
 """
 
 import time
@@ -10,23 +9,23 @@ from typing import Protocol
 
 from gateway.cli.client import Away, Client, Document, Page, has_ended
 
-_LONGEST_WAIT_SECONDS = 30.0  # below the minute after which proxies call a connection idle
+_LONGEST_WAIT_SECONDS = 30.0  # many proxies close a connection that is idle for a minute
 _AGAIN_SECONDS = 2.0
 
 
 class View(Protocol):
-    """Where a list is shown that goes on changing."""
+    """Shows a list that changes."""
 
     def __enter__(self) -> object: ...
 
     def __exit__(self, *error: object) -> object: ...
 
     def show(self, page: Page, trouble: str) -> None:
-        """The tasks, newest first, as they are now; `trouble` says why they are not, "" where all is well."""
+        """Shows the tasks, newest first. `trouble` says why they are not up to date; "" if they are."""
 
 
 def ended(client: Client, task_id: str, seconds: float, tell: Callable[[Document], None]) -> Document:
-    """The status of a task when it has ended, or as it is after so many seconds. `tell` gets each one before that."""
+    """A task's status once it has ended, or after `seconds`. `tell` gets each status. Raises UnknownTask and Away."""
     end = time.monotonic() + seconds
     document: Document | None = client.document(task_id)
     while True:
@@ -40,7 +39,7 @@ def ended(client: Client, task_id: str, seconds: float, tell: Callable[[Document
 
 
 def follow(client: Client, limit: int, state: str | None, view: View) -> None:
-    """Shows the newest tasks, and goes on when the gateway was away in between. Raises Away where it is at first."""
+    """Shows the newest tasks until interrupted. Raises Away if the first answer fails; later failures are shown."""
     page = client.page(limit, state)
     trouble = ""
     with view:

@@ -1,1 +1,1 @@
-"""What is counted, and the text that Prometheus reads."""
+"""The gateway's counters, and the text that Prometheus reads."""

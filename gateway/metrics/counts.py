@@ -1,7 +1,7 @@
-"""What is counted, as one row of numbers: requests by how they ended, their times and sizes, the store's answers.
+"""Counts events in one row of numbers: requests by their end, their times and sizes, the store's replies.
 
-Owns every label, all of them from closed sets, and where each number stands. Knows no Prometheus and no clock. Counting
-is on the hot path: a few additions, never a wait, never an error. `exposition` reads what FAMILIES describes.
+Owns all labels (their values are closed sets) and the place of each number. Knows no Prometheus and no clock. Counting
+is on the hot path: a few additions, no wait, no error. FAMILIES describes the row.
 """
 
 from bisect import bisect_left
@@ -16,9 +16,9 @@ from gateway.tasks.task import FINAL_RANK, Reason, Stage, State, Task
 OTHER = "other"
 PATHS = (OTHER, "chat_completions", "completions", "responses", "embeddings", "models", "messages")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", OTHER)
-STATUSES = ("2xx", "3xx", "4xx", "5xx", "none")  # none: the client left before there was one
+STATUSES = ("2xx", "3xx", "4xx", "5xx", "none")  # none: the client left before its answer had a status
 
-# Refusals that are no GatewayError: what the server answers before there is a request.
+# Refusals that are no GatewayError: malformed messages that never become a request.
 _SERVER_CODES = {
     400: "bad_request",
     408: "request_timeout",
@@ -26,7 +26,7 @@ _SERVER_CODES = {
     501: "not_implemented",
     505: "http_version_not_supported",
 }
-# Seconds. Loading a model and a long answer take minutes; our own part should take milliseconds.
+# In seconds. Loading a model and a long answer take minutes; the gateway's own part should take milliseconds.
 LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
@@ -35,7 +35,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric."""
+    """One metric: a set of series that differ by their labels. `series` has the label values of each."""
 
     kind: Kind
     name: str
@@ -43,8 +43,8 @@ class Family:
     labels: tuple[str, ...]
     series: tuple[tuple[str, ...], ...]
     buckets: tuple[float, ...]
-    start: int  # where its numbers begin in a row
-    width: int  # numbers per series; a histogram has one per bucket, one beyond all of them, and the sum
+    start: int  # the index of its first number in the row
+    width: int  # numbers per series; a histogram has one per bucket, one above all buckets, and the sum
 
     @property
     def end(self) -> int:
@@ -167,21 +167,21 @@ _STATUS_OF = (4, 4, 0, 1, 2, 3, 4, 4, 4, 4)  # by the first digit
 _REASON_OF: dict[Reason | None, int] = {None: 0, **{reason: at for at, reason in enumerate(Reason, 1)}}
 _STAGES = tuple(stage for stage in Stage if stage.rank < FINAL_RANK)
 _CODE_OF = {code: at for at, code in enumerate(_CODES)}
-# Said once more for the hot path: looking into a Family costs as much as adding.
+# Copies for the hot path: reading an attribute of Family takes as long as the addition.
 _REQUESTS, _METHODS, _STATUSES, _TASKS = REQUESTS.start, len(METHODS), len(STATUSES), TASKS.start
 _REQUEST_BYTES, _RESPONSE_BYTES = REQUEST_BYTES.start, RESPONSE_BYTES.start
 
 
 class Counts:
-    """The row of this process."""
+    """The row of numbers of this process."""
 
     def __init__(self) -> None:
         self.row = [0.0] * SIZE
 
-    # -- what happens, told when it does --
+    # -- events, counted when they happen --
 
     def ended(self, task: Task) -> None:
-        """A task has ended."""
+        """Counts an ended task."""
         row = self.row
         path = _PATH_OF.get(task.path) or _rare_path(task.path)
         method = _METHOD_OF.get(task.method, _OTHER_METHOD)
@@ -198,15 +198,15 @@ class Counts:
             self.observe(HANDOVER, (task.started_ms - created_ms) / 1000)
 
     def refused(self, code: str) -> None:
-        """A request was refused and is no task. `code` is a GatewayError's."""
+        """Counts a refused request, which is no task. `code` is a GatewayError's."""
         self.row[REFUSED.start + _CODE_OF[code]] += 1
 
     def refused_by_server(self, status: int) -> None:
-        """A message was refused before it was a request."""
+        """Counts a malformed message. `status` is the HTTP status of its answer."""
         self.refused(_SERVER_CODES.get(status, _SERVER_CODES[400]))
 
     def observe(self, histogram: Family, seconds: float, series: int = 0) -> None:
-        """A clock that was set back makes nothing negative."""
+        """Adds a value to a histogram. Negative seconds count as 0: the clock may have been set back."""
         if seconds < 0:
             seconds = 0.0
         at = histogram.start + series * histogram.width
@@ -216,22 +216,22 @@ class Counts:
     def add(self, counter: Family) -> None:
         self.row[counter.start] += 1
 
-    # -- what is, told now and then --
+    # -- present values, set when metrics are read --
 
     def show(self, family: Family, value: float, series: int = 0) -> None:
-        """What a gauge is now, or a counter that is kept elsewhere."""
+        """Sets a gauge, or a counter that is kept elsewhere."""
         self.row[family.start + series] = value
 
     def show_stages(self, tasks: Counter[Stage]) -> None:
-        """How many tasks are in flight."""
+        """Sets the numbers of tasks in flight, by stage."""
         for series, stage in enumerate(_STAGES):
             self.show(IN_FLIGHT, tasks[stage], series)
 
     def show_lost(self, value: int) -> None:
-        """How many tasks this gateway found lost; the gateways that ran them could not count their end."""
+        """Sets how many tasks this gateway made lost. The gateways that ran them could not count their end."""
         self.show(TASKS, value, _REASON_OF[Reason.LOST])
 
 
 def _rare_path(path: str) -> int:
-    """The series of a path that is none of the usual ones: one model's, or OTHER's, which is 0."""
+    """The series of a path that is not in _PATH_OF: that of `models` for one model, else that of OTHER, which is 0."""
     return PATHS.index("models") if path.startswith("/v1/models/") else 0

@@ -1,8 +1,8 @@
-"""What Prometheus reads: what the gateway has counted, and what Ollama says of itself, as text.
+"""Makes the text that Prometheus reads: the gateway's counters, and what Ollama reports about itself.
 
-Owns the exposition and what is only read off (gauges, CPU time, the event loop's lag); what happens is counted in
-counts. The only module that knows prometheus_client, whose own registry and counters are not used: they would cost more
-per request than the rest of it.
+Owns the exposition, the values that are read at each scrape (gauges, CPU time), and the event loop's lag. counts.py
+counts events. The only module that knows prometheus_client. It does not use that library's registry and counters: they
+would cost more per request than all the rest of it.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _PROC = Path("/proc/self")
 
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """One model that Ollama has loaded."""
+    """One model that Ollama has loaded. Sizes as in Ollama's `/api/ps`."""
 
     name: str
     size_bytes: int
@@ -47,7 +47,7 @@ class ModelMemory:
 
 
 class Tracked(Protocol):
-    """What is asked of the tracker."""
+    """What the metrics need from the tracker."""
 
     @property
     def is_store_up(self) -> bool: ...
@@ -63,7 +63,7 @@ class Tracked(Protocol):
 
     @property
     def lost(self) -> int:
-        """How many tasks of gateways that are gone this one has made FAILED lost."""
+        """How many tasks of other gateways this one has made FAILED lost."""
         ...
 
     def stages(self) -> Counter[Stage]:
@@ -81,26 +81,26 @@ class Metrics:
         counted.show(counts.STARTED, time.time())
 
     async def run(self) -> None:
-        """Once a second looks how late its timer comes."""
+        """Measures once a second how late the event loop runs a timer."""
         while True:
             started = time.monotonic()
             await asyncio.sleep(_TICK_SECONDS)
             self._counts.observe(counts.LOOP_LAG, time.monotonic() - started - _TICK_SECONDS)
 
-    def _read_off(self) -> None:
-        """Brings to the row what is not counted when it happens."""
+    def _read_present_values(self) -> None:
+        """Sets the values in the row that are not counted as events."""
         row, tracker = self._counts, self._tracker
         row.show_stages(tracker.stages())
         row.show(counts.STORE_UP, tracker.is_store_up)
         row.show(counts.STORE_UNSAVED, tracker.unsaved)
         row.show(counts.STORE_DROPPED, tracker.dropped)
         row.show_lost(tracker.lost)
-        _read_off_process(row)
+        _read_process(row)
 
     def render(self, accept: str, *, is_upstream_up: bool, models: Sequence[ModelMemory]) -> tuple[bytes, str]:
-        """All metrics as text and its content type: OpenMetrics where `accept` names it, else the older format."""
-        self._read_off()
-        snapshot = _Snapshot([*self._counted(), *_told(is_upstream_up, models)])
+        """(all metrics as text, its content type): OpenMetrics if `accept` names it, else Prometheus' older format."""
+        self._read_present_values()
+        snapshot = _Snapshot([*self._counted(), *_about_ollama_and_build(is_upstream_up, models)])
         if "application/openmetrics-text" in accept:
             text: bytes = openmetrics.generate_latest(snapshot)  # type: ignore[no-untyped-call]
             return text, openmetrics.CONTENT_TYPE_LATEST
@@ -113,7 +113,7 @@ class Metrics:
 
 
 class _Snapshot(Collector):
-    """One scrape's metrics, in the shape that the exposition takes."""
+    """The metrics of one scrape, as a collector, which the exposition functions need."""
 
     def __init__(self, metrics: list[Metric]) -> None:
         self._metrics = metrics
@@ -122,7 +122,7 @@ class _Snapshot(Collector):
         return self._metrics
 
 
-def _read_off_process(row: Counts) -> None:
+def _read_process(row: Counts) -> None:
     row.show(counts.CPU, time.process_time())
     row.show(counts.MAX_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     with suppress(OSError):  # not Linux
@@ -131,7 +131,7 @@ def _read_off_process(row: Counts) -> None:
 
 
 def _metric(family: Family, row: list[float]) -> Metric:
-    """A family's numbers; series by path that have not counted anything yet are left out."""
+    """A family's numbers. Leaves out series by path that are still zero."""
     samples = [
         (labels, row[start : start + family.width])
         for labels, start in zip(family.series, range(family.start, family.end, family.width), strict=True)
@@ -155,8 +155,8 @@ def _histogram(family: Family, samples: list[tuple[tuple[str, ...], list[float]]
     return metric
 
 
-def _told(is_upstream_up: bool, models: Sequence[ModelMemory]) -> Iterator[Metric]:
-    """What does not come from counting."""
+def _about_ollama_and_build(is_upstream_up: bool, models: Sequence[ModelMemory]) -> Iterator[Metric]:
+    """The metrics that are not in the row: build, and Ollama's state."""
     build = {"version": __version__, "python": platform.python_version()}
     yield InfoMetricFamily("ollama_gateway_build", "What is running.", value=build)
     yield GaugeMetricFamily("ollama_gateway_upstream_up", "Whether Ollama answers /v1/models.", value=is_upstream_up)

@@ -1,1 +1,1 @@
-"""What the sockets of both sides share: deadlines, and peers that vanish."""
+"""Shared by the sockets of both sides: deadlines, and peers that vanish."""

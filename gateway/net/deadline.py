@@ -1,7 +1,4 @@
-"""One timer for a deadline that moves often. Knows nothing of what ends then.
-
-Used by server, transport, upstream, line and writer.
-"""
+"""One timer for a deadline that moves often. Does not know what the deadline is for."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +6,9 @@ from math import inf
 
 
 class Deadline:
-    """A timer that is moved without touching the event loop: it looks at its deadline only when it fires."""
+    """Calls `on_expired` at the deadline. Moving the deadline later does not touch the event loop's timer: when that
+    fires too early, it is set again.
+    """
 
     __slots__ = ("_at", "_fires_at", "_loop", "_on_expired", "_timer")
 
@@ -20,23 +19,23 @@ class Deadline:
         self._timer: asyncio.TimerHandle | None = None
 
     def move(self, seconds: float) -> None:
-        """The deadline is `seconds` from now."""
+        """Sets the deadline to `seconds` from now."""
         self._at = self._loop.time() + seconds
         if self._at < self._fires_at:
             self._disarm()
             self._arm()
 
     def move_up(self, seconds: float) -> None:
-        """The deadline is `seconds` from now, or where it was if that is sooner."""
+        """Sets the deadline to `seconds` from now, unless it is earlier already."""
         if self._loop.time() + seconds < self._at:
             self.move(seconds)
 
     def off(self) -> None:
-        """There is none for the time being."""
+        """Removes the deadline. The timer may stay, which is cheap; `move` sets a deadline again."""
         self._at = inf
 
     def cancel(self) -> None:
-        """There is none any more, and no timer either: for the end of whoever has it."""
+        """Removes the deadline and the timer. To be called when the owner ends."""
         self._at = inf
         self._disarm()
 
@@ -46,9 +45,9 @@ class Deadline:
             self._timer, self._fires_at = None, inf
 
     def end(self) -> None:
-        """As `cancel`; and whoever has it is held no longer."""
+        """As `cancel`, and drops the callback, so that it keeps no reference to the owner."""
         self.cancel()
-        self._on_expired = _nothing
+        self._on_expired = _do_nothing
 
     def _arm(self) -> None:
         self._fires_at = self._at
@@ -63,5 +62,5 @@ class Deadline:
             self._arm()
 
 
-def _nothing() -> None:
-    """What an ended deadline does."""
+def _do_nothing() -> None:
+    """The callback of an ended deadline."""

@@ -1,8 +1,8 @@
-"""Peers that vanish without a word (no power, no network): TCP itself notices them after minutes, or never.
+"""Detects peers that vanish silently (no power, no network). TCP itself notices them after minutes, or never.
 
-Where a peer is waited for, keepalive finds out. It does not run while something is unacknowledged, so the kernel is
-asked about that now and then. TCP_USER_TIMEOUT would be simpler, but ends a live peer whose window is closed as well.
-Knows sockets, nothing of HTTP. Used by serve, server and connection.
+While the gateway waits for a peer, TCP keepalive detects it. Keepalive does not run while data is unacknowledged, so
+the gateway also reads the kernel's tcp_info now and then. TCP_USER_TIMEOUT would be simpler, but it also ends a live
+peer whose window is closed. Knows sockets, but no HTTP.
 """
 
 import math
@@ -21,24 +21,25 @@ KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
-# One that owes an acknowledgement: after this long a silence, found at most two looks later.
+# A peer that owes an acknowledgement has vanished after this silence. It is found at most two looks later.
 SILENCE_SECONDS = 75.0
 _LOOK_SECONDS = 15.0
 _TICK_SECONDS = 1.0
-# Linux's tcp_info: probes of a closed window that have no answer, segments that have none, milliseconds since any came.
+# Bytes of Linux's tcp_info: unanswered probes of a closed window, unacknowledged segments, milliseconds since the last
+# acknowledgement.
 _PROBES = 3
 _UNACKNOWLEDGED = slice(24, 28)
 _SINCE_HEARD_MS = slice(56, 60)
 
 
 def keep_alive(sock: socket.socket) -> None:
-    """Has the kernel look for the peer while nothing is under way; what a listener accepts has it, too."""
+    """Turns on keepalive. A connection that a listener accepts inherits it."""
     for option in KEEPALIVE:
         sock.setsockopt(*option)
 
 
 class Debt:
-    """What one peer owes: an acknowledgement of data, or of a probe where its window is closed."""
+    """Remembers since when a peer owes an acknowledgement: of data, or of a probe if its window is closed."""
 
     __slots__ = ("_since",)
 
@@ -46,7 +47,7 @@ class Debt:
         self._since: float | None = None
 
     def is_overdue(self, info: bytes, now: float) -> bool:
-        """Whether it has owed one for too long and was not heard meanwhile. `info` is tcp_info, `now` in seconds."""
+        """Whether the peer has owed one for too long without sending any. `info` is tcp_info, `now` is in seconds."""
         if not (info[_PROBES] or _number(info[_UNACKNOWLEDGED])):
             self._since = None
             return False
@@ -69,7 +70,7 @@ class _Peer:
 
 
 class PeerWatch:
-    """Looks at each of its connections every 15 seconds, at a few at a time: there may be thousands."""
+    """Checks each connection every 15 seconds, a few per tick, because there may be thousands."""
 
     def __init__(self) -> None:
         self._peers: dict[asyncio.Transport, _Peer] = {}
@@ -79,13 +80,13 @@ class PeerWatch:
     def add(
         self, loop: "asyncio.AbstractEventLoop", transport: "asyncio.Transport", on_vanished: Callable[[], None]
     ) -> None:
-        """Watches a connection of `loop` until it is discarded."""
+        """Watches a connection of `loop` until `discard`. Calls `on_vanished` when the peer has vanished."""
         self._peers[transport] = _Peer(transport, on_vanished)
         if self._timer is None:
             self._arm(loop)
 
     def discard(self, transport: "asyncio.Transport") -> None:
-        """The connection is lost."""
+        """Stops watching a connection, which is lost."""
         self._peers.pop(transport, None)
         if not self._peers and self._timer is not None:
             self._timer.cancel()

@@ -1,1 +1,1 @@
-"""The models of OLLAMA_PULL_MODELS: their names, and the program that pulls them."""
+"""The program that pulls the models of OLLAMA_PULL_MODELS."""

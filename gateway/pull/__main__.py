@@ -1,4 +1,4 @@
-"""`python -m gateway.pull`, as supervisord and people start it."""
+"""`python -m gateway.pull`: the entry point for supervisord and for people."""
 
 import sys
 

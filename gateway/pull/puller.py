@@ -1,8 +1,8 @@
-"""`python -m gateway.pull`: pulls the models of OLLAMA_PULL_MODELS that Ollama lacks, and ends when all are there.
+"""`python -m gateway.pull`: pulls the models of OLLAMA_PULL_MODELS that Ollama lacks, and ends when Ollama has all.
 
-It goes on until then or until it is stopped: no model's failure ends it, holds up another model, or touches the
-gateway. It must not start or stop anything. supervisord starts it once, beside the gateway, which learns of the
-progress from a file; run by hand on a terminal it shows a bar. It talks to Ollama alone, heeding no proxy.
+A model that fails is retried. It does not end the program, delay other models, or affect the gateway. The program must
+not start or stop anything. supervisord starts it once, beside the gateway. The gateway reads the progress from a file.
+On a terminal the program shows a progress bar. It connects only to Ollama, and uses no proxy.
 """
 
 import json
@@ -29,38 +29,38 @@ _RARE_PAUSE_SECONDS = 3600.0
 _MAX_WAIT_FOR_OLLAMA_SECONDS = 4.0
 _LINE_EVERY_SECONDS = 5.0
 _LIST_TIMEOUT_SECONDS = 10.0
-_SILENCE_SECONDS = 1800.0  # Ollama says nothing while it verifies what it pulled, which takes minutes for large models
+_SILENCE_SECONDS = 1800.0  # Ollama sends nothing while it verifies a model, for minutes if the model is large
 _MAX_ANSWER_BYTES = 4_194_304
 _MAX_ERROR_CHARACTERS = 300
-# What the registry says of a name that it does not have, and of a model that this Ollama is too old for.
+# Parts of the registry's errors for an unknown name, and for a model that needs a newer Ollama.
 _LASTING_ERRORS = ("file does not exist", "newer version of Ollama")
 
 
 class PullFailed(Exception):
-    """Ollama is away, or did not do what it was asked for."""
+    """Ollama does not answer, or answers with an error. The message is Ollama's reason, or ours."""
 
     @property
     def is_lasting(self) -> bool:
-        """Whether trying again soon would be in vain."""
+        """Whether a retry soon would fail again."""
         return any(words in str(self) for words in _LASTING_ERRORS)
 
 
 class Ollama:
-    """The two questions of this program. Everything that goes wrong with them is PullFailed."""
+    """Sends the two requests of this program to Ollama. Raises PullFailed for every failure."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
         self._port = port
 
     def models(self) -> list[str]:
-        """The names of what it has."""
+        """The names of the models that Ollama has."""
         with self._asked("GET", "/api/tags", None, _LIST_TIMEOUT_SECONDS) as answer:
             if answer.status != 200:
                 raise PullFailed(f"/api/tags answers {answer.status}")
             return listed_models(answer.read(_MAX_ANSWER_BYTES))
 
     def pull(self, name: str) -> Iterator[dict[str, Any]]:
-        """Has it pull a model; gives what it tells of that, up to the success."""
+        """Pulls a model. Yields each message of `/api/pull`, up to the success."""
         with self._asked("POST", "/api/pull", {"model": name, "stream": True}, _SILENCE_SECONDS) as answer:
             while line := answer.readline(_MAX_ANSWER_BYTES):
                 event = _event(line)
@@ -77,7 +77,7 @@ class Ollama:
         try:
             connection.request(method, path, json.dumps(body) if body else None, {"Content-Type": "application/json"})
             yield connection.getresponse()
-        except (OSError, HTTPException, ValueError) as error:  # the last one: an answer of another shape
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: malformed JSON
             raise PullFailed(f"{type(error).__name__}: {error}") from error
         finally:
             connection.close()
@@ -91,7 +91,7 @@ def _event(line: bytes) -> dict[str, Any]:
 
 
 class Meter:
-    """How much of one model is here, added up over its layers. Ollama names a layer when it comes to it."""
+    """Adds up the progress of one model over its layers. Ollama reports a layer only once it pulls it."""
 
     def __init__(self) -> None:
         self._layers: dict[str, tuple[int, int]] = {}
@@ -113,7 +113,7 @@ class Meter:
 
     @property
     def percent(self) -> int | None:
-        """None while no size is known."""
+        """0 to 100; None while no size is known."""
         return 100 * self.completed_bytes // self.total_bytes if self.total_bytes else None
 
 
@@ -122,7 +122,7 @@ Show = Callable[[Meter], None]
 
 @contextmanager
 def lines(name: str) -> Iterator[Show]:
-    """Shows progress in the log: at once when there is any, then every few seconds."""
+    """Logs progress: at once when a size is known, then every few seconds."""
     last = float("-inf")
 
     def show(meter: Meter) -> None:
@@ -136,8 +136,8 @@ def lines(name: str) -> Iterator[Show]:
 
 @contextmanager
 def bar(name: str) -> Iterator[Show]:
-    """Shows progress on a terminal."""
-    from rich import progress  # only here: under supervisord there is no terminal
+    """Shows progress as a bar on a terminal."""
+    from rich import progress  # imported only here, because under supervisord there is no terminal
 
     columns = (
         progress.TextColumn("{task.description}", markup=False),
@@ -152,8 +152,8 @@ def bar(name: str) -> Iterator[Show]:
 
 
 @dataclass(slots=True)
-class Wish:
-    """A model that is not there yet, and when to try next, in seconds of the monotonic clock."""
+class _Pending:
+    """A model that Ollama lacks. `due` is the time of the next attempt, in seconds of the monotonic clock."""
 
     name: str
     failures: int = 0
@@ -161,12 +161,12 @@ class Wish:
 
 
 def pause_seconds(failures: int, *, is_lasting: bool = False) -> float:
-    """How long to wait after so many failures in a row."""
+    """The pause after `failures` failures in a row: doubles up to a minute; an hour for a lasting failure."""
     return _RARE_PAUSE_SECONDS if is_lasting else min(_MAX_PAUSE_SECONDS, 2.0 ** min(failures - 1, 16))
 
 
 class Puller:
-    """Pulls one model after another; what fails goes to the back until its time has come."""
+    """Pulls one model after another. A model that fails waits for its next attempt, behind the others."""
 
     def __init__(
         self,
@@ -181,20 +181,20 @@ class Puller:
         self._view = view
         self._progress_file = progress_file
         self._sleep = sleep
-        self._told: Progress | None = None
+        self._reported: Progress | None = None
 
     def run(self) -> None:
-        """Returns when all are there."""
-        wishes = [Wish(name) for name in self._missing()]
-        while wishes:
-            wish = min(wishes, key=lambda wish: wish.due)
-            self._sleep(max(0.0, wish.due - time.monotonic()))
-            if self._fulfil(wish):
-                wishes.remove(wish)
+        """Pulls all models. Returns when Ollama has them."""
+        pending = [_Pending(name) for name in self._missing()]
+        while pending:
+            model = min(pending, key=lambda model: model.due)
+            self._sleep(max(0.0, model.due - time.monotonic()))
+            if self._try(model):
+                pending.remove(model)
         log.info("all models are there: %s", " ".join(self._names))
 
     def _missing(self) -> list[str]:
-        """What Ollama lacks, as soon as it can be asked."""
+        """The models that Ollama lacks. Waits until Ollama answers."""
         failures = 0
         while True:
             try:
@@ -205,15 +205,15 @@ class Puller:
                     log.info("waiting for Ollama: %s", _shortened(error))
                 self._sleep(min(pause_seconds(failures), _MAX_WAIT_FOR_OLLAMA_SECONDS))
 
-    def _fulfil(self, wish: Wish) -> bool:
-        """Try once; where it fails, say why and when it is tried again."""
+    def _try(self, model: _Pending) -> bool:
+        """Tries once. If that fails, logs the reason and the time of the next attempt, and returns False."""
         try:
-            self._pull(wish.name)
+            self._pull(model.name)
         except PullFailed as error:
-            wish.failures += 1
-            pause = pause_seconds(wish.failures, is_lasting=error.is_lasting)
-            wish.due = time.monotonic() + pause
-            log.warning("%s: %s; trying again in %.0f s", wish.name, _shortened(error), pause)
+            model.failures += 1
+            pause = pause_seconds(model.failures, is_lasting=error.is_lasting)
+            model.due = time.monotonic() + pause
+            log.warning("%s: %s; trying again in %.0f s", model.name, _shortened(error), pause)
             return False
         return True
 
@@ -225,17 +225,17 @@ class Puller:
                 for event in self._ollama.pull(name):
                     meter.feed(event)
                     show(meter)
-                    self._tell(Progress(os.getpid(), name, meter.percent))
+                    self._report(Progress(os.getpid(), name, meter.percent))
         finally:
-            self._tell(None)
+            self._report(None)
         log.info("%s: pulled", name)
 
-    def _tell(self, progress: Progress | None) -> None:
-        """Lets the gateway know, once for each percent."""
-        if self._progress_file is None or progress == self._told:
+    def _report(self, progress: Progress | None) -> None:
+        """Writes the progress file for the gateway, once for each percent; removes it for None."""
+        if self._progress_file is None or progress == self._reported:
             return
-        self._told = progress
-        with suppress(OSError):  # no room: pulling matters more than telling
+        self._reported = progress
+        with suppress(OSError):  # for example a full disk: pulling matters more than reporting
             if progress:
                 progress.write(self._progress_file)
             else:
@@ -247,7 +247,7 @@ def _shortened(error: PullFailed) -> str:
 
 
 def main() -> int:
-    """Pulls; gives the exit code: 0 when all is there, 2 for wrong settings."""
+    """Pulls all models. Returns the exit code: 0 if Ollama has them, 2 for wrong settings."""
     try:
         settings = load()
     except InvalidSettings:

@@ -1,7 +1,7 @@
-"""`/` and `/docs`: one page for people, and the files it is made of, under `/dashboard/`.
+"""`/` and `/docs`: one page for people, and its files under `/dashboard/`.
 
-The page holds no data: its scripts ask the public API, as any client would, and show what they get. Nothing comes from
-elsewhere, and the page may load nothing from there. The files are read once, at import.
+The page contains no data. Its scripts ask the public API, as any client does, and show the answers. The page loads
+nothing from other hosts, and its policy forbids that. The files are read once, at import.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; trusted-types 'none'"  # browsers then refuse any text as markup
+    "require-trusted-types-for 'script'; trusted-types 'none'"  # browsers then refuse to parse text as markup
 )
 
 
@@ -32,7 +32,7 @@ def _file(name: str, body: bytes) -> _File:
     fields = {
         "Content-Type": f"{_MEDIA_TYPES[name.rpartition('.')[2]]}; charset=utf-8",
         "ETag": f'"{sha256(body).hexdigest()[:24]}"',
-        "Cache-Control": "no-cache",  # kept, but asked for again: the next version's files have the same names
+        "Cache-Control": "no-cache",  # browsers revalidate it: the next version's files have the same names
         "Content-Security-Policy": _POLICY,
         "Referrer-Policy": "no-referrer",
     }
@@ -45,7 +45,7 @@ _FILES = {
     if found.name.rpartition(".")[2] in _MEDIA_TYPES
 }
 
-# What holds no data and needs no API key: the page asks for one itself. /docs is not among them.
+# These targets contain no data and need no API key: the page asks for one itself. /docs needs a key.
 SHELL_TARGETS = frozenset({b"/", *(f"/dashboard/{name}".encode() for name in _FILES)})
 
 
@@ -61,7 +61,7 @@ def _answer(request: Request, name: str) -> Response:
 
 @router.api_route("/", methods=["GET", "OPTIONS"])
 async def dashboard(request: Request) -> Response:
-    """The dashboard. `OPTIONS /` is how HAProxy asks whether a server is alive, unless it is told otherwise."""
+    """The dashboard. HAProxy's default health check is `OPTIONS /`, so that is answered, too."""
     if request.method == "OPTIONS":
         return Response(headers={"Allow": "GET, OPTIONS"})
     return _answer(request, "index.html")
@@ -69,7 +69,7 @@ async def dashboard(request: Request) -> Response:
 
 @router.get("/docs")
 async def docs(request: Request) -> Response:
-    """The same page, showing what /openapi.json says of our routes."""
+    """The same page, which shows the routes in /openapi.json."""
     return _answer(request, "index.html")
 
 

@@ -1,6 +1,6 @@
-"""`/livez` and `/readyz`: the process is alive; Ollama answers `/v1/models` and the gateway is not about to stop.
+"""`/livez`: the process is alive. `/readyz`: Ollama answers `/v1/models`, and the gateway is not about to stop.
 
-Where models are pulled at the start, `/readyz` tells which are still missing, and may be made to wait for them.
+If OLLAMA_PULL_MODELS is set, `/readyz` lists the models that are still missing. A setting makes it wait for them.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ class Readiness(BaseModel):
 
 
 class ModelsProbe:
-    """Asks Ollama which of the wanted models it has, at most every three seconds; reads the pull program's progress."""
+    """Asks Ollama which of the `wanted` models it has, at most every three seconds. Reads the pull program's file."""
 
     def __init__(self, upstream: Upstream, wanted: tuple[str, ...], progress_file: Path | None) -> None:
         self._upstream = upstream
@@ -66,7 +66,7 @@ class ModelsProbe:
         self.missing = list(wanted)
 
     async def refresh(self) -> None:
-        """Ask again, if the last answer is old; without an answer the last one stays."""
+        """Asks Ollama again if the last answer is old. If that fails, the last answer stays."""
         if not self._wanted or time.monotonic() - self._asked_at < _LIST_AGE_SECONDS:
             return
         self._asked_at = time.monotonic()
@@ -75,11 +75,11 @@ class ModelsProbe:
                 "/api/tags", timeout_seconds=_PROBE_TIMEOUT_SECONDS, keep_bytes=_MAX_LIST_BYTES
             )
             self.missing = missing_models(self._wanted, listed_models(body))
-        except (UpstreamFailure, ValueError):  # away, or no Ollama
+        except (UpstreamFailure, ValueError):  # Ollama is away, or this server is not Ollama
             return
 
     def report(self) -> ModelsAtStart | None:
-        """What is known now; None where no models are wanted."""
+        """The last answer and the progress; None if no models are wanted."""
         if not self._wanted:
             return None
         progress = read_progress(self._progress_file) if self.missing else None
@@ -93,7 +93,7 @@ class ModelsProbe:
 
 
 class ReadinessProbe:
-    """Asks Ollama at most once a second, however often it is asked itself. The store's condition is the writer's."""
+    """Decides whether the gateway is ready. Asks Ollama at most once a second, however often clients ask."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class ReadinessProbe:
         return "ready" if self._tracker.is_store_up else "degraded"
 
     async def _ask(self) -> None:
-        """One question for all who want to know now."""
+        """Asks Ollama once for all clients that wait now."""
         try:
             self._is_upstream_up = await self._is_answering()
             if self._is_upstream_up:

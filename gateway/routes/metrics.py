@@ -1,4 +1,4 @@
-"""`/metrics`: what Prometheus reads. Asks Ollama now and then, waits for it a second at most, and shapes nothing."""
+"""`/metrics`: the text for Prometheus. Asks Ollama for its state, and waits at most a second for the answer."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ _MODELS_AGE_SECONDS = 10.0
 
 
 class OllamaState:
-    """What Ollama last said: whether it answers, and which models it has loaded."""
+    """Ollama's last known state: whether it answers, and which models it has loaded."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class OllamaState:
         self._asking: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
-        """Asks again. What has not come after a second is seen by the next who ask."""
+        """Asks Ollama again, and waits at most a second. A later answer shows in the next scrape."""
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask())
         await asyncio.wait([self._asking], timeout=_WAIT_SECONDS)
@@ -55,7 +55,7 @@ def _memory(model: LoadedModel) -> ModelMemory:
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def scrape(request: Request, accept: Annotated[str, Header()] = "") -> Response:
-    """What Prometheus scrapes, in OpenMetrics where `Accept` asks for it."""
+    """The metrics for Prometheus, as OpenMetrics if `Accept` asks for it."""
     metrics: Metrics = request.app.state.metrics
     ollama: OllamaState = request.app.state.ollama
     await ollama.refresh()

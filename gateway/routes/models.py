@@ -1,6 +1,6 @@
-"""`/models/loaded`: what Ollama holds in memory now, from its `/api/ps`, which is not reachable from outside.
+"""`/models/loaded`: the models that Ollama has in memory, from its `/api/ps`, which clients cannot reach.
 
-Asks Ollama at most once in two seconds, however often it is asked itself. Nothing here loads or unloads a model.
+Asks Ollama at most once in two seconds, however often clients ask. Never loads or unloads a model.
 """
 
 import asyncio
@@ -32,19 +32,19 @@ class LoadedModel(BaseModel):
 
 
 class LoadedModels(BaseModel):
-    """The models that Ollama has loaded; none where Ollama cannot tell."""
+    """The models that Ollama has loaded; an empty list if the server has no route to ask."""
 
     models: list[LoadedModel]
 
 
 class Problem(BaseModel):
-    """Why there is no answer."""
+    """The reason for an error."""
 
     detail: str
 
 
 class _Process(BaseModel):
-    """A model as Ollama's `/api/ps` tells of it (its api.ProcessModelResponse)."""
+    """A model in the answer of Ollama's `/api/ps` (its api.ProcessModelResponse)."""
 
     name: str
     size: int = 0
@@ -69,7 +69,7 @@ class _Processes(BaseModel):
 
 
 class LoadedModelsProbe:
-    """What Ollama has loaded; None while it does not answer. One question at a time, for all who want to know."""
+    """The models that Ollama has loaded; None while Ollama does not answer. One request at a time, for all clients."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -95,7 +95,7 @@ class LoadedModelsProbe:
 
 
 def _loaded(status: int, body: bytes) -> LoadedModels | None:
-    """What an answer of `/api/ps` says. 404: a server with Ollama's OpenAI API, but without that route."""
+    """The models in an answer of `/api/ps`; None if it is malformed. 404: a server with Ollama's OpenAI API alone."""
     if status == 404:
         return LoadedModels(models=[])
     try:
@@ -107,7 +107,7 @@ def _loaded(status: int, body: bytes) -> LoadedModels | None:
 
 @router.get("/models/loaded", responses={503: {"model": Problem, "description": "Ollama does not answer"}})
 async def models_loaded(request: Request) -> LoadedModels:
-    """The models that Ollama has in memory, where they are and until when."""
+    """The models that Ollama has in memory: on which device, and until when."""
     models: LoadedModels | None = await request.app.state.loaded_models()
     if models is None:
         raise HTTPException(503, "Ollama does not answer", headers={"Retry-After": "2"})

@@ -1,6 +1,6 @@
-"""`/tasks/…`: what became of requests, and an end to them. Asks the tracker, answers its documents as they stand.
+"""`/tasks/…`: the status of tasks, and cancel. Asks the tracker, and sends its documents unchanged.
 
-The models describe the documents for /openapi.json; a document is sent as the store holds it, not rebuilt.
+The models below only describe the documents for /openapi.json. A document is never rebuilt from them.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ class TaskPage(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why there is no answer."""
+    """The reason for an error."""
 
     detail: str
 
@@ -90,7 +90,7 @@ def _tracker(request: Request) -> Tracker:
 
 
 def _reader(request: Request) -> str | None:
-    """Whose tasks the client may see; None: all."""
+    """The name of the API key whose tasks the client may see; None: all tasks."""
     client: ClientRequest = request.scope["extensions"]["gateway"]
     return client.reader
 
@@ -101,7 +101,7 @@ def _store_is_away(error: StoreUnavailable) -> HTTPException:
 
 @contextmanager
 def _answerable(task_id: str) -> Iterator[None]:
-    """What one task's routes answer where they cannot answer a document."""
+    """The errors of the routes for one task: 400 for an invalid id, 503 if the store is away."""
     if not is_valid_id(task_id):
         raise HTTPException(400, f"not a task id; allowed: {ID_PATTERN}")
     try:
@@ -117,7 +117,7 @@ def _found(task_id: str, document: str | None) -> str:
 
 
 def _tagged(body: str | bytes, tag: str, known: Sequence[str] = (), status_code: int = 200) -> Response:
-    """JSON with its ETag; 304 without it where the client knows that tag."""
+    """JSON with its ETag; 304 without a body if the client has that tag already."""
     headers = {"ETag": f'"{tag}"'}
     if tag in known or "*" in known:
         return Response(status_code=304, headers=headers)
@@ -125,12 +125,12 @@ def _tagged(body: str | bytes, tag: str, known: Sequence[str] = (), status_code:
 
 
 def _etags(if_none_match: str | None) -> list[str]:
-    """The event ids that an If-None-Match names (RFC 9110 section 13.1.2); weak ones compare as strong ones."""
+    """The event ids in an If-None-Match field (RFC 9110 section 13.1.2). Weak tags compare as strong ones."""
     return [tag.strip().removeprefix("W/").strip('"') for tag in (if_none_match or "").split(",") if tag.strip()]
 
 
 async def _unless_left(request: Request, answer: Coroutine[Any, Any, str | None]) -> str | None:
-    """`answer`, given up when the client leaves: what is answered then reaches nobody."""
+    """Awaits `answer`, and cancels it when the client leaves. None then: the client does not get the answer."""
     left: asyncio.Future[None] = request.scope["extensions"]["gateway.left"]
     waiting = asyncio.ensure_future(answer)
 
@@ -170,10 +170,10 @@ async def task_status(
     ] = 0,
     if_none_match: Annotated[str | None, Header(description="the ETag of the event that is known already")] = None,
 ) -> Response:
-    """The status document of one task. `ETag` is its `event_id`, which changes with the stage but not by a heartbeat.
+    """The status document of one task. `ETag` is its `event_id`. It changes with the stage, but not with a heartbeat.
 
-    With `wait` the answer is held back until there is another event than the one in If-None-Match (without it: than the
-    present one), the task has ended, or the time is up.
+    With `wait` the gateway answers when the event differs from the one in If-None-Match (without that field: from the
+    present one), when the task has ended, or when the time is up.
     """
     known, reader = _etags(if_none_match), _reader(request)
     with _answerable(task_id):
@@ -192,7 +192,7 @@ async def task_status(
     responses={202: {"model": TaskDocument, "description": "asked for, but not ended within a second"}, **_NO_DOCUMENT},
 )
 async def task_cancel(task_id: str, request: Request) -> Response:
-    """Ends a task that is in flight, at whichever gateway. An ended one is answered as it is."""
+    """Cancels a task in flight, at any gateway. If the task has ended, its status is returned unchanged."""
     with _answerable(task_id):
         document = await _tracker(request).cancel(task_id, _reader(request))
     found = _found(task_id, document)
@@ -211,7 +211,7 @@ async def task_list(
     cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before")] = None,
     if_none_match: Annotated[str | None, Header(description="the ETag of the page that is known already")] = None,
 ) -> Response:
-    """Tasks by creation, newest first. The `ETag` changes with anything in the page, heartbeats too."""
+    """Tasks by creation, newest first. The `ETag` changes with any change of the page, also with heartbeats."""
     try:
         page = await _tracker(request).page(limit, state or None, cursor or None, _reader(request))
     except StoreUnavailable as error:

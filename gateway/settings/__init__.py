@@ -1,8 +1,7 @@
 """The gateway's settings: the only reader of the environment.
 
-Every variable is one row of SETTINGS; docs/settings.md lists the same rows and a test holds the two together.
-All that is wrong is named at once. An empty variable counts as unset, as compose files produce it.
-Called by __main__ (which prints what is wrong) and app.
+Every setting is one row of SETTINGS. docs/settings.md lists the same rows, and a test compares the two. All errors are
+reported at once. An empty variable counts as unset, because compose files set empty ones.
 """
 
 import os
@@ -24,13 +23,13 @@ from gateway.settings.validators import matching, one_of, seconds, whole
 from gateway.upstream.models import MAX_MODELS, model_names
 
 MASK = "***"
-_LAUNCHER_DIRECTORY = "LAUNCHER_DIRECTORY"  # no setting: the launcher's, for what its programs share while they run
+_LAUNCHER_DIRECTORY = "LAUNCHER_DIRECTORY"  # no setting: the launcher sets it, for files that its programs share
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NETWORK = Path("/proc/self/ns/net")
 
 
 class InvalidSettings(ValueError):
-    """One line per wrong variable: its name, its value (masked where secret) and what is allowed."""
+    """One line per wrong variable: its name, its value (masked if it may be secret) and the allowed values."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -39,7 +38,7 @@ class InvalidSettings(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One environment variable. `parse` raises ValueError for what is not `allowed`."""
+    """One environment variable. `parse` raises ValueError if a text is not `allowed`."""
 
     name: str
     default: str
@@ -51,10 +50,14 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
+<<<<<<< HEAD
     """What the environment asks for, checked. Durations in seconds, sizes in bytes, 0 = off where said so.
 
     It has one field for each setting.
     """
+=======
+    """The checked settings. Durations are in seconds, sizes in bytes; 0 is off where docs/settings.md says so."""
+>>>>>>> w-words
 
     upstream_host: str
     upstream_port: int
@@ -147,7 +150,7 @@ _NAMES = tuple(setting.name for setting in SETTINGS)
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
-    """The settings that `environ` asks for. Raises InvalidSettings with all that is wrong."""
+    """The settings in `environ`. Raises InvalidSettings with all errors."""
     given = values_of(environ, _NAMES)
     values: dict[str, Any] = {}
     problems: list[str] = []
@@ -164,7 +167,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 
 
 def start_warnings(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """What the log is to say once at the start: settings that are valid, but may not do what they are meant to."""
+    """Lines to log at the start: about settings that are valid but may not do what the user wants."""
     files = {name: text for name, text in values_of(environ, _NAMES).items() if name.endswith("_FILE")}
     return warnings_of(environ, _NAMES) + [
         f"{name} is a file mounted by itself: one that replaces it outside is not seen here; mount its directory"
@@ -181,14 +184,14 @@ def _problem(setting: Setting, text: str, error: ValueError) -> str:
 
 
 def _is_path(text: str) -> bool:
-    """Whether a text evidently names a file. Else it may be the secret itself, by mistake."""
+    """Whether a text evidently names a file. Otherwise it may be the secret itself, by mistake."""
     if text.startswith(("/", ".")):
         return True
     return os.path.lexists(text) or os.path.isdir(os.path.dirname(text))
 
 
 def _problems_between(values: Mapping[str, Any]) -> list[str]:
-    """What is wrong with values that are each right by themselves."""
+    """The errors of values that are valid alone, but not together."""
     ttl, beat = values.get("TTL_RUNNING"), values.get("HEARTBEAT_SEC")
     problems = []
     if ttl is not None and beat is not None and ttl < 5 * beat:
@@ -232,26 +235,26 @@ def _settings(values: Mapping[str, Any]) -> Settings:
 
 
 def terminal_peer() -> tuple[str, str | None]:
-    """For the terminal's commands: the URL of the gateway to ask, and the key to it, if any."""
+    """For the terminal's commands: (the URL of the gateway, its API key or None)."""
     port = values_of(os.environ, ["GATEWAY_PORT"]).get("GATEWAY_PORT", "11535")
     return os.environ.get("OLLAMA_GATEWAY_URL") or f"http://127.0.0.1:{port}", os.environ.get("OLLAMA_GATEWAY_KEY")
 
 
 def run_name(settings: Settings) -> str:
-    """`<place>-<run>`: another run at the same place has another second half."""
+    """`<place>-<run>`: each run at the same place has another second part."""
     return f"{_place(settings)}-{secrets.token_hex(4)}"
 
 
 def pull_progress_file() -> Path | None:
-    """Where the pull program tells the gateway how far it is; None without the launcher, which makes the place."""
+    """The file in which the pull program reports its progress; None without the launcher, which makes its directory."""
     directory = os.environ.get(_LAUNCHER_DIRECTORY)
     return Path(directory) / "pull.json" if directory else None
 
 
 def _place(settings: Settings) -> str:
-    """A name of the address listened on, in this network namespace, since this machine booted.
+    """A hash of the listening address, the network namespace and the machine's boot. Two gateways cannot share it.
 
-    Two gateways cannot be there at once. Where the kernel does not tell, it is a name of nothing.
+    If the kernel does not say these, it is random, so it equals no other place.
     """
     try:
         kernel = f"{_BOOT_ID.read_text()} {_NETWORK.stat().st_ino}"
@@ -261,14 +264,14 @@ def _place(settings: Settings) -> str:
 
 
 def _store(values: Mapping[str, Any]) -> tuple[str | None, str, Path | None]:
-    """The store's address (None: no store); and the user and file to log in with, where the address has no password."""
+    """(URL of the store or None, user, password file or None). User and file are for a URL without a password."""
     file: Path | None = values["REDIS_PASSWORD_FILE"]
     if values["REDIS_URL"]:
         return _login_apart(values["REDIS_URL"], file)
     if not values["REDIS_HOST"]:
         return None, "", None
     user, password = values["REDIS_USER"], values["REDIS_PASSWORD"]
-    # Credentials are sent only where there is a password.
+    # The gateway sends credentials only if there is a password.
     login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if password else ""
     host = values["REDIS_HOST"]
     host = f"[{host}]" if ":" in host else host
@@ -277,7 +280,7 @@ def _store(values: Mapping[str, Any]) -> tuple[str | None, str, Path | None]:
 
 
 def _login_apart(url: str, file: Path | None) -> tuple[str, str, Path | None]:
-    """An address whose password is in `file`, unless the address has one itself."""
+    """As `_store`, for REDIS_URL: takes the user out of the URL if the password is in `file`."""
     parts = urlsplit(url)
     if file is None or parts.password:
         return url, "", None

@@ -1,7 +1,7 @@
-"""What a setting's text has to be: one function for each kind of value, from its text to what the code uses.
+"""Parses and checks the text of a setting: one function for each kind of value.
 
-Each raises a ValueError for a text that is not allowed; where that has a message (of access, or of secret_files) it
-holds nothing secret. Reads files, and neither the environment nor the network. Called by settings.
+Each raises ValueError for a text that is not allowed. A message of that error (from access.keys or access.secret_files)
+contains nothing secret. Reads files, but neither the environment nor the network.
 """
 
 import ipaddress
@@ -14,11 +14,11 @@ from gateway.access.secret_files import read_keys, read_password
 
 
 class Refused(ValueError):
-    """A text that is not allowed."""
+    """The text of a setting is not allowed."""
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
-    """A whole number in plain digits."""
+    """Parses a whole number in plain digits, from `least` to `most`."""
 
     def parse(text: str) -> int:
         number = int(text) if re.fullmatch(r"[0-9]{1,15}", text) else -1
@@ -30,7 +30,7 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 
 
 def seconds(least: float, most: float) -> Callable[[str], float]:
-    """A duration, with up to six decimals."""
+    """Parses a duration in seconds, from `least` to `most`, with up to six decimals."""
 
     def parse(text: str) -> float:
         number = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) else -1.0
@@ -42,7 +42,7 @@ def seconds(least: float, most: float) -> Callable[[str], float]:
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """One of a few words, in any case."""
+    """Parses one of `words`, in any case, to lower case."""
 
     def parse(text: str) -> str:
         if text.lower() not in words:
@@ -53,7 +53,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def matching(pattern: str) -> Callable[[str], str]:
-    """A text that is all of `pattern`."""
+    """Checks that the whole text matches the regular expression `pattern`."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -64,7 +64,7 @@ def matching(pattern: str) -> Callable[[str], str]:
 
 
 def http_base(text: str) -> tuple[str, int]:
-    """Host and port of an `http://` address without anything behind them."""
+    """(host, port) of an `http://` address that has no path, query or user."""
     parts = urlsplit(text)
     name = parts.hostname or ""
     if parts.scheme != "http" or parts.path not in ("", "/") or parts.port == 0 or not _is_host(name, text):
@@ -75,7 +75,7 @@ def http_base(text: str) -> tuple[str, int]:
 
 
 def redis_url(text: str) -> str:
-    """The address of a store."""
+    """Checks the URL of a Redis: `redis://` or `rediss://`."""
     parts = urlsplit(text)
     if parts.scheme not in ("redis", "rediss") or parts.port == 0 or not _is_host(parts.hostname, text):
         raise Refused
@@ -93,7 +93,7 @@ def host(text: str) -> str:
 
 
 def _is_host(host: str | None, whole: str = "") -> bool:
-    """Whether `host` is a name or an address (IPv6 without brackets), and `whole` without white space."""
+    """Whether `host` is a name or an address (IPv6 without brackets), and `whole` has no white space."""
     if not host or re.search(r"\s", whole):
         return False
     if ":" not in host:
@@ -106,14 +106,14 @@ def _is_host(host: str | None, whole: str = "") -> bool:
 
 
 def password_file(text: str) -> Path:
-    """The path of a file that holds a password now; it is read again for each connection."""
+    """The path of a file that has a valid password now. The store reads it for each connection."""
     path = Path(text)
     read_password(path)
     return path
 
 
 def keys_file(text: str) -> Path:
-    """The path of a file that holds keys now; it is read again when it changes."""
+    """The path of a file that has valid keys now. The keyring reads it when it changes."""
     path = Path(text)
     read_keys(path)
     return path

@@ -1,1 +1,1 @@
-"""Where statuses outlive a request: Redis (or Valkey), or a table in memory."""
+"""Keeps statuses beyond the end of a request: in Redis (or Valkey), or in a table in memory."""

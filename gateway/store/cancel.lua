@@ -1,6 +1,6 @@
--- Asks for the end of a request.
+-- Asks the gateway that runs a request to cancel it. Removes older calls that no gateway has answered in time.
 --
--- ARGV[1]  the request's name, "<boot>:<created_ms>:<task id>"   ARGV[2] how many seconds a gateway has to find it
+-- ARGV[1]  the request's name, "<boot>:<created_ms>:<task id>"   ARGV[2] seconds that a gateway has to find it
 
 call('ZADD', CANCELS, now, ARGV[1])
 for _, name in ipairs(call('ZRANGEBYSCORE', CANCELS, '-inf', '(' .. now - ARGV[2])) do

@@ -1,7 +1,7 @@
-"""How the store's password gets from its file into each new connection. Part of store.
+"""Gives each new connection the store's password from its file.
 
-The file is read again each time, so that a password can be replaced while the gateway runs, and in a thread, since its
-file system may be slow.
+The file is read for each connection, so that the password can be replaced while the gateway runs. It is read in a
+thread, because its file system may be slow.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ _READ_SECONDS = 1.0
 
 
 class PasswordFile(CredentialProvider):
-    """`user` ("": the store's default one) and the password that stands at `path` now, as redis-py asks for them."""
+    """Gives redis-py `user` ("": the store's default user) and the present password in the file at `path`."""
 
     def __init__(self, path: Path, user: str) -> None:
         self._path = path
@@ -24,8 +24,8 @@ class PasswordFile(CredentialProvider):
         self._reading: asyncio.Future[str | UnusableFile] | None = None
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
-        """What to log in with. Raises redis-py's ConnectionError, as for a store that cannot be reached."""
-        if self._reading is None or self._reading.done():  # a file system that hangs holds one thread, not many
+        """(password) or (user, password). Raises redis-py's ConnectionError, as for a store that cannot be reached."""
+        if self._reading is None or self._reading.done():  # a file system that hangs blocks one thread, not many
             self._reading = asyncio.ensure_future(asyncio.to_thread(self._read))
         try:
             async with asyncio.timeout(_READ_SECONDS):
@@ -37,7 +37,7 @@ class PasswordFile(CredentialProvider):
         return (self._user, password) if self._user else (password,)
 
     def _read(self) -> str | UnusableFile:
-        """An error is a result here: perhaps nobody waits any more to hear of it."""
+        """Returns an error instead of raising it: after a timeout asyncio would log it as an unseen exception."""
         try:
             return read_password(self._path)
         except UnusableFile as error:
@@ -45,5 +45,5 @@ class PasswordFile(CredentialProvider):
 
 
 def _unusable(reason: str, path: Path) -> RedisConnectionError:
-    """The reason comes first: the log line may end before a long path does."""
+    """The reason comes before the path, because the log line cuts long texts."""
     return RedisConnectionError(f"REDIS_PASSWORD_FILE cannot be used: {reason} ({path})")

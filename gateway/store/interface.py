@@ -1,7 +1,6 @@
-"""What a store is, as the tracker sees it: its methods, what goes in and what comes out.
+"""The interface of a store, as the tracker uses it: methods, records, pages, cursors and errors.
 
-Owns no connection and no key; store (Redis) and memory are the two that follow it. Called by tracker, both stores
-and the status routes (for the cursor's error).
+Owns no connection and no key. RedisStore and MemoryStore implement it.
 """
 
 import base64
@@ -17,9 +16,9 @@ _PLACE = re.compile(rf"\d{{13}}:{ID_PATTERN}")
 
 
 class StoreError(Exception):
-    """The store could not be asked: away, too slow, or refusing.
+    """The store is away, too slow, or refuses.
 
-    `kind` is the first word of a refusal (READONLY, OOM, NOPERM and so on), "" where no answer came.
+    `kind` is the first word of a refusal (READONLY, OOM, NOPERM and so on), "" if no reply came.
     """
 
     def __init__(self, text: str, kind: str = "") -> None:
@@ -28,18 +27,18 @@ class StoreError(Exception):
 
 
 class InvalidCursor(ValueError):
-    """A list cursor that no list of ours has given out."""
+    """A list cursor that no page of this gateway's lists has returned."""
 
 
-class Record(NamedTuple):  # a dataclass that is frozen takes four times as long to make
-    """One status as it is written. `head` is the document without its last values (see `Task.document_head`).
+class Record(NamedTuple):  # a frozen dataclass takes four times as long to create
+    """One status to write. `head` is the document without its last values (see `Task.document_head`).
 
-    `grace_seconds` is how long the task may then be silent before anybody may call it lost; no matter once it ended.
+    If the task is then silent for longer than `grace_seconds`, any gateway may call it lost; unused for an ended task.
     """
 
     task_id: str
     head: str
-    attempt: int  # 0: claim the id, the store tells the number
+    attempt: int  # 0: claim the id, the store replies with the number
     rank: int
     state: State
     created_ms: int
@@ -49,21 +48,21 @@ class Record(NamedTuple):  # a dataclass that is frozen takes four times as long
 
 
 class Written(NamedTuple):
-    """What became of a record: whether it stands in the store now, and the attempt that does."""
+    """The result of writing a record: whether the store has it now, and the attempt that the store has."""
 
     is_written: bool
     attempt: int
 
 
-# Told what became of records, or why that is not known.
+# Called with the results of a write, one per record, or with the error that leaves them unknown.
 Then: TypeAlias = Callable[[list[Written] | StoreError], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some documents, newest first, and the cursor of the next page (None at the end).
+    """Documents (JSON), newest first, and the cursor of the next page (None at the end).
 
-    `skipped` counts the malformed records that were left out.
+    `skipped` counts the malformed records that the page leaves out.
     """
 
     documents: list[str]
@@ -72,11 +71,10 @@ class Page:
 
 
 class Store(Protocol):
-    """Where the tracker keeps statuses. Every method but `write` and `close` raises StoreError when the store is away.
+    """Keeps the tracker's statuses. Every method but `write` and `close` raises StoreError when the store is away.
 
-    Where `spared` is given, a task that has been silent for too long becomes FAILED lost before it is answered,
-    unless the name of its request is in `spared`; where it is None, documents are answered as they stand. `lost` counts
-    them.
+    With `spared`, a read makes a task that has been silent for too long FAILED lost before it returns the task, unless
+    the name of its request is in `spared`. `lost` counts these tasks. With `spared` None, documents stay unchanged.
     """
 
     answers_at_once: bool  # `write` calls its `then` before it returns
@@ -87,13 +85,13 @@ class Store(Protocol):
 
     @property
     def connections(self) -> int:
-        """How often it has connected in order to write: another connection may lead to another server."""
+        """How often the writer has connected. A new connection may lead to another server."""
 
     def write(self, records: Sequence[Record], then: Then) -> None:
-        """Writes each record in one atomic step, and calls `then` once with what became of them."""
+        """Writes each record in one atomic step, and calls `then` once with the results."""
 
     async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
-        """The documents of `task_ids`; None where there is none, or what is there has not a document's shape."""
+        """The documents of `task_ids`, in that order; None for a task without a well-formed document."""
         ...
 
     async def page(
@@ -106,39 +104,39 @@ class Store(Protocol):
         spared: Container[str] | None = None,
     ) -> Page: ...
     async def ping(self) -> None:
-        """Raises StoreError where anything would fail that the gateway cannot do without."""
+        """Tries everything that the gateway needs. Raises StoreError if any of it fails."""
 
     async def bury(self) -> None:
-        """Makes lost what a former run of this gateway left in flight."""
+        """Makes lost the tasks that an earlier run of this gateway left in flight."""
 
     async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:
-        """Makes lost what has been silent for too long; answers the names of requests that are to be cancelled.
+        """Makes silent tasks lost. Returns the names of requests to cancel.
 
-        Calls `on_spared` with the names of those that were spared: the store has not heard of them for long.
+        Calls `on_spared` with the names in `spared` whose tasks are silent: the store lacks their last heartbeats.
         """
         ...
 
     async def ask_cancel(self, name: str) -> None:
-        """Tells all gateways to cancel the request of this name."""
+        """Asks all gateways to cancel the request of this name."""
 
     async def listen(self, on_cancel: Callable[[str], object]) -> None:
-        """Calls `on_cancel` with each name that anybody asks to cancel; does not return."""
+        """Calls `on_cancel` with the name of each request that a gateway asks to cancel; does not return."""
 
     async def close(self) -> None: ...
 
 
 def new_boot(run: str) -> str:
-    """A name for one process of one run of one gateway; `run` names its place and the run."""
+    """A new name for this process: `<run>-<process>`. `run` is `<place>-<run>`, see `settings.run_name`."""
     return f"{run}-{secrets.token_hex(4)}"
 
 
 def request_name(boot: object, created_ms: object, task_id: str) -> str:
-    """One request of one process, unlike any other that has the same id, at whatever time."""
+    """The name of one request of one process. No other request has it, not even one with the same task id."""
     return f"{boot}:{created_ms}:{task_id}"
 
 
 class Names:
-    """The names of requests for which `is_in` holds."""
+    """A container of the request names for which `is_in` is true."""
 
     def __init__(self, is_in: Callable[[str], bool]) -> None:
         self._is_in = is_in
@@ -148,18 +146,18 @@ class Names:
 
 
 def name_in(fields: dict[str, Any]) -> str:
-    """The name of the request that a document (its fields) tells of."""
+    """The name of the request that a document describes; `fields` are the document's."""
     extensions = fields["extensions"]
     return request_name(extensions.get("boot"), extensions.get("created_ms"), str(fields.get("task_id")))
 
 
 def place(created_ms: int, task_id: str) -> str:
-    """Where a task stands in the list: sorts by creation, then by id."""
+    """A task's place in the lists, `<created_ms, 13 digits>:<task id>`: sorts by creation, then by id."""
     return f"{created_ms:013d}:{task_id}"
 
 
 def is_place(text: str) -> bool:
-    """Whether `place` can have made this."""
+    """Whether `text` has the form that `place` returns."""
     return _PLACE.fullmatch(text) is not None
 
 

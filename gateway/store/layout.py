@@ -1,7 +1,7 @@
-"""What Redis holds: the keys, and the Lua scripts that know them. Sends nothing itself.
+"""The keys in Redis, and the Lua scripts that know them. Sends nothing itself.
 
-The scripts take ranks and limits from gateway/tasks at load, so that each stands in one place. lists.lua is the
-beginning of each script, and describes the lists.
+At load, the scripts get ranks and limits from gateway/tasks, so that each is defined once. Each script begins with
+lists.lua, which describes the lists.
 """
 
 from hashlib import sha1
@@ -13,18 +13,18 @@ DOCUMENT_PREFIX = "ts:ollama:"
 OWN_PREFIX = "tsx:ollama:"
 LIST_PREFIX = OWN_PREFIX + "2:"  # the second layout; the first was {index}:
 BEATS, CANCELS = LIST_PREFIX + "beats", LIST_PREFIX + "cancels"
-# Scripts name these two as their keys, beside documents: a Redis Cluster then refuses them.
+# Scripts name these two as keys, beside documents. They are in other slots, so a Redis Cluster refuses the scripts.
 SHARED_KEYS = (LIST_PREFIX + "lists", LIST_PREFIX + "expiry")
 
 
 def list_names(state: State | None, owner: str | None) -> list[str]:
-    """The lists that hold the tasks of a state (None: of all states, which only move forward in this order)."""
+    """The names of the lists with the tasks of `state` (None: of all states, in the order in which tasks move)."""
     states = list(State) if state is None else [state]
     return [f"{which}@{owner}" if owner else str(which) for which in states]
 
 
 def _of_tasks() -> str:
-    """What the scripts take from gateway/tasks, as Lua."""
+    """Lua code that defines what the scripts need from gateway/tasks."""
     ranks = ", ".join(f"{stage} = {stage.rank}" for stage in Stage)
     states = " or ".join(f"state == '{state}'" for state in State)
     return (

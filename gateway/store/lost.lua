@@ -1,9 +1,9 @@
--- Makes a task lost whose gateway is silent: compares and sets, so that this happens once, and not to one that has spoken.
+-- Makes a task lost whose gateway is silent. It compares first: so this happens once, and not if a heartbeat has come.
 --
 -- KEYS[1]  ts:ollama:<task id>
 -- ARGV[1]  the document as it was read   ARGV[2] the new one   ARGV[3] its TTL in seconds   ARGV[4] TTL of the lists
 -- ARGV[5]  the task id
--- Returns 1 where it was replaced, else 0.
+-- Returns 1 if the document was replaced, else 0.
 
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then
   return 0

@@ -1,6 +1,6 @@
-"""The in-process table: the store of a gateway that has none configured. Lost at exit, bounded.
+"""The store of a gateway without Redis: a bounded table in this process, lost at its exit.
 
-Tests run it and Redis through the same cases.
+Tests run it and the Redis store through the same cases.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class _Entry:
 
     @property
     def lists(self) -> list[tuple[State | None, str | None]]:
-        """Where it is listed: by state or in all, by owner ("" is one, too) or for everybody."""
+        """The lists that it is in, by state (None: all states) and owner (None: all owners; "": no API key)."""
         return [(state, owner) for state in (None, self.record.state) for owner in (None, self.record.owner)]
 
     @property
@@ -46,13 +46,13 @@ class _Entry:
 
 
 class MemoryStore:
-    """Statuses in this process. At `max_tasks`, or 32 MB of documents, the owner with the most loses its oldest.
+    """Statuses in this process. Above `max_tasks` or 32 MB of documents, the owner with the most loses its oldest.
 
-    `clock` gives Unix seconds.
+    `clock` returns Unix seconds.
     """
 
     def __init__(self, *, max_tasks: int = MAX_TASKS, clock: Callable[[], float] = time.time) -> None:
-        self.lost = 0  # nothing is ever silent
+        self.lost = 0  # all tasks are this process's, so none is ever silent
         self.answers_at_once = True
         self.connections = 0
         self._max_tasks = max_tasks
@@ -104,7 +104,7 @@ class MemoryStore:
                 del self._places[which]
 
     def _oldest(self) -> _Entry:
-        """Of the owner with the most tasks the oldest ended one, or the oldest of all where none has ended."""
+        """Of the owner with the most tasks: the oldest ended one, or the oldest of all if none has ended."""
         owner = self._shares.largest
         ended = [(state, owner) for state in (State.SUCCESS, State.FAILED)]
         oldest = [self._places[which][0] for which in ended if which in self._places]
@@ -118,7 +118,7 @@ class MemoryStore:
         return entry
 
     async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:  # noqa: ARG002
-        """The documents of `task_ids`, None where there is none."""
+        """The documents of `task_ids`, None for a task that is not in the table."""
         entries = map(self._live, task_ids)
         return [None if entry is None else entry.document for entry in entries]
 
@@ -131,7 +131,7 @@ class MemoryStore:
         owner: str | None = None,
         spared: Container[str] | None = None,  # noqa: ARG002
     ) -> Page:
-        """Up to `limit` documents (of `owner`), newest first, from behind `cursor` on. Raises InvalidCursor."""
+        """Up to `limit` documents (of `owner`), newest first, after `cursor`. Raises InvalidCursor."""
         places = self._places.get((state, owner or None), [])
         end = bisect_left(places, decode_cursor(cursor)) if cursor else len(places)
         found: list[_Entry] = []
@@ -144,27 +144,27 @@ class MemoryStore:
         return Page(documents, encode_cursor(found[limit - 1].place) if len(found) > limit else None)
 
     async def ping(self) -> None:
-        """Always there."""
+        """Does nothing: the table is never away."""
 
-    # Its tasks are this process's own: none is ever left behind, none cancelled from elsewhere.
+    # All tasks here are this process's own: no other run leaves tasks behind, and no other gateway cancels them.
 
     async def bury(self) -> None:
-        """Nothing outlives a run."""
+        """Does nothing: no task outlives its run."""
 
     async def watch(
         self,
         spared: Container[str],  # noqa: ARG002
         on_spared: Callable[[str], object] = str,  # noqa: ARG002
     ) -> list[str]:
-        """Nothing is ever silent."""
+        """Returns no names: no task is ever silent, and no other gateway asks for cancels."""
         return []
 
     async def ask_cancel(self, name: str) -> None:
-        """Nobody else to tell."""
+        """Does nothing: there is no other gateway to ask."""
 
     async def listen(self, on_cancel: Callable[[str], object]) -> None:  # noqa: ARG002
-        """Nobody to listen to."""
+        """Waits for ever: there is no other gateway to hear from."""
         await asyncio.get_running_loop().create_future()
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """Does nothing: there is no connection."""

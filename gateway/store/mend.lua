@@ -1,7 +1,7 @@
--- Deletes the keys that hold another type than a sorted set: those are not ours, and in the way of a script.
+-- Deletes keys of the lists that are no sorted sets. The gateway did not write them, and scripts fail on them.
 --
 -- ARGV  names of the lists that the script may touch
--- Returns the keys that are gone.
+-- Returns the keys that it deleted.
 
 local gone = {}
 local keys = { LISTS, EXPIRY, BEATS, CANCELS }

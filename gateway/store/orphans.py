@@ -1,4 +1,4 @@
-"""Finds the tasks that a gateway left behind: one that went silent is made lost, by the gateway that notices first."""
+"""Finds tasks whose gateway is silent. The gateway that notices first makes them FAILED lost."""
 
 import re
 import time
@@ -20,9 +20,9 @@ _SWEEPS = 10
 
 
 class Orphans:
-    """Looks for them on behalf of the process `boot` of the gateway `instance`. `lost` counts those made lost here.
+    """Looks for silent tasks for the process `boot` of the gateway `instance`. `lost` counts the tasks it made lost.
 
-    A clock of the server that steps forward makes every task look silent: for `grace_seconds` none is believed to be.
+    If the server's clock steps forward, every task looks silent. So then no task is made lost for `grace_seconds`.
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class Orphans:
         self._grace_seconds = grace_seconds
         self._ttl_done_seconds = ttl_done_seconds
         self._lists_ttl_seconds = lists_ttl_seconds
-        self._clock_offset_seconds = inf  # of the server's clock to the monotonic one here, when last seen
+        self._clock_offset_seconds = inf  # the server's clock minus the monotonic clock here, at the last reply
         self._steady_at = 0.0
         self._watch, self._lost = Script("watch"), Script("lost")
 
     async def documents(self, task_ids: Sequence[str], spared: Container[str] | None) -> list[str | None]:
-        """The documents of `task_ids`, as the reader gives them; a silent task is made lost first.
+        """The documents of `task_ids`, as `Reader.documents` returns them, after silent tasks were made lost.
 
-        Not one whose request is named in `spared`; None spares all. Raises the library's errors.
+        A task whose request is named in `spared` is not made lost; None spares all. Raises redis-py's errors.
         """
         now_ms, documents = await self._reader.documents(task_ids)
         if not self._is_clock_steady(now_ms) or spared is None:
@@ -70,7 +70,7 @@ class Orphans:
         return now >= self._steady_at
 
     async def _make_lost(self, document: str, spared: Container[str] = ()) -> str | None:
-        """FAILED lost in the place of `document`, or what was written there meanwhile."""
+        """Replaces `document` by FAILED lost. Returns the new document, or the one that was written meanwhile."""
         fields = fields_of(document)
         if fields is None or name_in(fields) in spared:
             return document
@@ -84,8 +84,8 @@ class Orphans:
         return lost
 
     async def bury(self) -> None:
-        """Makes lost what a former run of this gateway left in flight: no other process can have written that."""
-        await self.look(spared=None)  # puts the key right
+        """Makes lost the tasks that an earlier run of this gateway, at the same place, left in flight."""
+        await self.look(spared=None)  # deletes BEATS if that key has another type
         task_ids = cast("list[str]", await self._reader.redis.zrange(BEATS, 0, -1))
         for start in range(0, len(task_ids), _BURIED_AT_ONCE):
             _, documents = await self._reader.documents(task_ids[start : start + _BURIED_AT_ONCE])
@@ -103,15 +103,15 @@ class Orphans:
     async def look(
         self, spared: Container[str] | None, on_spared: Callable[[str], object] = str
     ) -> tuple[list[str], bool]:
-        """Makes lost what is silent, and takes expired tasks out of the lists.
+        """Makes silent tasks lost, and removes expired tasks from the lists.
 
-        Gives the names of requests to cancel, and whether the lists are complete. Calls `on_spared` with the names in
-        `spared` whose tasks are silent. `spared` None: nothing is made lost.
+        Returns the names of requests to cancel, and whether the lists are complete. Calls `on_spared` with the names in
+        `spared` whose tasks are silent. With `spared` None it makes no task lost. Raises redis-py's errors.
         """
         silent, cancels, now_ms, is_complete = await self._silent_and_cancelled()
         if self._is_clock_steady(now_ms) and silent and spared is not None:
             documents = await self.documents(silent, spared)
-            # A gateway of the version before has ended it, or its document has expired.
+            # A gateway of the previous version has ended the task, or its document has expired.
             ended = [task_id for task_id, found in zip(silent, documents, strict=True) if not is_running(found or "")]
             if ended:
                 await self._reader.redis.zrem(BEATS, *ended)
@@ -121,23 +121,23 @@ class Orphans:
         return cancels, is_complete
 
     async def _silent_and_cancelled(self) -> tuple[list[str], list[str], int, bool]:
-        """Ids that are silent, names to cancel, the server's time in Unix ms, whether the lists are complete."""
+        """(ids of silent tasks, names to cancel, the server's time in Unix ms, whether the lists are complete)."""
         for _ in range(_SWEEPS):
             reply: Any = await self._reader.evaluate(self._watch, SHARED_KEYS, [_SWEPT, self._lists_ttl_seconds])
             silent, cancels, now_ms, swept, is_complete, malformed = reply
             for name in malformed:
-                self._malformed.tell(name)
+                self._malformed.report(name)
             if swept < _SWEPT:
                 break
         return silent, cancels, now_ms, bool(is_complete)
 
 
 def is_running(document: str) -> bool:
-    """Whether a document tells of a task in flight."""
+    """Whether a document describes a task in flight."""
     return _LOST_AFTER.search(document) is not None
 
 
 def _is_silent(document: str, now_ms: int) -> bool:
-    """Whether the gateway that runs this task should have written by now. An ended task may be silent."""
+    """Whether the task is in flight and its gateway has missed too many heartbeats."""
     lost_after = _LOST_AFTER.search(document, max(0, len(document) - 40))
     return lost_after is not None and int(lost_after[1]) < now_ms

@@ -1,12 +1,12 @@
--- Reads one or more lists from one place on, newest first.
+-- Reads one or more lists, newest first, from a given place on.
 --
--- ARGV[1]  "+", or "(" and the place behind which to begin   ARGV[2] how many places of each list   ARGV[3…] their names
--- Returns {1 where nothing is missing in any of them, else 0; places of all of them, a list each; keys whose
--- scores were wrong, and were put right}.
+-- ARGV[1]  "+", or "(" and the place after which to begin   ARGV[2] how many places of each list   ARGV[3…] their names
+-- Returns {1 if no task is missing in any of them, else 0; one table of places per list; keys whose scores were wrong
+-- and have been corrected}.
 
 local malformed = {}
 
--- Members sort by their bytes only where all scores are equal.
+-- Sets scores that are not 0 to 0: members sort by their bytes only if all scores are equal.
 local function put_right(key)
   local is_wrong = false
   for _, range in ipairs({ { '-inf', '(0' }, { '(0', '+inf' } }) do

@@ -23,23 +23,23 @@ _Documents = Callable[[Sequence[str], Container[str] | None], Awaitable[list[str
 
 
 class Incomplete(StoreError):
-    """A list lacks tasks: Redis evicted it, or it was not built yet."""
+    """A list lacks tasks: Redis evicted it, or it is not built yet."""
 
 
 @dataclass(slots=True)
 class _Walk:
-    """One page on its way."""
+    """A page while it is being collected."""
 
     names: list[str]
     state: State | None
     spared: Container[str] | None
     found: list[tuple[str, str]] = field(default_factory=list)  # place and document, newest first
-    skipped: dict[str, str] = field(default_factory=dict)  # a malformed record's id, or what is no place -> its place
+    skipped: dict[str, str] = field(default_factory=dict)  # malformed records: id, or the member itself -> place
     size_bytes: int = 0
 
 
 class Pages:
-    """Pages over `reader`; `documents` gives the documents of ids (see Orphans)."""
+    """Reads pages through `reader`. `documents` returns the documents of task ids (see Orphans)."""
 
     def __init__(self, reader: Reader, malformed: Malformed, documents: _Documents) -> None:
         self._reader = reader
@@ -49,9 +49,9 @@ class Pages:
     async def read(
         self, limit: int, state: State | None, start: str, owner: str | None, spared: Container[str] | None
     ) -> Page:
-        """Walks the lists from `start` on until `limit` documents are found that still are what the lists say.
+        """Walks the lists from `start` on until it has `limit` documents that still match the lists.
 
-        Raises Incomplete and the library's errors.
+        A page ends early after 4 MiB of documents or 1,000 malformed records. Raises Incomplete and redis-py's errors.
         """
         walk = _Walk(list_names(state, owner), state, spared)
         step, is_end, last = _STEP, False, ""
@@ -64,31 +64,31 @@ class Pages:
             is_end = len(places) < wanted
             start = "(" + places[-1] if places else start
             last = next(filter(is_place, reversed(places)), last)
-            step = _STEP if has_found else _SWEEP  # nothing but places whose documents are gone: past them, quickly
+            step = _STEP if has_found else _SWEEP  # all these documents are gone: skip the next ones in larger steps
         found = walk.found
         last = found[limit - 1][0] if len(found) > limit else last
         is_last = is_end and len(found) <= limit
-        # What is behind the page is the next one's; what is no place is gone by then.
+        # Records after this page count for the next one. Malformed members count here: they are removed by then.
         left_out = sum(is_last or place >= last or not is_place(place) for place in walk.skipped.values())
         return Page([document for _, document in found[:limit]], None if is_last else encode_cursor(last), left_out)
 
     async def _places(self, names: list[str], start: str, count: int) -> list[str]:
-        """Up to `count` places of all these lists together, from `start` down."""
+        """Up to `count` places of all these lists together, newest first, from `start` on."""
         is_complete, found, malformed = await self._reader.evaluate(PAGE, SHARED_KEYS, [start, count, *names], names)
         for key in malformed:
-            self._malformed.tell(key)
+            self._malformed.report(key)
         if not is_complete:
             raise Incomplete("the list is being built anew")
         if len(found) == 1:
             return list(found[0])
-        # A task that moved on between two reads of a page is in two lists.
+        # If a task moves on while the lists are read, two of them have it.
         return sorted({place for places in found for place in places}, reverse=True)[:count]
 
     async def _take(self, walk: _Walk, places: list[str]) -> bool:
-        """Takes the documents at `places`; whether there were any. What has no document there leaves the lists."""
+        """Adds the documents at `places` to the page; true if there were any. Removes places without a document."""
         odd = [place for place in places if not is_place(place)]
         for place in odd:
-            self._malformed.tell(f"{LIST_PREFIX}{walk.names[0]} {place}")
+            self._malformed.report(f"{LIST_PREFIX}{walk.names[0]} {place}")
             walk.skipped[place] = place
         right = [place for place in places if is_place(place)] if odd else places
         documents = dict(zip(right, await self._documents([place[14:] for place in right], walk.spared), strict=True))
@@ -102,15 +102,15 @@ class Pages:
     async def _remove(self, names: list[str], places: list[str]) -> None:
         if not places:
             return
-        with suppress(ResponseError):  # a server that takes no writes still answers what it has
+        with suppress(ResponseError):  # a server that takes no writes can still answer the page
             for name in names:
                 await self._reader.redis.zrem(LIST_PREFIX + name, *places)
 
 
 def _stands_at(place: str, document: str, state: State | None) -> bool:
-    """Whether `document` is of the creation and state under which the lists hold it.
+    """Whether `document` has the creation time and the state of its place in the list.
 
-    It is read after the list, and a task may move on between the two.
+    The document is read after the list, and the task may change in between.
     """
     fields = fields_of(document) or {}
     is_same = fields.get("extensions", {}).get("created_ms") == int(place[:13])
@@ -118,5 +118,5 @@ def _stands_at(place: str, document: str, state: State | None) -> bool:
 
 
 def start_of(cursor: str | None) -> str:
-    """Where a page begins. Raises InvalidCursor."""
+    """The start of a page as page.lua takes it. Raises InvalidCursor."""
     return "(" + decode_cursor(cursor) if cursor else "+"

@@ -1,7 +1,7 @@
-"""Talking to Redis: the writer's own connection, errors mapped, commands that outlive their caller. Knows no key.
+"""Talks to Redis: the writer's own connection, the mapping of errors, and commands that finish after their caller left.
 
-redis-py connects, encrypts and authenticates; from then on the connection's bytes come here, without a task per answer.
-Part of store.
+redis-py connects, encrypts and authenticates. From then on this module reads and writes the bytes itself, without an
+asyncio task per reply. Knows no Redis keys.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ CONNECT_TIMEOUT_SECONDS = 1.0
 
 Command: TypeAlias = tuple[str | int, ...]
 Replies: TypeAlias = list[Any] | StoreError
-# RuntimeError: uvloop's word for writing to a connection that was reset.
+# RuntimeError: uvloop raises it for a write to a connection that was reset.
 LIBRARY_ERRORS = (RedisError, HiredisError, OSError, RuntimeError)
 _REASON_CHARACTERS = 120
 _KIND_CHARACTERS = 20
-_MORE = object()  # what the reader says where the next reply is not whole yet
+_INCOMPLETE = object()  # the reader returns it while the next reply is not complete
 
 T = TypeVar("T")
 
@@ -41,39 +41,40 @@ def _packed(command: Command) -> bytes:
 
 
 class WrongType(StoreError):
-    """A key holds another type than a script is for."""
+    """A key has another type than the script expects."""
 
 
-class _Lost(StoreError):
-    """The connection was open and broke, or the server has forgotten a script: asked again it may well answer."""
+class _Repeatable(StoreError):
+    """An open connection broke, or the server forgot a script. The same commands may succeed if they are sent again."""
 
 
-class _Ask:
-    """Some commands on their way, and who is to be told of their replies."""
+class _Batch:
+    """Commands that were sent together, and the callback for their replies. `ends_at` is in the loop's time."""
 
-    __slots__ = ("count", "ends_at", "is_again", "packed", "then")
+    __slots__ = ("count", "ends_at", "is_repeated", "packed", "then")
 
     def __init__(self, commands: Sequence[Command], ends_at: float, then: Callable[[Replies], None]) -> None:
         self.packed = b"".join(map(_packed, commands))
         self.count = len(commands)
         self.ends_at = ends_at
         self.then = then
-        self.is_again = False
+        self.is_repeated = False
 
     def answer(self, replies: Replies) -> None:
-        """Whoever asked is told; what goes wrong there is no matter of the connection's."""
+        """Calls the callback. Logs what it raises: a failing caller must not break the connection for others."""
         try:
             self.then(replies)
         except Exception:
             log.exception("taking in the answer to %d commands failed inside the gateway", self.count)
 
 
-class Line:
-    """The writer's own connection: commands in one write, all their replies in one call, in the order of asking.
+class Pipeline:
+    """The writer's own connection: commands in one write, all their replies in one call, in the order of the commands.
 
-    Opened when it is needed, and never used again after a failure, so that no reply can reach a later command. What is
-    asked has one second, opening the connection included. It has to be safe to repeat: it is asked once more where a
-    connection that was open turns out closed (servers close idle ones), or the server has forgotten `scripts`.
+    It opens when it is needed. After a failure its connection is never used again, so that no reply can reach a later
+    command. Commands get one second, including the time to open the connection. Commands have to be safe to repeat:
+    they are sent once more if the open connection turns out to be closed (servers close idle ones), or if the server
+    has forgotten `scripts` (texts of Lua scripts, loaded into each new connection).
     """
 
     def __init__(self, url: str, scripts: Sequence[str] = (), *, credentials: CredentialProvider | None = None) -> None:
@@ -82,37 +83,40 @@ class Line:
             url,
             decode_responses=True,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            socket_timeout=None,  # there is a deadline for all of it
+            socket_timeout=None,  # `_deadline` covers all commands
             retry=Retry(NoBackoff(), 0),
             credential_provider=credentials,
         )
-        self.connections = 0  # so far
+        self.connections = 0  # opened so far
         self._wire: _Wire | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._asks: deque[_Ask] = deque()  # the oldest first
-        self._replies: list[Any] = []  # to the oldest, as far as they have come
-        self._deadline: Deadline | None = None  # of the oldest
+        self._batches: deque[_Batch] = deque()  # sent or waiting for a connection, the oldest first
+        self._replies: list[Any] = []  # the replies to the oldest batch so far
+        self._deadline: Deadline | None = None  # of the oldest batch
 
     @property
     def is_open(self) -> bool:
         return self._wire is not None
 
     def ask(self, commands: Sequence[Command], then: Callable[[Replies], None]) -> None:
-        """Calls `then` once with the replies, or with why there are none. An error among them is such a reason."""
-        self._ask(_Ask(commands, asyncio.get_running_loop().time() + COMMAND_TIMEOUT_SECONDS, then))
+        """Sends commands. Calls `then` once, with one reply per command, or with a StoreError.
 
-    def _ask(self, ask: _Ask) -> None:
-        if not self._asks:
-            self._deadline = self._deadline or Deadline(asyncio.get_running_loop(), self._give_up)
+        An error reply to any of the commands is a StoreError for all of them.
+        """
+        self._ask(_Batch(commands, asyncio.get_running_loop().time() + COMMAND_TIMEOUT_SECONDS, then))
+
+    def _ask(self, batch: _Batch) -> None:
+        if not self._batches:
+            self._deadline = self._deadline or Deadline(asyncio.get_running_loop(), self._time_out)
             self._deadline.move(COMMAND_TIMEOUT_SECONDS)
-        self._asks.append(ask)
+        self._batches.append(batch)
         if self._wire is not None:
-            self._send(self._wire, ask.packed)
+            self._send(self._wire, batch.packed)
         elif self._opening is None:
             self._opening = asyncio.get_running_loop().create_task(self._open())
 
     async def close(self) -> None:
-        """Nothing is answered any more."""
+        """Closes the connection. All waiting callers get a StoreError."""
         self.fail(StoreError("the gateway stops"))
         if self._deadline is not None:
             self._deadline.cancel()
@@ -122,7 +126,7 @@ class Line:
         connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            wire = _Wire(_taken_from(connection), self._take, self._lose)
+            wire = _Wire(_take_stream(connection), self._take, self._lose)
         except LIBRARY_ERRORS as error:
             self._opening = None
             self.fail(StoreError(reason_of(error), kind_of(error)))
@@ -130,10 +134,10 @@ class Line:
             self._opening, self._wire = None, wire
             self.connections += 1
             if self._loads:
-                self._asks.appendleft(_Ask(self._loads, self._asks[0].ends_at, _nothing))
-            self._send(wire, b"".join([ask.packed for ask in self._asks]))
+                self._batches.appendleft(_Batch(self._loads, self._batches[0].ends_at, _ignore))
+            self._send(wire, b"".join([batch.packed for batch in self._batches]))
         finally:
-            await connection.disconnect(nowait=True)  # of what is left to it
+            await connection.disconnect(nowait=True)  # redis-py's half; the stream is ours by now
 
     def _send(self, wire: "_Wire", packed: bytes) -> None:
         try:
@@ -142,64 +146,64 @@ class Line:
             self._lose(wire, error)
 
     def _take(self, wire: "_Wire", replies: list[Any]) -> None:
-        """Replies have come: to the oldest who asked, and to those after him."""
-        while replies and wire is self._wire:  # an answer among these may end it
-            if not self._asks:
-                self.fail(StoreError("a reply that nobody asked for"))
+        """Gives replies to the oldest batch, then to the next ones."""
+        while replies and wire is self._wire:  # one of these replies may close the connection
+            if not self._batches:
+                self.fail(StoreError("a reply without a command"))
                 return
-            missing = self._asks[0].count - len(self._replies)
+            missing = self._batches[0].count - len(self._replies)
             self._replies += replies[:missing]
             replies = replies[missing:]
-            if len(self._replies) == self._asks[0].count:
+            if len(self._replies) == self._batches[0].count:
                 self._answer()
 
     def _answer(self) -> None:
-        """The oldest has all his replies."""
+        """Answers the oldest batch, which has all its replies now."""
         replies, self._replies = self._replies, []
         failure: WrongType | None = None
         for reply in replies:
             if isinstance(reply, ReplyError) and str(reply).startswith("WRONGTYPE"):
-                failure = failure or WrongType(reason_of(reply))  # of what stands there, not of the connection
+                failure = failure or WrongType(reason_of(reply))  # the key is wrong; the connection is good
             elif isinstance(reply, ReplyError):
-                # The next connection has the scripts again, and may find another server in this one's place.
+                # A new connection loads the scripts again, and may lead to another server.
                 is_forgotten = str(reply).startswith("NOSCRIPT")
-                self.fail((_Lost if is_forgotten else StoreError)(reason_of(reply), kind_of(reply)))
+                self.fail((_Repeatable if is_forgotten else StoreError)(reason_of(reply), kind_of(reply)))
                 return
-        ask = self._asks.popleft()
-        if self._deadline is not None and self._asks:
-            self._deadline.move(self._asks[0].ends_at - asyncio.get_running_loop().time())
+        batch = self._batches.popleft()
+        if self._deadline is not None and self._batches:
+            self._deadline.move(self._batches[0].ends_at - asyncio.get_running_loop().time())
         elif self._deadline is not None:
             self._deadline.off()
-        ask.answer(failure or replies)
+        batch.answer(failure or replies)
 
-    def _give_up(self) -> None:
+    def _time_out(self) -> None:
         self.fail(StoreError("no answer in time"))
 
     def _lose(self, wire: "_Wire", error: Exception | None) -> None:
         if wire is self._wire:
-            self.fail(_Lost("the connection was closed" if error is None else reason_of(error)))
+            self.fail(_Repeatable("the connection was closed" if error is None else reason_of(error)))
 
     def fail(self, error: StoreError) -> None:
-        """Nothing of this connection is used any more, and all who wait are told why. Also for whom a reply puzzles."""
+        """Closes the connection and tells all waiting callers why. Callers use it too, if they cannot parse a reply."""
         if self._opening is not None:
             self._opening.cancel()
         if self._wire is not None:
             self._wire.transport.abort()
         if self._deadline is not None:
             self._deadline.off()
-        asks, self._asks, self._replies = self._asks, deque(), []
+        batches, self._batches, self._replies = self._batches, deque(), []
         self._opening = self._wire = None
-        for ask in asks:
-            if isinstance(error, _Lost) and not ask.is_again:
-                ask.is_again = True
-                ask.ends_at = asyncio.get_running_loop().time() + COMMAND_TIMEOUT_SECONDS
-                self._ask(ask)
+        for batch in batches:
+            if isinstance(error, _Repeatable) and not batch.is_repeated:
+                batch.is_repeated = True
+                batch.ends_at = asyncio.get_running_loop().time() + COMMAND_TIMEOUT_SECONDS
+                self._ask(batch)
             else:
-                ask.answer(error)
+                batch.answer(error)
 
 
 class _Wire(asyncio.Protocol):
-    """One open connection: bytes to replies. What the server says unasked (RESP3's push messages) is passed over."""
+    """One open connection: parses bytes into replies. Ignores RESP3's push messages, which answer no command."""
 
     def __init__(
         self,
@@ -207,19 +211,19 @@ class _Wire(asyncio.Protocol):
         on_replies: Callable[["_Wire", list[Any]], None],
         on_lost: Callable[["_Wire", Exception | None], None],
     ) -> None:
-        self._stream = stream  # kept: it would close the transport when it goes
+        self._stream = stream  # kept, because a StreamWriter closes its transport when it is deleted
         self.transport: asyncio.Transport = cast("asyncio.Transport", stream.transport)
-        self._reader = Reader(encoding="utf-8", errors="replace", notEnoughData=_MORE)
+        self._reader = Reader(encoding="utf-8", errors="replace", notEnoughData=_INCOMPLETE)
         self._on_replies = on_replies
         self._on_lost = on_lost
         self.transport.set_protocol(self)
 
     def data_received(self, data: bytes) -> None:
-        """Some replies, or a part of one."""
+        """Takes bytes: any number of replies, and perhaps a part of one."""
         replies = []
         try:
             self._reader.feed(data)
-            while (reply := self._reader.gets()) is not _MORE:
+            while (reply := self._reader.gets()) is not _INCOMPLETE:
                 if not isinstance(reply, PushNotification):
                     replies.append(reply)
         except HiredisError as error:
@@ -228,19 +232,19 @@ class _Wire(asyncio.Protocol):
             self._on_replies(self, replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The server, or the way to it, is gone."""
+        """The connection is closed, or the network failed (`exc`)."""
         self._on_lost(self, exc)
 
 
-def _nothing(replies: Replies) -> None:
-    """Scripts that cannot be loaded end the connection, and with it what is behind them."""
+def _ignore(replies: Replies) -> None:
+    """Takes the replies to SCRIPT LOAD. If one fails, so do the batches behind it, and their callers learn of it."""
 
 
-def _taken_from(connection: Connection) -> asyncio.StreamWriter:
-    """The stream of a connection that redis-py has opened, which it has no more then.
+def _take_stream(connection: Connection) -> asyncio.StreamWriter:
+    """Takes the stream from a connection that redis-py has opened.
 
-    The one private name of redis-py's that is used: tests/unit/test_line.py fails where an update changes it. What the
-    server may have said unasked until here is in its StreamReader, which nobody reads: a push message, at most.
+    `_writer` is the only private name of redis-py that the gateway uses. tests/unit/test_store_pipeline.py fails if an
+    update changes it. redis-py's StreamReader may still hold bytes: at most a push message, which would be ignored.
     """
     stream: asyncio.StreamWriter | None = connection._writer
     if stream is None:
@@ -250,7 +254,7 @@ def _taken_from(connection: Connection) -> asyncio.StreamWriter:
 
 
 async def mapped(answer: Awaitable[T]) -> T:
-    """`answer`, the library's and the system's errors mapped to StoreError."""
+    """Awaits `answer`. Raises StoreError for errors of the library and of the operating system."""
     try:
         return await answer
     except LIBRARY_ERRORS as error:
@@ -258,19 +262,19 @@ async def mapped(answer: Awaitable[T]) -> T:
 
 
 async def uncancelled(answer: Coroutine[Any, Any, T]) -> T:
-    """Lets a command finish when its request is cancelled, so that its reply cannot reach the next caller."""
+    """Lets a command finish although its caller is cancelled, so that its reply cannot reach the next caller."""
     command = asyncio.ensure_future(answer)
-    command.add_done_callback(_look_at)
+    command.add_done_callback(_retrieve_exception)
     return await asyncio.shield(command)
 
 
-def _look_at(command: "asyncio.Future[Any]") -> None:
-    """Nobody may be left to hear how an abandoned command failed; asyncio would log that."""
+def _retrieve_exception(command: "asyncio.Future[Any]") -> None:
+    """Marks the error as seen. Without that, asyncio logs the error of each command whose caller is gone."""
     if not command.cancelled():
         command.exception()
 
 
-# What a server in cluster mode says of scripts whose keys are in two slots, or on another node.
+# Parts of a cluster's errors for scripts whose keys are in two slots, or on another node.
 _OF_CLUSTERS = ("CROSSSLOT", "MOVED ", "CLUSTERDOWN", "same slot", "non local key", "undeclared key")
 
 
@@ -279,7 +283,7 @@ def _is_of_cluster(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """What went wrong, short enough for a log line: some of Redis's errors are a paragraph of advice."""
+    """The text of an error, cut to fit a log line: some of Redis's errors are a paragraph of advice."""
     if _is_of_cluster(error):
         return "this is a Redis Cluster, which the gateway cannot use; give it one primary"
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -287,7 +291,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def kind_of(error: BaseException) -> str:
-    """The first word of a server's refusal; "" where it said nothing. redis-py takes some words out of the text."""
+    """The first word of a server's refusal; "" if there is none. redis-py moves some words to `status_code`."""
     if _is_of_cluster(error):
         return "CLUSTER"
     code = getattr(error, "status_code", None)

@@ -1,4 +1,4 @@
--- Does all that the scripts do, and leaves nothing: a server may take some commands and refuse others.
+-- Runs every command that the scripts use, and leaves nothing behind: a server may accept some and refuse others.
 --
 -- KEYS[1]  tsx:ollama:probe   KEYS[2] ts:ollama:-, which is no task's document   ARGV[1] TTL of both in seconds
 -- ARGV[2]  TTL of the lists in seconds

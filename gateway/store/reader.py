@@ -1,4 +1,4 @@
-"""Asks Redis for documents, and runs scripts there, for all but the writer: a pool of redis-py's connections."""
+"""Reads documents and runs scripts in Redis, for all but the writer, over a pool of redis-py connections."""
 
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
@@ -18,23 +18,23 @@ from gateway.tasks.document import fields_of
 
 _MAX_CONNECTIONS = 32
 _WAIT_SECONDS = 5.0
-MALFORMED = ""  # in the place of a document: something stands there that is none
+MALFORMED = ""  # in the place of a document: the key holds something else
 
 T = TypeVar("T")
 
 
 class Reader:
-    """The connections that reads share; `redis` is for commands that have no method here."""
+    """The connections that all reads share. `redis` is for commands that have no method here."""
 
     def __init__(self, url: str, credentials: CredentialProvider | None, malformed: Malformed) -> None:
         self._malformed = malformed
         self._mend = Script("mend")
-        # A burst of polls waits for one of these for a moment, instead of opening a connection each.
+        # In a burst of polls each waits for a connection for a moment, instead of opening a new one.
         self._pool = BlockingConnectionPool.from_url(
             url,
             timeout=_WAIT_SECONDS,
             decode_responses=True,
-            encoding_errors="surrogateescape",  # a foreign value is no reason to fail, and goes back as it came
+            encoding_errors="surrogateescape",  # a foreign value must not fail, and is sent back unchanged
             socket_timeout=COMMAND_TIMEOUT_SECONDS,
             max_connections=_MAX_CONNECTIONS,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -44,7 +44,7 @@ class Reader:
         self.redis = Redis(connection_pool=self._pool)
 
     async def asked(self, answer: Coroutine[Any, Any, T]) -> T:
-        """`answer`. Raises StoreError; after that no connection that lay idle is trusted, for it may be as dead."""
+        """Awaits `answer`. Raises StoreError, and then closes all idle connections: they may be broken, too."""
         try:
             return await uncancelled(mapped(answer))
         except StoreError:
@@ -54,9 +54,10 @@ class Reader:
     async def evaluate(
         self, script: Script, keys: Sequence[str], arguments: Sequence[str | int], names: Sequence[str] = ()
     ) -> Any:
-        """What a script answers. Raises the library's errors.
+        """Runs a script and returns its reply. Raises redis-py's errors.
 
-        A key of another type in its way is deleted: one that every script uses, or one of the lists in `names`.
+        If a key of the lists has another type, it is deleted and the script runs again. `names` are the lists that the
+        script touches beside those of all states.
         """
         try:
             return await self._evaluate(script, keys, arguments)
@@ -64,7 +65,7 @@ class Reader:
             if "WRONGTYPE" not in str(error):
                 raise
         for key in await self._evaluate(self._mend, [], [*list_names(None, None), *names]):
-            self._malformed.tell(key)
+            self._malformed.report(key)
         return await self._evaluate(script, keys, arguments)
 
     async def _evaluate(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
@@ -76,8 +77,7 @@ class Reader:
     async def documents(self, task_ids: Sequence[str]) -> tuple[int, list[str | None]]:
         """The server's time in Unix ms, and the documents of `task_ids` at that time.
 
-        None where there is none, MALFORMED where something stands there that has not a document's shape. Raises the
-        library's errors.
+        None if there is none, MALFORMED if the key holds something else. Raises redis-py's errors.
         """
         pipe = self.redis.pipeline(transaction=False)
         pipe.time()
@@ -88,14 +88,14 @@ class Reader:
         return seconds * 1000 + microseconds // 1000, documents
 
     def _document(self, task_id: str, reply: str | Exception | None) -> str | None:
-        """A reply to GET as a document. Raises the error it is, but for a key of another type."""
+        """The document in a reply to GET. Raises the reply if that is an error, unless the key has another type."""
         if reply is None:
             return None
         if isinstance(reply, str) and fields_of(reply, task_id) is not None:
             return reply
         if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
             raise reply
-        self._malformed.tell(DOCUMENT_PREFIX + task_id)
+        self._malformed.report(DOCUMENT_PREFIX + task_id)
         return MALFORMED
 
     async def close(self) -> None:

@@ -1,10 +1,10 @@
--- Steps of building the lists anew from the documents (see rebuild.py).
+-- The steps of rebuilding the lists from the documents (see rebuild.py).
 --
 -- ARGV[1]  "begin", "add" or "end"   ARGV[2] TTL of the lists in seconds
--- begin: puts a mark into every list that is known, and those that ARGV[3…] names. What is written from then on is in
---        it, what was before is added next.
--- add:   KEYS[n] is a document (but the last two), ARGV[2 + n] its task id: puts those tasks into their lists.
--- end:   a list that still has the mark was not evicted meanwhile: it is complete. ARGV[3…] as with begin.
+-- begin: puts a mark into every known list, and into those that ARGV[3…] names. From then on new tasks enter the lists
+--        as usual; "add" adds the older ones.
+-- add:   KEYS[n] is a document (except the last two keys), ARGV[2 + n] its task id: adds these tasks to their lists.
+-- end:   a list that still has the mark was not evicted meanwhile, so it is complete. ARGV[3…] as with begin.
 
 local BEGUN = COMPLETE .. 'begun'
 local step, ttl = ARGV[1], ARGV[2]

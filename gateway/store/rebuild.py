@@ -1,7 +1,7 @@
-"""Builds the lists of Redis anew from the documents, where Redis evicted a list or the layout is new.
+"""Rebuilds the lists from the documents, after Redis evicted a list or when the layout is new.
 
-One gateway at a time does it, in the background and in small steps. Until it is done the lists are not complete, and
-nothing is listed (503).
+One gateway at a time does this, in the background and in small steps. Until it is done the lists are incomplete, and
+the list route answers 503.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _ADDED_AT_ONCE = 64
 
 
 class Rebuild:
-    """Rebuilds over `reader` for the process `boot`."""
+    """Rebuilds through `reader` for the process `boot`."""
 
     def __init__(self, reader: Reader, boot: str, lists_ttl_seconds: int) -> None:
         self._reader = reader
@@ -36,20 +36,20 @@ class Rebuild:
         self._is_forbidden_said = False
 
     async def wait(self, seconds: float, names: Sequence[str]) -> None:
-        """Begins, where this process is not at it, and waits for the end, at most so long.
+        """Begins if this process is not rebuilding, and waits for the end, at most `seconds`.
 
-        Another gateway that is at it is waited for a moment: then it is time to look again.
+        If another gateway is rebuilding, it returns after a moment, and the caller looks again.
         """
         await asyncio.wait([self.begin(names)], timeout=seconds)
 
     def begin(self, names: Sequence[str] = ()) -> "asyncio.Task[None]":
-        """Begins, where this process is not at it; with all lists that are known, and those of `names`."""
+        """Begins if this process is not rebuilding: with all known lists, and those of `names`. Returns the task."""
         if self._running is None or self._running.done():
             self._running = asyncio.get_running_loop().create_task(self._run(names))
         return self._running
 
     async def close(self) -> None:
-        """Gives up; the next gateway that finds the lists incomplete begins again."""
+        """Stops rebuilding. The next gateway that finds the lists incomplete begins again."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
@@ -57,7 +57,7 @@ class Rebuild:
     async def _run(self, names: Sequence[str]) -> None:
         try:
             if not await mapped(self._reader.redis.set(_LOCK, self._boot, nx=True, ex=_LOCK_SECONDS)):
-                await asyncio.sleep(_LOOK_SECONDS)  # another gateway is at it
+                await asyncio.sleep(_LOOK_SECONDS)  # another gateway is rebuilding
                 return
             try:
                 await self._rebuild(names)

@@ -1,7 +1,7 @@
-"""The store in Redis (or Valkey): where statuses outlive a request.
+"""The store in Redis (or Valkey).
 
-Puts its parts together: the writer's own connection, the reads, the lists, and the look for orphans. Each write is one
-atomic step in a Lua script and may be repeated; layout.py and lists.lua say what Redis holds.
+Puts its parts together: the writer's own connection, the reads, the lists, and the search for orphans. Each write is
+one atomic step in a Lua script and may be repeated. layout.py and lists.lua say what Redis holds.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.orphans import Orphans
 from gateway.store.pages import Incomplete, Pages, start_of
-from gateway.store.pipeline import Line, Replies, mapped
+from gateway.store.pipeline import Pipeline, Replies, mapped
 from gateway.store.reader import Reader
 from gateway.store.rebuild import Rebuild
 from gateway.store.statuses import MEND, PROBE, STATUS, Statuses
@@ -27,14 +27,14 @@ CANCEL_CHANNEL = OWN_PREFIX + "cancel"
 _LISTS_MARGIN_SECONDS = 3600
 _CANCEL_SECONDS = 60  # how long a cancel waits for a gateway to find it; each looks once a second
 _LISTEN_SECONDS = 60.0
-_REBUILD_SECONDS = 1.0  # how long a page waits for lists that are being built anew
+_REBUILD_SECONDS = 1.0  # how long a page waits for lists that are being rebuilt
 
 
 class RedisStore:
     """Statuses in Redis or Valkey. `boot` names this process, so that the store can tell its claims from others'.
 
-    It is `<place>-<run>-<process>`: what `instance` left behind in another run at this place is dead for certain.
-    With a `password_file` the `url` has neither user nor password; it is read again for each connection.
+    `boot` is `<place>-<run>-<process>`. If `instance` has tasks in flight at this place from another run, that run is
+    dead. With a `password_file` the `url` has neither user nor password; the file is read for each connection.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class RedisStore:
         lists_ttl_seconds = longest_ttl_seconds + _LISTS_MARGIN_SECONDS
         malformed = Malformed()
         credentials = PasswordFile(password_file, user) if password_file else None
-        self._line = Line(url, [STATUS.text, PROBE.text, MEND.text], credentials=credentials)
-        self._statuses = Statuses(self._line, boot, lists_ttl_seconds, malformed)
+        self._pipeline = Pipeline(url, [STATUS.text, PROBE.text, MEND.text], credentials=credentials)
+        self._statuses = Statuses(self._pipeline, boot, lists_ttl_seconds, malformed)
         self._reader = Reader(url, credentials, malformed)
         self._orphans = Orphans(
             self._reader,
@@ -76,8 +76,8 @@ class RedisStore:
 
     @property
     def connections(self) -> int:
-        """How often it has connected in order to write."""
-        return self._line.connections
+        """How often the writer has connected."""
+        return self._pipeline.connections
 
     # -- the writer --
 
@@ -86,7 +86,7 @@ class RedisStore:
         self._statuses.write(records, then)
 
     async def ping(self) -> None:
-        """Does what writing, looking and reading do: a server may take some commands and refuse others."""
+        """Tries writing, watching and reading: a server may accept some commands only. Raises StoreError."""
         replies: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
         self._statuses.probe(lambda found: None if replies.done() else replies.set_result(found))
         found = await replies
@@ -103,7 +103,7 @@ class RedisStore:
     # -- reads --
 
     async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
-        """The documents of `task_ids`; None where there is none, or what is there has not a document's shape."""
+        """The documents of `task_ids`, in that order; None for a task without a well-formed document."""
         documents = await self._reader.asked(self._orphans.documents(task_ids, spared))
         return [document or None for document in documents]
 
@@ -116,9 +116,9 @@ class RedisStore:
         owner: str | None = None,
         spared: Container[str] | None = None,
     ) -> Page:
-        """Up to `limit` documents (of `owner`), newest first, from behind `cursor` on.
+        """Up to `limit` documents (of `owner`), newest first, after `cursor`.
 
-        Raises InvalidCursor and Incomplete.
+        Waits up to a second for lists that are being rebuilt. Raises InvalidCursor and StoreError (Incomplete).
         """
         start = start_of(cursor)
         deadline = time.monotonic() + _REBUILD_SECONDS
@@ -131,14 +131,14 @@ class RedisStore:
                     raise
                 await self._rebuild.wait(left_seconds, list_names(state, owner))
 
-    # -- what was left behind --
+    # -- orphans and cancels --
 
     async def bury(self) -> None:
-        """Makes lost what a former run of this gateway left in flight: no other process can have written that."""
+        """Makes lost the tasks that an earlier run of this gateway, at the same place, left in flight."""
         await self._reader.asked(self._orphans.bury())
 
     async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:
-        """Makes lost what has been silent for too long; gives the names of requests to cancel."""
+        """Makes silent tasks lost. Returns the names of requests to cancel. Starts a rebuild if lists lack tasks."""
         cancels, is_complete = await self._reader.asked(self._orphans.look(spared, on_spared))
         if not is_complete:
             self._rebuild.begin()
@@ -147,14 +147,14 @@ class RedisStore:
     # -- cancelling --
 
     async def ask_cancel(self, name: str) -> None:
-        """Tells all gateways to cancel `name`: at once those that listen, the others when they look."""
+        """Asks all gateways to cancel `name`. Those that listen hear it at once, the others within a second."""
         await self._reader.asked(self._reader.evaluate(self._cancel, SHARED_KEYS, [name, _CANCEL_SECONDS]))
-        with suppress(StoreError):  # publishing may be forbidden: the lookout says so, where subscribing is, too
+        with suppress(StoreError):  # publishing may be forbidden; if subscribing is, too, the lookout logs it
             publishing = self._reader.redis.publish(CANCEL_CHANNEL, name)
             await self._reader.asked(cast("Coroutine[Any, Any, Any]", publishing))
 
     async def listen(self, on_cancel: Callable[[str], object]) -> None:
-        """Calls `on_cancel` with each name that a gateway asks to cancel. Raises StoreError at the connection's end."""
+        """Calls `on_cancel` with each name that a gateway asks to cancel. Raises StoreError if the connection ends."""
         async with self._reader.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
             await mapped(pubsub.subscribe(CANCEL_CHANNEL))
             while True:
@@ -163,7 +163,7 @@ class RedisStore:
                     on_cancel(message["data"])
 
     async def close(self) -> None:
-        """Gives up what is under way, and closes all connections."""
+        """Stops rebuilding, and closes all connections."""
         await self._rebuild.close()
-        await self._line.close()
+        await self._pipeline.close()
         await self._reader.close()

@@ -4,18 +4,18 @@
 -- ARGV[1]  "boot" of the process that writes   ARGV[2] TTL of the lists in seconds
 -- ARGV[3…] FIELDS of each record: task id; the document up to its last two values, the attempt and lost_after_ms;
 --          attempt (0 claims the id: the attempt after the one that has ended); rank of its stage; state;
---          created_ms in 13 digits; owner, '' for none; TTL of the document in seconds; how many ms the task may be silent
---          before it counts as lost; SHA-1 of a text that the gateway has found to be no document, '' for none
+--          created_ms in 13 digits; owner, '' for none; TTL of the document in seconds; how many ms the task may be
+--          silent before it counts as lost; SHA-1 of a stored text that the gateway found malformed, '' for none
 --
--- Returns for each record {1, attempt} where it was written (or the very same end stood there), with a further 1 where it
--- replaced what was malformed; {0, attempt, document, its SHA-1} of what stays where not. May come again: that changes
--- nothing. The rules are those of gateway/tasks/stages.py, `verdict`.
+-- Returns for each record: {1, attempt} if it was written, or if the same end is stored already; {1, attempt, 1} if it
+-- replaced a malformed text; {0, attempt, document, its SHA-1} if the stored document stays. A repeated call changes
+-- nothing. The rules are those of `verdict` in gateway/tasks/stages.py.
 
 local FIELDS = 10
 local MAX_BYTES = 1048576 -- no document is longer
 local boot, lists_ttl = ARGV[1], ARGV[2]
 
--- The attempt under which a record is written; nil where what is stored stays.
+-- The attempt under which a record is written; nil if the stored document stays.
 local function verdict(stored, is_ours, attempt, rank, owner)
   if not stored then
     return math.max(attempt, 1)
@@ -29,7 +29,7 @@ local function verdict(stored, is_ours, attempt, rank, owner)
   if attempt ~= stored.attempt then
     return attempt > stored.attempt and attempt or nil
   end
-  -- Attempts begin again at 1 where a document was evicted: an equal one may be another request's.
+  -- If a document was evicted, attempts begin again at 1. So an equal attempt may be another request's.
   local is_next = is_ours and stored.rank < FINAL_RANK and rank >= stored.rank
   return is_next and attempt or nil
 end
@@ -53,7 +53,7 @@ for n = 1, #KEYS - 1 do
   local granted = verdict(stored, is_ours, attempt, rank, owner)
   local tail = rank < FINAL_RANK and now_ms + grace_ms or 'null'
   local document = head .. (granted or stored.attempt) .. ',"lost_after_ms":' .. tail .. '}}'
-  local is_same = not granted and text == document -- the very same end again
+  local is_same = not granted and text == document -- the same end again
 
   if not granted and not is_same then
     replies[n] = { 0, stored.attempt, text, redis.sha1hex(text) }

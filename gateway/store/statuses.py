@@ -1,7 +1,6 @@
 """Writes statuses to Redis: a batch is one call of status.lua, each record of it one atomic step.
 
-A record may be written again: that changes nothing. A text that is no document does not stand in a record's way: it is
-overwritten, and reported once.
+Writing a record again changes nothing. A malformed text under a task's key is overwritten, and logged once.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from gateway.store.interface import Record, StoreError, Then, Written
 from gateway.store.layout import DOCUMENT_PREFIX, OWN_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
-from gateway.store.pipeline import Command, Line, Replies, WrongType
+from gateway.store.pipeline import Command, Pipeline, Replies, WrongType
 from gateway.tasks.document import fields_of
 
 STATUS, PROBE, MEND = map(Script, ("status", "probe", "mend"))
@@ -21,23 +20,23 @@ _PROBE_TTL_SECONDS = 60
 
 
 class Statuses:
-    """Writes for the process `boot` over `line`; the lists live for `lists_ttl_seconds`."""
+    """Writes for the process `boot` through `pipeline`. The lists expire after `lists_ttl_seconds`, unless renewed."""
 
-    def __init__(self, line: Line, boot: str, lists_ttl_seconds: int, malformed: Malformed) -> None:
-        self._line = line
+    def __init__(self, pipeline: Pipeline, boot: str, lists_ttl_seconds: int, malformed: Malformed) -> None:
+        self._pipeline = pipeline
         self._boot = boot
         self._lists_ttl_seconds = lists_ttl_seconds
         self._malformed = malformed
 
     def write(self, records: Sequence[Record], then: Then) -> None:
-        """Writes each record, and calls `then` once with what became of them, or with why it is not known."""
+        """Writes each record, and calls `then` once: with one result per record, or with a StoreError."""
         if records:
             self._write(records, [""] * len(records), then)
         else:
             then([])
 
     def _write(self, records: Sequence[Record], judged: Sequence[str], then: Then) -> None:
-        """`judged`: the SHA-1 of a text that is no document, for each record that found one in its way."""
+        """`judged`: for each record the SHA-1 of the malformed text that it may overwrite, "" for none."""
         keys = [*(DOCUMENT_PREFIX + record.task_id for record in records), SHARED_KEYS[0]]
         fields = chain.from_iterable(map(_fields, records, judged))
         command: Command = (
@@ -46,26 +45,26 @@ class Statuses:
         self._ask(command, records, partial(self._take, records, then))
 
     def _ask(self, command: Command, records: Sequence[Record], then: Callable[[Replies], None]) -> None:
-        """Sends a script's command; again where a key of another type was in its way, and is deleted."""
+        """Sends a script's command. If a key has another type, deletes that key and sends the command again."""
         owners = {"", *(record.owner for record in records)}
         names = [name for owner in owners for name in list_names(None, owner)]
 
         def mended(replies: Replies) -> None:
             if isinstance(replies, list):
                 for key in replies[0]:
-                    self._malformed.tell(key)
+                    self._malformed.report(key)
             then(replies if isinstance(replies, StoreError) else replies[1:])
 
         def take(replies: Replies) -> None:
             if isinstance(replies, WrongType):
-                self._line.ask([("EVALSHA", MEND.digest, 0, *names), command], mended)
+                self._pipeline.ask([("EVALSHA", MEND.digest, 0, *names), command], mended)
             else:
                 then(replies)
 
-        self._line.ask([command], take)
+        self._pipeline.ask([command], take)
 
     def probe(self, then: Callable[[Replies], None]) -> None:
-        """Asks of the server all that writing asks, and leaves nothing."""
+        """Runs every command that writing needs, and leaves nothing behind. Calls `then` as `Pipeline.ask` does."""
         arguments = (_PROBE_TTL_SECONDS, self._lists_ttl_seconds)
         self._ask(("EVALSHA", PROBE.digest, len(_PROBE_KEYS), *_PROBE_KEYS, *arguments), [], then)
 
@@ -78,7 +77,7 @@ class Statuses:
             written = [self._written(record, answer) for record, answer in zip(records, answers, strict=True)]
         except (ValueError, TypeError) as error:
             failure = StoreError(f"a reply that cannot be understood: {error!s:.80}")
-            self._line.fail(failure)
+            self._pipeline.fail(failure)
             then(failure)
             return
         decided = [result for result in written if isinstance(result, Written)]
@@ -90,26 +89,26 @@ class Statuses:
             then(decided)
 
     def _written(self, record: Record, answer: Any) -> Written | str:
-        """What became of a record; the SHA-1 of what stands in its way where that is no document.
+        """The result of one record, or the SHA-1 of the malformed text that has to be overwritten first.
 
-        Raises ValueError.
+        Raises ValueError if status.lua cannot have returned `answer`.
         """
         match answer:
             case [1, int(attempt)]:
                 return Written(True, attempt)
             case [1, int(attempt), 1]:
-                self._malformed.tell(DOCUMENT_PREFIX + record.task_id)
+                self._malformed.report(DOCUMENT_PREFIX + record.task_id)
                 return Written(True, attempt)
             case [0, int(attempt), str(document), str(digest)]:
                 if fields_of(document, record.task_id) is not None:
                     return Written(False, attempt)
-                self._malformed.tell(DOCUMENT_PREFIX + record.task_id)
+                self._malformed.report(DOCUMENT_PREFIX + record.task_id)
                 return digest
         raise ValueError(repr(answer))
 
 
 def _fields(record: Record, judged: str) -> Command:
-    """What status.lua is told of a record, in its order."""
+    """A record's arguments for status.lua, in its order."""
     return (
         record.task_id,
         record.head,
@@ -125,7 +124,7 @@ def _fields(record: Record, judged: str) -> Command:
 
 
 def _complete(written: list[Any], again: list[int], then: Then, found: list[Written] | StoreError) -> None:
-    """Tells what became of a batch, once that is known of the records that were written again."""
+    """Calls `then` with all results of a batch, once those of the records that were written again are known."""
     if isinstance(found, StoreError):
         then(found)
         return

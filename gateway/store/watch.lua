@@ -1,13 +1,13 @@
--- What every gateway asks once a second.
+-- Every gateway runs this once a second.
 --
--- ARGV[1]  how many expired tasks to sweep   ARGV[2] TTL of the lists in seconds
--- Returns {ids that have been silent for too long, names of requests to cancel, this server's clock in Unix ms, how many
--- tasks were swept, 1 where the lists are complete or 0, members of `expiry` that were malformed}; some ids and names.
+-- ARGV[1]  the most expired tasks to remove   ARGV[2] TTL of the lists in seconds
+-- Returns {ids of silent tasks, at most 256; names of requests to cancel, at most 1000; this server's clock in Unix ms;
+-- how many expired tasks it removed; 1 if the lists are complete, else 0; malformed members of `expiry`}.
 
 local RENEWED_EVERY = 60 -- seconds
 local malformed = {}
 
--- Takes tasks out of the lists whose documents have expired; returns how many.
+-- Removes tasks whose documents have expired from the lists; returns how many.
 local function sweep(most)
   local expired = call('ZRANGEBYSCORE', EXPIRY, '-inf', '(' .. now, 'LIMIT', 0, most)
   for _, member in ipairs(expired) do
@@ -22,7 +22,7 @@ local function sweep(most)
   return #expired
 end
 
--- Lists live as long as gateways do, and `ttl` longer.
+-- Renews the TTL of the lists, so that they expire `ttl` after the last gateway has stopped.
 local function renew(ttl)
   if call('TTL', EXPIRY) < ttl - RENEWED_EVERY then
     call('EXPIRE', EXPIRY, ttl)

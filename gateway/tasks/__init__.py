@@ -1,1 +1,1 @@
-"""What a task is: its stages, its document, and the checked shape of documents that others wrote."""
+"""Tasks: their stages, their documents, and the check of documents from the store."""

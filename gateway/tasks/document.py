@@ -1,8 +1,8 @@
-"""A status document as others wrote it: the shape that is checked, and what it says.
+"""Reads a status document from the store: checks its shape, and says what it means.
 
-Pure. The store belongs to all who may write there, so nothing of a document is believed before `fields_of` has seen the
-whole: the only place where that is decided, for reads, lists, the look for orphans and the terminal alike. task makes
-the documents. Documents of earlier versions have the shape: what was added to `extensions` since may be missing.
+Pure. Any client of the store can write there, so no code uses a document before `fields_of` has checked all of it. That
+is the only check, for reads, lists, orphans and the terminal alike. Documents of earlier versions pass: newer fields of
+`extensions` may be missing. Task.document_head makes documents.
 """
 
 import re
@@ -24,11 +24,11 @@ from gateway.tasks.task import (
 )
 
 MAX_CHARACTERS = 256 * 1024  # earlier versions stored targets of 64 KiB whole
-MAX_MS = 9_999_999_999_999  # places in the list have thirteen digits
-_MAX_BYTES = 2**53  # the largest whole number that JavaScript knows
+MAX_MS = 9_999_999_999_999  # places in the lists have thirteen digits
+_MAX_BYTES = 2**53  # JavaScript represents whole numbers exactly up to here
 
 _STAGES = {str(stage): stage for stage in Stage}
-_EVENT_ID = re.compile(r"[0-9A-Za-z-]{1,64}")  # goes into a header field
+_EVENT_ID = re.compile(r"[0-9A-Za-z-]{1,64}")  # safe in a header field (ETag)
 
 _Check: TypeAlias = Callable[[Any], bool]
 
@@ -51,16 +51,17 @@ def _or_null(check: _Check) -> _Check:
 
 _is_ms, _is_size = _whole(MAX_MS), _whole(_MAX_BYTES)
 
+# Earlier versions wrote a fraction as timestamp.
 _FIELDS: dict[str, _Check] = {
     "version": _is(VERSION),
     "event_type": _is(EVENT_TYPE),
     "event_id": lambda value: isinstance(value, str) and _EVENT_ID.fullmatch(value) is not None,
     "algorithm_id": _is_text,
     "task_id": lambda value: isinstance(value, str) and is_valid_id(value),
-    "state": _is_text,  # the stage says which
+    "state": _is_text,  # has to match the stage, see is_document
     "stage": lambda value: isinstance(value, str) and value in _STAGES,
     "message": _is_text,
-    "timestamp": lambda value: type(value) in (int, float) and 0 <= value <= MAX_MS / 1000,  # once a fraction
+    "timestamp": lambda value: type(value) in (int, float) and 0 <= value <= MAX_MS / 1000,
     "extensions": lambda value: isinstance(value, dict),
 }
 _NEEDED: dict[str, _Check] = {
@@ -73,7 +74,7 @@ _NEEDED: dict[str, _Check] = {
 _KNOWN: dict[str, _Check] = {
     "stream": lambda value: isinstance(value, bool),
     "status_code": _or_null(_whole(999)),
-    "reason": _or_null(_is_text),  # a later version may have more of them
+    "reason": _or_null(_is_text),  # a later version may have more reasons
     "started_ms": _or_null(_is_ms),
     "first_byte_ms": _or_null(_is_ms),
     "finished_ms": _or_null(_is_ms),
@@ -87,7 +88,7 @@ _KNOWN: dict[str, _Check] = {
 
 
 def is_document(fields: object) -> bool:
-    """Whether this, decoded, has the shape of a status document."""
+    """Whether `fields`, decoded JSON, has the shape of a status document."""
     if not isinstance(fields, dict) or fields.keys() != _FIELDS.keys():
         return False
     if not all(check(fields[name]) for name, check in _FIELDS.items()):
@@ -102,7 +103,7 @@ def is_document(fields: object) -> bool:
 
 
 def fields_of(document: str, task_id: str | None = None) -> dict[str, Any] | None:
-    """The fields of a status document; None where the text has not the checked shape, or is another task's."""
+    """The fields of a status document; None if the text has another shape, or is not of the task `task_id`."""
     if len(document) > MAX_CHARACTERS:
         return None
     try:
@@ -114,18 +115,18 @@ def fields_of(document: str, task_id: str | None = None) -> dict[str, Any] | Non
 
 
 def rank_of(fields: dict[str, Any]) -> int:
-    """The rank of the stage that a document tells of."""
+    """The rank of a document's stage. `fields` are checked ones."""
     return _STAGES[fields["stage"]].rank
 
 
 def has_ended(document: str) -> bool:
-    """Whether a document tells of a final state."""
+    """Whether a document has a final state."""
     fields = fields_of(document)
     return fields is not None and rank_of(fields) == FINAL_RANK
 
 
 def is_visible(document: str, reader: str | None) -> bool:
-    """Whether `reader` may see the task of a document; None may see all."""
+    """Whether `reader`, the name of an API key, may see the task of a document; None may see all tasks."""
     if reader is None:
         return True
     fields = fields_of(document)
@@ -133,12 +134,12 @@ def is_visible(document: str, reader: str | None) -> bool:
 
 
 def lost_document(fields: dict[str, Any], now: float) -> str:
-    """The last document of a task whose gateway is gone. `now` is Unix seconds, `fields` are those of its last one."""
+    """The FAILED lost document of a task. `fields` are those of its last document, `now` is in Unix seconds."""
     extensions = fields["extensions"]
     known_ms = [extensions.get(name) or 0 for name in ("created_ms", "started_ms", "first_byte_ms")]
     finished_ms = max(int(now * 1000), *known_ms)  # gateways' clocks differ
     ends = {"reason": Reason.LOST, "finished_ms": finished_ms, "lost_after_ms": None}
-    news = {
+    changed = {
         "event_id": new_id(),
         "state": State.FAILED,
         "stage": Stage.LOST,
@@ -146,4 +147,4 @@ def lost_document(fields: dict[str, Any], now: float) -> str:
         "timestamp": finished_ms // 1000,
         "extensions": extensions | ends,
     }
-    return orjson.dumps(fields | news).decode()
+    return orjson.dumps(fields | changed).decode()

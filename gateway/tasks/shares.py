@@ -1,32 +1,32 @@
-"""Whose tasks go first where a bound is met: those of the owner that has the most. So a flood of one key displaces its
-own statuses, and not the few of another key.
+"""Finds the owner with the most tasks: at a bound, that owner loses tasks first. So a flood from one API key displaces
+its own statuses, and not the few of another key.
 
-Pure. Counts only: each task takes about as much as another, as documents are bounded. Used by memory and outbox.
+Pure. It counts tasks, not bytes: documents are bounded, so tasks take about the same memory.
 """
 
 from collections import defaultdict
 
 
 class Shares:
-    """How many tasks each owner has. All steps take the same time, however many owners there are."""
+    """Counts the tasks of each owner. Every method takes constant time, however many owners there are."""
 
     def __init__(self) -> None:
         self._count: dict[str, int] = {}
-        self._owners: defaultdict[int, dict[str, None]] = defaultdict(dict)  # by their count, longest there first
+        self._owners: defaultdict[int, dict[str, None]] = defaultdict(dict)  # by count, in order of arrival
         self._most = 0
 
     @property
     def largest(self) -> str:
-        """The owner with the most tasks; there has to be one."""
+        """The owner with the most tasks. At least one owner must have a task."""
         return next(iter(self._owners[self._most]))
 
     def add(self, owner: str) -> None:
-        """One task more."""
+        """Counts one more task of `owner`."""
         self._move(owner, 1)
         self._most = max(self._most, self._count[owner])
 
     def remove(self, owner: str) -> None:
-        """One task less."""
+        """Counts one task of `owner` less."""
         self._move(owner, -1)
         if self._most not in self._owners:
             self._most -= 1

@@ -1,8 +1,7 @@
-"""A task: its states and stages, which may follow which, and the document that tells of it.
+"""A task: its states and stages, which may follow which, and its status document.
 
-Pure: time comes in as an argument. Everything that decides what a status may become lives in this file and, for
-races between instances, in transition.lua. Made and advanced by tracker, told what happened by proxy; document reads
-what was written.
+Pure: time is an argument. This file decides what a status may become within one process. stages.py and status.lua
+decide it between processes. document.py reads documents.
 """
 
 import re
@@ -22,14 +21,14 @@ EVENT_TYPE = "task.status.update"
 
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}"
 _ID = re.compile(ID_PATTERN)
-# The short ones count as words of their own (`connect.sid`, `sk`), or `inside` and `risk` were such, too.
+# The short ones have to be whole words (`connect.sid`, `sk`). Otherwise `inside` and `risk` would match, too.
 _CREDENTIAL_KEY = re.compile(
     r"(?i)key|token|secret|pass|pwd|auth|signature|credential|session|jwt|bearer|hmac|cookie"
     r"|(?<![a-z0-9])(?:sig|sid|sk)(?![a-z0-9])|^code$"
 )
 REDACTED = "REDACTED"
-TARGET_CHARACTERS = 2048  # of path and query together, as a status has them
-CUT = "\u2026"  # an ellipsis; no target has one, since its characters are the wire's bytes
+TARGET_CHARACTERS = 2048  # the most of path and query together that a status has
+CUT = "\u2026"  # an ellipsis; no target has one, because a target is bytes, decoded as Latin-1
 _SPLIT_ESCAPE = re.compile(r"%[0-9A-Fa-f]?$")
 
 
@@ -43,7 +42,7 @@ class State(StrEnum):
 
 
 class Stage(StrEnum):
-    """Where in its state a task is. A status never goes to a lower rank, and never changes at FINAL_RANK."""
+    """A task's place within its state. A status never goes to a lower rank, and never changes at FINAL_RANK."""
 
     rank: int
     state: State
@@ -54,8 +53,8 @@ class Stage(StrEnum):
         return stage
 
     QUEUED = "queued", 0, State.PENDING
-    FORWARDING = "forwarding", 1, State.RUNNING  # handed over, nothing back yet
-    STREAMING = "streaming", 2, State.RUNNING  # the response head has come
+    FORWARDING = "forwarding", 1, State.RUNNING  # sent to Ollama, no answer yet
+    STREAMING = "streaming", 2, State.RUNNING  # the response head is here
     DONE = "done", 3, State.SUCCESS
     ERROR = "error", 3, State.FAILED
     CANCELLED = "cancelled", 3, State.FAILED  # the client left, or a cancel call
@@ -64,7 +63,7 @@ class Stage(StrEnum):
 
 
 FINAL_RANK = 3
-MAX_ATTEMPT = 2**31  # where the count of an id's attempts stays
+MAX_ATTEMPT = 2**31  # the count of an id's attempts stops here
 
 
 class Reason(StrEnum):
@@ -72,9 +71,9 @@ class Reason(StrEnum):
 
     UPSTREAM_STATUS = "upstream_status"
     UPSTREAM_UNAVAILABLE = "upstream_unavailable"
-    UPSTREAM_ERROR = "upstream_error"  # broke before its head
-    UPSTREAM_TRUNCATED = "upstream_truncated"  # broke after its head
-    STREAM_INCOMPLETE = "stream_incomplete"  # a clean end without the stream's own end event
+    UPSTREAM_ERROR = "upstream_error"  # the answer broke off before its head was complete
+    UPSTREAM_TRUNCATED = "upstream_truncated"  # the answer broke off after its head
+    STREAM_INCOMPLETE = "stream_incomplete"  # the message is complete, but the stream's own end event is missing
     STREAM_ERROR = "stream_error"  # the stream ended with an error event
     CLIENT_DISCONNECT = "client_disconnect"
     CANCELLED = "cancelled"
@@ -93,22 +92,22 @@ _STAGE_OF_REASON = {
 
 
 def failed_stage(reason: Reason) -> Stage:
-    """The stage that a failure for `reason` ends in."""
+    """The final stage of a task that fails for `reason`."""
     return _STAGE_OF_REASON.get(reason, Stage.ERROR)
 
 
 def can_follow(now: Stage, then: Stage) -> bool:
-    """Whether a task at `now` may become `then`: always forward, never from a final stage."""
+    """Whether a task at `now` may become `then`: only forward, never from a final stage."""
     return now.rank < FINAL_RANK and then.rank > now.rank
 
 
 def is_valid_id(text: str) -> bool:
-    """Whether a client may call its task `text` (contract 4.1)."""
+    """Whether `text` is valid as a task's id (contract 4.1)."""
     return _ID.fullmatch(text) is not None
 
 
 def chosen_id(values: Sequence[bytes]) -> str | None:
-    """The id that a client chose in its X-Task-Id fields, None where it left that to us. Raises InvalidTaskId."""
+    """The id that a client chose. `values` are its X-Task-Id fields. None if it chose none. Raises InvalidTaskId."""
     if len(values) > 1:
         raise InvalidTaskId("X-Task-Id was sent more than once; allowed: one")
     text = values[0].decode("latin-1") if values else ""
@@ -118,14 +117,14 @@ def chosen_id(values: Sequence[bytes]) -> str | None:
 
 
 def named_id(values: Sequence[bytes]) -> str | None:
-    """The same for an answer that names the task: None also where what was sent is no id."""
+    """As `chosen_id`, for an answer that names the task: None also if the id is not valid."""
     with suppress(InvalidTaskId):
         return chosen_id(values)
     return None
 
 
 def new_id() -> str:
-    """A random UUID (version 4, RFC 9562 section 5.4), written down directly: uuid.uuid4() costs five times as much."""
+    """A random UUID (version 4, RFC 9562 section 5.4), formatted here: uuid.uuid4() takes five times as long."""
     text = secrets.token_bytes(16).hex()
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANTS[text[16]]}{text[17:20]}-{text[20:]}"
 
@@ -134,14 +133,16 @@ _VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def redact_query(query: str) -> str:
-    """`query` as on the wire, the values of keys that look like credentials replaced."""
+    """`query` as on the wire, with the values of keys that look like credentials replaced by REDACTED."""
     if "=" not in query:
         return query
     return "&".join(map(_redact_pair, query.split("&")))
 
 
 def _redact_pair(pair: str) -> str:
-    """`pair` up to a credential's value. Some split at `;`, too: what is behind one may be of the value, or a pair."""
+    """`pair`, redacted from a credential's value on. Some servers also split at `;`, so a part after `;` may be a pair
+    of its own, or belong to the value.
+    """
     start = 0
     for part in pair.split(";"):
         key, mark, _ = part.partition("=")
@@ -153,9 +154,9 @@ def _redact_pair(pair: str) -> str:
 
 
 def stored_target(path: bytes, query: bytes | None) -> tuple[str, str]:
-    """Path and query as a status tells them: without credentials, and cut where they are over 2 KiB together.
+    """(path, query) as a status has them: without credentials, and cut to 2 KiB together.
 
-    What was cut ends with CUT. Redaction comes first: a cut may hide that a value is a credential's.
+    A text that was cut ends with CUT. Redaction comes first, because a cut may hide that a value is a credential.
     """
     whole = path.decode("latin-1"), redact_query(query.decode("latin-1")) if query else ""
     if len(whole[0]) + len(whole[1]) <= TARGET_CHARACTERS:
@@ -165,7 +166,7 @@ def stored_target(path: bytes, query: bytes | None) -> tuple[str, str]:
 
 
 def _cut(text: str, most: int) -> str:
-    """The beginning of `text`, with the mark no longer than `most`; no escape and no redaction is split."""
+    """The beginning of `text`, at most `most` characters including CUT. Splits no %-escape and no REDACTED."""
     if len(text) <= most:
         return text
     end = max(most - len(CUT), 0)
@@ -177,8 +178,12 @@ def _cut(text: str, most: int) -> str:
 class Task:
     """One relayed request, as this gateway knows it. Times are Unix milliseconds, sizes are body bytes.
 
+<<<<<<< HEAD
     `attempt` 0 means that the store has not said yet which attempt this is (the id came from the client). It has one
     field for each value of the status document.
+=======
+    `attempt` 0 means that the client chose the id, and the store has not yet said which attempt this is.
+>>>>>>> w-words
     """
 
     task_id: str
@@ -190,7 +195,7 @@ class Task:
     owner: str = ""  # the name of the API key, "" without one
     stage: Stage = Stage.QUEUED
     message: str = "waiting to be forwarded"
-    event_id: str = ""  # of the present state and stage; made when a document first needs it
+    event_id: str = ""  # of the present stage; created when a document first needs it
     is_stream: bool = False
     status_code: int | None = None
     reason: Reason | None = None
@@ -209,14 +214,14 @@ class Task:
         return self.finished_ms is not None
 
     def forward(self, now_ms: int) -> bool:
-        """Handed over to the upstream. False where the task is past that."""
+        """The request is sent to Ollama. False if the task is past that stage."""
         if not self._advance(Stage.FORWARDING, "forwarded, waiting for the first byte"):
             return False
         self.started_ms = self._not_before(now_ms)
         return True
 
     def answer(self, status_code: int, is_stream: bool, now_ms: int) -> bool:
-        """The response head has come. False where the task is past that."""
+        """The response head is here. False if the task is past that stage."""
         if not self._advance(Stage.STREAMING, f"the upstream answers with HTTP {status_code}"):
             return False
         self.status_code, self.is_stream = status_code, is_stream
@@ -224,14 +229,14 @@ class Task:
         return True
 
     def finish(self, reason: Reason | None, message: str, now_ms: int) -> bool:
-        """The one end: SUCCESS without a reason, FAILED with one. False where the task has ended already."""
+        """Ends the task: SUCCESS without a reason, FAILED with one. False if it has ended already."""
         if not self._advance(Stage.DONE if reason is None else failed_stage(reason), message):
             return False
         self.reason, self.finished_ms = reason, self._not_before(now_ms)
         return True
 
     def _not_before(self, now_ms: int) -> int:
-        """`now_ms`, or the last moment of this task where the clock was set back since: its times stay in order."""
+        """`now_ms`, or this task's last time if the clock was set back since. So its times stay in order."""
         return max(now_ms, self.first_byte_ms or self.started_ms or self.created_ms)
 
     def _advance(self, stage: Stage, message: str) -> bool:
@@ -241,9 +246,9 @@ class Task:
         return True
 
     def document_head(self, *, algorithm_id: str, instance: str, boot: str, now: float) -> str:
-        """The status document (contract 4.3) up to its last two values, the attempt and `lost_after_ms`: the store's.
+        """The status document (contract 4.3) without its last two values, `attempt` and `lost_after_ms`.
 
-        `now` is Unix seconds. Complete it with `complete_document`.
+        The store adds these; `complete_document` does it without Redis. `now` is in Unix seconds.
         """
         self.event_id = self.event_id or new_id()
         extensions = {
@@ -274,7 +279,7 @@ class Task:
             "state": self.state,
             "stage": self.stage,
             "message": self.message,
-            "timestamp": int(now),  # whole: pollers in typed languages read an integer
+            "timestamp": int(now),  # a whole number: pollers in typed languages expect an integer
             "extensions": extensions,
         }
         return orjson.dumps(document)[: -len(_STORES_TAIL)].decode()
@@ -284,5 +289,5 @@ _STORES_TAIL = '0,"lost_after_ms":null}}'
 
 
 def complete_document(head: str, attempt: int) -> str:
-    """The whole JSON document from what `Task.document_head` gave and the attempt's number."""
+    """The complete JSON document: `head` is from `Task.document_head`, `attempt` the attempt's number."""
     return f'{head}{attempt},"lost_after_ms":null}}}}'

@@ -1,4 +1,4 @@
-"""Whose key a request carries (contract 7, issue 4): what a key is, where it is looked for, what is told."""
+"""API keys (contract 7): what a valid key is, which header fields carry it, and what error messages say."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ X_API_KEY = b"x-api-key"
 
 @given(st.lists(st.tuples(names, keys), min_size=1, max_size=5, unique_by=lambda pair: pair[1]))
 def test_a_list_and_a_file_say_the_same(pairs: list[tuple[str, str]]) -> None:
-    """Names and keys are read alike from a comma list and from lines; a key is kept as its SHA-256."""
+    """Names and keys are parsed alike from a comma list and from lines; only a key's SHA-256 is kept."""
     entries = [f"{name}:{key}" for name, key in pairs]
     expected = {sha256(key.encode()).digest(): name for name, key in pairs}
     assert keys_of_list(",".join(entries)) == expected
@@ -34,7 +34,7 @@ def test_a_list_and_a_file_say_the_same(pairs: list[tuple[str, str]]) -> None:
 
 @given(keys.filter(lambda key: not key.startswith("#")))
 def test_a_key_without_a_name_gets_a_lasting_one(key: str) -> None:
-    """Its name follows from the key alone, so that restarts and other instances agree, and is a name."""
+    """The name of a key without one follows from the key alone, so that restarts and other instances agree."""
     (found,) = keys_of_list(key).values()
     assert found == "key-" + sha256(key.encode()).hexdigest()[:8]
     assert keys_of_lines(f"# keys\r\n\r\n \t{key} \r\n") == keys_of_list(key)
@@ -42,7 +42,7 @@ def test_a_key_without_a_name_gets_a_lasting_one(key: str) -> None:
 
 @pytest.mark.parametrize("mark", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
 def test_lines_end_at_line_ends_alone(mark: str) -> None:
-    """What some programs take for a line end begins no key behind a comment, and divides none in two."""
+    """A character that only some programs take for a line end begins no key after a comment, and splits no key."""
     assert keys_of_lines(f"# old:{mark}key-of-mallory\nalice:key-of-alice") == keys_of_list("alice:key-of-alice")
     with pytest.raises(InvalidKeys, match="line 1 is no key"):
         keys_of_lines(f"key-of-mallory{mark}key-of-mallory")
@@ -50,14 +50,14 @@ def test_lines_end_at_line_ends_alone(mark: str) -> None:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_every_kind_of_line_end_counts(end: str) -> None:
-    """Files of all systems are read, and a mistake is told by the line that an editor shows."""
+    """Files of all systems can be read, and an error names the line as an editor counts it."""
     assert keys_of_lines(f"key-of-alice{end}#{end}key-of-bob{end}") == keys_of_list("key-of-alice,key-of-bob")
     with pytest.raises(InvalidKeys, match="line 3 is no key"):
         keys_of_lines(f"key-of-alice{end}{end}short{end}")
 
 
 def test_one_name_may_have_several_keys() -> None:
-    """A key is replaced without a gap: for a while the old and the new one are the same caller."""
+    """A key is replaced without a gap: for a while the old and the new key are the same caller."""
     assert list(keys_of_list("alice:old-key-1,alice:new-key-2").values()) == ["alice", "alice"]
 
 
@@ -67,7 +67,7 @@ def test_one_name_may_have_several_keys() -> None:
      ("a b:good-key", "entry 1 is no key"), ("a:the-same-key,b:the-same-key", "entry 2 gives a second name to a key")],
 )  # fmt: skip
 def test_what_is_wrong_is_told_without_the_key(text: str, message: str) -> None:
-    """The message names the place, never what stands there."""
+    """The message names the place of an error, and never shows the text there."""
     with pytest.raises(InvalidKeys) as caught:
         keys_of_list(text)
     assert str(caught.value) == message
@@ -88,7 +88,7 @@ def test_what_is_wrong_is_told_without_the_key(text: str, message: str) -> None:
     ids=range(7),
 )  # fmt: skip
 def test_who_calls(fields: list[tuple[bytes, bytes]], caller: Caller) -> None:
-    """Either field names the caller, `Authorization` first; every field with a key of ours is told, no other."""
+    """Either field names the caller, `Authorization` first; all fields with a valid key are reported, and no other."""
     assert identify(KEYS, [(b"accept", b"*/*"), *fields]) == caller
 
 
@@ -116,20 +116,20 @@ def test_who_calls(fields: list[tuple[bytes, bytes]], caller: Caller) -> None:
     ids=range(17),
 )
 def test_who_is_nobody(fields: list[tuple[bytes, bytes]]) -> None:
-    """No key, a wrong one, one elsewhere, or two fields of a kind, which others may read in another way."""
+    """No caller: no key, a wrong one, one in another field, or a repeated field, which servers may read differently."""
     assert identify(KEYS, fields) is None
 
 
 @given(st.binary(max_size=300))
 def test_any_value_is_only_a_wrong_key(value: bytes) -> None:
-    """Whatever bytes a field holds, the answer is nobody unless they are a key."""
+    """Whatever bytes a field holds, there is no caller unless they are a key."""
     for field in ((AUTHORIZATION, b"Bearer " + value), (X_API_KEY, value)):
         assert identify(KEYS, [field]) is None
 
 
 @pytest.mark.parametrize("key", [b"key-of-alice", b"key-of-bob", b"key-of-nobody"])
 def test_every_key_is_compared(key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """First, last or none: the offered key is held against all of them, so that the time tells nothing."""
+    """A key is compared with all keys, be it the first, the last or unknown, so that the time reveals nothing."""
     compared: list[bytes] = []
     monkeypatch.setattr(access.hmac, "compare_digest", lambda a, b: compared.append(a) or a == b)
     identify(KEYS, [(X_API_KEY, key)])

@@ -1,4 +1,4 @@
-"""The shape of a status document, which all that read the store check (contract 4.3, 4.12)."""
+"""The shape of a status document, which all readers of the store check (contract 4.3, 4.12)."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ RIGHT: dict[str, set[str]] = {
 
 @pytest.mark.parametrize("stage", Stage)
 def test_what_a_gateway_writes_has_the_shape(stage: Stage) -> None:
-    """A document of every stage is one."""
+    """A document of every stage has the shape."""
     assert fields_of(json.dumps(document("t", stage)), "t") is not None
 
 
 @pytest.mark.parametrize("field", FIELDS + EXTENSIONS)
 def test_a_field_of_another_shape_is_no_document(field: str) -> None:
-    """Each field takes what it is for and nothing else, whatever type, size or sign that has."""
+    """Each field accepts only values of its own kind, whatever their type, size or sign."""
     taken = {name for name, shape in SHAPES.items() if fields_of(with_shape("t", field, shape)) is not None}
     assert taken == RIGHT.get(field, set())
 
 
 def test_a_document_of_the_version_before_has_the_shape() -> None:
-    """A fraction in the timestamp, a target of 60 KB, and none of the later extensions: it is read as ever."""
+    """A fraction as timestamp, a target of 60 KB, and missing later extensions: such a document is still read."""
     before = document("t", Stage.DONE)
     extensions = before["extensions"]
     before |= {"timestamp": 1795387183.266}
@@ -49,7 +49,7 @@ def test_a_document_of_the_version_before_has_the_shape() -> None:
 
 
 def test_a_later_versions_extensions_are_no_harm() -> None:
-    """What is added to `extensions` later does not make a document unreadable."""
+    """New fields in `extensions` do not make a document unreadable."""
     after = document("t")
     after["extensions"] |= {"label": "l", "is_presumed": False, "queue_position": 3}
     after["extensions"]["reason"] = "a_new_one"
@@ -58,7 +58,7 @@ def test_a_later_versions_extensions_are_no_harm() -> None:
 
 @pytest.mark.parametrize("attempt", [1, MAX_ATTEMPT, 0, MAX_ATTEMPT + 1])
 def test_an_attempt_is_a_whole_number_from_1_to_2_31(attempt: int) -> None:
-    """Both ends are taken, what is beyond them is not."""
+    """Both ends of a range are accepted, and values beyond them are not."""
     is_taken = fields_of(with_shape("t", "attempt", attempt)) is not None
     assert is_taken == (1 <= attempt <= MAX_ATTEMPT)
 
@@ -72,18 +72,18 @@ ODD: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("change", ODD)
 def test_what_contradicts_itself_is_no_document(change: dict[str, Any]) -> None:
-    """State and stage belong together, the id is the key's, nothing stands beside the fields, sizes have a bound."""
+    """State and stage match, the id is the key's, no other fields exist, and sizes are bounded."""
     assert fields_of(json.dumps(document("t") | change), "t") is None
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "{}", "1", '"t"', "{", "[" * 5000, "\udc80", '{"extensions":5}'])
 def test_any_text_is_asked(text: str) -> None:
-    """What is no document is nobody's, and has not ended."""
+    """A text without the shape has no owner and has not ended."""
     assert fields_of(text) is None
     assert not has_ended(text)
     assert not is_visible(text, "alice")
 
 
 def test_missing_is_not_null() -> None:
-    """The forged documents that these tests rest on differ from one another."""
+    """The forged documents of these tests differ from one another."""
     assert with_shape("t", "path", MISSING) != with_shape("t", "path", None)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway import errors
 from gateway.errors import GatewayError
 
-# What the contract promises: code and status. Names of classes are nobody's business.
+# What the contract promises: code and status. The names of the classes are not promised.
 PROMISED = {
     "upstream_unavailable": 503,
     "upstream_error": 502,
@@ -31,7 +31,7 @@ UNPROMISED = {"gateway_error", "method_not_allowed"}
 
 
 def family(kind: type[GatewayError]) -> list[type[GatewayError]]:
-    """`kind` and all that is derived from it."""
+    """`kind` and all its subclasses."""
     return [kind, *(found for derived in kind.__subclasses__() for found in family(derived))]
 
 
@@ -39,7 +39,7 @@ KINDS = family(GatewayError)
 
 
 def test_every_promised_code_has_its_status() -> None:
-    """Each code of the contract is there with the contract's status, and no code means two statuses."""
+    """Each code of the contract exists with the contract's status, and no code has two statuses."""
     found = {(kind.code, kind.status) for kind in KINDS}
     assert len({code for code, _ in found}) == len(found)
     assert {(code, status) for code, status in found if code not in UNPROMISED} == set(PROMISED.items())
@@ -69,7 +69,7 @@ def test_what_passes_by_itself_says_when_to_come_back(kind: type[GatewayError]) 
 
 
 def test_upstream_failures_are_one_family() -> None:
-    """Whoever catches an upstream's failure catches all of its kinds, and none of a client's."""
+    """Code that catches UpstreamFailure catches all of its kinds, and no error of a client."""
     kinds = {kind for kind in KINDS if kind.code.startswith("upstream_")}
     assert kinds == set(family(errors.UpstreamFailure))
     assert all(kind.status >= 500 for kind in kinds)

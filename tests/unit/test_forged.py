@@ -1,4 +1,4 @@
-"""What a record in Redis that has not its shape may do: nothing but be left out, replaced and told of once.
+"""A malformed record in Redis has no effect: it is left out, replaced, and logged once.
 
 Contract 4.12, against a real server: each field and entry in every wrong shape, each key in every wrong type.
 """
@@ -44,7 +44,7 @@ LATER = 2_000
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def store(server: Server, patience: None) -> AsyncIterator[RedisStore]:
-    """A client of the empty server, as one gateway process has it."""
+    """The store of one gateway process, on the empty server."""
     await server.client.flushall()
     store = RedisStore(server.url, boot=BOOT, longest_ttl_seconds=3600)
     await walk(store)  # the lists are begun
@@ -53,7 +53,7 @@ async def store(server: Server, patience: None) -> AsyncIterator[RedisStore]:
 
 
 async def all_goes_on(store: RedisStore, name: str = "z") -> None:
-    """Claims, ends, heartbeats, reads, lists, looks and cancels work, and tell what was written."""
+    """Claims, ends, heartbeats, reads, lists, looks and cancels work, and return what was written."""
     plain, run, claim = f"{name}-plain", f"{name}-run", f"{name}-claim"
     batch = [
         record(plain, Stage.DONE, created_ms=LATER, owner="alice"),
@@ -82,7 +82,7 @@ async def all_goes_on(store: RedisStore, name: str = "z") -> None:
 async def test_a_forged_document_is_left_out_and_replaced(
     store: RedisStore, server: Server, field: str, stage: Stage
 ) -> None:
-    """Of a field in every shape: lists, reads and looks pass over it and say so, and the next claim replaces it."""
+    """Any field may be malformed: lists, reads and looks skip the record and log it, and the next claim replaces it."""
     forged = {f"t{n}": with_shape(f"t{n}", field, shape, stage) for n, shape in enumerate(SHAPES.values())}
     for task_id, text in forged.items():
         await forge_document(server.client, task_id, text)
@@ -109,7 +109,7 @@ async def test_a_forged_document_is_left_out_and_replaced(
 async def test_a_forged_attempt_is_no_bar_to_any_write(
     store: RedisStore, server: Server, shape: str, stage: Stage
 ) -> None:
-    """Under an id of ours that is in use each kind of write replaces it: a first end, a heartbeat and an end."""
+    """Under an id of ours in use, each kind of write replaces it: a first end, a heartbeat and an end."""
     forged = with_shape("t", "attempt", SHAPES[shape], stage, created_ms=1)
     for one in (record("t", Stage.DONE), record("t", Stage.STREAMING), record("t", Stage.ERROR)):
         await server.client.set(DOCUMENTS + "t", forged)
@@ -119,20 +119,20 @@ async def test_a_forged_attempt_is_no_bar_to_any_write(
 
 
 async def test_another_owners_forged_document_does_not_hold_an_id(store: RedisStore, server: Server) -> None:
-    """What looks like a running task of another key but is none cannot keep an id from anybody."""
+    """A malformed record that looks like another key's running task cannot block an id."""
     forged = document("t", owner="bob") | {"message": 5}
     await server.client.set(DOCUMENTS + "t", json.dumps(forged))
     assert await put(store, [record("t", attempt=0, owner="alice")]) == [Written(True, 1)]
 
 
 async def test_a_good_document_of_another_is_respected(store: RedisStore, server: Server) -> None:
-    """What has the shape is believed: an id that is in flight elsewhere stays refused."""
+    """A well-formed record counts: an id that is in flight elsewhere stays refused."""
     await server.client.set(DOCUMENTS + "t", json.dumps(document("t", boot="other")))
     assert await put(store, [record("t", attempt=0, created_ms=LATER)]) == [Written(False, 1)]
 
 
 async def test_the_count_of_attempts_stays_at_its_end(store: RedisStore, server: Server) -> None:
-    """After attempt 2^31 an id is claimed as that again, and the earlier request's late words are refused."""
+    """After attempt 2^31 a claim gets that number again, and late writes of the earlier request are refused."""
     last = document("t", Stage.DONE, boot="other")
     last["extensions"]["attempt"] = MAX_ATTEMPT
     await server.client.set(DOCUMENTS + "t", json.dumps(last))
@@ -154,7 +154,7 @@ async def test_a_key_of_another_type_is_left_out_of_the_list(store: RedisStore, 
 
 
 async def test_many_malformed_records_make_short_pages(store: RedisStore, server: Server) -> None:
-    """A page ends after a thousand of them, and the walk still finds everything once and counts each of them once."""
+    """A page ends after a thousand malformed records. The walk finds each task once and counts each record once."""
     await put(store, [record("first", Stage.DONE, created_ms=1), record("last", Stage.DONE, created_ms=9_000)])
     pipe = server.client.pipeline()
     for n in range(2500):
@@ -176,7 +176,7 @@ async def test_many_malformed_records_make_short_pages(store: RedisStore, server
 async def test_a_forged_member_of_the_expiry_is_removed(
     store: RedisStore, server: Server, entry: str | bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Any text in it that is due: the sweep removes it and says so, and all goes on."""
+    """Any text in `expiry` that is due: the sweep removes and logs it, and all goes on."""
     await server.client.zadd(LISTS + "expiry", {entry: 1})
     await all_goes_on(store)
     assert await server.client.zscore(LISTS + "expiry", entry) is None
@@ -186,7 +186,7 @@ async def test_a_forged_member_of_the_expiry_is_removed(
 @pytest.mark.parametrize("score", [0, 5, -5, float("inf")])
 @pytest.mark.parametrize("place", PLACES)
 async def test_a_forged_place_is_removed(store: RedisStore, server: Server, place: str | bytes, score: float) -> None:
-    """Any member of any list, with any score: pages come as ever and say that it was left out; then it is gone."""
+    """Any member of any list, with any score: pages work, and say that it was left out; then it is removed."""
     await put(store, [record(f"t{n}", Stage.DONE, created_ms=1000 + n) for n in range(3)])
     for name in ("SUCCESS", "beats", "expiry", "cancels"):
         await server.client.zadd(LISTS + name, {place: score})
@@ -199,7 +199,7 @@ async def test_a_forged_place_is_removed(store: RedisStore, server: Server, plac
 
 @pytest.mark.parametrize("score", [-5, 5, float("-inf")])
 async def test_a_forged_score_hides_no_task(store: RedisStore, server: Server, score: float) -> None:
-    """Where a place has another score than the rest the list is put in order again, and cursors miss nothing."""
+    """If a place has another score than the rest, the list is put in order again, and cursors miss no task."""
     await put(store, [record(f"t{n}", Stage.DONE, created_ms=1000 + n) for n in range(6)])
     for n in (0, 3, 5):
         await server.client.zadd(LISTS + "SUCCESS", {f"{1000 + n:013d}:t{n}": score})
@@ -209,7 +209,7 @@ async def test_a_forged_score_hides_no_task(store: RedisStore, server: Server, s
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", sorted(OURS))
 async def test_a_key_of_the_list_may_have_any_type(store: RedisStore, server: Server, name: str, kind: str) -> None:
-    """Each key of the list in each type: the next writes, lists and looks go on, and it is of its own type again."""
+    """Each key of the lists in each type: the next writes, lists and looks work, and restore its own type."""
     for n, act in enumerate((store.watch(NOBODY), store.bury(), store.page(10, None, None), store.ask_cancel("1:2:t"))):
         await forge_key(server.client, LISTS + name, kind)
         await act
@@ -218,7 +218,7 @@ async def test_a_key_of_the_list_may_have_any_type(store: RedisStore, server: Se
 
 
 async def test_many_keys_of_another_type_at_once(store: RedisStore, server: Server) -> None:
-    """All of them at once are no more than one of them."""
+    """All malformed records at once do no more harm than one."""
     for n, kind in enumerate(KINDS):
         for name in OURS:
             await forge_key(server.client, LISTS + name, kind)
@@ -229,7 +229,7 @@ async def test_many_keys_of_another_type_at_once(store: RedisStore, server: Serv
 
 
 async def test_each_is_told_of_once(store: RedisStore, server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """A malformed record is one line, however often it is met; its text cannot drive a terminal."""
+    """A malformed record is logged once, however often it is read; its text cannot control a terminal."""
     caplog.set_level(logging.WARNING, "gateway.tracker")
     await forge_document(server.client, "t", "{}")
     await server.client.zadd(LISTS + "RUNNING", {"x\x1b]0;owned\x07": 0})
@@ -245,7 +245,7 @@ async def test_each_is_told_of_once(store: RedisStore, server: Server, caplog: p
 async def test_a_flood_of_them_does_not_fill_the_log(
     store: RedisStore, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After a hundred lines one more says that it is the last."""
+    """After a hundred lines, one more says that it is the last."""
     caplog.set_level(logging.WARNING, "gateway.tracker")
     for n in range(150):
         await forge_document(server.client, f"t{n}", "{}")

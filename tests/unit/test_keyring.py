@@ -39,14 +39,14 @@ def names(ring: Keyring) -> set[str]:
 
 
 def rewrite(path: Path, text: str) -> None:
-    """Another text in the same file, which looks as it did before where the length is the same."""
+    """Other text of the same length in the same file, so that the file looks unchanged."""
     seen = path.stat()
     path.write_text(text)
     os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
 
 
 def looked(ring: Keyring) -> set[str]:
-    """The names of the keys in force after another look at the file."""
+    """The names of the keys in force after another check of the file."""
     ring.look()
     return names(ring)
 
@@ -62,14 +62,14 @@ async def running(ring: Keyring) -> AsyncIterator[None]:
 
 
 def replace(path: Path, text: str) -> None:
-    """Another file in the place of this one, as editors and secret stores do it."""
+    """Replaces the file by another, as editors and secret stores do."""
     other = path.with_name("other")
     other.write_text(text)
     other.replace(path)
 
 
 def test_without_keys_it_is_off(path: Path) -> None:
-    """Keys are on where one of the two sources is given."""
+    """Keys are on if either source is given."""
     assert not Keyring({}, None).is_on
     assert Keyring(keys_of_list("key-of-bob"), None).is_on
     assert Keyring({}, path).is_on
@@ -83,7 +83,7 @@ def test_both_sources_count(path: Path) -> None:
 
 
 def test_a_changed_file_is_read(path: Path) -> None:
-    """A new file, or one that was written to, is in force with the next look; a key that is gone no longer is."""
+    """A new or changed file is in force after the next check; a removed key no longer is."""
     ring = Keyring({}, path)
     replace(path, "bob:key-of-bob\n")
     assert looked(ring) == {"bob"}
@@ -93,7 +93,7 @@ def test_a_changed_file_is_read(path: Path) -> None:
 
 
 def test_a_change_of_the_same_length_is_noticed(path: Path) -> None:
-    """The time of the change counts, too."""
+    """A changed modification time is enough."""
     ring = Keyring({}, path)
     path.write_text("aleck:key-of-aleck"[:18] + "\n")
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
@@ -101,7 +101,7 @@ def test_a_change_of_the_same_length_is_noticed(path: Path) -> None:
 
 
 def test_who_asks_for_the_keys_touches_no_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request takes the keys as they are: it never waits for a file system."""
+    """A request uses the keys as of the last check: it never waits for a file system."""
     ring = Keyring({}, path)
     replace(path, "bob:key-of-bob\n")
     monkeypatch.setattr(keyring, "read_keys", forbidden)
@@ -110,7 +110,7 @@ def test_who_asks_for_the_keys_touches_no_file(path: Path, monkeypatch: pytest.M
 
 
 async def test_the_file_is_looked_at_while_nobody_asks(path: Path) -> None:
-    """A key that is taken out is out of force soon, whether or not there are requests meanwhile."""
+    """A removed key is soon out of force, whether or not there are requests."""
     ring = Keyring({}, path)
     async with running(ring):
         for name in ("bob", "carol"):
@@ -119,7 +119,7 @@ async def test_the_file_is_looked_at_while_nobody_asks(path: Path) -> None:
 
 
 async def test_reload_reads_what_seems_unchanged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What SIGHUP does: the file is read at once, whether or not it looks like another one."""
+    """SIGHUP reads the file at once, whether or not it looks changed."""
     ring = Keyring({}, path)
     monkeypatch.setattr(keyring, "_LOOK_SECONDS", 3600)
     rewrite(path, "aleck:key-of-aleck"[:18] + "\n")
@@ -130,7 +130,7 @@ async def test_reload_reads_what_seems_unchanged(path: Path, monkeypatch: pytest
 
 
 async def test_a_slow_file_system_delays_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a read hangs the loop turns and the keys stay; when it ends the new ones are in force."""
+    """While a read hangs, the loop runs and the keys stay; when it ends, the new keys are in force."""
     ring, began, going_on = Keyring({}, path), threading.Event(), threading.Event()
 
     def slow(_: Path) -> Keys:
@@ -150,7 +150,7 @@ async def test_a_slow_file_system_delays_nothing_else(path: Path, monkeypatch: p
 async def test_a_look_without_a_thread_is_made_later(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the system has no thread left for a look, that is told, and the next look is made all the same."""
+    """If the system has no thread left for a check, that is logged, and the next check still runs."""
     ring = Keyring({}, path)
     with monkeypatch.context() as patch:
         patch.setattr(asyncio, "to_thread", no_thread)
@@ -164,7 +164,7 @@ async def test_a_look_without_a_thread_is_made_later(
 
 
 async def no_thread(*_: object) -> None:
-    """What the system is like that has none left."""
+    """Behaves as a system without threads left."""
     raise RuntimeError("can't start new thread")
 
 
@@ -172,7 +172,7 @@ async def no_thread(*_: object) -> None:
     "text", ["", "# none\n", "bob:key-of-bob\nshort\n", "b\0b:key-of-bob\n", "bob:key-of-bob\n" + "#" * (1 << 20)]
 )
 def test_a_file_that_cannot_be_used_changes_nothing(path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The old keys stay, and one line says so, not one per look, and without what stands in the file."""
+    """The old keys stay; one log line says so, not one per check, and it does not show the file's text."""
     ring = Keyring({}, path)
     replace(path, text)
     with caplog.at_level(logging.INFO):
@@ -185,7 +185,7 @@ def test_a_file_that_cannot_be_used_changes_nothing(path: Path, text: str, caplo
 
 
 def test_a_file_that_is_gone_and_comes_back(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A removed file keeps the old keys; one line says so, and how to revoke one. The next file is in force."""
+    """If the file is removed, the old keys stay; one line says so and how to revoke a key. A new file is in force."""
     ring = Keyring({}, path)
     path.unlink()
     for _ in range(3):
@@ -201,7 +201,7 @@ def test_a_file_that_is_gone_and_comes_back(path: Path, caplog: pytest.LogCaptur
 def test_a_file_that_becomes_readable_is_read(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A new file that may not be read yet, as `sudo cp` leaves it, is in force once it may, unchanged as it is."""
+    """A file that becomes readable without another change, as after `sudo cp` and `chown`, is then in force."""
     ring = Keyring({}, path)
     replace(path, "bob:key-of-bob\n")
     with monkeypatch.context() as patch:  # root may read whatever its mode is
@@ -213,19 +213,19 @@ def test_a_file_that_becomes_readable_is_read(
 
 
 def forbidden(*_: object, **__: object) -> str:
-    """What reading a file of somebody else's is like."""
+    """Reading fails, as for a file of another user."""
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def test_a_file_that_cannot_be_read_lets_nobody_in(tmp_path: Path) -> None:
-    """Keys that were asked for and cannot be had mean that no key is valid, not that none is needed."""
+    """If keys are configured and cannot be read, no key is valid; it does not mean that no key is needed."""
     ring = Keyring({}, tmp_path / "none")
     assert ring.is_on
     assert ring.current() == {}
 
 
 def test_a_fifo_in_the_files_place_changes_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What would never end is not waited for: the keys stay, one line says why, and a file in its place is read."""
+    """A file that never ends is not waited for: the keys stay, one line says why, and its replacement is read."""
     ring = Keyring({}, path)
     path.unlink()
     os.mkfifo(path)
@@ -238,7 +238,7 @@ def test_a_fifo_in_the_files_place_changes_nothing(path: Path, caplog: pytest.Lo
 
 
 def test_a_byte_order_mark_is_no_part_of_a_key(path: Path) -> None:
-    """A file as Windows' editors write it holds the keys that it shows."""
+    """A file from a Windows editor has the keys that the editor shows."""
     path.write_bytes(b"\xef\xbb\xbfalice:key-of-alice\r\nbob:key-of-bob\r\n")
     ring = Keyring({}, path)
     assert ring.current() == {sha256(b"key-of-alice").digest(): "alice", sha256(b"key-of-bob").digest(): "bob"}

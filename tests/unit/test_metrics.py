@@ -1,4 +1,4 @@
-"""Owns the promise that metrics count right, with labels from closed sets."""
+"""Metrics count right, with labels from closed sets."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def test_statuses_count_by_class(status: int | None, name: str) -> None:
 
 
 async def test_hostile_requests_do_not_make_the_series_grow() -> None:
-    """A thousand methods and paths that nobody knows make no more series than one does."""
+    """A thousand unknown methods and paths make no more series than one does."""
     row = Counts()
     row.ended(ended("/v1/x", "X"))
     few = scraped(row)
@@ -151,7 +151,7 @@ async def test_every_end_counts_by_state_and_reason(reason: Reason | None) -> No
 
 
 async def test_what_was_found_lost_counts() -> None:
-    """A task of a gateway that is gone counts where it was found."""
+    """A task of another gateway counts at the gateway that made it lost."""
     row = Counts()
     tracker = tracker_of(row)
     tracker._store.lost = 2
@@ -160,7 +160,7 @@ async def test_what_was_found_lost_counts() -> None:
 
 
 def test_every_code_of_ours_can_be_counted() -> None:
-    """Whatever GatewayError refuses a request, there is a number for it; for the server's own refusals, too."""
+    """Every GatewayError that refuses a request has a counter; so have the server's own refusals."""
     row = Counts()
     kinds = [errors.GatewayError]
     for kind in kinds:
@@ -190,13 +190,13 @@ async def test_openmetrics_where_it_is_asked_for() -> None:
 
 
 async def test_the_stores_metrics_need_a_store() -> None:
-    """Without a store configured nothing is said of one."""
+    """Without a store configured there are no metrics of one."""
     assert any("_store_" in name for name in scraped(Counts()).families)
     assert not any("_store_" in name for name in scraped(Counts(), has_store=False).families)
 
 
 async def test_the_tasks_in_flight_count_by_stage() -> None:
-    """What has not ended is shown with its stage, and no longer once it has."""
+    """A task in flight is shown with its stage, and no longer once it has ended."""
     row = Counts()
     tracker = tracker_of(row)
     metrics = Metrics(row, tracker, has_store=True)
@@ -215,7 +215,7 @@ async def test_the_tasks_in_flight_count_by_stage() -> None:
 
 
 def test_each_number_has_one_place() -> None:
-    """The families stand behind each other, without a gap, under names of their own."""
+    """The families lie one after another in the row, without a gap, under different names."""
     assert [family.start for family in FAMILIES] == [0, *(family.end for family in FAMILIES[:-1])]
     assert FAMILIES[-1].end == SIZE
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)

@@ -1,6 +1,6 @@
-"""What becomes of a task whose gateway went silent: FAILED lost, once, whoever notices, and never again anything else.
+"""A task whose gateway is silent becomes FAILED lost, once, whichever gateway notices, and never changes again.
 
-Contract 4.10, against a real server. A grace of nought makes a task silent in the next millisecond.
+Contract 4.10, against a real server. A grace of 0 makes a task silent in the next millisecond.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NOBODY: tuple[str, ...] = ()
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def client(server: Server, patience: None) -> AsyncIterator[NewClient]:
-    """Makes clients of the empty server: the store as some gateway process has it."""
+    """Makes stores of several gateway processes on the empty server."""
     await server.client.flushall()
     clients: list[RedisStore] = []
 
@@ -58,19 +58,19 @@ async def client(server: Server, patience: None) -> AsyncIterator[NewClient]:
 
 
 def silent(task_id: str, stage: Stage = Stage.STREAMING, **more: Any) -> Record:
-    """A task whose gateway will not be heard of in time."""
+    """A record whose task counts as silent at once."""
     return record(task_id, stage, boot="m-r1-p1", instance="dead", grace_seconds=0, **more)
 
 
 async def leave(store: RedisStore, *records: Record) -> None:
-    """Tasks are left behind."""
+    """Writes tasks that nothing will renew."""
     assert all(written.is_written for written in await put(store, records))
     await next_millisecond()
     await next_millisecond()
 
 
 async def read(store: RedisStore, task_id: str) -> dict[str, Any]:
-    """What a poller gets."""
+    """The document that a poller gets."""
     [text] = await store.read([task_id], NOBODY)
     document: dict[str, Any] = json.loads(text or "")
     return document
@@ -86,7 +86,7 @@ async def beats(server: Server) -> list[str]:
 
 @pytest.mark.parametrize("stage", IN_FLIGHT)
 async def test_a_read_that_comes_first_reports_it(client: NewClient, stage: Stage) -> None:
-    """Who asks for a silent task is told that it is lost, at whatever stage it was, and so is everybody after."""
+    """A read of a silent task makes it lost, whatever its stage, and all later readers get the same."""
     store = client()
     await leave(store, silent("t", stage))
     assert (await read(store, "t"))["stage"] == "lost"
@@ -94,7 +94,7 @@ async def test_a_read_that_comes_first_reports_it(client: NewClient, stage: Stag
 
 
 async def test_a_list_reports_it(client: NewClient) -> None:
-    """A list tells what is lost, leaves it out of RUNNING, and has it under FAILED from then on."""
+    """A list shows a silent task as lost: it is no longer in RUNNING, and is in FAILED from then on."""
     store = client()
     await leave(store, silent("a", created_ms=1), record("b", Stage.STREAMING, created_ms=2))
     page = await store.page(10, State.RUNNING, None, spared=NOBODY)
@@ -104,7 +104,7 @@ async def test_a_list_reports_it(client: NewClient) -> None:
 
 
 async def test_a_look_finds_it(client: NewClient, server: Server) -> None:
-    """Nobody has to ask: the look that each gateway takes every second finds what is silent, and only that."""
+    """No read is needed: each gateway looks once a second, and that look finds silent tasks and no others."""
     store = client()
     await leave(store, silent("t"), record("alive", Stage.STREAMING, created_ms=2), record("done", Stage.DONE))
     await store.watch(NOBODY)
@@ -116,7 +116,7 @@ async def test_a_look_finds_it(client: NewClient, server: Server) -> None:
 
 
 async def test_any_number_is_found(client: NewClient, server: Server) -> None:
-    """A gateway that left a thousand tasks behind leaves none in the end, though each look takes some only."""
+    """If a gateway leaves a thousand tasks behind, all of them become lost, though each look takes only some."""
     store = client()
     await leave(store, *(silent(f"t{n}", created_ms=n) for n in range(1000)))
     for _ in range(4):
@@ -126,7 +126,7 @@ async def test_any_number_is_found(client: NewClient, server: Server) -> None:
 
 
 async def test_twenty_notice_it_and_it_is_lost_once(client: NewClient) -> None:
-    """Whoever reads, lists and looks at the same moment gets the same document, and one of them wrote it."""
+    """Clients that read, list and look at the same moment get the same document, and one of them wrote it."""
     clients = [client(boot=f"m-r{n}-p{n}") for n in range(4)]
     await leave(clients[0], silent("t"))
     reads = [each.read(["t"], NOBODY) for each in clients for _ in range(3)]
@@ -143,7 +143,7 @@ async def test_twenty_notice_it_and_it_is_lost_once(client: NewClient) -> None:
 
 
 async def test_the_document_of_a_lost_task(client: NewClient, server: Server) -> None:
-    """It is FAILED lost as a new event, ended now; all else stays as its gateway wrote it, for TTL_DONE."""
+    """A lost task is FAILED lost as a new event that ends now; all else stays as its gateway wrote it, for TTL_DONE."""
     store = client()
     await leave(store, silent("t", attempt=3, owner="alice", ttl_seconds=60))
     before = await stored(store, "t")
@@ -166,7 +166,7 @@ async def test_the_document_of_a_lost_task(client: NewClient, server: Server) ->
 
 
 async def test_the_lists_of_a_lost_task(client: NewClient, server: Server) -> None:
-    """It moves from RUNNING to FAILED, for all and for its owner, keeps its place, and counts as in flight no more."""
+    """A lost task moves from RUNNING to FAILED, for all and for its owner, keeps its place, and is not in flight."""
     store = client()
     await leave(
         store,
@@ -183,7 +183,7 @@ async def test_the_lists_of_a_lost_task(client: NewClient, server: Server) -> No
 
 
 async def test_a_lost_task_is_final(client: NewClient) -> None:
-    """A gateway that wakes up and goes on writing changes nothing: no heartbeat, no stage, no end is taken."""
+    """A gateway that wakes up and goes on writing changes nothing: no heartbeat, stage or end is accepted."""
     store, owner = client(), client(boot="m-r1-p1", instance="dead")
     await leave(owner, silent("t"))
     await store.watch(NOBODY)
@@ -196,7 +196,7 @@ async def test_a_lost_task_is_final(client: NewClient) -> None:
 
 
 async def test_a_lost_id_is_free(client: NewClient) -> None:
-    """What is lost has ended: its id may be used again, as the next attempt."""
+    """A lost task has ended: its id may be used again, as the next attempt."""
     store = client()
     await leave(store, silent("t"))
     await store.watch(NOBODY)
@@ -207,7 +207,7 @@ async def test_a_lost_id_is_free(client: NewClient) -> None:
 
 
 async def test_who_writes_in_time_is_not_lost(client: NewClient) -> None:
-    """Of a heartbeat and a reader at the same moment one wins: either the task lives, or the heartbeat is refused."""
+    """If a heartbeat and a read come at once, one wins: the task lives, or the heartbeat is refused."""
     store, owner = client(), client(boot="m-r1-p1", instance="dead")
     names = [f"t{n}" for n in range(200)]
     await leave(owner, *(silent(name) for name in names))
@@ -220,7 +220,7 @@ async def test_who_writes_in_time_is_not_lost(client: NewClient) -> None:
 
 
 async def test_the_spared_are_not_lost(client: NewClient, server: Server) -> None:
-    """A gateway's own tasks, and everybody's after an outage, are read, listed and looked at as they stand."""
+    """A gateway's own tasks, and after an outage all tasks, are read, listed and looked at unchanged."""
     store = client()
     await leave(store, silent("own"), silent("foreign"))
     spared = {request_name("m-r1-p1", 1000, "own")}
@@ -234,7 +234,7 @@ async def test_the_spared_are_not_lost(client: NewClient, server: Server) -> Non
 
 
 async def test_who_is_spared_is_a_request_not_an_id(client: NewClient) -> None:
-    """A gateway that has an id in flight spares its own request, not another's that had the same id before."""
+    """A gateway with an id in flight spares its own request, but not an earlier request of another with that id."""
     store = client()
     await leave(store, silent("t", created_ms=1000))
     await store.watch({request_name("m-r2-p2", 1000, "t"), request_name("m-r1-p1", 2000, "t")})
@@ -243,7 +243,7 @@ async def test_who_is_spared_is_a_request_not_an_id(client: NewClient) -> None:
 
 @pytest.mark.parametrize("created_ms", [1, 4_000_000_000_000])
 async def test_no_gateways_clock_matters(client: NewClient, created_ms: int) -> None:
-    """Silence is told by the server's clock: a gateway that is decades behind or ahead loses nothing, and is found."""
+    """The server's clock decides: a gateway whose clock is decades wrong loses no task, and is found when silent."""
     store = client()
     await leave(store, record("alive", Stage.STREAMING, created_ms=created_ms), silent("t", created_ms=created_ms))
     await store.watch(NOBODY)
@@ -252,7 +252,7 @@ async def test_no_gateways_clock_matters(client: NewClient, created_ms: int) -> 
 
 
 async def test_a_heartbeat_moves_the_moment(client: NewClient) -> None:
-    """Each write says anew how long a task may be silent."""
+    """Each write sets again how long a task may be silent."""
     store, owner = client(), client(boot="m-r1-p1", instance="dead")
     await leave(owner, silent("t"))
     await leave(owner, record("t", Stage.STREAMING, boot="m-r1-p1", grace_seconds=30))
@@ -266,7 +266,7 @@ async def test_a_heartbeat_moves_the_moment(client: NewClient) -> None:
 
 
 async def test_what_is_gone_is_forgotten(client: NewClient, server: Server) -> None:
-    """A silent task whose document expired or was evicted is no more looked for, and not brought back."""
+    """A silent task whose document expired or was evicted is not looked for any more, and not restored."""
     store = client()
     await leave(store, silent("t"))
     await server.client.delete("ts:ollama:t")
@@ -276,7 +276,7 @@ async def test_what_is_gone_is_forgotten(client: NewClient, server: Server) -> N
 
 
 async def test_a_loss_that_came_half_way_is_completed(client: NewClient, server: Server) -> None:
-    """Where a gateway died between the document and the list, the next look brings the list up to date."""
+    """If a gateway died between writing the document and the list, the next look updates the list."""
     store = client()
     await leave(store, silent("t"))
     await store.watch(NOBODY)
@@ -297,7 +297,7 @@ FOREIGN_DOCUMENTS = [
 
 
 async def look_past(store: RedisStore, server: Server, value: str) -> None:
-    """What stands in a silent task's place is left as it is, and the others are found all the same."""
+    """A foreign value in a silent task's place is left as it is, and the other silent tasks are found."""
     await leave(store, silent("a"), silent("t"), silent("z"))
     await server.client.set("ts:ollama:t", value, ex=60)
     for _ in range(2):
@@ -309,13 +309,13 @@ async def look_past(store: RedisStore, server: Server, value: str) -> None:
 
 @pytest.mark.parametrize("value", FOREIGN)
 async def test_a_foreign_value_does_not_end_the_look(client: NewClient, server: Server, value: str) -> None:
-    """What is no document does not keep a gateway from finding the other silent tasks."""
+    """A malformed document does not keep a gateway from finding the other silent tasks."""
     await look_past(client(), server, value)
 
 
 @pytest.mark.parametrize("value", FOREIGN_DOCUMENTS)
 async def test_a_foreign_document_does_not_end_the_look(client: NewClient, server: Server, value: str) -> None:
-    """Nor does somebody else's document, though it may look like one of ours."""
+    """Nor does a foreign document that looks like one of ours."""
     await look_past(client(), server, value)
 
 
@@ -333,7 +333,7 @@ async def test_a_foreign_document_does_not_end_the_look(client: NewClient, serve
     ],
 )
 async def test_only_the_former_self_is_buried(client: NewClient, boot: str, instance: str, is_buried: bool) -> None:
-    """A gateway that starts again calls lost at once what its former run had in flight, and nobody else's tasks."""
+    """A gateway that starts again makes its earlier run's tasks lost at once, and no other tasks."""
     store = client(boot="m-r2-p2", instance="gateway")
     for n, stage in enumerate(IN_FLIGHT):
         await put(store, [record(f"t{n}", stage, boot=boot, instance=instance)])
@@ -345,7 +345,7 @@ async def test_only_the_former_self_is_buried(client: NewClient, boot: str, inst
 
 
 async def test_any_number_is_buried(client: NewClient, server: Server) -> None:
-    """A gateway that had a thousand streams when it was killed has none when it is back."""
+    """A gateway that had a thousand streams when it was killed has none after its restart."""
     store = client(boot="m-r2-p2", instance="gateway")
     await put(store, [record(f"t{n}", Stage.STREAMING, boot="m-r1-p1", instance="gateway") for n in range(1000)])
     await store.bury()
@@ -354,7 +354,7 @@ async def test_any_number_is_buried(client: NewClient, server: Server) -> None:
 
 
 async def test_a_beat_is_gone_when_a_task_ends(client: NewClient, server: Server) -> None:
-    """What ends is in flight no more, so that the look has little to look at."""
+    """An ended task is no longer in flight, so that the look has little to check."""
     store = client()
     await put(store, [record(name, Stage.STREAMING, boot="m-r2-p2") for name in ("a", "b")])
     assert await beats(server) == ["a", "b"]

@@ -1,4 +1,4 @@
-"""How files of secrets are read: regular ones alone, of a bounded size; nothing that stands at the path can block."""
+"""Files of secrets are read safely: only regular files of a bounded size; no path can block the process."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ print(*map(is_mounted_alone, map(Path, sys.argv[1:])))
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where a test puts something."""
+    """A path for a test's file."""
     return tmp_path / "secret"
 
 
 def reason(path: Path) -> str:
-    """Why the file cannot be used."""
+    """The reason why the file cannot be used."""
     with pytest.raises(UnusableFile) as caught:
         read_secret_file(path)
     assert caught.value.__cause__ is None
@@ -45,21 +45,21 @@ def reason(path: Path) -> str:
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_a_byte_order_mark_does_not_count(path: Path, mark: bytes) -> None:
-    """Windows' editors put one in front; it is no part of a key or password."""
+    """Windows editors write a byte order mark first; it is no part of a key or password."""
     path.write_bytes(mark + SECRET.encode() + b"\r\n")
     assert read_secret_file(path) == SECRET + "\r\n"
     assert read_password(path) == SECRET
 
 
 def test_a_file_may_be_a_link(path: Path) -> None:
-    """Secret stores put a link there, which they move."""
+    """Secret stores put a link at the path, and move it."""
     path.with_name("real").write_text(SECRET)
     path.symlink_to("real")
     assert read_password(path) == SECRET
 
 
 def test_a_file_is_read_up_to_its_limit(path: Path) -> None:
-    """A mebibyte is taken, one byte more is refused."""
+    """A mebibyte is accepted, one byte more is refused."""
     path.write_bytes(b"x" * LONGEST_BYTES)
     assert len(read_secret_file(path)) == LONGEST_BYTES
     with path.open("ab") as file:
@@ -68,14 +68,14 @@ def test_a_file_is_read_up_to_its_limit(path: Path) -> None:
 
 
 def test_a_file_that_grows_for_ever_is_given_up(path: Path) -> None:
-    """Where a size cannot be believed, no more is read than is allowed."""
+    """If the reported size is wrong, no more is read than is allowed."""
     path.touch()
     os.truncate(path, 1 << 40)
     assert reason(path) == "it is longer than 1048576 bytes"
 
 
 def test_what_is_no_regular_file_is_refused_at_once(path: Path) -> None:
-    """A FIFO that nobody writes to, a socket, a terminal and devices, endless or empty, do not block."""
+    """A FIFO without a writer, a socket, a terminal and devices, endless or empty, do not block."""
     os.mkfifo(path)
     assert reason(path) == "it is not a regular file"
     path.unlink()
@@ -96,7 +96,7 @@ def test_what_is_no_regular_file_is_refused_at_once(path: Path) -> None:
 def test_what_takes_a_files_place_before_it_is_opened_blocks_neither(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A FIFO that was still a file when it was looked at is opened without waiting, and refused then."""
+    """If a file is replaced by a FIFO after the check, it is opened without waiting, and refused."""
     path.write_text(SECRET)
     seen = path.stat()
     path.unlink()
@@ -107,7 +107,7 @@ def test_what_takes_a_files_place_before_it_is_opened_blocks_neither(
 
 
 def test_the_systems_reason_is_given(path: Path) -> None:
-    """What is not there, not UTF-8 or no path at all is told in a few words."""
+    """A missing file, text that is not UTF-8 and an invalid path are each reported in a few words."""
     assert reason(path) == "No such file or directory"
     path.write_bytes(SECRET.encode() + b"\xff")
     assert reason(path) == "it is not UTF-8"
@@ -115,7 +115,7 @@ def test_the_systems_reason_is_given(path: Path) -> None:
 
 
 def test_no_descriptor_is_left_open(path: Path) -> None:
-    """Whether it is read or refused, the file is closed."""
+    """The file is closed, whether it is read or refused."""
     before = len(os.listdir("/proc/self/fd"))
     for data in (b"x", b"\xff", b"x" * (LONGEST_BYTES + 1)):
         path.write_bytes(data)
@@ -128,7 +128,7 @@ def test_no_descriptor_is_left_open(path: Path) -> None:
 
 
 def test_a_file_that_is_a_mount_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's table of mounts decides, also for a link to such a file and a path with white space in it."""
+    """The kernel's mount table decides, also for a link to such a file and for a path with white space."""
     mounted, other, link = (tmp_path / name for name in ("a file\\", "other", "link"))
     for file in (mounted, other):
         file.touch()

@@ -1,8 +1,7 @@
-"""No history makes a status untrue: three gateways, one real store, and whatever may go wrong between them.
+"""No history makes a status untrue: three gateways, one real store, and all failures between them.
 
-Issue 3, acceptance 4. Hypothesis picks the history: requests, heartbeats, cancels, silence, outages, lost answers,
-pauses, deaths. After every step all that the store says is compared with what it said before, and the lists with the
-documents.
+Hypothesis picks the history: requests, heartbeats, cancels, silence, outages, lost replies, pauses, deaths. After every
+step the test compares the store's documents with the earlier ones, and the lists with the documents.
 """
 
 from __future__ import annotations
@@ -166,7 +165,7 @@ class Gateway:
             boot=boot,
             ttl_running_seconds=3600,
             ttl_done_seconds=7200,
-            heartbeat_seconds=0.001,  # no grace after an outage: nobody is spared for long
+            heartbeat_seconds=0.001,  # almost no grace after an outage
             clock=lambda: time.time() + SKEWS_SECONDS[number],
         )
         self.tasks: dict[str, TrackedTask] = {}
@@ -299,7 +298,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(gateway=an_awake, task_id=task_ids, reason=st.none() | st.sampled_from(Reason), is_end=st.booleans())
     def go_on_and_write(self, gateway: Gateway, task_id: str, reason: Reason | None, is_end: bool) -> None:
-        """A request goes on or ends, and somebody waits for its status."""
+        """A request goes on or ends, and waits for the write of its status."""
         self.go_on(gateway, task_id, reason, is_end)
         self.run(gateway.tracker.write())
 
@@ -312,7 +311,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(gateway=an_awake, task_id=task_ids)
     def read(self, gateway: Gateway, task_id: str) -> None:
-        """A gateway never says less than the store, nor, while it cannot ask, less than it said before."""
+        """A gateway never says less than the store or, while it cannot read that, less than it said before."""
         document = self.run(_known(gateway.tracker.read(task_id)))
         if document is None:
             return
@@ -328,7 +327,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(gateway=an_awake, task_id=task_ids, state=st.none() | st.sampled_from(State))
     def poll(self, gateway: Gateway, task_id: str, state: State | None) -> None:
-        """Somebody asks for the end of a task, then looks at a list: each id once and only what was asked for."""
+        """A poller cancels a task, then reads a list: each id is there once, and only ids that match."""
         self.run(_known(gateway.ask_cancel(task_id)))
         page = self.run(_known(gateway.tracker.page(1000, state, None)))
         listed = [_seen(document) for document in page.documents] if page else []

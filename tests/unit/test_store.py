@@ -1,4 +1,4 @@
-"""What both stores promise: one atomic step per status, the list by creation, nothing longer than its TTL.
+"""The promises of both stores: one atomic step per status, the list by creation, no key beyond its TTL.
 
 Redis (a real server) and the in-process table run through the same cases; see contract 4.6, 4.7, 4.9 and 4.11.
 """
@@ -33,7 +33,7 @@ FINAL = [Stage.DONE, Stage.ERROR, Stage.CANCELLED, Stage.SHUTDOWN, Stage.LOST]
 
 @dataclass
 class Clock:
-    """The time as the in-process table sees it, Unix seconds."""
+    """The clock of the in-process table, in Unix seconds."""
 
     now: float = 1000.0
 
@@ -43,7 +43,7 @@ class Clock:
 
 @dataclass
 class Subject:
-    """A store under test. `clock` is there where its time can be moved; else time has to pass."""
+    """A store under test. `clock` is set if its time can be moved; otherwise time has to pass."""
 
     store: Store
     clock: Clock | None
@@ -74,7 +74,7 @@ async def subject(request: pytest.FixtureRequest, server: Server, patience: None
 
 @pytest.fixture
 def store(subject: Subject) -> Store:
-    """Each store, empty, where nothing expires."""
+    """Each store, empty, in which nothing expires."""
     return subject.store
 
 
@@ -89,12 +89,12 @@ async def test_what_is_put_is_read(store: Store) -> None:
 
 
 async def test_an_unknown_task_is_none(store: Store) -> None:
-    """Nothing is known of an id nobody used."""
+    """An id that was never used has no document."""
     assert await text_of(store, "nobody") is None
 
 
 async def test_results_come_in_the_order_of_the_records(store: Store) -> None:
-    """A batch tells of each record what became of it, several of one task included."""
+    """A batch returns a result for each record, also for several records of one task."""
     await put(store, [record("a", Stage.DONE), record("b", Stage.STREAMING)])
     batch = [
         record("a", Stage.STREAMING), record("b", Stage.FORWARDING), record("c"), record("c", Stage.DONE),
@@ -113,7 +113,7 @@ async def test_a_large_batch_is_written(store: Store) -> None:
 
 
 async def test_an_empty_batch_is_nothing(store: Store) -> None:
-    """Nothing to write is no error."""
+    """An empty batch is no error."""
     assert await put(store, []) == []
 
 
@@ -164,7 +164,7 @@ FOUND = {
 async def test_an_end_without_a_beginning_is_written_by_the_same_rules(
     store: Store, found: tuple[Stage, int] | None, result: Written
 ) -> None:
-    """A task that is written for the first time when it has ended follows the rules of all, and may be repeated."""
+    """A task whose first write is its end follows the same rules, and the write may be repeated."""
     if found is not None:
         await put(store, [record("t", found[0], attempt=found[1], message="before")])
     end = record("t", Stage.DONE, message="the end")
@@ -177,7 +177,7 @@ async def test_an_end_without_a_beginning_is_written_by_the_same_rules(
 
 
 async def test_an_end_without_a_beginning_has_its_ttl_and_is_read_as_any(subject: Subject) -> None:
-    """Its document is byte for byte the head and what the store adds, and it expires like any."""
+    """Its document is byte for byte the head and what the store adds, and it expires like any other."""
     end = record("t", Stage.DONE, ttl_seconds=1)
     await put(subject.store, [end])
     assert await text_of(subject.store, "t") == complete_document(end.head, 1)
@@ -187,7 +187,7 @@ async def test_an_end_without_a_beginning_has_its_ttl_and_is_read_as_any(subject
 @pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.STREAMING, Stage.DONE])
 @pytest.mark.parametrize("late", [Stage.QUEUED, Stage.STREAMING, Stage.DONE])
 async def test_an_equal_attempt_of_another_request_is_refused(store: Store, stage: Stage, late: Stage) -> None:
-    """Where an id was claimed as attempt 1 again (its document was evicted, or not written yet), the claim holds it."""
+    """If an id was claimed as attempt 1 again (its document was evicted, or not yet written), the claim holds it."""
     await put(store, [record("t", attempt=0, created_ms=2000)])
     await put(store, [record("t", stage, created_ms=2000)])
     assert await put(store, [record("t", late, created_ms=1000)]) == [Written(False, 1)]
@@ -197,7 +197,7 @@ async def test_an_equal_attempt_of_another_request_is_refused(store: Store, stag
 
 
 async def test_an_end_goes_ahead_of_the_next_claim_in_its_batch(store: Store) -> None:
-    """An id that is twice in a batch is written in the batch's order, also where the end may be the first word."""
+    """An id that is twice in a batch is written in the batch's order, also if the end is the first record."""
     await put(store, [record("t", Stage.STREAMING)])
     batch = [record("t", Stage.DONE), record("t", Stage.ERROR, attempt=0, created_ms=2000)]
     assert await put(store, batch) == [Written(True, 1), Written(True, 2)]
@@ -206,7 +206,7 @@ async def test_an_end_goes_ahead_of_the_next_claim_in_its_batch(store: Store) ->
 
 
 async def test_a_later_attempt_is_written_at_any_stage(store: Store) -> None:
-    """Attempt 2 stands over attempt 1, whatever that was doing."""
+    """Attempt 2 replaces attempt 1, whatever the stage of attempt 1."""
     await put(store, [record("t", Stage.STREAMING)])
     assert await put(store, [record("t", Stage.FORWARDING, attempt=2, created_ms=2000)]) == [Written(True, 2)]
 
@@ -249,7 +249,7 @@ async def test_a_claim_may_be_repeated(store: Store) -> None:
 
 
 async def test_a_claim_may_come_with_a_later_stage(store: Store) -> None:
-    """A request that went on while the store was away claims with whatever stage it has reached."""
+    """A request that went on while the store was away claims with the stage that it has reached."""
     assert await put(store, [record("t", Stage.STREAMING, attempt=0)]) == [Written(True, 1)]
     assert await put(store, [record("t", Stage.FORWARDING, attempt=0)]) == [Written(False, 1)]
     assert await put(store, [record("t", Stage.DONE, attempt=0)]) == [Written(True, 1)]
@@ -293,7 +293,7 @@ async def test_a_new_attempt_is_a_new_creation(store: Store) -> None:
 
 
 async def test_a_new_attempt_whose_clock_is_behind_is_the_one_listed(store: Store) -> None:
-    """An id claimed by a gateway whose clock is behind is listed where that puts it, with its new status alone."""
+    """An id claimed by a gateway with a slow clock is listed at that clock's place, with its new status alone."""
     await put(store, [record("a", Stage.DONE, created_ms=5000), record("b", Stage.DONE, created_ms=4000)])
     assert await put(store, [record("a", attempt=0, created_ms=3000)]) == [Written(True, 2)]
     assert await walk(store) == ["b", "a"]
@@ -303,7 +303,7 @@ async def test_a_new_attempt_whose_clock_is_behind_is_the_one_listed(store: Stor
 
 @pytest.mark.parametrize("late", [Stage.STREAMING, Stage.DONE])
 async def test_a_late_write_of_an_earlier_attempt_leaves_the_list_alone(store: Store, late: Stage) -> None:
-    """Whatever its clock says, an earlier attempt does not come back into the list over one that has ended."""
+    """Whatever its clock says, an earlier attempt does not return to the list over one that has ended."""
     await put(store, [record("t", Stage.ERROR, created_ms=5000)])
     await put(store, [record("t", attempt=0, created_ms=3000)])
     await put(store, [record("t", Stage.DONE, attempt=2, created_ms=3000)])
@@ -318,7 +318,7 @@ async def test_a_late_write_of_an_earlier_attempt_leaves_the_list_alone(store: S
     ids=["a claim", "another end"],
 )
 async def test_what_was_refused_leaves_the_list_alone(subject: Subject, stage: Stage, refused: Record) -> None:
-    """A task stays in the list, under its own state, when a claim of its id or another end of it was refused."""
+    """A task stays in the list, under its own state, if a claim of its id or another end of it was refused."""
     await put(subject.store, [record("t", stage)])
     assert await put(subject.store, [refused]) == [Written(False, 1)]
     assert await walk(subject.store) == ["t"]
@@ -344,7 +344,7 @@ async def test_cursors_walk_everything_once(store: Store, limit: int, state: Sta
 
 
 async def test_a_filter_follows_the_state(store: Store) -> None:
-    """A task is found under the state it is in and under no earlier one."""
+    """A task is listed under its present state and under no earlier one."""
     for stage in (Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING, Stage.CANCELLED):
         await put(store, [record("t", stage)])
         assert {state for state in State if await walk(store, state=state)} == {stage.state}
@@ -370,7 +370,7 @@ async def test_the_last_page_has_no_cursor(store: Store) -> None:
 
 
 async def test_a_cursor_outlives_its_task(subject: Subject) -> None:
-    """A page goes on behind the place of a task that has gone meanwhile."""
+    """If a page's last task has gone meanwhile, the next page goes on after its place."""
     short = record("b", Stage.DONE, created_ms=2000, ttl_seconds=1)
     await put(subject.store, [record("a", created_ms=1000), short, record("c", created_ms=3000)])
     page = await subject.store.page(2, None, None)
@@ -386,7 +386,7 @@ async def test_a_cursor_outlives_its_task(subject: Subject) -> None:
      encode_cursor("0000000001000:t\n"), encode_cursor("0000000001000:" + "t" * 129), encode_cursor("+"), "\x00", " "],
 )  # fmt: skip
 async def test_a_bad_cursor_is_refused(store: Store, cursor: str) -> None:
-    """What no list of ours has given out is InvalidCursor, not an empty page and not an error of the store."""
+    """A cursor that no list has returned is InvalidCursor, not an empty page and not an error of the store."""
     await put(store, [record("t")])
     with pytest.raises(InvalidCursor):
         await store.page(5, None, cursor)
@@ -396,7 +396,7 @@ async def test_a_bad_cursor_is_refused(store: Store, cursor: str) -> None:
 
 
 async def owned(store: Store) -> None:
-    """Six tasks of alice's, bob's and nobody's."""
+    """Six tasks: of alice, of bob, and without an owner."""
     tasks = [("a1", "alice", Stage.DONE), ("b1", "bob", Stage.DONE), ("n1", "", Stage.ERROR),
              ("a2", "alice", Stage.STREAMING), ("b2", "bob", Stage.ERROR), ("a3", "alice", Stage.DONE)]  # fmt: skip
     await put(store, [record(name, stage, created_ms=n, owner=owner) for n, (name, owner, stage) in enumerate(tasks)])
@@ -419,7 +419,7 @@ async def owned(store: Store) -> None:
 async def test_a_list_is_of_an_owner(
     store: Store, owner: str | None, state: State | None, names: list[str], limit: int
 ) -> None:
-    """Each owner's list holds his tasks alone, by state and page by page too; without an owner it holds all."""
+    """Each owner's list has only that owner's tasks, by state and page by page too; without an owner it has all."""
     await owned(store)
     assert await walk(store, limit, state, owner) == names
 
@@ -436,7 +436,7 @@ async def test_an_owners_list_follows_his_tasks(store: Store) -> None:
 
 @pytest.mark.parametrize("stage", [Stage.DONE, Stage.STREAMING])
 async def test_an_owners_id_cannot_be_taken(store: Store, stage: Stage) -> None:
-    """Nobody with another name can claim an id, in flight or ended; the document stays its owner's."""
+    """No owner with another name can claim an id, in flight or ended; the document stays its owner's."""
     await put(store, [record("t", stage, owner="alice")])
     assert await put(store, [record("t", attempt=0, created_ms=2000, owner="bob")]) == [Written(False, 1)]
     assert (await stored(store, "t"))["extensions"]["owner"] == "alice"
@@ -446,7 +446,7 @@ async def test_an_owners_id_cannot_be_taken(store: Store, stage: Stage) -> None:
 
 @pytest.mark.parametrize(("before", "now"), [("alice", "alice"), ("", "bob"), ("alice", ""), ("", "")])
 async def test_an_ended_id_is_free_for_its_owner(store: Store, before: str, now: str) -> None:
-    """The same name may use it again; what was nobody's is free for all, and without keys there are no owners."""
+    """The same name may use its id again; an id without an owner is free for all; without keys there are no owners."""
     await put(store, [record("t", Stage.DONE, owner=before)])
     assert await put(store, [record("t", attempt=0, created_ms=2000, owner=now)]) == [Written(True, 2)]
     assert (await stored(store, "t"))["extensions"]["owner"] == (now or None)
@@ -459,14 +459,14 @@ async def test_an_ended_id_is_free_for_its_owner(store: Store, before: str, now:
 
 
 async def test_reading_alone_loses_nothing(store: Store) -> None:
-    """Without a word on who is spared a silent task is read and listed as it stands."""
+    """Without `spared`, a silent task is read and listed unchanged."""
     await put(store, [record("t", Stage.STREAMING, grace_seconds=0)])
     assert await stage_and_attempt(store, "t") == ("streaming", 1)
     assert await walk(store, state=State.RUNNING) == ["t"]
 
 
 async def test_nothing_to_bury_and_nothing_to_watch(store: Store) -> None:
-    """An empty store is looked at without harm."""
+    """A look at an empty store does no harm."""
     await store.bury()
     assert await store.watch(()) == []
 
@@ -494,14 +494,14 @@ async def test_each_write_renews_the_ttl(subject: Subject) -> None:
 
 
 async def test_a_refused_write_renews_nothing(subject: Subject) -> None:
-    """A late write over an ended task does not prolong its life."""
+    """A late write over an ended task does not extend its life."""
     await put(subject.store, [record("t", Stage.DONE, ttl_seconds=1)])
     await put(subject.store, [record("t", Stage.STREAMING, ttl_seconds=60)])
     await subject.expire("t")
 
 
 async def test_a_lost_status_is_put_back(subject: Subject) -> None:
-    """What has gone is written again by the next write of the task, with the attempt it had."""
+    """The next write of a task restores what has gone, with the same attempt."""
     await put(subject.store, [record("t", Stage.STREAMING, attempt=3, ttl_seconds=1)])
     await subject.expire("t")
     assert await put(subject.store, [record("t", Stage.STREAMING, attempt=3)]) == [Written(True, 3)]
@@ -510,7 +510,7 @@ async def test_a_lost_status_is_put_back(subject: Subject) -> None:
 
 
 async def test_it_answers_a_ping(store: Store) -> None:
-    """A store that is there says so."""
+    """`ping` succeeds if the store is up."""
     await store.ping()
 
 
@@ -532,7 +532,7 @@ def test_a_cursor_is_a_place(place: str) -> None:
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_cursor_or_refused(text: str) -> None:
-    """Decoding raises nothing but InvalidCursor, and what it gives is a place."""
+    """Decoding raises no error but InvalidCursor, and returns only places."""
     try:
         place = decode_cursor(text)
     except InvalidCursor:
@@ -551,7 +551,7 @@ def test_places_sort_as_the_list_does(one: str, other: str) -> None:
 
 
 async def test_the_table_forgets_the_oldest_ended_tasks_first() -> None:
-    """At its bound the oldest ended task goes, those in flight stay as long as anything has ended."""
+    """At the bound the oldest ended task goes; tasks in flight stay as long as any task has ended."""
     store = MemoryStore(max_tasks=3)
     await put(store, [record("run", Stage.STREAMING, created_ms=1)])
     await put(store, [record(f"end{n}", FINAL[n], created_ms=10 + n) for n in range(4)])
@@ -575,7 +575,7 @@ async def test_a_noisy_key_displaces_its_own_tasks_alone() -> None:
 
 
 async def test_a_noisy_keys_running_tasks_go_before_a_quiet_keys_ended_ones() -> None:
-    """Where nothing of the largest owner has ended its oldest goes all the same; heartbeats put it back."""
+    """If the largest owner has no ended task, its oldest task still goes; its heartbeat restores it."""
     store = MemoryStore(max_tasks=10)
     await put(store, [record("quiet", Stage.DONE, created_ms=1, owner="quiet")])
     await put(store, [record(f"noise{n:02}", created_ms=10 + n, owner="noisy") for n in range(20)])

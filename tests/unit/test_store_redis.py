@@ -1,4 +1,4 @@
-"""What the Redis store promises beyond the in-process table: keys, TTLs, strange values, and a server that fails."""
+"""What the Redis store promises beyond the in-process table: keys, TTLs, foreign values, and a server that fails."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LONGEST_TTL_SECONDS = 3600
 
 
 def client_of(server: Server, boot: str = BOOT) -> RedisStore:
-    """A store as one gateway process has it."""
+    """The store of one gateway process."""
     return RedisStore(server.url, boot=boot, longest_ttl_seconds=LONGEST_TTL_SECONDS)
 
 
@@ -54,7 +54,7 @@ async def store(server: Server, patience: None) -> AsyncIterator[RedisStore]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def other(server: Server, store: RedisStore) -> AsyncIterator[RedisStore]:
-    """The same store as another gateway process has it."""
+    """The same store, of another gateway process."""
     other = client_of(server, boot="boot-2")
     yield other
     await other.close()
@@ -64,7 +64,7 @@ async def other(server: Server, store: RedisStore) -> AsyncIterator[RedisStore]:
 
 
 async def test_the_keys_are_the_contracts(store: RedisStore, server: Server) -> None:
-    """Documents alone stand under ts:ollama:, all else under tsx:ollama:, and every key has a TTL."""
+    """Only documents are under ts:ollama:, all else is under tsx:ollama:, and every key has a TTL."""
     await put(store, [record(stage.value, stage, ttl_seconds=60, owner="alice") for stage in Stage])
     await store.ask_cancel("1:queued")
     keys = await server.keys()
@@ -80,7 +80,7 @@ async def test_the_keys_are_the_contracts(store: RedisStore, server: Server) -> 
 
 @pytest.mark.usefixtures("patience")
 async def test_no_command_looks_at_all_keys(new_store: NewStore) -> None:
-    """Writing, reading, listing with a filter too, looking and cancelling get by without SCAN and KEYS."""
+    """Writing, reading, listing with a filter too, looking and cancelling work without SCAN and KEYS."""
     server = await new_store()
     store = client_of(server)
     await walk(store)  # the lists are begun, which looks through what there may be
@@ -99,7 +99,7 @@ async def test_no_command_looks_at_all_keys(new_store: NewStore) -> None:
 
 @pytest.mark.usefixtures("patience")
 async def test_a_page_costs_its_limit(new_store: NewStore) -> None:
-    """A page of five reads about five documents, however many tasks of its state or of others there are."""
+    """A page of five reads about five documents, however many tasks there are of its state or of others."""
     server = await new_store()
     store = client_of(server)
     await put(store, [record(f"done{n}", Stage.DONE, created_ms=1000 + n) for n in range(500)])
@@ -117,7 +117,7 @@ async def test_a_page_costs_its_limit(new_store: NewStore) -> None:
 
 
 async def test_another_process_cannot_claim_what_is_in_flight(store: RedisStore, other: RedisStore) -> None:
-    """A claim names its process: the same creation time from another one is another request."""
+    """A claim names its process: the same creation time from another process is another request."""
     claim = record("t", attempt=0)
     assert await put(store, [claim]) == [Written(True, 1)]
     assert await put(other, [record("t", attempt=0, boot="boot-2")]) == [Written(False, 1)]
@@ -131,7 +131,7 @@ async def test_another_process_cannot_claim_what_is_in_flight(store: RedisStore,
 async def test_another_process_cannot_write_an_equal_attempt(
     store: RedisStore, other: RedisStore, server: Server, late: Stage
 ) -> None:
-    """After an eviction the id is the claim's: who held it before neither goes on with it nor ends it."""
+    """After an eviction the id is the claim's: its former request neither goes on with it nor ends it."""
     await put(store, [record("t", Stage.STREAMING)])
     await server.client.delete(DOCUMENT + "t")
     assert await put(other, [record("t", attempt=0, boot="boot-2")]) == [Written(True, 1)]
@@ -160,7 +160,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("value", FOREIGN)
 async def test_a_foreign_value_does_not_block(store: RedisStore, server: Server, value: str) -> None:
-    """What is no document of anybody's is overwritten, as if nothing stood there."""
+    """A malformed document is overwritten, as if the key were empty."""
     await server.client.set(DOCUMENT + "t", value)
     assert await put(store, [record("t", attempt=0)]) == [Written(True, 1)]
     assert await stage_and_attempt(store, "t") == ("queued", 1)
@@ -187,7 +187,7 @@ async def test_a_key_of_another_type_does_not_block(store: RedisStore, server: S
 async def test_a_foreign_value_does_not_break_the_list(
     store: RedisStore, server: Server, value: str | bytes | list[str]
 ) -> None:
-    """What somebody else put in a document's place is left out of the list and is no document; the others stay."""
+    """A foreign value in a document's place is left out of the list and is no document; the others stay."""
     await put(store, [record("a", created_ms=1), record("b", created_ms=2), record("c", created_ms=3)])
     await server.client.delete(DOCUMENT + "b")
     if isinstance(value, list):
@@ -200,7 +200,7 @@ async def test_a_foreign_value_does_not_break_the_list(
 
 
 async def test_scripts_may_be_forgotten(store: RedisStore, server: Server) -> None:
-    """After SCRIPT FLUSH (a restart, a failover) the next write happens all the same, once."""
+    """After SCRIPT FLUSH (a restart, a failover) the next write still happens, once."""
     for attempt in (1, 2, 3):
         assert await put(store, [record("t", attempt=0, created_ms=attempt)]) == [Written(True, attempt)]
         await server.client.script_flush()
@@ -215,7 +215,7 @@ async def test_scripts_may_be_forgotten(store: RedisStore, server: Server) -> No
 
 
 async def sizes(server: Server) -> dict[str, int]:
-    """How much each of the lists holds, and what belongs to them, beside the marks."""
+    """The sizes of all lists and their indexes, without the marks."""
     counts = {}
     for key in await server.keys():
         if key.startswith(LISTS) and key != LISTS + "lists":
@@ -224,7 +224,7 @@ async def sizes(server: Server) -> dict[str, int]:
 
 
 async def test_listing_clears_what_is_gone(store: RedisStore, server: Server) -> None:
-    """A place whose document was deleted or evicted leaves the list that met it, and the page is full without it."""
+    """A place whose document was deleted or evicted leaves the list that is read, and the page is full without it."""
     await put(store, [record(f"t{n}", created_ms=n) for n in range(10)])
     await server.client.delete(*(DOCUMENT + f"t{n}" for n in range(5, 10)))
     assert await walk(store, limit=2) == ["t4", "t3", "t2", "t1", "t0"]
@@ -238,7 +238,7 @@ CANCEL_SECONDS = 3600
 
 
 async def test_all_hear_of_a_cancel_at_once(store: RedisStore, other: RedisStore) -> None:
-    """Whoever listens is told the name, the one who asked too."""
+    """Every listening gateway hears the name, also the one that asked."""
     heard: list[str] = []
     listening = [asyncio.create_task(each.listen(heard.append)) for each in (store, other)]
     try:
@@ -256,7 +256,7 @@ async def test_all_hear_of_a_cancel_at_once(store: RedisStore, other: RedisStore
 
 
 async def test_who_does_not_listen_finds_it(store: RedisStore, other: RedisStore) -> None:
-    """A cancel is found by looking, too, as long as the task has not ended."""
+    """A cancel is also found by looking, as long as the task has not ended."""
     await put(other, [record("t", Stage.STREAMING, boot="boot-2")])
     await store.ask_cancel("boot-2:1000:t")
     assert await other.watch(()) == ["boot-2:1000:t"]
@@ -266,7 +266,7 @@ async def test_who_does_not_listen_finds_it(store: RedisStore, other: RedisStore
 
 
 async def test_cancels_are_forgotten(store: RedisStore, server: Server) -> None:
-    """What nobody heard for an hour is dropped with the next one, and all of them have a TTL."""
+    """A cancel that no gateway heard in time is dropped with the next one, and all of them have a TTL."""
     await server.client.zadd(CANCELS, {"1:old": 1, "1:new": 4_000_000_000})
     await store.ask_cancel("1:t")
     assert set(await server.client.zrange(CANCELS, 0, -1)) == {"1:new", "1:t"}
@@ -275,7 +275,7 @@ async def test_cancels_are_forgotten(store: RedisStore, server: Server) -> None:
 
 @pytest.mark.usefixtures("patience")
 async def test_without_rights_to_channels_a_cancel_is_found(new_store: NewStore) -> None:
-    """A user who may neither publish nor subscribe cancels all the same: the others find it when they look."""
+    """An account that may neither publish nor subscribe can still cancel: the others find it when they look."""
     server = await new_store()
     await server.client.acl_setuser(
         "plain", enabled=True, passwords=["+secret"], keys=["ts:ollama:*", "tsx:ollama:*"], commands=["+@all"],
@@ -294,7 +294,7 @@ async def test_without_rights_to_channels_a_cancel_is_found(new_store: NewStore)
 
 @pytest.mark.usefixtures("patience")
 async def test_a_subscription_that_was_cut_hears_again(new_store: NewStore) -> None:
-    """Where the server closed it, it is made again and hears what is asked from then on; without a server it ends."""
+    """If the server closes the connection, it is opened again and hears later cancels; without a server it ends."""
     server = await new_store()
     store, heard = client_of(server), list[str]()
     listening = asyncio.create_task(store.listen(heard.append))
@@ -321,7 +321,7 @@ class OneNodeCluster(Server):
     """A server in cluster mode that has all slots."""
 
     async def start(self) -> None:
-        """Start it, and wait until it serves its slots."""
+        """Starts it, and waits until it serves its slots."""
         command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         command += ["--dir", str(self.directory), "--cluster-enabled", "yes", "--cluster-port", str(free_port())]
         self.process = spawn(command, self.directory / "store.log", {})
@@ -335,7 +335,7 @@ class OneNodeCluster(Server):
 
 
 async def test_a_cluster_is_refused_with_one_clear_word(tmp_path: Path) -> None:
-    """A cluster counts as away, and the reason says that it is one and what to use, also where it has all slots."""
+    """A cluster counts as away, and the reason says so and what to use, also if it has all slots."""
     server = OneNodeCluster(tmp_path)
     store = client_of(server)
     try:
@@ -369,7 +369,7 @@ async def test_an_idle_connection_that_the_server_closed_costs_nothing(store: Re
 
 @pytest.mark.usefixtures("patience")
 async def test_a_probe_is_a_write(new_store: NewStore) -> None:
-    """A server that takes reads and refuses writes, a replica, does not pass for one that is well."""
+    """A server that accepts reads and refuses writes, a replica, does not pass the probe."""
     server = await new_store()
     store = client_of(server)
     await put(store, [record("t")])
@@ -383,7 +383,7 @@ async def test_a_probe_is_a_write(new_store: NewStore) -> None:
 
 
 async def test_expired_entries_go_without_any_write(store: RedisStore, server: Server) -> None:
-    """Looking, as each gateway does once a second, clears the lists of what has expired, thousands at a time."""
+    """The look that each gateway makes once a second removes expired tasks from the lists, thousands at a time."""
     await put(store, [record(f"t{n}", Stage.DONE, ttl_seconds=1) for n in range(2500)])
 
     async def is_clear() -> bool:
@@ -394,7 +394,7 @@ async def test_expired_entries_go_without_any_write(store: RedisStore, server: S
 
 
 async def test_long_documents_make_short_pages(store: RedisStore) -> None:
-    """A page ends at some megabytes, with a cursor, and the walk still finds everything once."""
+    """A page ends at some megabytes, with a cursor, and the walk still finds every task once."""
     names = [f"t{n:03}" for n in range(300)]
     message = "x" * 30_000
     await put(store, [record(name, Stage.DONE, created_ms=1000 + n, message=message) for n, name in enumerate(names)])
@@ -412,7 +412,7 @@ async def test_long_documents_make_short_pages(store: RedisStore) -> None:
 async def test_after_a_step_of_the_servers_clock_nobody_is_lost(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the server's clock runs ahead all of a sudden, silence means nothing for a while."""
+    """If the server's clock steps ahead, no task counts as silent for a while."""
     await store.watch(())
     await put(store, [record("t", Stage.STREAMING, boot="other", grace_seconds=0.05)])
     store._orphans._clock_offset_seconds -= 3600
@@ -447,7 +447,7 @@ CALLS: dict[str, Call] = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.usefixtures("patience")
 async def test_a_server_that_is_gone_is_a_store_error(new_store: NewStore, call: Call) -> None:
-    """Killed under an open connection, and not there at all: StoreError with a reason; back again: all works."""
+    """A server killed under an open connection, or not there: StoreError with a reason; after its return all works."""
     server = await new_store()
     store = client_of(server)
     await put(store, [record("t", Stage.STREAMING)])
@@ -463,7 +463,7 @@ async def test_a_server_that_is_gone_is_a_store_error(new_store: NewStore, call:
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 async def test_a_frozen_server_is_a_store_error_in_time(new_store: NewStore, call: Call) -> None:
-    """A server that takes bytes and answers nothing is given up after about a second, and used again later."""
+    """A server that accepts bytes and never replies is given up after about a second, and used again later."""
     server = await new_store()
     store = client_of(server)
     await call(store)
@@ -503,7 +503,7 @@ async def _failure(call: Call, store: RedisStore) -> type[Exception] | None:
 
 @pytest.mark.usefixtures("patience")
 async def test_a_full_server_refuses_and_comes_back(new_store: NewStore) -> None:
-    """Out of memory (noeviction) is StoreError for writes while reads go on; with room again writes work."""
+    """Out of memory (noeviction) is StoreError for writes, and reads go on; with room again writes work."""
     server = await new_store()
     store = client_of(server)
     await put(store, [record("t")])
@@ -533,7 +533,7 @@ ODD = {
 @pytest.mark.parametrize(("one", "odd"), ODD.values(), ids=ODD)
 @pytest.mark.usefixtures("patience")
 async def test_a_reply_that_cannot_be_understood_fails_the_batch(server: Server, one: Record, odd: bytes) -> None:
-    """Who writes is told so once, nothing more is asked on that connection, and the batch may be repeated."""
+    """The writer is told once, that connection is not used any more, and the batch may be repeated."""
     await server.client.flushall()
     async with tapped(server.port) as tap:
         store = RedisStore(tap.url, boot=BOOT, longest_ttl_seconds=LONGEST_TTL_SECONDS)
@@ -556,7 +556,7 @@ async def test_a_reply_that_cannot_be_understood_fails_the_batch(server: Server,
 
 
 async def test_a_cancelled_reads_answer_reaches_nobody_else(store: RedisStore) -> None:
-    """When callers are cancelled in the middle of a command, everyone else still gets his own answer."""
+    """If callers are cancelled in the middle of a command, all others still get their own replies."""
     names = [f"t{n}" for n in range(40)]
     await put(store, [record(name, message=name) for name in names])
     for _ in range(5):
@@ -570,7 +570,7 @@ async def test_a_cancelled_reads_answer_reaches_nobody_else(store: RedisStore) -
 
 
 async def test_a_cancelled_writes_answer_reaches_nobody_else(store: RedisStore) -> None:
-    """A write that is cancelled half-way leaves no answer behind for the next one."""
+    """A write that is cancelled half-way leaves no reply for the next one."""
     for n in range(10):
         cancelled = asyncio.ensure_future(put(store, [record(f"a{n}", Stage.DONE)] * 50))
         await store.ping()
@@ -590,7 +590,7 @@ NEEDED = [
 
 @pytest.mark.parametrize("command", NEEDED)
 async def test_a_probe_asks_all_that_is_needed(new_store: NewStore, command: str) -> None:
-    """A server that refuses one command of those that writing, looking and reading need does not pass for well."""
+    """A server that refuses one command that writing, looking or reading needs does not pass the probe."""
     server = await new_store()
     store = client_of(server)
     await store.ping()
@@ -606,7 +606,7 @@ async def test_a_probe_asks_all_that_is_needed(new_store: NewStore, command: str
 
 @pytest.mark.parametrize("keys", [["tsx:ollama:*"], ["ts:ollama:*"], ["ts:ollama:*", "tsx:ollama:probe"]])
 async def test_a_probe_asks_for_all_keys_that_are_needed(new_store: NewStore, keys: list[str]) -> None:
-    """An account that may not touch documents, or the list, does not pass for one that may."""
+    """An account that may not use the documents, or the lists, does not pass the probe."""
     server = await new_store()
     await server.client.acl_setuser("some", enabled=True, passwords=["+secret"], keys=keys, commands=["+@all"])
     store = RedisStore(f"redis://some:secret@127.0.0.1:{server.port}/0", boot=BOOT, longest_ttl_seconds=60)
@@ -618,7 +618,7 @@ async def test_a_probe_asks_for_all_keys_that_are_needed(new_store: NewStore, ke
 
 
 async def test_the_rights_that_the_docs_name_are_enough(new_store: NewStore) -> None:
-    """An account with the commands, keys and channel of docs/redis.md and no others does all that a gateway does."""
+    """An account with exactly the commands, keys and channel of docs/redis.md can do all that a gateway does."""
     server = await new_store()
     page = Path(__file__).parents[2].joinpath("docs", "redis.md").read_text()
     commands = page.rpartition("```")[0].rpartition("```")[2].split()
@@ -647,7 +647,7 @@ async def test_the_rights_that_the_docs_name_are_enough(new_store: NewStore) -> 
 
 @pytest.mark.parametrize("tasks", [0, 250])
 async def test_a_probe_leaves_nothing_behind(store: RedisStore, server: Server, tasks: int) -> None:
-    """It makes no document, no place in a list, and one key of ours, which expires."""
+    """The probe leaves no document, no place in a list, and one key of ours, which expires."""
     await put(store, [record(f"t{n}", Stage.DONE, created_ms=n) for n in range(tasks)])
     before = await sizes(server)
     await store.ping()

@@ -1,4 +1,4 @@
-"""Both stores side by side: whatever requests do, in whatever order their writes arrive, results and pages agree."""
+"""Both stores give the same results and pages, whatever requests do and in whatever order their writes arrive."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIVES = [Stage.FORWARDING, Stage.STREAMING, Stage.DONE, Stage.ERROR, Stage.CANCE
 
 @dataclass
 class Request:
-    """One request as its gateway knows it: it goes forward only, and claims until it is told its attempt."""
+    """One request as its gateway knows it: it only goes forward, and claims until it knows its attempt."""
 
     task_id: str
     created_ms: int
@@ -39,7 +39,7 @@ class Request:
     written: list[Record] = field(default_factory=list)
 
     def status(self) -> Record:
-        """Its status as it would be written now."""
+        """Its present status, as a record."""
         return record(
             self.task_id,
             self.stage,
@@ -50,7 +50,7 @@ class Request:
 
 
 class Stores(RuleBasedStateMachine):
-    """Requests for few ids begin, go on and end; their writes come in batches, again, and late."""
+    """Requests for a few ids begin, go on and end; their writes come in batches, repeated, and late."""
 
     server: Server
     runner: asyncio.Runner
@@ -76,7 +76,7 @@ class Stores(RuleBasedStateMachine):
 
     @rule(target=requests, task_id=st.sampled_from("abc"), later_ms=st.integers(1, 3), owner=owners)
     def begin(self, task_id: str, later_ms: int, owner: str) -> Request:
-        """A request with an id of the client's own, by whomever."""
+        """A request of any process with an id that the client chose."""
         self.now_ms += later_ms
         return self.known(Request(task_id, self.now_ms, attempt=0, owner=owner))
 
@@ -93,7 +93,7 @@ class Stores(RuleBasedStateMachine):
 
     @rule(request=requests, stage=st.sampled_from(LIVES))
     def go_on(self, request: Request, stage: Stage) -> None:
-        """A request gets further, or not where it has been further already."""
+        """A request moves on, or stays if it has been further already."""
         if stage.rank > request.stage.rank:
             request.stage = stage
 
@@ -109,19 +109,19 @@ class Stores(RuleBasedStateMachine):
 
     @rule(request=requests, index=st.integers(0, 20))
     def write_again(self, request: Request, index: int) -> None:
-        """An old record of a request comes once more: a repeated batch, or a late one."""
+        """An old record of a request comes again: a repeated or a late batch."""
         if request.written:
             self.put([request.written[index % len(request.written)]])
 
     def put(self, records: list[Record]) -> Any:
-        """The same records into both stores, with the same results."""
+        """Writes the same records to both stores, and compares the results."""
         results = self.run(put(self.redis, records))
         assert results == self.run(put(self.memory, records))
         return results
 
     @rule(limit=st.integers(1, 4), state=st.none() | st.sampled_from(State), owner=st.none() | owners)
     def list_all(self, limit: int, state: State | None, owner: str | None) -> None:
-        """Page for page the same tasks in the same order, and the same cursors."""
+        """Page for page the same tasks in the same order, with the same cursors."""
         cursor, listed = None, []
         while True:
             one = self.run(self.redis.page(limit, state, cursor, owner=owner))
@@ -135,7 +135,7 @@ class Stores(RuleBasedStateMachine):
 
     @invariant()
     def documents_agree(self) -> None:
-        """Both hold the same status of each task, and an attempt that has ended stays as it ended."""
+        """Both have the same status of each task, and an ended attempt does not change."""
         for task_id in {request.task_id for request in self.seen}:
             text = undated(self.run(text_of(self.redis, task_id)))
             assert text == self.run(text_of(self.memory, task_id))

@@ -1,4 +1,4 @@
-"""The terminal's commands by themselves: arguments, what text of others may do, and what serving does not load."""
+"""The terminal's commands alone: arguments, output of foreign text, and which libraries each half loads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.cli import AWAY, DONE, FAILED, INTERRUPTED, NOBODY_READS, NOT_ENDED, UNKNOWN, USAGE, main, show
+from gateway.cli import AWAY, BROKEN_PIPE, DONE, FAILED, INTERRUPTED, NOT_ENDED, UNKNOWN, USAGE, main, show
 from gateway.logs import readable
 from gateway.tasks.task import Task, complete_document
 from tests.support.ports import refusing_port
@@ -41,7 +41,7 @@ def document(path: str = "/v1/models", query: str = "", message: str = "m") -> d
 
 @pytest.fixture(params=["file", "terminal"])
 def shown(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What can take the place of the standard output: a file, and what says that it is a terminal."""
+    """Replaces standard output: a file, or an object that says that it is a terminal."""
     out = io.StringIO()
     monkeypatch.setattr(out, "isatty", lambda: request.param == "terminal")
     monkeypatch.setenv("TERM", "xterm")
@@ -51,7 +51,7 @@ def shown(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> io
 
 
 def without_colours(text: str) -> str:
-    """What is left when the codes that we ourselves use are taken off."""
+    """The output without the escape codes that the commands themselves use."""
     for code in ("\x1b[0m", "\x1b[1m", "\x1b[33m", "\x1b[2m"):
         text = text.replace(code, "")
     return text
@@ -61,7 +61,7 @@ def without_colours(text: str) -> str:
 def test_a_state_that_is_none_is_no_exit_code(
     state: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What answers with a state that no task has is no gateway: scripts must not take that for a task's end."""
+    """A server that answers with an unknown state is no gateway: scripts must not take that for a task's end."""
     answer = httpx.Response(200, json=document() | {"state": state})
     monkeypatch.setattr(httpx.Client, "request", lambda *_, **__: answer)
     for command in ("status", "cancel"):
@@ -73,9 +73,9 @@ def test_a_state_that_is_none_is_no_exit_code(
 
 @pytest.mark.parametrize(("hostile", "harmless"), HOSTILE.items(), ids=range(len(HOSTILE)))
 def test_text_of_others_cannot_drive_the_terminal(shown: io.StringIO, hostile: str, harmless: str) -> None:
-    """Whatever stands in path, query or message: no control character gets through, and nothing is read as markup.
+    """Whatever path, query or message contain: no control character gets through, and no text is read as markup.
 
-    Nor whatever stands for the state, in what is no gateway's answer or no gateway's store.
+    The same holds for the state, in an answer or a store that is not a gateway's.
     """
     task = document(path=f"/v1/{hostile}", query=hostile, message=hostile) | {"state": hostile}
     with redirect_stdout(shown):
@@ -88,7 +88,7 @@ def test_text_of_others_cannot_drive_the_terminal(shown: io.StringIO, hostile: s
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_json_is_ascii_on_one_line(capsys: pytest.CaptureFixture[str], hostile: str) -> None:
-    """For scripts everything is there, escaped."""
+    """For scripts everything is printed, escaped."""
     task = document(path=hostile)
     show.print_json(task)
     line = capsys.readouterr().out
@@ -98,14 +98,14 @@ def test_json_is_ascii_on_one_line(capsys: pytest.CaptureFixture[str], hostile: 
 
 
 def test_colours_are_for_terminals(shown: io.StringIO) -> None:
-    """A file gets no escape code at all, a terminal does."""
+    """A file gets no escape codes, a terminal does."""
     with redirect_stdout(shown):
         show.print_table([document()])
     assert ("\x1b" in shown.getvalue()) == shown.isatty()
 
 
 def test_readable_text_stays_as_it_is() -> None:
-    """Only what is not printable is escaped, a backslash is not."""
+    """Only non-printable characters are escaped, a backslash is not."""
     assert readable("a b\\x1b é[]") == "a b\\x1b é[]"
 
 
@@ -116,7 +116,7 @@ SIZES = {0: "0 B", 999: "999 B", 1000: "1.0 kB", 39_539: "39.5 kB", 2_500_000: "
 
 @pytest.mark.parametrize(("milliseconds", "text"), SPANS.items())
 def test_spans_are_short(milliseconds: int, text: str) -> None:
-    """Durations are shown as precisely as matters; a clock that is behind makes none negative."""
+    """Durations are shown as precisely as matters; a slow clock makes none negative."""
     assert show._span(1000, 1000 + milliseconds) == text
     assert show._span(None, 1000) == show._span(1000, None) == "-"
 
@@ -139,7 +139,7 @@ WRONG = [
 
 @pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
 def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
-    """What cannot be asked for is refused on the standard error, before any gateway is asked."""
+    """Invalid arguments are refused on standard error, before any gateway is asked."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -149,7 +149,7 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: 
 
 
 def test_a_malformed_key_is_not_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key with what no key has is refused, and nobody reads it in the refusal."""
+    """A key with characters that no key has is refused, and the message does not show it."""
     monkeypatch.setenv("OLLAMA_GATEWAY_KEY", "secret\r\nX: y")
     with pytest.raises(SystemExit) as ended:
         main(["tasks", "--url", "http://127.0.0.1:1"])
@@ -158,7 +158,7 @@ def test_a_malformed_key_is_not_shown(capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--help` ends with 0 and names them."""
+    """`--help` ends with 0 and names the commands."""
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
@@ -174,7 +174,7 @@ def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     ("gateway.__main__", {"httpx", "rich", "uvicorn", "fastapi"}),
 ])  # fmt: skip
 def test_each_half_loads_only_its_own(module: str, unwanted: set[str]) -> None:
-    """The server holds no terminal's libraries in memory, a command waits for no server's."""
+    """The server loads none of the terminal's libraries, and a command loads none of the server's."""
     script = f"import {module}, sys, json; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environment({}), capture_output=True, text=True, timeout=120
@@ -193,13 +193,13 @@ PAGE = (ROOT / "docs" / "terminal.md").read_text()
 def test_the_page_has_the_exit_codes() -> None:
     """docs/terminal.md explains each code once, and no other."""
     codes = [int(code) for row in re.findall(r"^\| ([\d, ]+) \|", PAGE, re.MULTILINE) for code in row.split(", ")]
-    ours = [DONE, FAILED, USAGE, NOT_ENDED, UNKNOWN, AWAY, INTERRUPTED, NOBODY_READS]
+    ours = [DONE, FAILED, USAGE, NOT_ENDED, UNKNOWN, AWAY, INTERRUPTED, BROKEN_PIPE]
     assert codes == ours
 
 
 @pytest.mark.parametrize("command", re.findall(r"ollama-gateway ((?:tasks|status|cancel)[^`|;>\n]*)", PAGE))
 def test_the_pages_commands_are_commands(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command of the page is understood: it fails only for the gateway that is not there."""
+    """Each command on the page is accepted: it fails only because there is no gateway."""
     words = shlex.split(command.replace("$job", "job"))
     with refusing_port() as port:
         assert main([*words, "--url", f"http://127.0.0.1:{port}"]) in ({2, 5} if "--watch" in words else {5})
