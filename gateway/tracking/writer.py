@@ -155,7 +155,7 @@ class StoreWriter:
             return
         self._phase = _Phase.BUSY
         if self._store.answers_at_once or self._is_alone():
-            self._write()
+            self._send(self._go_on)
         else:
             self._next = asyncio.get_running_loop().call_soon(self._write)
 
