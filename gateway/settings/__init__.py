@@ -50,14 +50,10 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-<<<<<<< HEAD
-    """What the environment asks for, checked. Durations in seconds, sizes in bytes, 0 = off where said so.
+    """The checked settings. Durations are in seconds, sizes in bytes; 0 is off where docs/settings.md says so.
 
     It has one field for each setting.
     """
-=======
-    """The checked settings. Durations are in seconds, sizes in bytes; 0 is off where docs/settings.md says so."""
->>>>>>> w-words
 
     upstream_host: str
     upstream_port: int

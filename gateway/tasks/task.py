@@ -178,12 +178,8 @@ def _cut(text: str, most: int) -> str:
 class Task:
     """One relayed request, as this gateway knows it. Times are Unix milliseconds, sizes are body bytes.
 
-<<<<<<< HEAD
-    `attempt` 0 means that the store has not said yet which attempt this is (the id came from the client). It has one
+    `attempt` 0 means that the client chose the id, and the store has not yet said which attempt this is. It has one
     field for each value of the status document.
-=======
-    `attempt` 0 means that the client chose the id, and the store has not yet said which attempt this is.
->>>>>>> w-words
     """
 
     task_id: str

@@ -1,1 +1,1 @@
-"""Which tasks this process has, and how their statuses get to the store and to those who ask."""
+"""The tasks that this process has in flight, and how their statuses get to the store and to pollers."""

@@ -1,7 +1,7 @@
-"""Who waits for a status to change, and how they learn of it.
+"""Pollers that wait for a status to change, and how they learn of it.
 
-A change made by this process wakes at once. For tasks of other gateways one look at the store, shared by all who wait,
-is made four times a second, and none while nobody waits. Knows events by their id only. Called by tracker.
+A change made by this process wakes them at once. For tasks of other gateways the store is read four times a second,
+once for all that wait, and not at all while none waits. Knows events by their id only.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from gateway.store.interface import StoreError
 from gateway.tasks.document import fields_of
 
 _LOOK_SECONDS = 0.25
-_CLOSED_SECONDS = 0.05  # while the gateway stops, nobody waits for long
+_CLOSED_SECONDS = 0.05  # the longest wait while the gateway stops
 
 
 def event_id(document: str | None) -> str:
@@ -51,13 +51,13 @@ class Changes:
         return not self._is_closed
 
     def changed(self, task_id: str) -> None:
-        """A task of this process is not what it was."""
+        """A task of this process has changed."""
         if self._waiters:
             for waiter in self._waiters.get(task_id, ()):
                 _wake(waiter)
 
     def close(self) -> None:
-        """Nobody waits any more: the gateway is about to stop."""
+        """Ends all waits: the gateway is about to stop."""
         self._is_closed = True
         for task_id in self._waiters:
             self.changed(task_id)
@@ -76,7 +76,7 @@ class Changes:
         try:
             documents = await self._look(task_ids)
         except StoreError:
-            return  # whoever waits goes on waiting; the time is up for each of them some day
+            return  # the next look may succeed; each wait ends with its time
         for task_id, document in zip(task_ids, documents, strict=True):
             event = event_id(document)
             for waiter, seen in self._waiters.get(task_id, {}).items():

@@ -1,7 +1,7 @@
-"""Claims the ids that clients choose, so that one request at a time holds an id, at whichever gateway.
+"""Claims the ids that clients choose: one request at a time holds an id, over all gateways.
 
-The store decides. Where the id is in flight at another gateway, the claim waits a moment for that end: a client library
-sends its retry while the other gateway still tears the first request down (contract 4.7). Called by tracker alone.
+The store decides. If the id is in flight at another gateway, the claim waits a moment for that end: a client library
+sends its retry while the other gateway still tears the first request down (contract 4.7).
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from functools import partial
 
 from gateway.store.interface import Store, StoreError
 from gateway.tasks.document import has_ended, is_visible
-from gateway.tracking.outbox import TrackedTask
+from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.writer import StoreWriter
 
 log = logging.getLogger("gateway.tracker")
@@ -29,12 +29,7 @@ class Claims:
     A task has to be in flight by then: a second request with its id is refused without asking the store.
     """
 
-    def __init__(
-        self,
-        writer: StoreWriter,
-        store: Store,
-        leave: Callable[[TrackedTask], None],
-    ) -> None:
+    def __init__(self, writer: StoreWriter, store: Store, leave: Callable[[TrackedTask], None]) -> None:
         self._writer = writer
         self._store = store
         self._leave = leave
@@ -78,7 +73,7 @@ class Claims:
             self._refuse(task, then)
 
     async def _comes_free(self, task: TrackedTask, until: float) -> bool:
-        """Whether the request that holds the id ends in time. Another key's is not waited for."""
+        """Whether the request that holds the id ends in time. The end of another key's request is not waited for."""
         while not task.is_final:
             [document] = await self._store.read([task.task_id])
             if document is None or has_ended(document):

@@ -1,7 +1,7 @@
 """The store's condition, as its writer finds it, and what the log says of it.
 
 Decides only: what a failure, an answer and a written batch mean for the condition, and when a line is due. Asks the
-store nothing. Used by writer and lookout.
+store nothing.
 """
 
 import logging
@@ -9,7 +9,8 @@ import time
 from enum import Enum, auto
 
 from gateway.store.interface import StoreError
-from gateway.tracking.outbox import BATCH_TASKS, KEPT_TASKS, MAX_WAIT_SECONDS, Outbox
+from gateway.tracking.outbox import BATCH_TASKS, KEPT_TASKS, Outbox
+from gateway.tracking.tracked import MAX_WAIT_SECONDS
 
 log = logging.getLogger("gateway.tracker")
 
@@ -30,8 +31,8 @@ class _State(Enum):
 class Condition:
     """Whether requests may wait for the store.
 
-    Two things have to be true before a store is back: a probe, which does all that is ever asked of it, and a batch, if
-    there is any. Each alone has called stores back that refuse one command in three.
+    Two things have to succeed before a store is back: a probe, which does all that is ever asked of it, and a batch, if
+    there is any. One alone would call a store back that refuses one command in three.
     """
 
     def __init__(self, outbox: Outbox, grace_seconds: float) -> None:
@@ -77,18 +78,17 @@ class Condition:
 
     def take_batch(self, seconds: float) -> None:
         """A batch was written, in that time. The store is back when a request that waits is in the next one or two."""
-        is_caught_up = self._outbox.due <= BATCH_TASKS
-        if self._state is _State.TAKING and seconds <= QUICK_SECONDS and is_caught_up:
+        if self._state is _State.TAKING and seconds <= QUICK_SECONDS and self._outbox.due <= BATCH_TASKS:
             self._return()
 
     def _return(self) -> None:
         self._state, self._kind, now = _State.UP, None, time.monotonic()
-        if now - self._away_at >= self._grace_seconds / 3:  # else nobody has missed a heartbeat for that
+        if now - self._away_at >= self._grace_seconds / 3:  # else no heartbeat was missed for that
             self._back_at = now
         self.tell()
 
     def tell(self) -> None:
-        """Says what there is to be said by now. To be called again and again: a line may have to wait."""
+        """Logs the line that is due, if any. To be called again and again: a line may have to wait."""
         told = self._lines.told
         if not self._lines.take(None if self.is_up else self._kind):
             return

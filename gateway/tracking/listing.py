@@ -1,7 +1,6 @@
 """The list: the store's, and while that takes no writes with this process's own tasks in it as they are now.
 
 So a page says of each task what `/tasks/status/{task_id}` says, and has the tasks that the store has not heard of.
-Called by tracker.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,7 +10,8 @@ from typing import TypeAlias
 from gateway.store.interface import Page, Store, decode_cursor, encode_cursor, place
 from gateway.tasks.document import fields_of
 from gateway.tasks.task import State
-from gateway.tracking.outbox import Outbox, TrackedTask
+from gateway.tracking.own import OwnTasks
+from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.writer import StoreWriter
 
 _LARGEST_PAGE = 1000
@@ -22,12 +22,11 @@ _Row: TypeAlias = tuple[str, TrackedTask | str]  # where it stands, and what doe
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Pages of one process. `in_flight` are its tasks that run, by id; `render` makes the document of one."""
+    """Pages of one process. `own` are the tasks that it knows itself; `render` makes the document of one."""
 
     store: Store
     writer: StoreWriter
-    outbox: Outbox
-    in_flight: Mapping[str, TrackedTask]
+    own: OwnTasks
     render: Callable[[TrackedTask], str]
 
     async def page(self, limit: int, state: State | None, cursor: str | None, reader: str | None) -> Page:
@@ -40,7 +39,7 @@ class Listing:
             page = await page_of(limit, cursor)
             if self.writer.is_up:
                 return page
-        own = self._own()
+        own = self.own.by_id()  # for these the store's word does not count
         start = decode_cursor(cursor) if cursor else None
         rows = [
             (place(task.created_ms, task.task_id), task)
@@ -49,11 +48,6 @@ class Listing:
         ]
         fresh: list[_Row] = [row for row in rows if start is None or row[0] < start]
         return await self._merged(page_of, own, fresh, limit, cursor)
-
-    def _own(self) -> dict[str, TrackedTask]:
-        """The tasks of this process by their ids: for these the store's word does not count."""
-        ended = {task.task_id: task for task in self.outbox.kept}
-        return {i: task for i, task in (ended | dict(self.in_flight)).items() if not task.is_superseded}
 
     async def _merged(
         self, page_of: _PageOf, own: Mapping[str, TrackedTask], fresh: list[_Row], limit: int, cursor: str | None

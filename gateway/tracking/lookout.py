@@ -1,7 +1,6 @@
-"""The look-out: asks the store what others left behind there and what is to be cancelled, and probes one that is away.
+"""The look-out: asks the store what other gateways left behind and what is to be cancelled; probes one that is away.
 
-Owns two loops, which never end by themselves: one looks, one listens. What a failure means is condition's. Run by
-writer.
+Owns two loops, which never end by themselves: one looks, one listens. `Condition` decides what a failure means.
 """
 
 import asyncio
@@ -41,7 +40,7 @@ class Lookout:
         self._on_cancel = on_cancel
         self._on_spared = on_spared
         self._on_failure = on_failure
-        self._is_polling_said = False
+        self._is_polling_told = False
 
     async def watch(self) -> None:
         """Once a second; twice, while the store is away."""
@@ -83,15 +82,15 @@ class Lookout:
             try:
                 await self._store.listen(self._on_cancel)
             except StoreError as error:
-                self._say_polling(error)
+                self._tell_polling(error)
             except Exception:
                 log.exception("listening for cancels failed inside the gateway; trying again")
             await asyncio.sleep(WATCH_SECONDS)
 
-    def _say_polling(self, error: StoreError) -> None:
-        """A right that is missing is said once; a connection that broke is the condition's matter."""
-        if error.kind == "NOPERM" and not self._is_polling_said:
-            self._is_polling_said = True
+    def _tell_polling(self, error: StoreError) -> None:
+        """Warns once of a right that is missing. A connection that broke is the condition's matter."""
+        if error.kind == "NOPERM" and not self._is_polling_told:
+            self._is_polling_told = True
             log.warning("the store forbids to subscribe (%s); cancels are looked for once a second", error)
         else:
             log.debug("not listening for cancels: %s", error)

@@ -1,4 +1,4 @@
-"""Whose word counts for a task that this process knows: its own, or the store's. Decides only. Called by tracker."""
+"""Which status of a task counts: the one that this process knows, or the store's. Decides only."""
 
 from enum import Enum, auto
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from gateway.store.interface import name_in
 from gateway.tasks.document import rank_of
 from gateway.tasks.task import FINAL_RANK
-from gateway.tracking.outbox import TrackedTask
+from gateway.tracking.tracked import TrackedTask
 
 
 class Teller(Enum):
-    """Who tells a task's status, and what that means for the task."""
+    """Where a task's status is taken from, and what that means for the task."""
 
     OWN = auto()  # this process: the store does not have it yet
     OWN_AGAIN = auto()  # this process: the store had it, and has lost it
@@ -29,7 +29,7 @@ def told_by(own: TrackedTask, name: str, fields: dict[str, Any] | None, *, is_ex
         is_news = (own.likely_attempt, own.stage.rank) > (fields["extensions"].get("attempt", 1), rank_of(fields))
     if is_news:
         return Teller.OWN_AGAIN if own.is_saved else Teller.OWN
-    if fields is None or own.attempt == 0:  # a claim without an answer: that will say it
+    if fields is None or not own.is_claimed:  # the answer to the claim will say it
         return Teller.STORE
     is_called_lost = rank_of(fields) == FINAL_RANK and fields["stage"] != own.stage
     return Teller.ANOTHER if is_called_lost or name_in(fields) != name else Teller.STORE

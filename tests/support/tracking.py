@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from gateway.store.interface import Page, Record, Then
     from gateway.tasks.task import Stage, State
-    from gateway.tracking.outbox import TrackedTask
+    from gateway.tracking.tracked import TrackedTask
 
 
 class ScriptedStore:

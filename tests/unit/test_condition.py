@@ -9,7 +9,8 @@ import pytest
 
 from gateway.store.interface import StoreError
 from gateway.tracking.condition import LINE_SECONDS, QUICK_SECONDS, SAME_SECONDS, Condition
-from gateway.tracking.outbox import BATCH_TASKS, Outbox, TrackedTask
+from gateway.tracking.outbox import BATCH_TASKS, Outbox
+from gateway.tracking.tracked import TrackedTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,7 +23,7 @@ from tests.support.waiting import until, until_steady
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.tracking.outbox import TrackedTask
+    from gateway.tracking.tracked import TrackedTask
 
 pytestmark = pytest.mark.alone
 

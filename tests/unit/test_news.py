@@ -10,7 +10,7 @@ import pytest
 from gateway.store.interface import request_name
 from gateway.tasks.task import Stage, complete_document
 from gateway.tracking.lookup import Teller, told_by
-from gateway.tracking.outbox import TrackedTask
+from gateway.tracking.tracked import TrackedTask
 from tests.support.records import BOOT, record
 
 CREATED_MS = 1000
@@ -19,9 +19,9 @@ NAME = request_name(BOOT, CREATED_MS, "t")
 
 def own(stage: Stage, attempt: int = 1, *, is_saved: bool = False, likely_attempt: int | None = None) -> TrackedTask:
     """The task as this process knows it."""
-    task = TrackedTask("t", "POST", "/v1/x", "", CREATED_MS, attempt)
-    task.stage, task.likely_attempt = stage, likely_attempt or attempt
-    task.saved_rank = stage.rank if is_saved else -1
+    task = TrackedTask("t", "POST", "/v1/x", "", CREATED_MS, attempt, likely_attempt=likely_attempt or attempt)
+    task.stage = stage
+    task._saved_rank = stage.rank if is_saved else -1
     return task
 
 

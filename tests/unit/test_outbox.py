@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.errors import GatewayError
 from gateway.tracking import outbox as outbox_module
-from gateway.tracking.outbox import BATCH_TASKS, LINGER_SECONDS, Outbox, TrackedTask
+from gateway.tracking.outbox import BATCH_TASKS, LINGER_SECONDS, Outbox
+from gateway.tracking.tracked import TrackedTask
 from tests.support.waiting import until
 
 LONG_PATH_BYTES = 4 * 1024 * 1024
@@ -158,7 +160,7 @@ async def test_a_batch_that_failed_comes_back_as_it_is_by_then() -> None:
     assert outbox.unsaved == 2
     outbox.end_linger()
     assert outbox.take_batch() == [task, other]
-    assert task.boxed_rank == task.stage.rank
+    assert task.is_end_sent
 
 
 async def test_a_task_under_way_counts_once() -> None:
@@ -281,7 +283,7 @@ async def test_a_cut_reaches_the_request_once() -> None:
     """Whoever runs a task is told once that it is cut; the first reason stays, and an ended task is left alone."""
     task, told = running("a"), []
     task.on_cut = lambda: told.append(task.cut_by)
-    first, second = outbox_module.GatewayError("one"), outbox_module.GatewayError("two")
+    first, second = GatewayError("one"), GatewayError("two")
     task.cut(first)
     task.cut(second)
     assert told == [first]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Coroutine, Sequence
 
     from gateway.store.interface import Page, Record, Then
-    from gateway.tracking.outbox import TrackedTask
+    from gateway.tracking.tracked import TrackedTask
     from tests.support.store import Store as Server
 
 STEPS = 10_000
@@ -147,7 +147,7 @@ class SteppedTracker(Tracker):
     async def look(self) -> None:
         """What the writer does once a second."""
         for name in await self._store.watch(self._writer.spared):
-            self._cancel_named(name)
+            self._own.cancel(name)
 
 
 class Gateway:

@@ -113,7 +113,7 @@ async def test_without_channels_cancels_are_looked_for(new_store: NewStore, capl
                 return f'"{Stage.FORWARDING}"' in (await text_of(store, "t") or "")
 
             await until(is_running, 3, "it is written")
-            await store.ask_cancel(tracker._name(task))
+            await store.ask_cancel(tracker._own.name(task))
             await until(cut.is_set, 5, "it is found")
             assert tracker.is_store_up
     said = [line for line in caplog.messages if "built anew" not in line]

@@ -27,11 +27,8 @@ MAY_HAVE_MORE = {
     "gateway/routes/tasks.py Extensions": "What the gateway knows beyond the state.",  # its docstring is in the OpenAPI
 }
 # Present offenders.
-LONG_MODULES = {"gateway/tracking/tracker.py"}
-LARGE_CLASSES = {
-    "gateway/tracking/tracker.py Tracker",
-    "gateway/tracking/writer.py StoreWriter",
-}
+LONG_MODULES: set[str] = set()
+LARGE_CLASSES: set[str] = set()
 
 MODULES = {file.relative_to(ROOT).as_posix(): file.read_text() for file in sorted((ROOT / "gateway").rglob("*.py"))}
 TREES = {name: ast.parse(text) for name, text in MODULES.items()}

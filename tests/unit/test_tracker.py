@@ -20,6 +20,7 @@ from gateway.store.memory import MemoryStore
 from gateway.tasks.task import Reason, Stage, State
 from gateway.tracking import condition as condition_module
 from gateway.tracking import outbox as outbox_module
+from gateway.tracking.tracked import Claim
 from gateway.tracking.tracker import StoreUnavailable
 from tests.support.records import ids, put, record, stage_and_attempt, stored, text_of, walk
 from tests.support.tracking import Subject, begun, seconds_of, settled, tracking
@@ -28,7 +29,7 @@ from tests.support.waiting import next_millisecond, until, within
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.tracking.outbox import TrackedTask
+    from gateway.tracking.tracked import TrackedTask
 
 pytestmark = pytest.mark.alone
 
@@ -316,7 +317,7 @@ async def test_settling_ends_at_once_where_there_is_nothing_to_wait_for() -> Non
         task, called = await subject.begin("t"), list[str]()
         subject.tracker.settle(task, lambda: called.append("stored"))
         subject.tracker.forward(task)
-        task.wait_left = 0
+        task._wait_left = 0
         subject.tracker.settle(task, lambda: called.append("used up"))
         await subject.lose_store()
         other = subject.tracker.begin("other", "POST", "/v1/x", "")
@@ -662,7 +663,7 @@ async def test_closing_ends_though_something_goes_on() -> None:
         subject.store.door.clear()
         closing = asyncio.create_task(subject.tracker.close())
         await until(lambda: subject.store.calls["put"] > 2, 30, "the last batch is on its way")
-        running.saved_rank = late.saved_rank = -1
+        running._saved_rank = late._saved_rank = -1
         subject.tracker._outbox.post(late)
         subject.store.door.set()
         await within(1, closing)
@@ -762,8 +763,9 @@ async def test_the_newer_status_is_told(
     subject = Subject(3600)
     task = await subject.begin()
     advance(subject, task, stage)
-    task.attempt, task.likely_attempt = attempt, attempt or 1
-    task.saved_rank = stage.rank if is_saved else -1
+    task.attempt, task._likely_attempt = attempt, attempt or 1
+    task._claim = Claim.GRANTED if attempt else Claim.UNCLAIMED
+    task._saved_rank = stage.rank if is_saved else -1
     if stored_as is not None:
         await put(subject.store.table, [record(task.task_id, stored_as[0], attempt=stored_as[1], message="store")])
     document = await subject.tracker.read(task.task_id)

@@ -13,7 +13,8 @@ from gateway.store.interface import StoreError
 from gateway.tasks.task import Stage
 from gateway.tracking import condition as condition_module
 from gateway.tracking import outbox as outbox_module
-from gateway.tracking.outbox import MAX_WAIT_SECONDS, Outbox, TrackedTask
+from gateway.tracking.outbox import Outbox
+from gateway.tracking.tracked import MAX_WAIT_SECONDS, TrackedTask
 from gateway.tracking.writer import StoreWriter
 from tests.support.records import put, record
 from tests.support.tracking import ScriptedStore, seconds_of
@@ -143,7 +144,7 @@ async def test_a_short_rest_of_a_wait_says_nothing() -> None:
     async with running() as subject:
         subject.store.door.clear()
         task = subject.post()
-        task.wait_left = 0.05
+        task._wait_left = 0.05
         assert await subject.wait(task) <= 0.05 + AT_ONCE_SECONDS
         assert subject.writer.is_up
         assert await subject.wait(task) <= AT_ONCE_SECONDS / 10

@@ -1,0 +1,122 @@
+"""What pollers ask: one status, a page of them, a status once it has changed, an end to a task.
+
+The store answers, and this process where it knows more (`told_by`), or where the store is away. Begins no task.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gateway.errors import Cancelled
+from gateway.store.interface import Page, Store, StoreError, name_in
+from gateway.tasks.document import fields_of, has_ended, is_visible
+from gateway.tasks.task import State
+from gateway.tracking.changes import Changes, event_id
+from gateway.tracking.documents import Documents
+from gateway.tracking.listing import Listing
+from gateway.tracking.lookup import Teller, told_by
+from gateway.tracking.own import OwnTasks
+from gateway.tracking.tracked import TrackedTask
+from gateway.tracking.writer import StoreWriter
+
+T = TypeVar("T")
+
+_READ_SECONDS = 0.25  # for a read while the store is known to be away; it may take reads and no writes
+_CANCEL_SECONDS = 1.0  # how long a cancel call waits for the end
+
+
+class StoreUnavailable(Exception):
+    """The store is away and this instance does not know the task itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers of one process. `reader` is the owner that a caller may see tasks of; None: all."""
+
+    store: Store
+    writer: StoreWriter
+    own: OwnTasks
+    documents: Documents
+    listing: Listing
+    changes: Changes
+
+    async def read(self, task_id: str, reader: str | None) -> str | None:
+        """The status document of a task, or None if there is none that `reader` may see. Raises StoreUnavailable."""
+        document, own = None, self.own.find(task_id)
+        if own is None or self.writer.is_up:
+            try:
+                document, own = await self._read_both(task_id, own)
+            except StoreUnavailable:
+                own = self.own.find(task_id)
+                if own is None:
+                    raise
+        if own is not None:
+            document = self.documents.document(own)
+        elif document is None and not self.writer.is_up:
+            raise StoreUnavailable("it may be a task whose gateway cannot write it now")
+        return document if document is not None and is_visible(document, reader) else None
+
+    async def page(self, limit: int, state: State | None, cursor: str | None, reader: str | None) -> Page:
+        """Some status documents, newest first. Raises StoreUnavailable and InvalidCursor."""
+        return await self._ask(self.listing.page(limit, state, cursor, reader))
+
+    async def wait(self, task_id: str, seen: str | None, seconds: float, reader: str | None) -> str | None:
+        """As `read`, as soon as the event is not `seen` (None: the present one), the task has ended, or time is up."""
+        document = await self.read(task_id, reader)
+        seen = event_id(document) if seen is None else seen
+        deadline = time.monotonic() + seconds
+        while document is not None and event_id(document) == seen and not has_ended(document):
+            if not await self.changes.wait(task_id, seen, deadline - time.monotonic()):
+                return await self.read(task_id, reader)
+            document = await self.read(task_id, reader)
+        return document
+
+    async def cancel(self, task_id: str, reader: str | None) -> str | None:
+        """Ends a task that is in flight, here or at another gateway; its document then, final within a second.
+
+        None if there is none. Raises StoreUnavailable.
+        """
+        own = self.own.in_flight.get(task_id)
+        if own is not None and not own.is_superseded and reader in (None, own.owner) and own.is_claimed:
+            own.cut(Cancelled("the task was cancelled"))  # at once: the store may take its time
+        document = await self.read(task_id, reader)
+        if document is None or has_ended(document):
+            return document
+        name = name_in(fields_of(document) or {})
+        if not self.own.cancel(name):
+            await self._ask(self.store.ask_cancel(name))
+        deadline = time.monotonic() + _CANCEL_SECONDS
+        while document is not None and not has_ended(document) and time.monotonic() < deadline:
+            document = await self.wait(task_id, event_id(document), deadline - time.monotonic(), reader)
+        return document
+
+    async def _read_both(self, task_id: str, own: TrackedTask | None) -> tuple[str | None, TrackedTask | None]:
+        """The store's document, and our own task if this process knows more of it. Raises StoreUnavailable."""
+        [document] = await self._ask(self.store.read([task_id], self.writer.spared), is_short=own is not None)
+        return document, self._news_of(task_id, document)
+
+    async def _ask(self, answer: Awaitable[T], *, is_short: bool = False) -> T:
+        """The store's answer; not waited for long if `is_short`, or while the store is known to be away.
+
+        Raises StoreUnavailable.
+        """
+        try:
+            async with asyncio.timeout(_READ_SECONDS if is_short or not self.writer.is_up else None):
+                return await answer
+        except (StoreError, TimeoutError) as error:
+            raise StoreUnavailable(str(error) or "no answer in time") from error
+
+    def _news_of(self, task_id: str, document: str | None) -> TrackedTask | None:
+        """Our own task, if this process knows more of it than the store's document (None: there is none) says."""
+        own = self.own.find(task_id)
+        if own is None:
+            return None
+        name, fields = self.own.name(own), fields_of(document or "")
+        teller = told_by(own, name, fields, is_expired=self.documents.is_expired(own))
+        if teller is Teller.ANOTHER:
+            own.superseded()
+        elif teller is Teller.OWN_AGAIN:
+            self.own.tell_again(name)
+        return own if teller in (Teller.OWN, Teller.OWN_AGAIN) else None

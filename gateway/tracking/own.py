@@ -1,0 +1,63 @@
+"""The tasks that this process knows itself, in flight or ended, by their ids and by the names of their requests.
+
+A task in whose place something else stands in the store (`is_superseded`) is not among them: the store tells of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.errors import Cancelled
+from gateway.store.interface import request_name
+from gateway.tracking.outbox import Outbox
+from gateway.tracking.tracked import TrackedTask
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTasks:
+    """`in_flight` are the tasks that run, by id; `outbox` remembers those that have ended."""
+
+    in_flight: Mapping[str, TrackedTask]
+    outbox: Outbox
+    boot: str
+
+    def find(self, task_id: str) -> TrackedTask | None:
+        """The task with this id."""
+        own = self.in_flight.get(task_id) or self.outbox.ended(task_id)
+        return None if own is None or own.is_superseded else own
+
+    def by_id(self) -> dict[str, TrackedTask]:
+        """All of them."""
+        ended = {task.task_id: task for task in self.outbox.kept}
+        return {i: task for i, task in (ended | dict(self.in_flight)).items() if not task.is_superseded}
+
+    def name(self, task: TrackedTask) -> str:
+        """The name of the task's request."""
+        return request_name(self.boot, task.created_ms, task.task_id)
+
+    def is_own(self, name: str) -> bool:
+        """Whether this process runs or remembers the request of this name."""
+        own = self.find(_id_in(name))
+        return own is not None and self.name(own) == name
+
+    def cancel(self, name: str) -> bool:
+        """Ends the request of this name, if it is in flight here."""
+        task = self.in_flight.get(_id_in(name))
+        if task is None or self.name(task) != name:
+            return False
+        task.cut(Cancelled("the task was cancelled"))
+        return True
+
+    def tell_again(self, name: str) -> None:
+        """The store has an old status of the request of this name: it has forgotten what it was told since."""
+        own = self.find(_id_in(name))
+        if own is not None and self.name(own) == name:
+            own.forgotten()
+            self.outbox.post_urgently(own)
+
+    def tell_all_again(self, since: float) -> None:
+        """The store may have forgotten all that is in flight, and the ends since this monotonic time."""
+        self.outbox.post_again(self.in_flight.values(), since)
+
+
+def _id_in(name: str) -> str:
+    return name.split(":", 2)[-1]

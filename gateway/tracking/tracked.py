@@ -1,0 +1,187 @@
+"""A task with what only this process knows of it: what the store has of it, and what the store said of its claim.
+
+The record that all of tracking shares. Others tell it what happened; it alone decides what that means for it. Knows no
+clock: time comes in as an argument.
+"""
+
+from collections.abc import Callable
+from enum import Enum, auto
+
+from gateway.errors import GatewayError
+from gateway.tasks.task import FINAL_RANK, Task
+
+# A wait for the store ends after the first, one request's waits together after the second (contract 5).
+MAX_WAIT_SECONDS = 0.25
+MAX_WAITS_SECONDS = 0.3
+
+_TASK_BYTES = 1500  # what one takes in memory beside its path and query, measured
+
+
+class Claim(Enum):
+    """What the store has said of a task's id. Only the verbs of `TrackedTask` change it.
+
+    Moves: UNCLAIMED to REFUSED, and back with the next try; any to GRANTED when the store has written the task; any to
+    SUPERSEDED, and back only by being written or claimed again.
+    """
+
+    UNCLAIMED = auto()  # the client chose the id, and the store has not said which attempt this is
+    REFUSED = auto()  # the id is in flight elsewhere, or another key's; the request still waits
+    GRANTED = auto()  # the attempt is known; an id that this process made is granted from the start
+    SUPERSEDED = auto()  # another request, or a final status, stands in its place in the store
+
+
+class TrackedTask(Task):
+    """A task with what only this process knows of it. `attempt` 0: the id is to be claimed (as in `Record`).
+
+    The request that runs it sets `on_cut`, which has to end it at once, for the reason that `cut_by` then holds; and
+    `on_look`, which has to end it if its client has left.
+    """
+
+    __slots__ = (
+        "_beat_at", "_claim", "_cut_by", "_likely_attempt", "_saved_rank", "_sent_rank", "_wait_left",
+        "on_cut", "on_look",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        task_id: str,
+        method: str,
+        path: str,
+        query: str,
+        created_ms: int,
+        attempt: int,
+        owner: str = "",
+        likely_attempt: int = 0,
+    ) -> None:
+        super().__init__(task_id, method, path, query, created_ms, attempt, owner)
+        self._claim = Claim.GRANTED if attempt else Claim.UNCLAIMED
+        self._likely_attempt = likely_attempt or attempt
+        self._beat_at = 0.0  # monotonic seconds
+        self._saved_rank = -1  # of the newest status that the store has
+        self._sent_rank = -1  # of the record that was sent last
+        self._wait_left = MAX_WAITS_SECONDS
+        self._cut_by: GatewayError | None = None
+        self.on_cut: Callable[[], None] | None = None
+        self.on_look: Callable[[], None] | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes in memory."""
+        return _TASK_BYTES + len(self.path) + len(self.query)
+
+    # -- its claim --
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether the store has decided its claim."""
+        return self._claim is Claim.GRANTED or self._claim is Claim.SUPERSEDED
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether its id is in flight elsewhere, or another key's."""
+        return self._claim is Claim.REFUSED
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether something else stands in its place in the store, so that this process says nothing of it."""
+        return self._claim is Claim.SUPERSEDED
+
+    @property
+    def likely_attempt(self) -> int:
+        """The attempt as far as this process knows, until the store says it."""
+        return self._likely_attempt
+
+    def claim_again(self) -> None:
+        """The id was in flight elsewhere, and is free by now: the claim is to be written again."""
+        self._claim = Claim.GRANTED if self.attempt else Claim.UNCLAIMED
+        self._sent_rank = -1
+
+    def refused(self) -> None:
+        """The store refused the claim, and the request still waits for it."""
+        self._claim = Claim.REFUSED
+
+    def superseded(self) -> None:
+        """The store has another request, or a final status, in its place."""
+        self._claim = Claim.SUPERSEDED
+
+    # -- its records --
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the store has its present stage."""
+        return self._saved_rank >= self.stage.rank
+
+    @property
+    def is_end_sent(self) -> bool:
+        """Whether the record that was sent last is of its end."""
+        return self._sent_rank == FINAL_RANK
+
+    def has_saved(self, rank: int) -> bool:
+        """Whether the store has its status of this rank, or a later one."""
+        return self._saved_rank >= rank
+
+    def has_sent(self, rank: int) -> bool:
+        """Whether a record of this rank, or a later one, was sent."""
+        return self._sent_rank >= rank
+
+    def sent(self) -> None:
+        """A record of its present stage is on its way to the store."""
+        self._sent_rank = self.stage.rank
+
+    def saved(self, attempt: int) -> None:
+        """The store has written the record that was sent; `attempt` is what the store says."""
+        self.attempt = self._likely_attempt = attempt
+        self._claim = Claim.GRANTED
+        self._saved_rank = max(self._saved_rank, self._sent_rank)
+
+    def not_saved(self) -> None:
+        """The store has not written the record, for good; if the task has gone on since, it is to be written again."""
+        if self._sent_rank == self.stage.rank:
+            self._saved_rank = self._sent_rank
+            self._claim = Claim.SUPERSEDED
+
+    def forgotten(self) -> None:
+        """The store may have lost what it had of this task."""
+        self._saved_rank = -1
+
+    # -- its waits and heartbeats --
+
+    @property
+    def wait_left(self) -> float:
+        """How many seconds its request may still wait for the store."""
+        return self._wait_left
+
+    def waited(self, seconds: float) -> None:
+        """Its request has waited this long for the store."""
+        self._wait_left -= seconds
+
+    def is_beat_due(self, now: float) -> bool:
+        """Whether its next heartbeat is due at `now` (monotonic seconds)."""
+        return self._beat_at <= now
+
+    def beats_at(self, at: float) -> None:
+        """Its next heartbeat is due at `at` (monotonic seconds)."""
+        self._beat_at = at
+
+    # -- its request --
+
+    @property
+    def cut_by(self) -> GatewayError | None:
+        """Why it was ended from outside; None if it was not."""
+        return self._cut_by
+
+    def look_for_client(self) -> None:
+        """Ends it if its client has left and that was not noticed yet."""
+        if self.on_look is not None:
+            self.on_look()
+
+    def cut(self, error: GatewayError) -> None:
+        """Ends it from outside: its request notices at once, or as soon as it runs."""
+        if self._cut_by is None and not self.is_final:
+            self._cut_by = error
+            if self.on_cut is not None:
+                self.on_cut()
+
+    def let_go(self) -> None:
+        """Its request is not called any more."""
+        self.on_cut = self.on_look = None
