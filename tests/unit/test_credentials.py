@@ -1,4 +1,4 @@
-"""The store's password on its way from its file into a connection: read each time, never waited for without an end."""
+"""The store's password comes from its file: read for each connection, and never waited for without an end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def test_each_connection_gets_what_the_file_holds_then(tmp_path: Path) -> None:
-    """The file is read each time it is asked for; without a user the store's default one logs in."""
+    """The file is read for each request; without a user the store's default user logs in."""
     path = tmp_path / "password"
     source, named = PasswordFile(path, ""), PasswordFile(path, "me")
     for password in ("first", "second"):
@@ -28,7 +28,7 @@ async def test_each_connection_gets_what_the_file_holds_then(tmp_path: Path) -> 
 
 
 async def test_a_file_that_cannot_be_used_is_no_connection(tmp_path: Path) -> None:
-    """The error is one that the store takes for a server that is away; it gives the reason before the path."""
+    """The store treats the error like a server that is away; the reason comes before the path."""
     path = tmp_path / "password"
     with pytest.raises(RedisConnectionError) as caught:
         await PasswordFile(path, "").get_credentials_async()
@@ -36,7 +36,7 @@ async def test_a_file_that_cannot_be_used_is_no_connection(tmp_path: Path) -> No
 
 
 async def test_a_file_system_that_hangs_holds_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each asker is told in time; however often it is asked, one read is under way, and then it serves."""
+    """Each caller gets an error in time; only one read is under way, and its result then serves later callers."""
     reads: list[Path] = []
     going_on = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What a deadline promises: it ends when it was last moved to, and costs the loop one timer, however often that is."""
+"""A deadline ends when it was last moved to, and costs the loop one timer, however often it is moved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LONG_SECONDS = 3600.0
 
 
 class Subject:
-    """A deadline, and how often it was over."""
+    """A deadline, and the number of times that it expired."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -23,7 +23,7 @@ class Subject:
 
 
 async def test_it_is_over_once() -> None:
-    """A deadline that was moved once is over once."""
+    """A deadline that was set once expires once."""
     subject = Subject()
     subject.deadline.move(SHORT_SECONDS)
     await until(lambda: subject.count, 30)
@@ -31,7 +31,7 @@ async def test_it_is_over_once() -> None:
 
 
 async def test_it_can_be_moved_both_ways_or_put_off() -> None:
-    """The last word counts: later, sooner, none."""
+    """The last call counts: later, sooner, none."""
     subject = Subject()
     subject.deadline.move(SHORT_SECONDS)
     subject.deadline.move(LONG_SECONDS)
@@ -45,7 +45,7 @@ async def test_it_can_be_moved_both_ways_or_put_off() -> None:
 
 
 async def test_moving_it_up_makes_it_no_later() -> None:
-    """Of several who have a deadline the first one counts, also after an earlier one is over."""
+    """If several owners share a deadline, the earliest one counts, also after an earlier one has expired."""
     subject = Subject()
     for _ in range(2):
         before = subject.count

@@ -1,4 +1,4 @@
-"""Which variables count as ours: links of Kubernetes do not, misspelled names are found, others' are left alone."""
+"""Which variables are settings: Kubernetes' links are not, misspelled names are found, other programs' are ignored."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OTHERS = [
 
 
 def of_service(name: str) -> dict[str, str]:
-    """What kubelet sets in every container for a Service with one named port."""
+    """The variables that the kubelet sets in every container for a Service with one named port."""
     link, port = "tcp://10.43.7.9:6379", "6379"
     return {
         f"{name}_SERVICE_HOST": "10.43.7.9", f"{name}_SERVICE_PORT": port, f"{name}_SERVICE_PORT_HTTP": port,
@@ -50,27 +50,27 @@ def of_service(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("name", "meant"), MISSPELLED.items())
 def test_a_misspelled_name_is_told_with_the_right_one(name: str, meant: str) -> None:
-    """One warning names the variable and the setting that it is like, and shows no value."""
+    """One warning names the variable and the setting that it resembles, and shows no value."""
     (line,) = warnings_of({name: "hunter2"}, NAMES)
     assert line == f"{name} is no setting and has no effect: is {meant} meant?"
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_variables_are_not_told(name: str) -> None:
-    """What belongs to another program, or to another part of this one, brings no warning."""
+    """Variables of other programs, or of other parts of this one, cause no warning."""
     assert warnings_of({name: "x"}, NAMES) == []
 
 
 @pytest.mark.parametrize("number", ["2", "8", "10", "64", "007"])
 def test_former_workers_are_told(number: str) -> None:
-    """More than one worker is no longer to be had: one warning says so."""
+    """More than one worker is no longer possible: one warning says so."""
     (line,) = warnings_of({"GATEWAY_WORKERS": number}, NAMES)
     assert line == "GATEWAY_WORKERS is no longer a setting and has no effect: one process serves"
 
 
 @pytest.mark.parametrize("number", ["", "1", "01", "0", "x", "tcp://10.0.0.1:80"])
 def test_a_single_worker_is_not_told(number: str) -> None:
-    """One worker is what there is; what is no number asked for nothing."""
+    """One worker is what the gateway does anyway; a text that is no number had no meaning."""
     assert warnings_of({"GATEWAY_WORKERS": number}, NAMES) == []
 
 
@@ -95,7 +95,7 @@ def test_what_kubernetes_sets_for_services_is_no_value(scheme: str) -> None:
 
 @given(st.from_regex(r"[A-Z][A-Z0-9-]{0,20}", fullmatch=True))
 def test_no_service_brings_a_warning_but_by_a_settings_name(service: str) -> None:
-    """Whatever a Service is called, the names that are made of it are never taken for misspelled settings."""
+    """Whatever a Service is called, the names that Kubernetes makes of it are never taken for misspelled settings."""
     environ = of_service(service.replace("-", "_"))
     links = [name for name in environ if name in NAMES]
     assert [line.partition(" ")[0] for line in warnings_of(environ, NAMES)] == links
@@ -103,7 +103,7 @@ def test_no_service_brings_a_warning_but_by_a_settings_name(service: str) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_setting_resembles_nothing_else(name: str) -> None:
-    """A name that is right is never told, however like another setting it is; two letters swapped are."""
+    """A correct name causes no warning, however close it is to another setting; two swapped letters do."""
     assert resembled(name, NAMES) is None
     swapped = name[:-2] + name[-1] + name[-2]
     if swapped != name:
@@ -111,5 +111,5 @@ def test_a_setting_resembles_nothing_else(name: str) -> None:
 
 
 def test_an_empty_variable_is_no_mistake() -> None:
-    """Compose files make empty variables of unset ones; they bring no warning."""
+    """Compose files set empty variables; they cause no warning."""
     assert warnings_of({"REDIS_HOTS": "", "GATEWAY_PORT": ""}, NAMES) == []

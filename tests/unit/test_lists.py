@@ -1,4 +1,4 @@
-"""What the lists promise: they change with the documents, and nothing is missing, set back or forgotten."""
+"""The lists change with the documents; no task is missing, set back or forgotten."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def store(server: Server, patience: None) -> AsyncIterator[RedisStore]:
-    """The empty server, as one gateway process has it that has looked at it once."""
+    """The store of one gateway process that has looked once, on the empty server."""
     await server.client.flushall()
     store = RedisStore(server.url, boot=BOOT, longest_ttl_seconds=3600)
     await walk(store)
@@ -36,14 +36,14 @@ async def store(server: Server, patience: None) -> AsyncIterator[RedisStore]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def other(server: Server, store: RedisStore) -> AsyncIterator[RedisStore]:
-    """The same as another process has it."""
+    """The same, of another process."""
     other = RedisStore(server.url, boot="boot-2", longest_ttl_seconds=3600)
     yield other
     await other.close()
 
 
 async def listed(server: Server, name: str) -> list[str]:
-    """The ids in one of the lists, as they stand in the server."""
+    """The ids in one of the lists, as the server has them."""
     return [str(place)[14:] for place in await server.client.zrange(LIST_PREFIX + name, 0, -1) if place[0].isdigit()]
 
 
@@ -53,13 +53,13 @@ async def beats(server: Server) -> list[str]:
 
 
 async def list_keys(server: Server) -> list[str]:
-    """The keys of all lists, and what belongs to them."""
+    """The keys of all lists and their indexes."""
     return [str(key) for key in await server.keys() if str(key).startswith(LIST_PREFIX)]
 
 
 @asynccontextmanager
 async def without(server: Server, *rights: str) -> AsyncIterator[None]:
-    """Meanwhile the server refuses some commands."""
+    """Makes the server refuse some commands meanwhile."""
     await server.client.acl_setuser("default", commands=[f"-{right}" for right in rights], keys=["*"], enabled=True)
     try:
         yield
@@ -75,7 +75,7 @@ async def without(server: Server, *rights: str) -> AsyncIterator[None]:
 async def test_a_status_that_is_written_is_listed(
     store: RedisStore, other: RedisStore, server: Server, stage: Stage, owner: str
 ) -> None:
-    """When a write is answered the lists have it, for every process and whatever becomes of the one that wrote it."""
+    """When a write is answered, the lists have it, for every process, even if its writer dies then."""
     await put(store, [record("t", stage, owner=owner)])
     for name in list_names(stage.state, "") + list_names(stage.state, owner):
         assert await listed(server, name) == ["t"]
@@ -84,7 +84,7 @@ async def test_a_status_that_is_written_is_listed(
 
 
 async def test_a_batch_is_one_command(store: RedisStore, server: Server) -> None:
-    """A batch costs one script call, whatever is in it: claims, heartbeats, ends."""
+    """A batch costs one script call, whatever it holds: claims, heartbeats, ends."""
     batch = [record(f"t{n:02}", stage, attempt=n % 2) for n, stage in enumerate([*Stage] * 5)]
     assert await put(store, batch) == [Written(True, 1)] * len(batch)
     assert (await server.client.info("commandstats"))["cmdstat_evalsha"]["calls"] == 1
@@ -93,7 +93,7 @@ async def test_a_batch_is_one_command(store: RedisStore, server: Server) -> None
 async def test_a_batch_whose_lists_cannot_be_written_is_written_when_it_is_repeated(
     store: RedisStore, server: Server
 ) -> None:
-    """A script that fails half-way fails the batch; repeated, the batch has documents and lists."""
+    """A script that fails half-way fails the batch; once repeated, the documents and lists have the batch."""
     batch = [record("a", created_ms=1), record("b", Stage.DONE, created_ms=2)]
     async with without(server, "zadd"):
         with pytest.raises(StoreError):
@@ -104,14 +104,14 @@ async def test_a_batch_whose_lists_cannot_be_written_is_written_when_it_is_repea
 
 
 async def test_every_key_has_a_ttl_from_its_first_moment_on(store: RedisStore, server: Server) -> None:
-    """However few tasks there are, and whichever key is new, none lives for ever."""
+    """However few tasks there are, and whichever key is new, every key expires."""
     for n, stage in enumerate(Stage):
         await put(store, [record(f"t{n}", stage, created_ms=n, owner=f"o{n}")])
         assert [key for key in await server.keys() if await server.client.ttl(key) < 0] == []
 
 
 async def test_gateways_that_look_keep_the_lists_alive(store: RedisStore, server: Server) -> None:
-    """A list in which nothing changes lives as long as any gateway does: it would be taken for an evicted one."""
+    """A list without changes lives as long as any gateway does: otherwise it would look like an evicted one."""
     await put(store, [record("t", Stage.STREAMING, ttl_seconds=3600), record("d", Stage.DONE, owner="alice")])
     for key in await list_keys(server):
         await server.client.expire(key, 100)
@@ -127,7 +127,7 @@ async def test_gateways_that_look_keep_the_lists_alive(store: RedisStore, server
 async def test_a_claim_after_an_eviction_is_listed(
     store: RedisStore, other: RedisStore, server: Server, attempt: int, created_ms: int
 ) -> None:
-    """Where a document was evicted attempts begin again: the lists show the new request, whatever its clock."""
+    """If a document was evicted, attempts begin again: the lists show the new request, whatever its clock."""
     await put(store, [record("t", Stage.DONE, attempt=attempt, created_ms=5000)])
     await server.client.delete("ts:ollama:t")
     claim = record("t", attempt=0, created_ms=created_ms, boot="boot-2")
@@ -141,7 +141,7 @@ async def test_a_claim_after_an_eviction_is_listed(
 
 
 async def test_a_late_end_of_an_id_that_was_claimed_is_not_listed(store: RedisStore, other: RedisStore) -> None:
-    """A generated id that was sent again before its end was written is listed as the request that holds it."""
+    """A generated id that is sent again before its end was written is listed as the request that holds it."""
     await put(other, [record("t", attempt=0, created_ms=2000, boot="boot-2")])
     assert await put(store, [record("t", Stage.DONE, created_ms=1000)]) == [Written(False, 1)]
     await put(other, [record("t", Stage.STREAMING, created_ms=2000, boot="boot-2")])
@@ -159,7 +159,7 @@ async def test_an_end_whose_running_document_was_evicted_is_listed_once(store: R
 
 
 async def test_a_late_word_of_a_running_task_does_not_end_its_end(store: RedisStore, other: RedisStore) -> None:
-    """A task that was called lost meanwhile is listed as FAILED, whatever its own process tells after."""
+    """A task that was called lost meanwhile is listed as FAILED, whatever its own process reports later."""
     await put(store, [record("t", Stage.STREAMING)])
     await other.read(["t"], ())
     await put(store, [record("t", Stage.LOST)])
@@ -184,7 +184,7 @@ async def several(store: RedisStore, owner: str = "alice") -> None:
 async def test_a_list_that_was_evicted_is_whole_again(
     store: RedisStore, server: Server, name: str, is_written_again: bool
 ) -> None:
-    """Whichever key Redis evicts, and also where a write has begun it anew, a page lacks nothing."""
+    """Whichever key Redis evicts, also if a write has created it again, a page lacks no task."""
     await several(store)
     await server.client.delete(LIST_PREFIX + name)
     if is_written_again:
@@ -200,7 +200,7 @@ async def test_a_list_that_was_evicted_is_whole_again(
 
 
 async def test_a_list_may_be_evicted_before_the_names_of_all(store: RedisStore, server: Server) -> None:
-    """A list that a write has begun anew, and of which nothing is known any more, is whole again, too."""
+    """A list that a write has created again becomes complete, even if the names of all lists are evicted then."""
     await several(store)
     await server.client.delete(LIST_PREFIX + "SUCCESS@alice")
     await put(store, [record("more", Stage.DONE, created_ms=9, owner="alice")])
@@ -210,7 +210,7 @@ async def test_a_list_may_be_evicted_before_the_names_of_all(store: RedisStore, 
 
 
 async def test_all_lists_may_be_evicted_at_once(store: RedisStore, server: Server) -> None:
-    """The documents alone are enough, and what is in flight is looked after again."""
+    """The documents alone are enough; tasks in flight are watched again."""
     await several(store)
     await server.client.delete(*await list_keys(server))
     assert await walk(store) == ALL
@@ -220,7 +220,7 @@ async def test_all_lists_may_be_evicted_at_once(store: RedisStore, server: Serve
 
 
 async def test_a_list_is_never_silently_incomplete(store: RedisStore, server: Server) -> None:
-    """While an evicted list cannot be built anew the answer is an error (503), not a shorter page."""
+    """While an evicted list cannot be rebuilt, the answer is an error (503), not a shorter page."""
     await several(store)
     await server.client.delete(LIST_PREFIX + State.SUCCESS)
     await put(store, [record("new", Stage.DONE, created_ms=9)])
@@ -235,7 +235,7 @@ async def test_a_list_is_never_silently_incomplete(store: RedisStore, server: Se
 
 
 async def test_the_lists_are_built_without_a_reader(store: RedisStore, server: Server) -> None:
-    """A gateway that looks finds that they are not complete: after an upgrade they are there before a reader."""
+    """A gateway's look finds that the lists are incomplete: after an upgrade they are ready before a reader comes."""
     await several(store)
     await server.client.delete(*await list_keys(server))
     await store.watch(())
@@ -252,7 +252,7 @@ async def _is_complete(server: Server) -> bool:
 
 
 async def test_a_list_that_is_evicted_while_it_is_built_is_built_again(store: RedisStore, server: Server) -> None:
-    """A mark that goes with the list tells: what was added before the eviction is gone."""
+    """A mark that goes with the list shows it: tasks that were added before the eviction are missing."""
     await several(store)
     await server.client.delete(LIST_PREFIX + "lists")
     evaluate = store._reader.evaluate
@@ -271,7 +271,7 @@ async def test_a_list_that_is_evicted_while_it_is_built_is_built_again(store: Re
 
 
 async def test_what_is_written_while_lists_are_built_is_in_them(store: RedisStore, server: Server) -> None:
-    """Tasks that begin, move on and end meanwhile are listed once, as they are."""
+    """Tasks that begin, move on and end meanwhile are listed once, with their present state."""
     await put(store, [record(f"old{n}", Stage.STREAMING, created_ms=n) for n in range(300)])
     await server.client.delete(*await list_keys(server))
     building = store._rebuild.begin()
@@ -284,7 +284,7 @@ async def test_what_is_written_while_lists_are_built_is_in_them(store: RedisStor
 
 
 async def test_of_two_gateways_one_builds(store: RedisStore, other: RedisStore, server: Server) -> None:
-    """Both answer; the documents are looked through once."""
+    """Both answer; the documents are scanned once."""
     await several(store)
     await server.client.delete(*await list_keys(server))
     await server.client.config_resetstat()
@@ -296,7 +296,7 @@ async def test_of_two_gateways_one_builds(store: RedisStore, other: RedisStore, 
 
 
 async def test_foreign_keys_are_passed_over(store: RedisStore, server: Server) -> None:
-    """Building the lists takes documents alone; what is none, or is no task's, is left where it is."""
+    """Rebuilding uses documents only; other values, and documents of no task, stay as they are."""
     await several(store)
     for task_id, text in all_documents(created_ms=0):
         await server.client.set(f"ts:ollama:{task_id}", text, ex=60)
@@ -310,7 +310,7 @@ async def test_foreign_keys_are_passed_over(store: RedisStore, server: Server) -
 async def test_without_the_right_to_scan_the_lists_begin_anew(
     store: RedisStore, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They then have what is written from then on, and the log says so once."""
+    """The lists then have the tasks that are written from then on, and the log says so once."""
     await several(store)
     lists = await list_keys(server)
     async with without(server, "scan"):

@@ -1,4 +1,4 @@
-"""How log lines look: text or one JSON object a line, on stdout, from the level on that was asked for."""
+"""The format of log lines: text or one JSON object per line, on stdout, from the chosen level on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SERVER = "uvicorn.error"
 
 @pytest.fixture(autouse=True)
 def _own_root() -> Iterator[None]:
-    """The root logger without the test runner's handlers, which `set_up` would close; afterwards as it was."""
+    """The root logger without the test runner's handlers, which `set_up` would close; restored afterwards."""
     root, server = logging.getLogger(), logging.getLogger(SERVER)
     handlers, level, server_level = root.handlers, root.level, server.level
     root.handlers = []
@@ -50,7 +50,7 @@ def test_a_json_line_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_tasks_id_is_a_field(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is said about a task has its id as a field of its own in JSON; the text names it in its words."""
+    """A line about a task has its id as a field of its own in JSON; the text names it in words."""
     logs.set_up("info", form)
     logging.getLogger("gateway.x").info("task %s failed", "a-1", extra={"task_id": "a-1"})
     out = capsys.readouterr().out
@@ -59,7 +59,7 @@ def test_a_tasks_id_is_a_field(form: str, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_an_exception_is_logged_with_its_traceback(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """`log.exception` tells what was raised and where; in JSON that is still one line."""
+    """`log.exception` shows what was raised and where; in JSON that is still one line."""
     logs.set_up("info", form)
     try:
         raise ValueError("wrong")
@@ -75,7 +75,7 @@ def test_an_exception_is_logged_with_its_traceback(form: str, capsys: pytest.Cap
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
 def test_the_level_is_the_least_that_is_logged(level: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Messages below the level stay out, the others come."""
+    """Messages below the level are not logged, the others are."""
     logs.set_up(level, "text")
     names = ["debug", "info", "warning", "error"]
     for name in names:
@@ -85,7 +85,7 @@ def test_the_level_is_the_least_that_is_logged(level: str, capsys: pytest.Captur
 
 
 def test_the_servers_own_chatter_stays_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """How uvicorn starts and stops is no line; a real warning of it is one."""
+    """uvicorn's start and stop lines are not logged; a real warning of it is."""
     logs.set_up("info", "text")
     server = logging.getLogger(SERVER)
     server.info("Started server process [%d]", 1)

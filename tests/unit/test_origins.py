@@ -1,4 +1,4 @@
-"""Which pages may call and under which names (contract 3.2), and what they are told in CORS fields."""
+"""Which browser pages may call, under which host names (contract 3.2), and which CORS fields they get."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ FOREIGN = [
 
 @pytest.mark.parametrize("origin", OLLAMAS_OWN)
 def test_ollamas_own_origins_may_call(origin: str) -> None:
-    """Pages of this machine, on any port, and apps may call, under whatever name they call."""
+    """Pages of this machine, on any port, and apps may call, under any host name."""
     assert passes(DEFAULT, origin=origin)
     assert passes(DEFAULT, "ollama.example.com", origin=origin)
 
 
 @pytest.mark.parametrize("origin", FOREIGN, ids=range(len(FOREIGN)))
 def test_no_other_origin_may_call(origin: str) -> None:
-    """Whatever only looks like one of these may not, nor may `null`."""
+    """An origin that only resembles one of these may not, nor may `null`."""
     assert not passes(DEFAULT, origin=origin)
 
 
@@ -93,7 +93,7 @@ REBOUND = [
 
 @pytest.mark.parametrize("host", TRUSTED)
 def test_same_origin_calls_under_a_trusted_name(host: str) -> None:
-    """A page that this gateway serves may call, where no DNS answer could have made its name lead here."""
+    """A page that this gateway serves may call, under names that DNS rebinding cannot use."""
     if host:
         assert passes(DEFAULT, host, origin=f"http://{host}")
         assert passes(DEFAULT, host, origin=f"https://{host}")
@@ -103,7 +103,7 @@ def test_same_origin_calls_under_a_trusted_name(host: str) -> None:
 
 @pytest.mark.parametrize("host", REBOUND)
 def test_a_rebound_name_is_refused(host: str) -> None:
-    """Any other name could be a rebinding page's: refused with an Origin and to browsers."""
+    """Any other name could be a rebinding page's: it is refused with an Origin, and to browsers."""
     assert not passes(DEFAULT, host, origin=f"http://{host}")
     assert not passes(DEFAULT, host, sec_fetch_site="same-origin")
     assert not passes(DEFAULT, host, user_agent="curl/8.0", accept_language="")
@@ -113,7 +113,7 @@ def test_a_rebound_name_is_refused(host: str) -> None:
 @pytest.mark.parametrize("host", [*REBOUND, *TRUSTED])
 @pytest.mark.parametrize("agent", ["curl/8.0", "OpenAI/Python 3.0", "python-httpx/0.28", "x Mozilla/5.0", ""])
 def test_programs_may_use_any_name(host: str, agent: str) -> None:
-    """What is no browser cannot be rebound: a compose service name, an alias or a mistake, it passes."""
+    """Clients other than browsers can use any host name: a compose service name, an alias or a mistake."""
     assert passes(DEFAULT, host, user_agent=agent)
     assert passes(DEFAULT, host, user_agent=agent, accept_language="*", sec_fetch_mode="cors")  # Node's fetch
     assert passes(DEFAULT, host)
@@ -155,7 +155,7 @@ def test_the_name_of_an_allowed_origin_is_trusted() -> None:
      ("http://box-1:1", "box-1:2", False), ("app2://box-1", "box-1", False), ("http://box-1", "box-2.local", False)],
 )  # fmt: skip
 def test_same_origin_means_name_and_port(origin: str, host: str, is_same: bool) -> None:
-    """The Origin's authority equals Host, a port that goes without saying aside."""
+    """The Origin's authority equals Host, apart from a default port."""
     assert passes(DEFAULT, host, origin=origin) == is_same
 
 
@@ -181,7 +181,7 @@ FOREIGN_SITES = ["cross-site", "same-site", "", "none, cross-site", "cross-origi
 @pytest.mark.parametrize("site", FOREIGN_SITES)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_foreign_page_loads_nothing(site: str, way: str) -> None:
-    """Whatever a page of another site asks for without an Origin is refused, on every route."""
+    """A request of another site's page without an Origin is refused on every route, whatever it asks for."""
     mode, destination = WAYS[way]
     for target in (*SHOWN, *NOT_SHOWN):
         for method in ("GET", "HEAD", "POST", "OPTIONS"):
@@ -191,7 +191,7 @@ def test_a_foreign_page_loads_nothing(site: str, way: str) -> None:
 
 @pytest.mark.parametrize("site", FOREIGN_SITES)
 def test_a_link_of_another_site_opens_our_own_pages_alone(site: str) -> None:
-    """A navigation of the whole page may show a route that only shows something; it never reaches Ollama."""
+    """A navigation of the whole page may open a route that only shows something; it never reaches Ollama."""
     link = {"sec_fetch_site": site, "sec_fetch_mode": "navigate", "sec_fetch_dest": "document", "sec_fetch_user": "?1"}
     assert [target for target in SHOWN if not passes(DEFAULT, HOST, "GET", target, **link)] == []
     assert [target for target in NOT_SHOWN if passes(DEFAULT, HOST, "GET", target, **link)] == []
@@ -203,7 +203,7 @@ def test_a_link_of_another_site_opens_our_own_pages_alone(site: str) -> None:
     "policy", [OriginPolicy(["*"], ["*"]), OriginPolicy(["https://a.example"])], ids=["all", "one"]
 )
 def test_an_allowed_page_asks_with_its_origin(policy: OriginPolicy) -> None:
-    """Further origins open nothing to what has no Origin; with one the site no longer matters."""
+    """Further origins allow nothing to requests without an Origin; with one, the site does not matter."""
     for site in FOREIGN_SITES:
         assert not passes(policy, sec_fetch_site=site, sec_fetch_mode="no-cors", sec_fetch_dest="image")
         assert passes(policy, sec_fetch_site=site, sec_fetch_mode="cors", origin="https://a.example")
@@ -212,7 +212,7 @@ def test_an_allowed_page_asks_with_its_origin(policy: OriginPolicy) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("site", ["same-origin", "none", None])
 def test_our_own_pages_and_typed_addresses_pass(site: str | None, way: str) -> None:
-    """What the gateway's own page asks for, and what a person opens, goes on, under /v1/ too."""
+    """Requests of the gateway's own page, and addresses that a person opens, are allowed, under /v1/ too."""
     mode, destination = WAYS[way]
     sent = {"sec_fetch_mode": mode, "sec_fetch_dest": destination} | ({} if site is None else {"sec_fetch_site": site})
     assert [target for target in (*SHOWN, *NOT_SHOWN) if not passes(DEFAULT, HOST, "GET", target, **sent)] == []
@@ -220,7 +220,7 @@ def test_our_own_pages_and_typed_addresses_pass(site: str | None, way: str) -> N
 
 @given(st.binary(max_size=60), st.binary(max_size=60))
 def test_any_bytes_are_decided(origin: bytes, host: bytes) -> None:
-    """Whatever stands in the two fields, the answer is yes or no; and a yes needs one of the allowed forms."""
+    """Whatever the two fields hold, the answer is yes or no; a yes needs one of the allowed forms."""
     try:
         DEFAULT.check("GET", b"/v1/models", {b"origin": origin, b"host": host})
     except OriginNotAllowed:
@@ -265,7 +265,7 @@ def test_a_preflight_into_a_private_network() -> None:
 
 @given(st.binary(max_size=60))
 def test_what_is_no_token_is_not_echoed(asked: bytes) -> None:
-    """Nothing but tokens, commas and blanks gets from the question into the answer."""
+    """Only tokens, commas and blanks get from the request into the answer."""
     fields = {b"origin": b"o", b"access-control-request-method": asked, b"access-control-request-headers": asked}
     for name, value in preflight_fields(fields):
         if name in (b"access-control-allow-methods", b"access-control-allow-headers"):

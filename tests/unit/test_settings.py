@@ -1,4 +1,4 @@
-"""What the environment may say (contract 7): every row's good and bad values, all faults at once, no secret shown."""
+"""The settings in the environment (contract 7): each row's good and bad values, all errors at once, no secret shown."""
 
 from __future__ import annotations
 
@@ -106,14 +106,14 @@ def refusal(**environ: str) -> list[str]:
 
 
 def credentials(url: str | None) -> tuple[str | None, str | None]:
-    """User and password as the store's client library reads them from the address."""
+    """User and password as redis-py reads them from the URL."""
     assert url is not None
     found = parse_url(url)
     return found.get("username"), found.get("password")
 
 
 def test_nothing_set_gives_the_defaults() -> None:
-    """An empty environment is a valid one, without a store."""
+    """An empty environment is valid, without a store."""
     found = load({})
     assert isinstance(found, Settings)
     assert (found.upstream_host, found.upstream_port, found.redis_url) == ("127.0.0.1", 11434, None)
@@ -125,12 +125,12 @@ def test_nothing_set_gives_the_defaults() -> None:
 
 
 def test_an_empty_variable_is_an_unset_one() -> None:
-    """Compose files make empty variables of unset ones; each means its default."""
+    """Compose files set empty variables; each means its default."""
     assert load({setting.name: "" for setting in SETTINGS}) == load({})
 
 
 def test_every_variable_has_its_cases() -> None:
-    """Each row has bad values here unless it takes any text."""
+    """Each row has bad values here, unless it accepts any text."""
     assert {setting.name for setting in SETTINGS} == BAD.keys() | ANY_TEXT
 
 
@@ -139,7 +139,7 @@ def test_every_variable_has_its_cases() -> None:
     [(name, field, text, value) for name, field, cases in GOOD for text, value in cases.items()],
 )
 def test_a_good_value_is_taken(name: str, field: str, text: str, value: Any) -> None:
-    """Values at both ends of what is allowed arrive in their field, the rest stays as it was."""
+    """Values at both ends of a range arrive in their field, and the other fields do not change."""
     found = load({name: text})
     assert getattr(found, field) == value
     assert type(getattr(found, field)) is type(value)
@@ -147,7 +147,7 @@ def test_a_good_value_is_taken(name: str, field: str, text: str, value: Any) -> 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in BAD.items() for text in texts])
 def test_a_bad_value_is_named(name: str, text: str) -> None:
-    """A wrong value stops the start with one line: the variable, the value (or its mask), what is allowed."""
+    """A wrong value stops the start with one line: the variable, the value (or its mask), the allowed values."""
     (line,) = refusal(**{name: text})
     (setting,) = [setting for setting in SETTINGS if setting.name == name]
     assert line.startswith(f"{name}=")
@@ -157,25 +157,25 @@ def test_a_bad_value_is_named(name: str, text: str) -> None:
 
 @pytest.mark.parametrize(("name", "text"), NOT_REFUSED_YET)
 def test_a_value_that_cannot_work_is_named(name: str, text: str) -> None:
-    """What could never be connected to, or means something else than it says, stops the start as well."""
+    """An address that cannot work, or that means something else than it says, stops the start as well."""
     assert len(refusal(**{name: text})) == 1
 
 
 def test_all_that_is_wrong_is_named_at_once() -> None:
-    """Several wrong values give several lines, also faults between values that are right by themselves."""
+    """Several wrong values give several lines, also errors between values that are valid alone."""
     lines = refusal(GATEWAY_PORT="0", LOG_LEVEL="loud", TTL_RUNNING="49", REDIS_URL="redis://:pw@", MAX_BODY_BYTES="x")
     named = [line.partition("=")[0] for line in lines]
     assert sorted(named) == ["GATEWAY_PORT", "LOG_LEVEL", "MAX_BODY_BYTES", "REDIS_URL", "TTL_RUNNING"]
 
 
 def test_every_wrong_variable_is_named() -> None:
-    """All rows wrong at once are all named at once."""
+    """If all rows are wrong, all of them are named at once."""
     lines = refusal(**{name: texts[0] for name, texts in BAD.items()})
     assert BAD.keys() <= {line.partition("=")[0] for line in lines}
 
 
 def test_keys_are_kept_as_digests() -> None:
-    """Both a named key and one without a name are known by their SHA-256, and nothing holds the keys themselves."""
+    """A named key and one without a name are both known by their SHA-256; the settings do not keep the keys."""
     found = load({"GATEWAY_API_KEYS": "alice:a-key-of-alice, some-other-key"})
     digests = {sha256(key).digest() for key in (b"a-key-of-alice", b"some-other-key")}
     assert found.api_keys.keys() == digests
@@ -184,7 +184,7 @@ def test_keys_are_kept_as_digests() -> None:
 
 
 def test_the_file_of_keys_is_checked_at_start(tmp_path: Path) -> None:
-    """A good file is taken; the line that is wrong in a bad one is told, but not what stands in it."""
+    """A good file is accepted; for a bad one the error names the line, but does not show its text."""
     path = tmp_path / "keys"
     path.write_text("# ours\n\nalice:a-key-of-alice\n  some-other-key  \n")
     assert load({"GATEWAY_API_KEYS_FILE": str(path)}).api_keys_file == path
@@ -208,7 +208,7 @@ def test_a_wrong_value_that_can_hold_a_password_is_masked(name: str, text: str) 
 
 
 def test_a_password_stays_masked_when_something_else_is_wrong(tmp_path: Path) -> None:
-    """Neither a good password nor one too many shows up in what is printed."""
+    """Neither a good password nor a superfluous one appears in what is printed."""
     path = tmp_path / "password"
     path.write_text(SECRET)
     environ = {"REDIS_HOST": "h", "REDIS_PASSWORD": SECRET, "REDIS_PASSWORD_FILE": str(path), "REDIS_PORT": "x"}
@@ -224,7 +224,7 @@ PASSWORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=1, max_size=20), PASSWORDS)
 def test_the_parts_make_an_address_that_says_the_same(user: str, password: str) -> None:
-    """Whatever characters user and password hold, the address gives exactly them back."""
+    """User and password may hold any characters: the URL returns exactly these."""
     found = load(
         {"REDIS_HOST": "h", "REDIS_PORT": "7", "REDIS_DB": "3", "REDIS_USER": user, "REDIS_PASSWORD": password}
     )
@@ -246,7 +246,7 @@ def test_without_a_password_nobody_logs_in() -> None:
      ({"REDIS_URL": "redis://m%40e@[::1]"}, "redis://[::1]", "m@e"), ({"REDIS_URL": "redis://:@h"}, "redis://h", "")],
 )  # fmt: skip
 def test_the_password_may_come_from_a_file(address: dict[str, str], url: str, user: str, tmp_path: Path) -> None:
-    """A file serves the parts and an address without a password; user and file are told beside the bare address."""
+    """The file works with the parts and with a URL without a password; user and file are kept beside the bare URL."""
     path = tmp_path / "password"
     path.write_text(SECRET)
     found = load({**address, "REDIS_PASSWORD_FILE": str(path)})
@@ -255,7 +255,7 @@ def test_the_password_may_come_from_a_file(address: dict[str, str], url: str, us
 
 
 def test_a_password_in_the_address_wins_over_the_file(tmp_path: Path) -> None:
-    """REDIS_URL wins over the parts: where it has a password, the file is not used."""
+    """REDIS_URL wins over the parts: if it has a password, the file is not used."""
     path = tmp_path / "password"
     path.write_text("of-the-file")
     found = load({"REDIS_URL": "redis://u:p@h", "REDIS_PASSWORD_FILE": str(path)})
@@ -266,7 +266,7 @@ def test_a_password_in_the_address_wins_over_the_file(tmp_path: Path) -> None:
     ("data", "reason"), [(b"\xff\xfe", "it is not UTF-8"), (b" \n", "it is empty"), (b"\xef\xbb\xbf\n", "it is empty")]
 )
 def test_a_password_file_without_a_password_is_refused(data: bytes, reason: str, tmp_path: Path) -> None:
-    """A file that is named has to hold a password: anything else is a mistake, not a login without."""
+    """A named file has to hold a password: otherwise it is an error, not a login without a password."""
     path = tmp_path / "password"
     path.write_bytes(data)
     (line,) = refusal(REDIS_HOST="h", REDIS_PASSWORD_FILE=str(path))
@@ -286,7 +286,7 @@ FILES = ["REDIS_PASSWORD_FILE", "GATEWAY_API_KEYS_FILE"]
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(
     name: str, below: str, reason: str, tmp_path: Path
 ) -> None:
-    """The line shows the path and what the operating system says of it."""
+    """The line shows the path and the operating system's reason."""
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "fifo")
@@ -298,7 +298,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(
 def test_a_relative_path_is_shown_where_it_evidently_is_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is there, or would be in a directory that is there, is no secret given by mistake."""
+    """A path that exists, or whose directory exists, is not a secret given by mistake."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secrets").mkdir()
     for path in ("secrets", "secrets/none"):
@@ -322,7 +322,7 @@ LINK = "tcp://10.0.0.1:11535"
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_a_link_to_a_service_counts_as_unset(setting: Setting) -> None:
-    """Kubernetes sets GATEWAY_PORT=tcp://… for a Service of that name: no setting takes that for a value."""
+    """Kubernetes sets GATEWAY_PORT=tcp://… for a Service of that name: no setting takes that as its value."""
     environ = {setting.name: LINK}
     assert load(environ) == load({})
     (line,) = start_warnings(environ)
@@ -331,13 +331,13 @@ def test_a_link_to_a_service_counts_as_unset(setting: Setting) -> None:
 
 
 def test_the_terminal_takes_no_link_for_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The terminal's commands ask the default port then, as the gateway listens there."""
+    """Then the terminal's commands ask the default port, where the gateway listens."""
     monkeypatch.setenv("GATEWAY_PORT", LINK)
     assert terminal_peer()[0] == "http://127.0.0.1:11535"
 
 
 def test_good_settings_bring_no_warning(tmp_path: Path) -> None:
-    """Nothing is said of any variable that is set as the documentation has it, nor of others' variables."""
+    """Variables set as documented, and those of other programs, cause no warning."""
     path = tmp_path / "file"
     path.write_text("alice:key-of-alice")
     environ = {setting.name: setting.default for setting in SETTINGS}
@@ -355,7 +355,7 @@ def test_a_file_mounted_by_itself_is_told(name: str, tmp_path: Path, monkeypatch
 
 
 def test_the_address_wins_over_the_parts() -> None:
-    """REDIS_URL is taken as it is, whatever else is set."""
+    """REDIS_URL is used unchanged, whatever else is set."""
     found = load({"REDIS_URL": "rediss://u:p@h:1/2", "REDIS_HOST": "other", "REDIS_PORT": "9", "REDIS_PASSWORD": "x"})
     assert found.redis_url == "rediss://u:p@h:1/2"
 

@@ -1,4 +1,4 @@
-"""Who has the most tasks: what decides whose statuses go first at a bound."""
+"""The owner with the most tasks loses tasks first at a bound: this finds that owner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.tasks.shares import Shares
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=60))
 def test_the_largest_has_the_most(steps: list[tuple[str, bool]]) -> None:
-    """After any additions and removals the owner that is named has as many as any."""
+    """After any additions and removals no owner has more tasks than the one that is named."""
     shares, counts = Shares(), Counter[str]()
     for owner, is_added in steps:
         if is_added:

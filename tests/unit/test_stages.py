@@ -31,7 +31,7 @@ STORED = [
 
 @pytest.mark.usefixtures("patience")
 async def test_redis_and_python_decide_the_same(server: Server) -> None:
-    """Every stored status against every written one: the same verdict, and what is refused changes nothing."""
+    """Every stored status against every written one: the same verdict, and a refused write changes nothing."""
     await server.client.flushall()
     writer = RedisStore(server.url, boot="ours", longest_ttl_seconds=3600)
     other = RedisStore(server.url, boot="other", longest_ttl_seconds=3600)
@@ -61,13 +61,13 @@ async def test_redis_and_python_decide_the_same(server: Server) -> None:
 
 @pytest.mark.parametrize(("attempt", "rank"), [*product(ATTEMPTS, range(FINAL_RANK + 1))])
 def test_nothing_stored_stops_nothing(attempt: int, rank: int) -> None:
-    """Where no document stands, whatever comes is written; a claim is attempt 1."""
+    """Without a stored document any status is written; a claim is attempt 1."""
     assert verdict(None, attempt, rank) == max(attempt, 1)
 
 
 @pytest.mark.parametrize("stored_rank", range(FINAL_RANK + 1))
 def test_a_rank_never_falls_and_an_end_never_changes(stored_rank: int) -> None:
-    """Of one attempt, a status at most goes forward."""
+    """Within one attempt a status only goes forward."""
     for rank in range(FINAL_RANK + 1):
         is_written = verdict(Stored(1, stored_rank, is_ours=True, is_foreign=False), 1, rank) is not None
         assert is_written == (stored_rank < FINAL_RANK and rank >= stored_rank)

@@ -1,4 +1,4 @@
-"""What a task may become, what its document says and what it may be called (contract 4.1 to 4.3)."""
+"""A task's moves, its document and its id (contract 4.1 to 4.3)."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def test_a_good_id_is_taken(text: str) -> None:
 
 @pytest.mark.parametrize("text", BAD_IDS)
 def test_a_bad_id_is_refused(text: str) -> None:
-    """Anything else is no id: other characters, other alphabets' letters and digits, too long, a line break behind."""
+    """Anything else is no id: other characters, letters and digits of other alphabets, too long, a final line break."""
     assert not is_valid_id(text)
 
 
 @given(st.text(min_size=1, max_size=140))
 def test_an_id_is_what_the_contract_says(text: str) -> None:
-    """The rule spelled out character by character decides the same."""
+    """The rule, written character by character, decides the same."""
     first = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
     assert is_valid_id(text) == (text[0] in first and len(text) <= 128 and set(text) <= set(first + "._:@-"))
 
@@ -160,7 +160,7 @@ def take(task: Task, step: tuple[Any, ...], now_ms: int) -> bool:
 
 
 def snapshot(task: Task) -> list[Any]:
-    """All that a task knows."""
+    """All fields of a task."""
     return [getattr(task, field.name) for field in fields(task)]
 
 
@@ -204,7 +204,7 @@ def test_a_life_leaves_its_times() -> None:
 
 @given(st.lists(st.tuples(steps, st.integers(-(10**6), 10**6)), max_size=5))
 def test_times_are_in_order_though_the_clock_steps(taken: list[tuple[tuple[Any, ...], int]]) -> None:
-    """No time of a task is before an earlier one of it, wherever the clock was set in between."""
+    """No time of a task is before an earlier one of it, even if the clock was set back."""
     task = new_task()
     for step, now_ms in taken:
         take(task, step, now_ms)
@@ -214,7 +214,7 @@ def test_times_are_in_order_though_the_clock_steps(taken: list[tuple[tuple[Any, 
 
 
 def test_a_loss_is_not_before_what_happened() -> None:
-    """A gateway whose clock is behind calls a task lost no earlier than the last thing that is known of it."""
+    """A gateway with a slow clock calls a task lost no earlier than the task's last known time."""
     task = new_task()
     task.forward(5000)
     lost = json.loads(lost_document(document(task), now=1.0))
@@ -298,7 +298,7 @@ def test_an_event_id_lasts_as_long_as_the_stage() -> None:
 
 
 def test_a_refused_step_keeps_the_event_id() -> None:
-    """What changes nothing is no new event."""
+    """A refused step makes no new event."""
     task = new_task()
     task.finish(None, "complete", 2000)
     before = document(task)
@@ -339,13 +339,13 @@ def test_redaction_takes_credentials_alone(pairs: list[tuple[str, str]]) -> None
 
 @given(st.text(st.characters(codec="latin-1", exclude_characters="="), max_size=40))
 def test_a_query_without_values_stays(query: str) -> None:
-    """Where nothing has a value nothing is redacted, whatever it is called."""
+    """Without a value nothing is redacted, whatever the key is called."""
     assert redact_query(query) == query
 
 
 @pytest.mark.parametrize("query", ["", "&", "=", "a", "token", "token=", "=x", "&&a=b&&", "a=%zz&%=1", "x=token&y=key"])
 def test_odd_queries_stay(query: str) -> None:
-    """Empty pairs, empty values and broken escapes pass unchanged, and a value never makes a credential."""
+    """Empty pairs, empty values and broken escapes pass unchanged, and a value never counts as a credential's key."""
     assert redact_query(query) == query
 
 
@@ -356,7 +356,7 @@ SECRET = "5ecr3t"
 
 @given(st.binary(max_size=300), st.binary(max_size=300), st.integers(0, TARGET_CHARACTERS))
 def test_a_target_of_2_kib_is_told_whole(path: bytes, query: bytes, length: int) -> None:
-    """Up to 2 KiB path and query are told as they were on the wire."""
+    """Up to 2 KiB together, path and query are stored as on the wire."""
     path = (path + b"x" * length)[: TARGET_CHARACTERS - len(query)]
     plain = query.replace(b"=", b"")
     assert stored_target(path, plain) == (path.decode("latin-1"), plain.decode("latin-1"))
@@ -364,7 +364,7 @@ def test_a_target_of_2_kib_is_told_whole(path: bytes, query: bytes, length: int)
 
 @given(st.integers(0, 3000), st.integers(0, 3000))
 def test_a_longer_target_is_cut_with_a_mark(path_length: int, query_length: int) -> None:
-    """Over 2 KiB together it is cut to that and ends with a mark, the query where it does not fit, the path as well."""
+    """Over 2 KiB together they are cut and end with a mark: the query if it does not fit, the path as well."""
     path, query = b"/v1/" + b"p" * path_length, b"q" * query_length
     found = stored_target(path, query)
     assert sum(map(len, found)) <= TARGET_CHARACTERS + len(CUT)
@@ -377,7 +377,7 @@ def test_a_longer_target_is_cut_with_a_mark(path_length: int, query_length: int)
 
 @given(st.integers(TARGET_CHARACTERS - 60, TARGET_CHARACTERS + 20), st.sampled_from(CREDENTIAL_KEYS))
 def test_no_cut_shows_a_credential(length: int, key: str) -> None:
-    """Wherever the cut falls, in a credential's key, its value or its redaction, nothing of the value is told."""
+    """Wherever the cut falls, in a credential's key, its value or its redaction, no part of the value is stored."""
     query = f"a={'x' * length}&{key}={SECRET * 20}&b={'y' * 3000}"
     _, told = stored_target(b"/v1/x", query.encode())
     assert told.endswith(CUT)
@@ -388,7 +388,7 @@ def test_no_cut_shows_a_credential(length: int, key: str) -> None:
 
 @given(st.integers(0, 5), st.sampled_from(["%41", "%e4%BD%a0", "%25"]))
 def test_no_cut_splits_an_escape(offset: int, escape: str) -> None:
-    """What is left of a cut target has whole percent escapes only."""
+    """A cut target has only whole percent escapes."""
     for path, query in ((f"/v1/{'p' * offset}{escape * 1000}", ""), ("/v1/", f"{'q' * offset}{escape * 1000}")):
         for text in stored_target(path.encode(), query.encode()):
             assert "%" not in re.sub(r"%[0-9A-Fa-f]{2}", "", text)
