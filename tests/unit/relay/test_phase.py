@@ -24,7 +24,7 @@ def test_every_phase_follows_from_the_first() -> None:
     assert reachable(Phase.CLAIMING) == set(Phase) - {Phase.CLAIMING}
 
 
-@pytest.mark.parametrize("phase", set(Phase) - {Phase.OVER})
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.OVER])
 def test_any_phase_may_be_the_last(phase: Phase) -> None:
     """An exchange can break off at any moment, and nothing follows its end."""
     assert Phase.OVER in MOVES[phase]
