@@ -16,10 +16,11 @@
 local call = redis.call
 local LISTS, EXPIRY, BEATS, CANCELS = PREFIX .. 'lists', PREFIX .. 'expiry', PREFIX .. 'beats', PREFIX .. 'cancels'
 local COMPLETE = '#'
+local MAX_BYTES = 1048576 -- no document is longer
 local time = call('TIME')
 local now = tonumber(time[1])
 local now_ms = now * 1000 + math.floor(time[2] / 1000)
-local known = {} -- names of lists that exist, as far as this call has seen
+local known = {} -- names of lists (and EXPIRY) that exist, as far as this call has seen
 
 -- Adds a member; whether the set was begun with it. `ttl` is in seconds, and watch.lua renews it.
 local function add(key, score, member, ttl)
@@ -36,19 +37,27 @@ local function add_to_list(name, place, ttl)
     return
   end
   known[name] = true
+  local was_named = call('ZSCORE', LISTS, name)
+  if not was_named then -- also where the list is there: `lists` may have been evicted alone
+    add(LISTS, 0, name, ttl)
+  end
   if add(PREFIX .. name, 0, place, ttl) then
-    if call('ZADD', LISTS, 0, name) == 1 then
+    if not was_named then
       call('ZADD', PREFIX .. name, 0, COMPLETE)
     end
-    call('ZADD', EXPIRY, 'inf', COMPLETE)
     call('EXPIRE', LISTS, ttl)
-    call('EXPIRE', EXPIRY, ttl)
   end
 end
 
 -- Puts a task into its lists. `created` has 13 digits, `expires` is in seconds from now.
 local function enlist(id, created, state, owner, expires, ttl)
   local place = created .. ':' .. id
+  if not known[EXPIRY] then
+    known[EXPIRY] = true
+    if call('ZADD', EXPIRY, 'inf', COMPLETE) == 1 then
+      call('EXPIRE', EXPIRY, ttl)
+    end
+  end
   call('ZADD', EXPIRY, now + expires, created .. ':' .. state .. ':' .. owner .. ':' .. id)
   add_to_list(state, place, ttl)
   if owner ~= '' then
@@ -68,6 +77,9 @@ end
 -- What decides about a document: attempt, rank, state, boot, created (13 digits) and owner; nil where `text` is none.
 -- Only as much is checked as the scripts rely on; the whole shape is checked by the gateway (tasks/document.py).
 local function decoded(text)
+  if #text > MAX_BYTES then
+    return nil
+  end
   local is_json, document = pcall(cjson.decode, text)
   local more = is_json and type(document) == 'table' and document.extensions
   if type(more) ~= 'table' then

@@ -4,27 +4,31 @@
 -- Returns {1 where nothing is missing in any of them, else 0; places of all of them, a list each; keys whose
 -- scores were wrong, and were put right}.
 
+local AT_ONCE = 1000
 local malformed = {}
 
--- Members sort by their bytes only where all scores are equal.
+-- Members sort by their bytes only where all scores are equal. False where more are wrong than one step puts right.
 local function put_right(key)
-  local is_wrong = false
+  local is_wrong, is_right = false, true
   for _, range in ipairs({ { '-inf', '(0' }, { '(0', '+inf' } }) do
-    for _, member in ipairs(call('ZRANGEBYSCORE', key, range[1], range[2], 'LIMIT', 0, 1000)) do
+    local members = call('ZRANGEBYSCORE', key, range[1], range[2], 'LIMIT', 0, AT_ONCE)
+    for _, member in ipairs(members) do
       call('ZADD', key, 0, member)
       is_wrong = true
     end
+    is_right = is_right and #members < AT_ONCE
   end
   if is_wrong then
     malformed[#malformed + 1] = key
   end
+  return is_right
 end
 
 local is_complete = call('ZSCORE', LISTS, COMPLETE)
 local found = {}
 for n = 3, #ARGV do
   local key = PREFIX .. ARGV[n]
-  put_right(key)
+  is_complete = put_right(key) and is_complete
   if not call('ZSCORE', key, COMPLETE) then
     local was_begun = call('ZSCORE', LISTS, ARGV[n]) or call('EXISTS', key) == 1
     is_complete = is_complete and not was_begun

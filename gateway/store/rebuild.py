@@ -6,6 +6,7 @@ nothing is listed (503).
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Sequence
 from typing import cast
 
@@ -56,44 +57,47 @@ class Rebuild:
 
     async def _run(self, names: Sequence[str]) -> None:
         try:
-            if not await mapped(self._reader.redis.set(_LOCK, self._boot, nx=True, ex=_LOCK_SECONDS)):
+            run = f"{self._boot}:{secrets.token_hex(4)}"
+            if not await mapped(self._reader.redis.set(_LOCK, run, nx=True, ex=_LOCK_SECONDS)):
                 await asyncio.sleep(_LOOK_SECONDS)  # another gateway is at it
                 return
             try:
-                await self._rebuild(names)
+                await self._rebuild(run, names)
             finally:
-                await mapped(self._reader.redis.delete(_LOCK))
+                if await mapped(self._reader.redis.get(_LOCK)) == run:
+                    await mapped(self._reader.redis.delete(_LOCK))
         except StoreError as error:
             log.debug("the lists could not be built anew: %s", error)
         except Exception:
             log.exception("building the lists anew failed inside the gateway")
 
-    async def _rebuild(self, names: Sequence[str]) -> None:
-        await self._step("begin", [], names)
+    async def _rebuild(self, run: str, names: Sequence[str]) -> None:
+        await self._step("begin", run, [], names)
         added, cursor = 0, 0
         while True:
+            scan = self._reader.redis.scan(cursor, match=DOCUMENT_PREFIX + "*", count=_SCANNED)
             try:
-                scan = self._reader.redis.scan(cursor, match=DOCUMENT_PREFIX + "*", count=_SCANNED)
                 cursor, keys = cast("tuple[int, list[str]]", await mapped(scan))
-                keys = [key for key in keys if is_valid_id(key.removeprefix(DOCUMENT_PREFIX))]
-                for start in range(0, len(keys), _ADDED_AT_ONCE):
-                    some = keys[start : start + _ADDED_AT_ONCE]
-                    await self._step("add", some, [key.removeprefix(DOCUMENT_PREFIX) for key in some])
             except StoreError as error:
                 if error.kind != "NOPERM":
                     raise
                 self._say_forbidden(error)
                 break
-            added += len(keys)
+            task_ids = [key.removeprefix(DOCUMENT_PREFIX) for key in keys]
+            task_ids = [task_id for task_id in task_ids if is_valid_id(task_id)]
+            for start in range(0, len(task_ids), _ADDED_AT_ONCE):
+                some = task_ids[start : start + _ADDED_AT_ONCE]
+                await self._step("add", run, [DOCUMENT_PREFIX + task_id for task_id in some], some)
+            added += len(task_ids)
             await mapped(self._reader.redis.expire(_LOCK, _LOCK_SECONDS))
             if int(cursor) == 0:
                 break
-        await self._step("end", [], names)
+        await self._step("end", run, [], names)
         if added:
             log.info("the lists were built anew from the statuses in the store: %d", added)
 
-    async def _step(self, step: str, keys: Sequence[str], names: Sequence[str]) -> None:
-        arguments: list[str | int] = [step, self._lists_ttl_seconds, *names]
+    async def _step(self, step: str, run: str, keys: Sequence[str], names: Sequence[str]) -> None:
+        arguments: list[str | int] = [step, self._lists_ttl_seconds, run, *names]
         await mapped(self._reader.evaluate(REBUILD, [*keys, *SHARED_KEYS], arguments, [] if keys else names))
 
     def _say_forbidden(self, error: StoreError) -> None:

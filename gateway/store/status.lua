@@ -12,7 +12,6 @@
 -- nothing. The rules are those of gateway/tasks/stages.py, `verdict`.
 
 local FIELDS = 10
-local MAX_BYTES = 1048576 -- no document is longer
 local boot, lists_ttl = ARGV[1], ARGV[2]
 
 -- The attempt under which a record is written; nil where what is stored stays.
@@ -45,7 +44,7 @@ for n = 1, #KEYS - 1 do
 
   local text = redis.pcall('GET', key)
   local stored
-  if type(text) == 'string' and #text <= MAX_BYTES and (judged == '' or redis.sha1hex(text) ~= judged) then
+  if type(text) == 'string' and (judged == '' or redis.sha1hex(text) ~= judged) then
     stored = decoded(text)
   end
   local is_over_malformed = text and not stored

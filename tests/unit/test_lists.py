@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -108,6 +109,16 @@ async def test_every_key_has_a_ttl_from_its_first_moment_on(store: RedisStore, s
     for n, stage in enumerate(Stage):
         await put(store, [record(f"t{n}", stage, created_ms=n, owner=f"o{n}")])
         assert [key for key in await server.keys() if await server.client.ttl(key) < 0] == []
+
+
+@pytest.mark.parametrize("name", ["expiry", "beats", "lists", "RUNNING", "RUNNING@alice"])
+async def test_a_key_that_was_evicted_has_a_ttl_again(store: RedisStore, server: Server, name: str) -> None:
+    """Also where a heartbeat alone begins it anew."""
+    batch = [record("t", Stage.STREAMING, owner="alice")]
+    await put(store, batch)
+    await server.client.delete(LIST_PREFIX + name)
+    await put(store, batch)
+    assert await server.client.ttl(LIST_PREFIX + name) > 0
 
 
 async def test_gateways_that_look_keep_the_lists_alive(store: RedisStore, server: Server) -> None:
@@ -319,3 +330,119 @@ async def test_without_the_right_to_scan_the_lists_begin_anew(
             await put(store, [record(f"new{n}", created_ms=9)])
             assert await walk(store) == [f"new{n}"]
     assert len([line for line in caplog.messages if "forbids to build the lists anew" in line]) == 1
+
+
+async def test_a_list_outlives_the_names_of_all(store: RedisStore, server: Server) -> None:
+    """Where `lists` alone was evicted, a list that is still there is known again: its own eviction is noticed later."""
+    await several(store)
+    await put(store, [record("b", Stage.DONE, created_ms=9, owner="bob")])
+    await server.client.delete("ts:ollama:b", LIST_PREFIX + "lists")
+    await walk(store)
+    await put(store, [record("b", Stage.DONE, created_ms=10, owner="bob")])
+    await server.client.delete(LIST_PREFIX + "SUCCESS@alice", LIST_PREFIX + "SUCCESS@bob")
+    assert await walk(store, state=State.SUCCESS, owner="alice") == ["t4", "t2"]
+    assert await walk(store, owner="bob") == ["b"]
+
+
+async def test_a_document_that_comes_back_keeps_its_place(
+    store: RedisStore, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page takes a task out of the lists where its document is gone, and not where it was written again since."""
+    await put(store, [record("t", Stage.STREAMING), record("gone", Stage.STREAMING)])
+    await server.client.delete("ts:ollama:t", "ts:ollama:gone")
+    forget = store._pages._forget
+
+    async def write_first(names: list[str], places: list[str]) -> None:
+        await put(store, [record("t", Stage.DONE)])
+        await forget(names, places)
+
+    monkeypatch.setattr(store._pages, "_forget", write_first)
+    assert await walk(store) == []
+    monkeypatch.undo()
+    assert await walk(store) == await walk(store, state=State.SUCCESS) == ["t"]
+    assert await listed(server, State.RUNNING) == ["t"]  # until it expires; no page shows it
+
+
+async def test_a_gateway_that_slept_completes_nothing(store: RedisStore, other: RedisStore, server: Server) -> None:
+    """Where it lost its lock, and a list was evicted since it added to it, the end is the other gateway's to tell."""
+    await several(store)
+    await server.client.delete(LIST_PREFIX + State.SUCCESS)
+    step = store._rebuild._step
+
+    async def sleep_at_the_end(name: str, *arguments: Any) -> None:
+        if name == "end":
+            await server.client.set("tsx:ollama:rebuild", "the other", ex=60)
+            await server.client.delete(LIST_PREFIX + State.SUCCESS)
+            await other._rebuild._step("begin", "the other", [], [])
+        await step(name, *arguments)
+
+    store._rebuild._step = sleep_at_the_end  # type: ignore[method-assign, assignment]
+    await store._rebuild.wait(30, [])
+    store._rebuild._step = step  # type: ignore[method-assign]
+    with pytest.raises(StoreError):
+        await store.page(10, State.SUCCESS, None)
+    assert await server.client.get("tsx:ollama:rebuild") == "the other"
+    await server.client.delete("tsx:ollama:rebuild")
+    assert await walk(store, state=State.SUCCESS) == ["t4", "t2"]
+    marks = [m for name in State for m in await server.client.zrange(LIST_PREFIX + name, 0, -1) if m.startswith("#")]
+    assert set(marks) == {"#"}
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_lists_of_another_type_do_not_stop_building(store: RedisStore, server: Server, is_known: bool) -> None:
+    """Keys of owners who ask for nothing, known or not, are deleted as they are met."""
+    await several(store)
+    for n in range(3):
+        await put(store, [record(f"b{n}", Stage.DONE, created_ms=10 + n, owner=f"bob{n}")])
+        await server.client.set(f"{LIST_PREFIX}SUCCESS@bob{n}", "x", ex=60)
+    await server.client.delete(LIST_PREFIX + State.SUCCESS, *([] if is_known else [LIST_PREFIX + "lists"]))
+    assert await walk(store) == ["b2", "b1", "b0", *ALL]
+    assert await walk(store, owner="bob1") == ["b1"]
+
+
+async def test_a_task_is_listed_until_its_document_expires(store: RedisStore, server: Server) -> None:
+    """A list that is built anew holds no task for less time than the document has left, which Redis tells rounded."""
+    await several(store)
+    for n, left_ms in enumerate([60_400, 61_499, 62_500, 499_400]):
+        await server.client.pexpire(f"ts:ollama:t{n}", left_ms)
+    await server.client.delete(*await list_keys(server))
+    await walk(store)
+    expiry = dict(await server.client.zrange(LIST_PREFIX + "expiry", 0, -1, withscores=True))
+    for n in range(4):
+        [swept_at] = [score for member, score in expiry.items() if member.endswith(f":t{n}")]
+        assert (swept_at + 1) * 1000 >= await server.client.pexpiretime(f"ts:ollama:t{n}")
+
+
+async def test_a_text_that_is_too_long_is_not_looked_into(store: RedisStore, server: Server) -> None:
+    """Building does not decode what no gateway has written: that would hold up the server for seconds."""
+    await several(store)
+    long = json.loads(await server.client.get("ts:ollama:t0")) | {"message": "x" * 2_000_000}
+    await server.client.set("ts:ollama:long", json.dumps(long), ex=60)
+    await server.client.delete(*await list_keys(server))
+    assert await walk(store) == ALL
+    assert "long" not in await listed(server, State.PENDING)
+
+
+async def test_a_right_that_is_missing_midway_completes_nothing(store: RedisStore, server: Server) -> None:
+    """Only the right to SCAN is not essential. Where documents may not be read, no list is called complete."""
+    await several(store)
+    await server.client.delete(LIST_PREFIX + State.SUCCESS)
+    await server.client.acl_setuser(
+        "default", reset_keys=True, keys=["tsx:ollama:*", "ts:ollama:t0"], commands=["+@all"], enabled=True
+    )
+    try:
+        with pytest.raises(StoreError):
+            await store.page(10, State.SUCCESS, None)
+    finally:
+        await server.client.acl_setuser("default", commands=["+@all"], keys=["*"], enabled=True)
+    assert await walk(store, state=State.SUCCESS) == ["t4", "t2"]
+
+
+async def test_thousands_of_wrong_scores_are_put_right_first(store: RedisStore, server: Server) -> None:
+    """A list whose order is not right yet is not shown."""
+    count = 5000
+    for start in range(0, count, 500):
+        await put(store, [record(f"t{n}", Stage.DONE, created_ms=n) for n in range(start, start + 500)])
+    wrong = {f"{n:013}:t{n}": n * 7919 % 1000 + 1 for n in range(count)}
+    await server.client.zadd(LIST_PREFIX + State.SUCCESS, wrong)
+    assert await walk(store, state=State.SUCCESS) == [f"t{n}" for n in range(count - 1, -1, -1)]
