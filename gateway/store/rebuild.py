@@ -7,7 +7,7 @@ nothing is listed (503).
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from gateway.store.interface import StoreError
@@ -27,10 +27,15 @@ _ADDED_AT_ONCE = 64
 
 
 class Rebuild:
-    """Rebuilds over `reader` for the process `boot`."""
+    """Rebuilds over `reader` for the process `boot`.
 
-    def __init__(self, reader: Reader, boot: str, lists_ttl_seconds: int) -> None:
+    `connection` tells which connection the writer has: another one may lead to another server, and SCAN's cursor is one
+    server's.
+    """
+
+    def __init__(self, reader: Reader, boot: str, lists_ttl_seconds: int, connection: Callable[[], object]) -> None:
         self._reader = reader
+        self._connection = connection
         self._boot = boot
         self._lists_ttl_seconds = lists_ttl_seconds
         self._running: asyncio.Task[None] | None = None
@@ -72,8 +77,8 @@ class Rebuild:
             log.exception("building the lists anew failed inside the gateway")
 
     async def _rebuild(self, run: str, names: Sequence[str]) -> None:
+        added, cursor, connection = 0, 0, self._connection()
         await self._step("begin", run, [], names)
-        added, cursor = 0, 0
         while True:
             scan = self._reader.redis.scan(cursor, match=DOCUMENT_PREFIX + "*", count=_SCANNED)
             try:
@@ -92,6 +97,8 @@ class Rebuild:
             await mapped(self._reader.redis.expire(_LOCK, _LOCK_SECONDS))
             if int(cursor) == 0:
                 break
+        if self._connection() != connection:
+            raise StoreError("another connection since it was begun")
         await self._step("end", run, [], names)
         if added:
             log.info("the lists were built anew from the statuses in the store: %d", added)
