@@ -1,5 +1,5 @@
 -- The lists of tasks: what every script that touches them begins with. layout.py puts it in front of each, and in front
--- of that PREFIX, FINAL_RANK, MAX_ATTEMPT, is_state and rank_of, which come from gateway/tasks.
+-- of that DOCUMENT, PREFIX, FINAL_RANK, MAX_ATTEMPT, is_state and rank_of, which come from gateway/tasks.
 --
 -- All keys are sorted sets under PREFIX, and each has a TTL:
 --   <STATE>           the tasks in a state; score 0, members "<created_ms, 13 digits>:<task id>" in order of creation
@@ -102,4 +102,18 @@ local function decoded(text)
     owner = type(more.owner) == 'string' and more.owner or '',
     lost_after_ms = is_moment(more.lost_after_ms) and more.lost_after_ms or nil,
   }
+end
+
+-- Puts a task into its lists as its document says, if it has one: a gateway of the version before may have written it.
+local function enlist_as_stored(id, ttl)
+  local text = redis.pcall('GET', DOCUMENT .. id)
+  local document = type(text) == 'string' and decoded(text)
+  local left = document and call('TTL', DOCUMENT .. id) or -1 -- rounded
+  if left < 0 then
+    return
+  end
+  enlist(id, document.created, document.state, document.owner, left + 1, ttl)
+  if document.lost_after_ms then
+    add(BEATS, document.lost_after_ms, id, ttl)
+  end
 end

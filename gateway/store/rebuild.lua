@@ -42,16 +42,7 @@ end
 
 local function fill()
   for n = 1, #ARGV - 3 do
-    local key, id = KEYS[n], ARGV[3 + n]
-    local text = redis.pcall('GET', key)
-    local document = type(text) == 'string' and decoded(text)
-    local left = document and call('TTL', key) or -1 -- rounded
-    if left >= 0 then
-      enlist(id, document.created, document.state, document.owner, left + 1, ttl)
-      if document.lost_after_ms then
-        add(BEATS, document.lost_after_ms, id, ttl)
-      end
-    end
+    enlist_as_stored(ARGV[3 + n], ttl)
   end
   return 1
 end

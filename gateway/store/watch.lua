@@ -7,13 +7,15 @@
 local RENEWED_EVERY = 60 -- seconds
 local malformed = {}
 
--- Takes tasks out of the lists whose documents have expired; returns how many.
-local function sweep(most)
+-- Takes tasks out of the lists whose documents have expired; returns how many. A document that is still there was
+-- written by a gateway of the version before, which knows other lists.
+local function sweep(most, ttl)
   local expired = call('ZRANGEBYSCORE', EXPIRY, '-inf', '(' .. now, 'LIMIT', 0, most)
   for _, member in ipairs(expired) do
     local created, state, owner, id = string.match(member, '^(%d+):(%u+):([^:]*):(.*)$')
     if is_state(state) then
       delist(id, created, state, owner)
+      enlist_as_stored(id, ttl)
     else
       malformed[#malformed + 1] = EXPIRY .. ' ' .. member
       call('ZREM', EXPIRY, member)
@@ -37,8 +39,9 @@ local function renew(ttl)
   end
 end
 
-local swept = sweep(ARGV[1])
-renew(tonumber(ARGV[2]))
+local lists_ttl = tonumber(ARGV[2])
+local swept = sweep(ARGV[1], lists_ttl)
+renew(lists_ttl)
 return {
   call('ZRANGEBYSCORE', BEATS, '-inf', '(' .. now_ms, 'LIMIT', 0, 256),
   call('ZRANGE', CANCELS, 0, 999),

@@ -16,7 +16,7 @@ from gateway.store.redis import RedisStore
 from gateway.tasks.task import Stage, State
 from tests.support.forged import all_documents
 from tests.support.records import BOOT, ids, put, record, walk
-from tests.support.waiting import until
+from tests.support.waiting import next_millisecond, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -479,3 +479,37 @@ async def test_thousands_of_wrong_scores_are_put_right_first(store: RedisStore, 
         return []
 
     assert await until(found, what="all scores are right") == [f"t{n}" for n in range(count - 1, -1, -1)]
+
+
+# -- gateways of the version before, which write documents and know other lists --
+
+
+async def end_elsewhere(server: Server, task_id: str, stage: Stage = Stage.DONE) -> None:
+    """A gateway of the version before moves its task on."""
+    document = json.loads(await server.client.get(f"ts:ollama:{task_id}"))
+    document |= {"stage": stage, "state": stage.state}
+    document["extensions"]["lost_after_ms"] = None
+    await server.client.set(f"ts:ollama:{task_id}", json.dumps(document), ex=600)
+
+
+async def test_an_end_that_the_version_before_wrote_is_listed(store: RedisStore, server: Server) -> None:
+    """Once the task counts as silent it is found to have ended, and stands under the state that it has."""
+    await put(store, [record("t", Stage.STREAMING, owner="alice", grace_seconds=0)])
+    await end_elsewhere(server, "t")
+    await next_millisecond()
+    await store.watch(())
+    assert await walk(store, state=State.SUCCESS) == await walk(store, state=State.SUCCESS, owner="alice") == ["t"]
+    assert await walk(store, state=State.RUNNING) == await beats(server) == []
+
+
+async def test_a_task_of_the_version_before_stays_listed(store: RedisStore, server: Server) -> None:
+    """Heartbeats and ends there keep the document alive, but not its place: that is made anew when it has expired."""
+    await put(store, [record(f"t{n}", Stage.STREAMING, created_ms=n) for n in range(3)])
+    await end_elsewhere(server, "t1")
+    await server.client.delete("ts:ollama:t2")
+    expired = await server.client.zrange(LIST_PREFIX + "expiry", 0, -1)
+    await server.client.zadd(LIST_PREFIX + "expiry", {member: 1 for member in expired if member != "#"})
+    await store.watch(())
+    assert await walk(store) == ["t1", "t0"]
+    assert await walk(store, state=State.SUCCESS) == await listed(server, State.SUCCESS) == ["t1"]
+    assert await walk(store, state=State.RUNNING) == await listed(server, State.RUNNING) == ["t0"]
