@@ -104,9 +104,19 @@ local function decoded(text)
   }
 end
 
+-- What GET replies; an error where a key of another type stands there. Any other error ends the script: a document that
+-- must not be read is neither malformed nor gone.
+local function text_at(key)
+  local text = redis.pcall('GET', key)
+  if type(text) == 'table' and not string.find(text.err, 'WRONGTYPE', 1, true) then
+    call('GET', key)
+  end
+  return text
+end
+
 -- Puts a task into its lists as its document says, if it has one: a gateway of the version before may have written it.
 local function enlist_as_stored(id, ttl)
-  local text = redis.pcall('GET', DOCUMENT .. id)
+  local text = text_at(DOCUMENT .. id)
   local document = type(text) == 'string' and decoded(text)
   local left = document and call('TTL', DOCUMENT .. id) or -1 -- rounded
   if left < 0 then

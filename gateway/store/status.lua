@@ -42,7 +42,7 @@ for n = 1, #KEYS - 1 do
   local state, created, owner = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
   local ttl, grace_ms, judged = ARGV[at + 7], ARGV[at + 8], ARGV[at + 9]
 
-  local text = redis.pcall('GET', key)
+  local text = text_at(key)
   local stored
   if type(text) == 'string' and (judged == '' or redis.sha1hex(text) ~= judged) then
     stored = decoded(text)

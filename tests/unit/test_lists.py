@@ -465,6 +465,22 @@ async def test_a_right_that_is_missing_midway_completes_nothing(store: RedisStor
     assert await walk(store, state=State.SUCCESS) == ["t4", "t2"]
 
 
+async def test_documents_that_must_not_be_read_are_not_taken_for_malformed(
+    store: RedisStore, other: RedisStore, server: Server
+) -> None:
+    """Without the right to GET no list is complete without them, and no other process's end is overwritten."""
+    await several(store)
+    await server.client.delete(*await list_keys(server))
+    async with without(server, "get"):
+        with pytest.raises(StoreError):
+            await store.page(10, None, None)
+        with pytest.raises(StoreError):
+            await put(other, [record("t4", attempt=0, created_ms=9, boot="boot-2", owner="bob")])
+    await server.client.delete("tsx:ollama:rebuild")  # which cannot be given back without GET, and expires
+    assert await walk(store) == ALL
+    assert await walk(store, state=State.SUCCESS) == ["t4", "t2"]
+
+
 async def test_thousands_of_wrong_scores_are_put_right_first(store: RedisStore, server: Server) -> None:
     """A list whose order is not right yet is not shown."""
     count = 5000
