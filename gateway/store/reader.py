@@ -44,11 +44,12 @@ class Reader:
         self.redis = Redis(connection_pool=self._pool)
 
     async def asked(self, answer: Coroutine[Any, Any, T]) -> T:
-        """`answer`. Raises StoreError; after that no connection that lay idle is trusted, for it may be as dead."""
+        """`answer`. Raises StoreError; after the library's, no idle connection is trusted: it may be as dead."""
         try:
             return await uncancelled(mapped(answer))
-        except StoreError:
-            await self._pool.disconnect(inuse_connections=False)
+        except StoreError as error:
+            if error.__cause__ is not None:  # else it is about what the server has answered
+                await self._pool.disconnect(inuse_connections=False)
             raise
 
     async def evaluate(

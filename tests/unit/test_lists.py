@@ -245,6 +245,17 @@ async def test_a_list_is_never_silently_incomplete(store: RedisStore, server: Se
     assert ids(await store.page(10, State.SUCCESS, None)) == ["new", "t4", "t2"]
 
 
+async def test_waiting_for_a_list_opens_no_connections(store: RedisStore, server: Server) -> None:
+    """A list that is not complete is no failure of a connection, however often it is looked at."""
+    await several(store)
+    await server.client.delete(LIST_PREFIX + State.SUCCESS)
+    await server.client.set("tsx:ollama:rebuild", "another gateway", ex=60)
+    before = (await server.client.info("stats"))["total_connections_received"]
+    with pytest.raises(StoreError):
+        await store.page(10, State.SUCCESS, None)
+    assert (await server.client.info("stats"))["total_connections_received"] <= before + 1
+
+
 async def test_the_lists_are_built_without_a_reader(store: RedisStore, server: Server) -> None:
     """A gateway that looks finds that they are not complete: after an upgrade they are there before a reader."""
     await several(store)
