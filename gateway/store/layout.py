@@ -28,7 +28,8 @@ def _of_tasks() -> str:
     ranks = ", ".join(f"{stage} = {stage.rank}" for stage in Stage)
     states = " or ".join(f"state == '{state}'" for state in State)
     return (
-        f"local PREFIX, FINAL_RANK, MAX_ATTEMPT = '{LIST_PREFIX}', {FINAL_RANK}, {MAX_ATTEMPT}\n"
+        f"local DOCUMENT, PREFIX = '{DOCUMENT_PREFIX}', '{LIST_PREFIX}'\n"
+        f"local FINAL_RANK, MAX_ATTEMPT = {FINAL_RANK}, {MAX_ATTEMPT}\n"
         f"local function is_state(state) return {states} end\n"
         f"local function rank_of(stage) return ({{ {ranks} }})[stage] or FINAL_RANK end\n"
     )

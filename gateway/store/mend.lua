@@ -1,18 +1,24 @@
--- Deletes keys of the lists that are no sorted sets. The gateway did not write them, and scripts fail on them.
+-- Deletes the keys that hold another type than a sorted set: those are not ours, and in the way of a script.
 --
--- ARGV  names of the lists that the script may touch
--- Returns the keys that it deleted.
+-- ARGV  names of the lists that the script may touch, beside those in `lists`
+-- Returns the keys that are gone.
 
 local gone = {}
-local keys = { LISTS, EXPIRY, BEATS, CANCELS }
-for n = 1, #ARGV do
-  keys[#keys + 1] = PREFIX .. ARGV[n]
-end
-for _, key in ipairs(keys) do
+
+local function mend(key)
   local kind = call('TYPE', key).ok
   if kind ~= 'zset' and kind ~= 'none' then
     call('DEL', key)
     gone[#gone + 1] = key
+  end
+end
+
+for _, key in ipairs({ LISTS, EXPIRY, BEATS, CANCELS }) do
+  mend(key)
+end
+for _, names in ipairs({ ARGV, call('ZRANGE', LISTS, 0, -1) }) do
+  for _, name in ipairs(names) do
+    mend(PREFIX .. name)
   end
 end
 return gone

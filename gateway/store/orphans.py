@@ -46,7 +46,7 @@ class Orphans:
         self._lists_ttl_seconds = lists_ttl_seconds
         self._clock_offset_seconds = inf  # the server's clock minus the monotonic clock here, at the last reply
         self._steady_at = 0.0
-        self._watch, self._lost = Script("watch"), Script("lost")
+        self._watch, self._lost, self._relist = map(Script, ("watch", "lost", "relist"))
 
     async def documents(self, task_ids: Sequence[str], spared: Container[str] | None) -> list[str | None]:
         """The documents of `task_ids`, as `Reader.documents` returns them, after silent tasks were made lost.
@@ -114,7 +114,8 @@ class Orphans:
             # A gateway of the previous version has ended the task, or its document has expired.
             ended = [task_id for task_id, found in zip(silent, documents, strict=True) if not is_running(found or "")]
             if ended:
-                await self._reader.redis.zrem(BEATS, *ended)
+                keys = [*(DOCUMENT_PREFIX + task_id for task_id in ended), *SHARED_KEYS]
+                await self._reader.evaluate(self._relist, keys, [self._lists_ttl_seconds, *ended])
             for document in filter(None, documents):
                 if _is_silent(document, now_ms):
                     on_spared(name_in(fields_of(document) or {}))

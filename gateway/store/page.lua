@@ -1,30 +1,34 @@
--- Reads one or more lists, newest first, from a given place on.
+-- Reads one or more lists from one place on, newest first.
 --
--- ARGV[1]  "+", or "(" and the place after which to begin   ARGV[2] how many places of each list   ARGV[3…] their names
--- Returns {1 if no task is missing in any of them, else 0; one table of places per list; keys whose scores were wrong
--- and have been corrected}.
+-- ARGV[1]  "+", or "(" and the place behind which to begin   ARGV[2] how many places of each list   ARGV[3…] their names
+-- Returns {1 where nothing is missing in any of them, else 0; places of all of them, a list each; keys whose
+-- scores were wrong, and were put right}.
 
+local AT_ONCE = 1000
 local malformed = {}
 
--- Sets scores that are not 0 to 0: members sort by their bytes only if all scores are equal.
+-- Members sort by their bytes only where all scores are equal. False where more are wrong than one step puts right.
 local function put_right(key)
-  local is_wrong = false
+  local is_wrong, is_right = false, true
   for _, range in ipairs({ { '-inf', '(0' }, { '(0', '+inf' } }) do
-    for _, member in ipairs(call('ZRANGEBYSCORE', key, range[1], range[2], 'LIMIT', 0, 1000)) do
+    local members = call('ZRANGEBYSCORE', key, range[1], range[2], 'LIMIT', 0, AT_ONCE)
+    for _, member in ipairs(members) do
       call('ZADD', key, 0, member)
       is_wrong = true
     end
+    is_right = is_right and #members < AT_ONCE
   end
   if is_wrong then
     malformed[#malformed + 1] = key
   end
+  return is_right
 end
 
 local is_complete = call('ZSCORE', LISTS, COMPLETE)
 local found = {}
 for n = 3, #ARGV do
   local key = PREFIX .. ARGV[n]
-  put_right(key)
+  is_complete = put_right(key) and is_complete
   if not call('ZSCORE', key, COMPLETE) then
     local was_begun = call('ZSCORE', LISTS, ARGV[n]) or call('EXISTS', key) == 1
     is_complete = is_complete and not was_begun

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from redis.exceptions import ResponseError
 
 from gateway.store.interface import Page, StoreError, decode_cursor, encode_cursor, is_place
-from gateway.store.layout import LIST_PREFIX, SHARED_KEYS, Script, list_names
+from gateway.store.layout import DOCUMENT_PREFIX, LIST_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.reader import MALFORMED, Reader
 from gateway.tasks.document import fields_of
 from gateway.tasks.task import State
 
-PAGE = Script("page")
+PAGE, FORGET = Script("page"), Script("forget")
 _STEP = 128
 _SWEEP = 1000
 _PAGE_BYTES = 4 * 1024 * 1024
@@ -56,7 +56,7 @@ class Pages:
         walk = _Walk(list_names(state, owner), state, spared)
         step, is_end, last = _STEP, False, ""
         while not is_end and len(walk.found) <= limit and walk.size_bytes <= _PAGE_BYTES:
-            if len(walk.skipped) >= _MOST_SKIPPED:
+            if len(walk.skipped) >= _MOST_SKIPPED and last:  # without a place there is no cursor
                 break
             wanted = min(step, limit + 1 - len(walk.found)) if step == _STEP else step
             places = await self._places(walk.names, start, wanted)
@@ -92,7 +92,8 @@ class Pages:
             walk.skipped[place] = place
         right = [place for place in places if is_place(place)] if odd else places
         documents = dict(zip(right, await self._documents([place[14:] for place in right], walk.spared), strict=True))
-        await self._remove(walk.names, [place for place, document in documents.items() if document is None] + odd)
+        await self._remove(walk.names, odd)
+        await self._forget(walk.names, [place for place, document in documents.items() if document is None])
         walk.skipped |= {place[14:]: place for place, document in documents.items() if document == MALFORMED}
         here = [(p, d) for p, d in documents.items() if d and _stands_at(p, d, walk.state)]
         walk.found += here
@@ -105,6 +106,13 @@ class Pages:
         with suppress(ResponseError):  # a server that takes no writes can still answer the page
             for name in names:
                 await self._reader.redis.zrem(LIST_PREFIX + name, *places)
+
+    async def _forget(self, names: list[str], places: list[str]) -> None:
+        if not places:
+            return
+        documents = [DOCUMENT_PREFIX + place[14:] for place in places]
+        with suppress(ResponseError):
+            await self._reader.evaluate(FORGET, [*documents, *SHARED_KEYS], [*places, *names], names)
 
 
 def _stands_at(place: str, document: str, state: State | None) -> bool:

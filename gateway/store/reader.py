@@ -1,4 +1,4 @@
-"""Reads documents and runs scripts in Redis, for all but the writer, over a pool of redis-py connections."""
+"""Asks Redis for documents, and runs scripts there, for all but the writer: a pool of redis-py's connections."""
 
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
@@ -18,23 +18,23 @@ from gateway.tasks.document import fields_of
 
 _MAX_CONNECTIONS = 32
 _WAIT_SECONDS = 5.0
-MALFORMED = ""  # in the place of a document: the key holds something else
+MALFORMED = ""  # in the place of a document: something stands there that is none
 
 T = TypeVar("T")
 
 
 class Reader:
-    """The connections that all reads share. `redis` is for commands that have no method here."""
+    """The connections that reads share; `redis` is for commands that have no method here."""
 
     def __init__(self, url: str, credentials: CredentialProvider | None, malformed: Malformed) -> None:
         self._malformed = malformed
         self._mend = Script("mend")
-        # In a burst of polls each waits for a connection for a moment, instead of opening a new one.
+        # A burst of polls waits for one of these for a moment, instead of opening a connection each.
         self._pool = BlockingConnectionPool.from_url(
             url,
             timeout=_WAIT_SECONDS,
             decode_responses=True,
-            encoding_errors="surrogateescape",  # a foreign value must not fail, and is sent back unchanged
+            encoding_errors="surrogateescape",  # a foreign value is no reason to fail, and goes back as it came
             socket_timeout=COMMAND_TIMEOUT_SECONDS,
             max_connections=_MAX_CONNECTIONS,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -44,20 +44,20 @@ class Reader:
         self.redis = Redis(connection_pool=self._pool)
 
     async def asked(self, answer: Coroutine[Any, Any, T]) -> T:
-        """Awaits `answer`. Raises StoreError, and then closes all idle connections: they may be broken, too."""
+        """`answer`. Raises StoreError; after the library's, no idle connection is trusted: it may be as dead."""
         try:
             return await uncancelled(mapped(answer))
-        except StoreError:
-            await self._pool.disconnect(inuse_connections=False)
+        except StoreError as error:
+            if error.__cause__ is not None:  # else it is about what the server has answered
+                await self._pool.disconnect(inuse_connections=False)
             raise
 
     async def evaluate(
         self, script: Script, keys: Sequence[str], arguments: Sequence[str | int], names: Sequence[str] = ()
     ) -> Any:
-        """Runs a script and returns its reply. Raises redis-py's errors.
+        """What a script answers. Raises the library's errors.
 
-        If a key of the lists has another type, it is deleted and the script runs again. `names` are the lists that the
-        script touches beside those of all states.
+        A key of another type in its way is deleted: one that every script uses, or one of the lists in `names`.
         """
         try:
             return await self._evaluate(script, keys, arguments)
@@ -77,7 +77,8 @@ class Reader:
     async def documents(self, task_ids: Sequence[str]) -> tuple[int, list[str | None]]:
         """The server's time in Unix ms, and the documents of `task_ids` at that time.
 
-        None if there is none, MALFORMED if the key holds something else. Raises redis-py's errors.
+        None where there is none, MALFORMED where something stands there that has not a document's shape. Raises the
+        library's errors.
         """
         pipe = self.redis.pipeline(transaction=False)
         pipe.time()
@@ -88,7 +89,7 @@ class Reader:
         return seconds * 1000 + microseconds // 1000, documents
 
     def _document(self, task_id: str, reply: str | Exception | None) -> str | None:
-        """The document in a reply to GET. Raises the reply if that is an error, unless the key has another type."""
+        """A reply to GET as a document. Raises the error it is, but for a key of another type."""
         if reply is None:
             return None
         if isinstance(reply, str) and fields_of(reply, task_id) is not None:

@@ -1,17 +1,17 @@
--- The steps of rebuilding the lists from the documents (see rebuild.py).
+-- Steps of building the lists anew from the documents (see rebuild.py).
 --
--- ARGV[1]  "begin", "add" or "end"   ARGV[2] TTL of the lists in seconds
--- begin: puts a mark into every known list, and into those that ARGV[3…] names. From then on new tasks enter the lists
---        as usual; "add" adds the older ones.
--- add:   KEYS[n] is a document (except the last two keys), ARGV[2 + n] its task id: adds these tasks to their lists.
--- end:   a list that still has the mark was not evicted meanwhile, so it is complete. ARGV[3…] as with begin.
+-- ARGV[1]  "begin", "add" or "end"   ARGV[2] TTL of the lists in seconds   ARGV[3] names this run of it
+-- begin: puts the run's mark into every list that is known, and those that ARGV[4…] names, in the place of another run's.
+--        What is written from then on is in it, what was before is added next.
+-- add:   KEYS[n] is a document (but the last two), ARGV[3 + n] its task id: puts those tasks into their lists.
+-- end:   a list that still has the mark was not evicted meanwhile: it is complete. ARGV[4…] as with begin.
 
-local BEGUN = COMPLETE .. 'begun'
-local step, ttl = ARGV[1], ARGV[2]
+local ANY_BEGUN = COMPLETE .. 'begun:'
+local step, ttl, BEGUN = ARGV[1], ARGV[2], ANY_BEGUN .. ARGV[3]
 
 local function names()
   local found = { 'PENDING', 'RUNNING', 'SUCCESS', 'FAILED' }
-  for n = 3, #ARGV do
+  for n = 4, #ARGV do
     table.insert(found, ARGV[n])
   end
   for _, name in ipairs(call('ZRANGE', LISTS, 0, -1)) do
@@ -22,27 +22,27 @@ local function names()
   return found
 end
 
+local function mark(key)
+  add(key, 0, BEGUN, ttl)
+  for _, other in ipairs(call('ZRANGE', key, '[' .. ANY_BEGUN, '(' .. COMPLETE .. 'begun;', 'BYLEX')) do
+    if other ~= BEGUN then -- a run that was broken off, or whose gateway has slept: what it adds does not suffice
+      call('ZREM', key, other)
+    end
+  end
+end
+
 local function begin()
-  add(LISTS, 0, BEGUN, ttl)
+  mark(LISTS)
   for _, name in ipairs(names()) do
     call('ZADD', LISTS, 0, name)
-    add(PREFIX .. name, 0, BEGUN, ttl)
+    mark(PREFIX .. name)
   end
   return 1
 end
 
 local function fill()
-  for n = 1, #ARGV - 2 do
-    local key, id = KEYS[n], ARGV[2 + n]
-    local text = redis.pcall('GET', key)
-    local document = type(text) == 'string' and decoded(text)
-    local left = document and call('TTL', key) or 0
-    if left > 0 then
-      enlist(id, document.created, document.state, document.owner, left, ttl)
-      if document.lost_after_ms then
-        add(BEATS, document.lost_after_ms, id, ttl)
-      end
-    end
+  for n = 1, #ARGV - 3 do
+    enlist_as_stored(ARGV[3 + n], ttl)
   end
   return 1
 end

@@ -1,12 +1,13 @@
-"""Rebuilds the lists from the documents, after Redis evicted a list or when the layout is new.
+"""Builds the lists of Redis anew from the documents, where Redis evicted a list or the layout is new.
 
-One gateway at a time does this, in the background and in small steps. Until it is done the lists are incomplete, and
-the list route answers 503.
+One gateway at a time does it, in the background and in small steps. Until it is done the lists are not complete, and
+nothing is listed (503).
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from gateway.store.interface import StoreError
@@ -26,74 +27,84 @@ _ADDED_AT_ONCE = 64
 
 
 class Rebuild:
-    """Rebuilds through `reader` for the process `boot`."""
+    """Rebuilds over `reader` for the process `boot`.
 
-    def __init__(self, reader: Reader, boot: str, lists_ttl_seconds: int) -> None:
+    `connection` tells which connection the writer has: another one may lead to another server, and SCAN's cursor is one
+    server's.
+    """
+
+    def __init__(self, reader: Reader, boot: str, lists_ttl_seconds: int, connection: Callable[[], object]) -> None:
         self._reader = reader
+        self._connection = connection
         self._boot = boot
         self._lists_ttl_seconds = lists_ttl_seconds
         self._running: asyncio.Task[None] | None = None
         self._is_forbidden_said = False
 
     async def wait(self, seconds: float, names: Sequence[str]) -> None:
-        """Begins if this process is not rebuilding, and waits for the end, at most `seconds`.
+        """Begins, where this process is not at it, and waits for the end, at most so long.
 
-        If another gateway is rebuilding, it returns after a moment, and the caller looks again.
+        Another gateway that is at it is waited for a moment: then it is time to look again.
         """
         await asyncio.wait([self.begin(names)], timeout=seconds)
 
     def begin(self, names: Sequence[str] = ()) -> "asyncio.Task[None]":
-        """Begins if this process is not rebuilding: with all known lists, and those of `names`. Returns the task."""
+        """Begins, where this process is not at it; with all lists that are known, and those of `names`."""
         if self._running is None or self._running.done():
             self._running = asyncio.get_running_loop().create_task(self._run(names))
         return self._running
 
     async def close(self) -> None:
-        """Stops rebuilding. The next gateway that finds the lists incomplete begins again."""
+        """Gives up; the next gateway that finds the lists incomplete begins again."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
 
     async def _run(self, names: Sequence[str]) -> None:
         try:
-            if not await mapped(self._reader.redis.set(_LOCK, self._boot, nx=True, ex=_LOCK_SECONDS)):
-                await asyncio.sleep(_LOOK_SECONDS)  # another gateway is rebuilding
+            run = f"{self._boot}:{secrets.token_hex(4)}"
+            if not await mapped(self._reader.redis.set(_LOCK, run, nx=True, ex=_LOCK_SECONDS)):
+                await asyncio.sleep(_LOOK_SECONDS)  # another gateway is at it
                 return
             try:
-                await self._rebuild(names)
+                await self._rebuild(run, names)
             finally:
-                await mapped(self._reader.redis.delete(_LOCK))
+                if await mapped(self._reader.redis.get(_LOCK)) == run:
+                    await mapped(self._reader.redis.delete(_LOCK))
         except StoreError as error:
             log.debug("the lists could not be built anew: %s", error)
         except Exception:
             log.exception("building the lists anew failed inside the gateway")
 
-    async def _rebuild(self, names: Sequence[str]) -> None:
-        await self._step("begin", [], names)
-        added, cursor = 0, 0
+    async def _rebuild(self, run: str, names: Sequence[str]) -> None:
+        added, cursor, connection = 0, 0, self._connection()
+        await self._step("begin", run, [], names)
         while True:
+            scan = self._reader.redis.scan(cursor, match=DOCUMENT_PREFIX + "*", count=_SCANNED)
             try:
-                scan = self._reader.redis.scan(cursor, match=DOCUMENT_PREFIX + "*", count=_SCANNED)
                 cursor, keys = cast("tuple[int, list[str]]", await mapped(scan))
-                keys = [key for key in keys if is_valid_id(key.removeprefix(DOCUMENT_PREFIX))]
-                for start in range(0, len(keys), _ADDED_AT_ONCE):
-                    some = keys[start : start + _ADDED_AT_ONCE]
-                    await self._step("add", some, [key.removeprefix(DOCUMENT_PREFIX) for key in some])
             except StoreError as error:
                 if error.kind != "NOPERM":
                     raise
                 self._say_forbidden(error)
                 break
-            added += len(keys)
+            task_ids = [key.removeprefix(DOCUMENT_PREFIX) for key in keys]
+            task_ids = [task_id for task_id in task_ids if is_valid_id(task_id)]
+            for start in range(0, len(task_ids), _ADDED_AT_ONCE):
+                some = task_ids[start : start + _ADDED_AT_ONCE]
+                await self._step("add", run, [DOCUMENT_PREFIX + task_id for task_id in some], some)
+            added += len(task_ids)
             await mapped(self._reader.redis.expire(_LOCK, _LOCK_SECONDS))
             if int(cursor) == 0:
                 break
-        await self._step("end", [], names)
+        if self._connection() != connection:
+            raise StoreError("another connection since it was begun")
+        await self._step("end", run, [], names)
         if added:
             log.info("the lists were built anew from the statuses in the store: %d", added)
 
-    async def _step(self, step: str, keys: Sequence[str], names: Sequence[str]) -> None:
-        arguments: list[str | int] = [step, self._lists_ttl_seconds, *names]
+    async def _step(self, step: str, run: str, keys: Sequence[str], names: Sequence[str]) -> None:
+        arguments: list[str | int] = [step, self._lists_ttl_seconds, run, *names]
         await mapped(self._reader.evaluate(REBUILD, [*keys, *SHARED_KEYS], arguments, [] if keys else names))
 
     def _say_forbidden(self, error: StoreError) -> None:

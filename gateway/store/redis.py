@@ -66,7 +66,9 @@ class RedisStore:
             lists_ttl_seconds=lists_ttl_seconds,
         )
         self._pages = Pages(self._reader, malformed, self._orphans.documents)
-        self._rebuild = Rebuild(self._reader, boot, lists_ttl_seconds)
+        self._rebuild = Rebuild(
+            self._reader, boot, lists_ttl_seconds, lambda: (self._pipeline.is_open, self._pipeline.connections)
+        )
         self._cancel = Script("cancel")
 
     @property

@@ -12,7 +12,6 @@
 -- nothing. The rules are those of `verdict` in gateway/tasks/stages.py.
 
 local FIELDS = 10
-local MAX_BYTES = 1048576 -- no document is longer
 local boot, lists_ttl = ARGV[1], ARGV[2]
 
 -- The attempt under which a record is written; nil if the stored document stays.
@@ -43,9 +42,9 @@ for n = 1, #KEYS - 1 do
   local state, created, owner = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
   local ttl, grace_ms, judged = ARGV[at + 7], ARGV[at + 8], ARGV[at + 9]
 
-  local text = redis.pcall('GET', key)
+  local text = text_at(key)
   local stored
-  if type(text) == 'string' and #text <= MAX_BYTES and (judged == '' or redis.sha1hex(text) ~= judged) then
+  if type(text) == 'string' and (judged == '' or redis.sha1hex(text) ~= judged) then
     stored = decoded(text)
   end
   local is_over_malformed = text and not stored

@@ -1,19 +1,21 @@
--- Every gateway runs this once a second.
+-- What every gateway asks once a second.
 --
--- ARGV[1]  the most expired tasks to remove   ARGV[2] TTL of the lists in seconds
--- Returns {ids of silent tasks, at most 256; names of requests to cancel, at most 1000; this server's clock in Unix ms;
--- how many expired tasks it removed; 1 if the lists are complete, else 0; malformed members of `expiry`}.
+-- ARGV[1]  how many expired tasks to sweep   ARGV[2] TTL of the lists in seconds
+-- Returns {ids that have been silent for too long, names of requests to cancel, this server's clock in Unix ms, how many
+-- tasks were swept, 1 where the lists are complete or 0, members of `expiry` that were malformed}; some ids and names.
 
 local RENEWED_EVERY = 60 -- seconds
 local malformed = {}
 
--- Removes tasks whose documents have expired from the lists; returns how many.
-local function sweep(most)
+-- Takes tasks out of the lists whose documents have expired; returns how many. A document that is still there was
+-- written by a gateway of the version before, which knows other lists.
+local function sweep(most, ttl)
   local expired = call('ZRANGEBYSCORE', EXPIRY, '-inf', '(' .. now, 'LIMIT', 0, most)
   for _, member in ipairs(expired) do
     local created, state, owner, id = string.match(member, '^(%d+):(%u+):([^:]*):(.*)$')
     if is_state(state) then
       delist(id, created, state, owner)
+      enlist_as_stored(id, ttl)
     else
       malformed[#malformed + 1] = EXPIRY .. ' ' .. member
       call('ZREM', EXPIRY, member)
@@ -22,7 +24,7 @@ local function sweep(most)
   return #expired
 end
 
--- Renews the TTL of the lists, so that they expire `ttl` after the last gateway has stopped.
+-- Lists live as long as gateways do, and `ttl` longer.
 local function renew(ttl)
   if call('TTL', EXPIRY) < ttl - RENEWED_EVERY then
     call('EXPIRE', EXPIRY, ttl)
@@ -37,8 +39,9 @@ local function renew(ttl)
   end
 end
 
-local swept = sweep(ARGV[1])
-renew(tonumber(ARGV[2]))
+local lists_ttl = tonumber(ARGV[2])
+local swept = sweep(ARGV[1], lists_ttl)
+renew(lists_ttl)
 return {
   call('ZRANGEBYSCORE', BEATS, '-inf', '(' .. now_ms, 'LIMIT', 0, 256),
   call('ZRANGE', CANCELS, 0, 999),

@@ -183,6 +183,14 @@ async def test_a_forged_member_of_the_expiry_is_removed(
     assert len([line for line in caplog.messages if "malformed" in line]) == 1
 
 
+async def test_thousands_of_forged_places_hide_no_task(store: RedisStore, server: Server) -> None:
+    """A page has no cursor to end with while it has met nothing but what is no place: it goes on past them."""
+    await put(store, [record("t", Stage.DONE)])
+    await server.client.zadd(LISTS + State.SUCCESS, {f"z{n}": 0 for n in range(2500)})
+    page = await store.page(10, None, None)
+    assert (ids(page), page.next_cursor, page.skipped) == (["t"], None, 2500)
+
+
 @pytest.mark.parametrize("score", [0, 5, -5, float("inf")])
 @pytest.mark.parametrize("place", PLACES)
 async def test_a_forged_place_is_removed(store: RedisStore, server: Server, place: str | bytes, score: float) -> None:

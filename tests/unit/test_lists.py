@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+import json
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -15,7 +16,7 @@ from gateway.store.redis import RedisStore
 from gateway.tasks.task import Stage, State
 from tests.support.forged import all_documents
 from tests.support.records import BOOT, ids, put, record, walk
-from tests.support.waiting import until
+from tests.support.waiting import next_millisecond, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -108,6 +109,16 @@ async def test_every_key_has_a_ttl_from_its_first_moment_on(store: RedisStore, s
     for n, stage in enumerate(Stage):
         await put(store, [record(f"t{n}", stage, created_ms=n, owner=f"o{n}")])
         assert [key for key in await server.keys() if await server.client.ttl(key) < 0] == []
+
+
+@pytest.mark.parametrize("name", ["expiry", "beats", "lists", "RUNNING", "RUNNING@alice"])
+async def test_a_key_that_was_evicted_has_a_ttl_again(store: RedisStore, server: Server, name: str) -> None:
+    """Also where a heartbeat alone begins it anew."""
+    batch = [record("t", Stage.STREAMING, owner="alice")]
+    await put(store, batch)
+    await server.client.delete(LIST_PREFIX + name)
+    await put(store, batch)
+    assert await server.client.ttl(LIST_PREFIX + name) > 0
 
 
 async def test_gateways_that_look_keep_the_lists_alive(store: RedisStore, server: Server) -> None:
@@ -234,6 +245,17 @@ async def test_a_list_is_never_silently_incomplete(store: RedisStore, server: Se
     assert ids(await store.page(10, State.SUCCESS, None)) == ["new", "t4", "t2"]
 
 
+async def test_waiting_for_a_list_opens_no_connections(store: RedisStore, server: Server) -> None:
+    """A list that is not complete is no failure of a connection, however often it is looked at."""
+    await several(store)
+    await server.client.delete(LIST_PREFIX + State.SUCCESS)
+    await server.client.set("tsx:ollama:rebuild", "another gateway", ex=60)
+    before = (await server.client.info("stats"))["total_connections_received"]
+    with pytest.raises(StoreError):
+        await store.page(10, State.SUCCESS, None)
+    assert (await server.client.info("stats"))["total_connections_received"] <= before + 1
+
+
 async def test_the_lists_are_built_without_a_reader(store: RedisStore, server: Server) -> None:
     """A gateway's look finds that the lists are incomplete: after an upgrade they are ready before a reader comes."""
     await several(store)
@@ -319,3 +341,202 @@ async def test_without_the_right_to_scan_the_lists_begin_anew(
             await put(store, [record(f"new{n}", created_ms=9)])
             assert await walk(store) == [f"new{n}"]
     assert len([line for line in caplog.messages if "forbids to build the lists anew" in line]) == 1
+
+
+async def test_a_list_outlives_the_names_of_all(store: RedisStore, server: Server) -> None:
+    """Where `lists` alone was evicted, a list that is still there is known again: its own eviction is noticed later."""
+    await several(store)
+    await put(store, [record("b", Stage.DONE, created_ms=9, owner="bob")])
+    await server.client.delete("ts:ollama:b", LIST_PREFIX + "lists")
+    await walk(store)
+    await put(store, [record("b", Stage.DONE, created_ms=10, owner="bob")])
+    await server.client.delete(LIST_PREFIX + "SUCCESS@alice", LIST_PREFIX + "SUCCESS@bob")
+    assert await walk(store, state=State.SUCCESS, owner="alice") == ["t4", "t2"]
+    assert await walk(store, owner="bob") == ["b"]
+
+
+async def test_a_document_that_comes_back_keeps_its_place(
+    store: RedisStore, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page takes a task out of the lists where its document is gone, and not where it was written again since."""
+    await put(store, [record("t", Stage.STREAMING), record("gone", Stage.STREAMING)])
+    await server.client.delete("ts:ollama:t", "ts:ollama:gone")
+    forget = store._pages._forget
+
+    async def write_first(names: list[str], places: list[str]) -> None:
+        await put(store, [record("t", Stage.DONE)])
+        await forget(names, places)
+
+    monkeypatch.setattr(store._pages, "_forget", write_first)
+    assert await walk(store) == []
+    monkeypatch.undo()
+    assert await walk(store) == await walk(store, state=State.SUCCESS) == ["t"]
+    assert await listed(server, State.RUNNING) == ["t"]  # until it expires; no page shows it
+
+
+async def test_a_gateway_that_slept_completes_nothing(store: RedisStore, other: RedisStore, server: Server) -> None:
+    """Where it lost its lock, and a list was evicted since it added to it, the end is the other gateway's to tell."""
+    await several(store)
+    await server.client.delete(LIST_PREFIX + State.SUCCESS)
+    step = store._rebuild._step
+
+    async def sleep_at_the_end(name: str, *arguments: Any) -> None:
+        if name == "end":
+            await server.client.set("tsx:ollama:rebuild", "the other", ex=60)
+            await server.client.delete(LIST_PREFIX + State.SUCCESS)
+            await other._rebuild._step("begin", "the other", [], [])
+        await step(name, *arguments)
+
+    store._rebuild._step = sleep_at_the_end  # type: ignore[method-assign, assignment]
+    await store._rebuild.wait(30, [])
+    store._rebuild._step = step  # type: ignore[method-assign]
+    with pytest.raises(StoreError):
+        await store.page(10, State.SUCCESS, None)
+    assert await server.client.get("tsx:ollama:rebuild") == "the other"
+    await server.client.delete("tsx:ollama:rebuild")
+    assert await walk(store, state=State.SUCCESS) == ["t4", "t2"]
+    marks = [m for name in State for m in await server.client.zrange(LIST_PREFIX + name, 0, -1) if m.startswith("#")]
+    assert set(marks) == {"#"}
+
+
+async def test_another_server_in_the_middle_completes_nothing(store: RedisStore, server: Server) -> None:
+    """After a failover the cursor of SCAN means nothing: what was looked through is not all. It is begun again."""
+    await several(store)
+    await server.client.delete(LIST_PREFIX + State.SUCCESS)
+    step = store._rebuild._step
+
+    async def lose_the_connection(name: str, *arguments: Any) -> None:
+        await step(name, *arguments)
+        if name == "begin":
+            await server.client.client_kill_filter(_type="normal", skipme=True)
+            await until(is_closed, what="the writer's connection is gone")
+
+    async def is_closed() -> bool:
+        return not store._line.is_open
+
+    store._rebuild._step = lose_the_connection  # type: ignore[method-assign, assignment]
+    await store._rebuild.wait(30, [])
+    assert await server.client.zscore(LIST_PREFIX + State.SUCCESS, "#") is None
+    store._rebuild._step = step  # type: ignore[method-assign]
+    assert await walk(store, state=State.SUCCESS) == ["t4", "t2"]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_lists_of_another_type_do_not_stop_building(store: RedisStore, server: Server, is_known: bool) -> None:
+    """Keys of owners who ask for nothing, known or not, are deleted as they are met."""
+    await several(store)
+    for n in range(3):
+        await put(store, [record(f"b{n}", Stage.DONE, created_ms=10 + n, owner=f"bob{n}")])
+        await server.client.set(f"{LIST_PREFIX}SUCCESS@bob{n}", "x", ex=60)
+    await server.client.delete(LIST_PREFIX + State.SUCCESS, *([] if is_known else [LIST_PREFIX + "lists"]))
+    assert await walk(store) == ["b2", "b1", "b0", *ALL]
+    assert await walk(store, owner="bob1") == ["b1"]
+
+
+async def test_a_task_is_listed_until_its_document_expires(store: RedisStore, server: Server) -> None:
+    """A list that is built anew holds no task for less time than the document has left, which Redis tells rounded."""
+    await several(store)
+    await server.client.delete(*await list_keys(server))
+
+    async def is_late_in_a_second() -> bool:
+        return int((await server.client.time())[1]) > 600_000
+
+    await until(is_late_in_a_second, what="what is rounded down expires in the second after the next")
+    for n, left_ms in enumerate([60_400, 61_480, 62_500, 499_480]):
+        await server.client.pexpire(f"ts:ollama:t{n}", left_ms)
+    await walk(store)
+    expiry = dict(await server.client.zrange(LIST_PREFIX + "expiry", 0, -1, withscores=True))
+    for n in range(4):
+        [swept_at] = [score for member, score in expiry.items() if member.endswith(f":t{n}")]
+        assert (swept_at + 1) * 1000 >= await server.client.pexpiretime(f"ts:ollama:t{n}")
+
+
+async def test_a_text_that_is_too_long_is_not_looked_into(store: RedisStore, server: Server) -> None:
+    """Building does not decode what no gateway has written: that would hold up the server for seconds."""
+    await several(store)
+    long = json.loads(await server.client.get("ts:ollama:t0")) | {"message": "x" * 2_000_000}
+    await server.client.set("ts:ollama:long", json.dumps(long), ex=60)
+    await server.client.delete(*await list_keys(server))
+    assert await walk(store) == ALL
+    assert "long" not in await listed(server, State.PENDING)
+
+
+async def test_a_right_that_is_missing_midway_completes_nothing(store: RedisStore, server: Server) -> None:
+    """Only the right to SCAN is not essential. Where documents may not be read, no list is called complete."""
+    await several(store)
+    await server.client.delete(LIST_PREFIX + State.SUCCESS)
+    await server.client.acl_setuser(
+        "default", reset_keys=True, keys=["tsx:ollama:*", "ts:ollama:t0"], commands=["+@all"], enabled=True
+    )
+    try:
+        with pytest.raises(StoreError):
+            await store.page(10, State.SUCCESS, None)
+    finally:
+        await server.client.acl_setuser("default", commands=["+@all"], keys=["*"], enabled=True)
+    assert await walk(store, state=State.SUCCESS) == ["t4", "t2"]
+
+
+async def test_documents_that_must_not_be_read_are_not_taken_for_malformed(
+    store: RedisStore, other: RedisStore, server: Server
+) -> None:
+    """Without the right to GET no list is complete without them, and no other process's end is overwritten."""
+    await several(store)
+    await server.client.delete(*await list_keys(server))
+    async with without(server, "get"):
+        with pytest.raises(StoreError):
+            await store.page(10, None, None)
+        with pytest.raises(StoreError):
+            await put(other, [record("t4", attempt=0, created_ms=9, boot="boot-2", owner="bob")])
+    await server.client.delete("tsx:ollama:rebuild")  # which cannot be given back without GET, and expires
+    assert await walk(store) == ALL
+    assert await walk(store, state=State.SUCCESS) == ["t4", "t2"]
+
+
+async def test_thousands_of_wrong_scores_are_put_right_first(store: RedisStore, server: Server) -> None:
+    """A list whose order is not right yet is not shown."""
+    count = 5000
+    for start in range(0, count, 500):
+        await put(store, [record(f"t{n}", Stage.DONE, created_ms=n) for n in range(start, start + 500)])
+    wrong = {f"{n:013}:t{n}": n * 7919 % 1000 + 1 for n in range(count)}
+    await server.client.zadd(LIST_PREFIX + State.SUCCESS, wrong)
+
+    async def found() -> list[str]:
+        with suppress(StoreError):
+            return await walk(store, state=State.SUCCESS)
+        return []
+
+    assert await until(found, what="all scores are right") == [f"t{n}" for n in range(count - 1, -1, -1)]
+
+
+# -- gateways of the version before, which write documents and know other lists --
+
+
+async def end_elsewhere(server: Server, task_id: str, stage: Stage = Stage.DONE) -> None:
+    """A gateway of the version before moves its task on."""
+    document = json.loads(await server.client.get(f"ts:ollama:{task_id}"))
+    document |= {"stage": stage, "state": stage.state}
+    document["extensions"]["lost_after_ms"] = None
+    await server.client.set(f"ts:ollama:{task_id}", json.dumps(document), ex=600)
+
+
+async def test_an_end_that_the_version_before_wrote_is_listed(store: RedisStore, server: Server) -> None:
+    """Once the task counts as silent it is found to have ended, and stands under the state that it has."""
+    await put(store, [record("t", Stage.STREAMING, owner="alice", grace_seconds=0)])
+    await end_elsewhere(server, "t")
+    await next_millisecond()
+    await store.watch(())
+    assert await walk(store, state=State.SUCCESS) == await walk(store, state=State.SUCCESS, owner="alice") == ["t"]
+    assert await walk(store, state=State.RUNNING) == await beats(server) == []
+
+
+async def test_a_task_of_the_version_before_stays_listed(store: RedisStore, server: Server) -> None:
+    """Heartbeats and ends there keep the document alive, but not its place: that is made anew when it has expired."""
+    await put(store, [record(f"t{n}", Stage.STREAMING, created_ms=n) for n in range(3)])
+    await end_elsewhere(server, "t1")
+    await server.client.delete("ts:ollama:t2")
+    expired = await server.client.zrange(LIST_PREFIX + "expiry", 0, -1)
+    await server.client.zadd(LIST_PREFIX + "expiry", {member: 1 for member in expired if member != "#"})
+    await store.watch(())
+    assert await walk(store) == ["t1", "t0"]
+    assert await walk(store, state=State.SUCCESS) == await listed(server, State.SUCCESS) == ["t1"]
+    assert await walk(store, state=State.RUNNING) == await listed(server, State.RUNNING) == ["t0"]
