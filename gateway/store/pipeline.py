@@ -243,7 +243,7 @@ def _ignore(replies: Replies) -> None:
 def _take_stream(connection: Connection) -> asyncio.StreamWriter:
     """Takes the stream from a connection that redis-py has opened.
 
-    `_writer` is the only private name of redis-py that the gateway uses. tests/unit/test_store_pipeline.py fails if an
+    `_writer` is the only private name of redis-py that the gateway uses. tests/unit/store/test_store_pipeline.py fails if an
     update changes it. redis-py's StreamReader may still hold bytes: at most a push message, which would be ignored.
     """
     stream: asyncio.StreamWriter | None = connection._writer

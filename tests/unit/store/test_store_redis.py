@@ -620,7 +620,7 @@ async def test_a_probe_asks_for_all_keys_that_are_needed(new_store: NewStore, ke
 async def test_the_rights_that_the_docs_name_are_enough(new_store: NewStore) -> None:
     """An account with exactly the commands, keys and channel of docs/redis.md can do all that a gateway does."""
     server = await new_store()
-    page = Path(__file__).parents[2].joinpath("docs", "redis.md").read_text()
+    page = Path(__file__).parents[3].joinpath("docs", "redis.md").read_text()
     commands = page.rpartition("```")[0].rpartition("```")[2].split()
     rules = ["on", ">secret", "~ts:ollama:*", "~tsx:ollama:*", "&tsx:ollama:cancel", "-@all", "+@connection"]
     rules += [f"+{command.lower()}" for command in commands]

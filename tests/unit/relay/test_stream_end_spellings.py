@@ -14,7 +14,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.relay.stream_end import Ending
-from tests.unit.relay.test_tail import CHAT, CONTENTS, FINALS, MESSAGES, ORDINARY, RESPONSES, cut, ending, watch_of
+from tests.unit.relay.test_stream_end import (
+    CHAT,
+    CONTENTS,
+    FINALS,
+    MESSAGES,
+    ORDINARY,
+    RESPONSES,
+    cut,
+    ending,
+    watch_of,
+)
 
 ROUTES = (CHAT, RESPONSES, MESSAGES)
 NAMED = {route: {name: meaning for name, meaning in FINALS[route].items() if name[0] not in "[{"} for route in ROUTES}

@@ -1,4 +1,4 @@
-"""Whose word counts for a task, as a table; tests/unit/test_tracker.py asks the same of a tracker and a store."""
+"""Which source is right about a task, as a table; test_tracker.py asks the same of a tracker and a store."""
 
 from __future__ import annotations
 

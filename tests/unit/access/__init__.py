@@ -1,0 +1,1 @@
+"""API keys, files of secrets, and the pages of a browser."""

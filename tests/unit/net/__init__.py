@@ -1,0 +1,1 @@
+"""Deadlines, and peers that vanish."""

@@ -1,0 +1,1 @@
+"""The environment, and what is wrong with it."""

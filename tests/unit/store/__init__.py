@@ -1,0 +1,1 @@
+"""Both stores: what is written, read, listed and rebuilt."""

@@ -1,0 +1,1 @@
+"""Stages, documents, and which status may follow which."""
