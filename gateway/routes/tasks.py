@@ -17,8 +17,9 @@ from gateway.http.request import Request as ClientRequest
 from gateway.store.interface import InvalidCursor
 from gateway.tasks.document import has_ended
 from gateway.tasks.task import ID_PATTERN, MAX_ATTEMPT, Reason, Stage, State, is_valid_id
+from gateway.tracking.answers import ListIncomplete, StoreUnavailable
 from gateway.tracking.changes import event_id
-from gateway.tracking.tracker import StoreUnavailable, Tracker
+from gateway.tracking.tracker import Tracker
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
 
@@ -96,7 +97,8 @@ def _reader(request: Request) -> str | None:
 
 
 def _store_is_away(error: StoreUnavailable) -> HTTPException:
-    return HTTPException(503, f"the status store is away: {error}", headers={"Retry-After": "2"})
+    detail = str(error) if isinstance(error, ListIncomplete) else f"the status store is away: {error}"
+    return HTTPException(503, detail, headers={"Retry-After": "2"})
 
 
 @contextmanager

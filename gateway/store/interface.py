@@ -26,6 +26,10 @@ class StoreError(Exception):
         self.kind = kind
 
 
+class Incomplete(StoreError):
+    """A list lacks tasks: Redis evicted it, or it is not built yet."""
+
+
 class InvalidCursor(ValueError):
     """A list cursor that no page of this gateway's lists has returned."""
 

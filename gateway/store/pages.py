@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import ResponseError
 
-from gateway.store.interface import Page, StoreError, decode_cursor, encode_cursor, is_place
+from gateway.store.interface import Incomplete, Page, decode_cursor, encode_cursor, is_place
 from gateway.store.layout import DOCUMENT_PREFIX, LIST_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.reader import MALFORMED, Reader
@@ -20,10 +20,6 @@ _PAGE_BYTES = 4 * 1024 * 1024
 _MOST_SKIPPED = 1000  # malformed records after which a page ends, with a cursor
 
 _Documents = Callable[[Sequence[str], Container[str] | None], Awaitable[list[str | None]]]
-
-
-class Incomplete(StoreError):
-    """A list lacks tasks: Redis evicted it, or it is not built yet."""
 
 
 @dataclass(slots=True)

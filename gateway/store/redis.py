@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from gateway.store.credentials import PasswordFile
-from gateway.store.interface import Page, Record, StoreError, Then
+from gateway.store.interface import Incomplete, Page, Record, StoreError, Then
 from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.orphans import Orphans
-from gateway.store.pages import Incomplete, Pages, start_of
+from gateway.store.pages import Pages, start_of
 from gateway.store.pipeline import Pipeline, Replies, mapped
 from gateway.store.reader import Reader
 from gateway.store.rebuild import Rebuild

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from gateway.errors import Cancelled
-from gateway.store.interface import Page, Store, StoreError, name_in
+from gateway.store.interface import Incomplete, Page, Store, StoreError, name_in
 from gateway.tasks.document import fields_of, has_ended, is_visible
 from gateway.tasks.task import State
 from gateway.tracking.changes import Changes, event_id
@@ -29,6 +29,10 @@ _CANCEL_SECONDS = 1.0  # how long a cancel call waits for the end
 
 class StoreUnavailable(Exception):
     """The store is away and this instance does not know the task itself."""
+
+
+class ListIncomplete(StoreUnavailable):
+    """The store rebuilds its lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,8 @@ class Answers:
         try:
             async with asyncio.timeout(_READ_SECONDS if is_short or not self.writer.is_up else None):
                 return await answer
+        except Incomplete as error:
+            raise ListIncomplete("the list is being rebuilt; try again in a moment") from error
         except (StoreError, TimeoutError) as error:
             raise StoreUnavailable(str(error) or "no answer in time") from error
 

@@ -236,6 +236,23 @@ async def test_no_scan_and_no_keys(launch: Launch, new_store: NewStore) -> None:
     assert [name for name in commands if "scan" in name or name in ("keys", "flushdb", "flushall")] == []
 
 
+async def test_a_list_that_is_being_rebuilt_is_503(launch: Launch, new_store: NewStore) -> None:
+    """The answer says so and when to come again; statuses are answered meanwhile, and then the list is whole."""
+    store = await new_store()
+    gateway = await launch(REDIS_URL=store.url)
+    await make(gateway, "one", "two")
+    await listed(gateway)
+    await store.client.set("tsx:ollama:rebuild", "another gateway", ex=60)
+    await store.client.delete("tsx:ollama:2:SUCCESS")
+    answer = await gateway.http.get("/tasks/status")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert answer.json()["detail"] == "the list is being rebuilt; try again in a moment"
+    assert (await gateway.status("one"))["state"] == "SUCCESS"
+    assert (await gateway.http.get("/readyz")).json()["status"] == "ready"
+    await store.client.delete("tsx:ollama:rebuild")
+    assert {task["task_id"] for task in (await listed(gateway))["items"]} == {"one", "two"}
+
+
 async def test_the_list_survives_a_document_that_vanished(launch: Launch, new_store: NewStore) -> None:
     """A key that expired or was deleted is left out of the list, and the page is still full."""
     store = await new_store()
