@@ -244,8 +244,8 @@ def _take_stream(connection: Connection) -> asyncio.StreamWriter:
     """Takes the stream from a connection that redis-py has opened.
 
     `_writer` is the only private name of redis-py that the gateway uses.
-    tests/unit/store/test_store_pipeline.py fails if an update changes it. redis-py's StreamReader may still hold bytes: at
-    most a push message, which would be ignored.
+    tests/unit/store/test_store_pipeline.py fails if an update changes it. redis-py's StreamReader may still hold
+    bytes: at most a push message, which would be ignored.
     """
     stream: asyncio.StreamWriter | None = connection._writer
     if stream is None:
