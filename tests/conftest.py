@@ -149,7 +149,7 @@ async def gateway(
 
 @pytest.fixture
 def fresh_id() -> str:
-    """A task id that nobody has used."""
+    """A task id that no one has used."""
     return f"test-{uuid.uuid4()}"
 
 

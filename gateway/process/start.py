@@ -31,7 +31,9 @@ def main() -> int:
         return 1
     log.info("version %s listens on %s", __version__, " and ".join(url_of(listener) for listener in listeners))
     if not (settings.api_keys or settings.api_keys_file or all(map(is_loopback, listeners))):
-        log.warning("no API keys are set: whoever reaches this gateway may use the models and read all statuses")
+        log.warning(
+            "no API keys are set: any client that reaches this gateway may use the models and read all statuses"
+        )
     return _serve(settings, listeners)
 
 

@@ -91,7 +91,7 @@ async def test_the_store_is_down_and_comes_back(launch: Launch, new_store: NewSt
 
 
 async def test_the_gateway_goes_and_comes_back(launch: Launch, upstream: Upstream, new_page: NewPage) -> None:
-    """A gateway that is gone is told, what was known stays, and it is asked again, at once if somebody wants it."""
+    """A gateway that is gone is told, what was known stays, and it is asked again, at once if someone wants it."""
     gateway = await launch()
     await gateway.ask("POST", CHAT, (b"X-Task-Id", b"before"), body=b"{}")
     page = await new_page(gateway)

@@ -279,7 +279,7 @@ async def test_a_task_is_found_by_its_id(page: Watched, beating: Gateway, upstre
     upstream.then(gated)
     await start(beating, fresh_id)
     await page.open("/", "404")
-    await page["#search-id"].fill("nobody")
+    await page["#search-id"].fill("unknown")
     await page["#search-id"].press("Enter")
     await page.shows("#search-problem", "There is no such task")
     await page["#search-id"].fill(fresh_id)

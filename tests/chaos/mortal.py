@@ -23,7 +23,7 @@ class Mortal(Gateway):
         super().__init__(paths.mktemp("gateway") / "gateway.log", **(base | settings))
 
     async def kill(self) -> None:
-        """SIGKILL: it tells nobody."""
+        """SIGKILL: it tells no one."""
         await kill(self.process)
 
     def pause(self) -> None:

@@ -1,4 +1,4 @@
-"""Somebody else ends a request: `POST /tasks/{id}/cancel`, at the gateway that runs it or at another one."""
+"""Another client ends a request: `POST /tasks/{id}/cancel`, at the gateway that runs it or at another one."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ async def test_an_ended_task_is_unchanged(pair: Pair, upstream: Upstream, store:
 
 
 async def test_an_unknown_task_is_not_found(pair: Pair) -> None:
-    """What nobody knows cannot be cancelled: 404."""
-    answer = await cancel(pair[1], "nobody-knows-this-one")
+    """What no one knows cannot be cancelled: 404."""
+    answer = await cancel(pair[1], "unknown-knows-this-one")
     assert answer.status_code == 404
     assert "detail" in answer.json()

@@ -1,4 +1,4 @@
-"""A cancel call at the gateway that runs the task, the moment the store has frozen and nobody knows it yet."""
+"""A cancel call at the gateway that runs the task, the moment the store has frozen and no one knows it yet."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ async def test_a_subscription_that_died_silently(launch: Launch, new_store: NewS
         await relay(runner, 2)
         await until(lambda: _says_store_is(runner, "down"), 5, "the cut is noticed")
         await fault.end()
-        await until(lambda: _says_store_is(runner, "up"), 5, "new connections are made, where somebody writes")
+        await until(lambda: _says_store_is(runner, "up"), 5, "new connections are made, where someone writes")
         await check(runner, other, store, upstream)
 
 

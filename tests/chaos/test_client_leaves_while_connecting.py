@@ -1,4 +1,4 @@
-"""A client leaves while the gateway still tries to connect to Ollama: nobody is to generate what nobody wants."""
+"""A client leaves while the gateway still tries to connect to Ollama: no one is to generate what no one wants."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_nothing_is_sent(launch: Launch, store: Store, fresh_id: str) -> N
         await client.close()
         await crowded.make_room()
         assert outcome(await gateway.ended(fresh_id, RETRY_SECONDS)) == CLIENT_LEFT
-        await until(lambda: not crowded.is_waited_for(), RETRY_SECONDS, "nobody connects any more")
+        await until(lambda: not crowded.is_waited_for(), RETRY_SECONDS, "no one connects any more")
         await gateway.stop()  # so that no connection of the gateway's is left, whatever became of it
         await until(lambda: len(crowded.received) == crowded.accepted > 0, 2, "all connections have ended")
         assert set(crowded.received) == {b""}

@@ -1,6 +1,6 @@
 """Clients that leave with what ends their answer: the end event of a stream, or the last byte of a plain body.
 
-Whoever holds that asks the store itself, on a connection of the test's own, without waiting for anything.
+The test that holds that asks the store itself, on a connection of the test's own, without waiting for anything.
 """
 
 from __future__ import annotations

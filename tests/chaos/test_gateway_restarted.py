@@ -24,7 +24,7 @@ STREAMS = 50
 
 
 async def test_it_buries_its_former_self(mortal: LaunchMortal, new_store: NewStore, upstream: Upstream) -> None:
-    """What it had in flight is lost as soon as it is back, not three heartbeats later, and nobody else is needed."""
+    """What it had in flight is lost as soon as it is back, not three heartbeats later, and no one else is needed."""
     store = await new_store()
     gateway = await mortal(REDIS_URL=store.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS), GATEWAY_INSTANCE="phoenix")
     streams = [HeldStream() for _ in range(STREAMS)]

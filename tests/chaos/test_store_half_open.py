@@ -1,4 +1,4 @@
-"""The network swallows every byte to and from the store, and tells nobody."""
+"""The network swallows every byte to and from the store, and tells no one."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_tmp_and_the_volume_are_writable(stack: Stack, place: str) -> None:
 
 
 def test_the_code_cannot_be_changed_even_on_a_writable_root(stack: Stack) -> None:
-    """All of /opt/gateway belongs to root, is readable for everybody and writable for nobody else."""
+    """All of /opt/gateway belongs to root, is readable for everybody and writable for no one else."""
     odd = r"\( ! -user root -o -perm /022 -o ! -perm -004 \)"
     assert stack.sh("find /opt/gateway -name '*.py' | head -1").strip()
     assert stack.sh(f"find /opt/gateway ! -type l {odd}") == ""

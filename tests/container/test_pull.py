@@ -44,7 +44,7 @@ def container(running: Stack) -> Iterator[str]:
 
 
 def readiness(container: str) -> dict[str, Any] | None:
-    """What /readyz says inside; None while nobody answers. AssertionError when the container has ended."""
+    """What /readyz says inside; None while no one answers. AssertionError when the container has ended."""
     found: dict[str, Any] | None = json.loads(run("docker", "exec", container, "python", "-c", READYZ))
     return found
 

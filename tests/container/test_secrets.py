@@ -1,4 +1,4 @@
-"""Promises about secrets: given to a stack, they work, and nobody finds them where they have no business."""
+"""Promises about secrets: given to a stack, they work, and no one finds them where they have no business."""
 
 from __future__ import annotations
 

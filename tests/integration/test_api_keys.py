@@ -94,12 +94,12 @@ async def test_without_a_key_every_route_is_401(keyed: Gateway, upstream: Upstre
 
 @pytest.mark.parametrize("target", ["/livez", "/readyz", "/livez?x=1"])
 async def test_the_health_routes_need_no_key(keyed: Gateway, target: str) -> None:
-    """Whoever decides about starts and restarts has no key."""
+    """What decides about starts and restarts has no key."""
     assert (await keyed.ask("GET", target)).status == 200
 
 
 WRONG: list[list[Field]] = [
-    [bearer("sk-nobody-0123456789")],
+    [bearer("sk-unknown-0123456789")],
     [bearer(ALICE[:-1])],
     [bearer(ALICE + "x")],
     [bearer(ALICE.upper())],

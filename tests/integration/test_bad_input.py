@@ -225,7 +225,7 @@ async def test_a_password_file_that_is_missing_is_refused() -> None:
 @pytest.mark.parametrize("name", ["REDIS_PASSWORD_FILE", "GATEWAY_API_KEYS_FILE"])
 @pytest.mark.parametrize("kind", ["fifo", "endless", "terminal"])
 async def test_what_never_ends_is_no_file_of_secrets(name: str, kind: str, tmp_path: Path) -> None:
-    """A FIFO that nobody writes to, a device without an end or a terminal ends the start at once, with one line."""
+    """A FIFO that no one writes to, a device without an end or a terminal ends the start at once, with one line."""
     path = tmp_path / "secret"
     os.mkfifo(path)
     ends = pty.openpty()

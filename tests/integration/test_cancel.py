@@ -61,9 +61,9 @@ async def test_an_ended_task_stays_as_it_is(gateway: Gateway, upstream: Upstream
     assert (answer.status_code, outcome(answer.json())) == (200, DONE)
 
 
-@pytest.mark.parametrize(("bad", "status"), [("nobody-has-this", 404), ("-a", 400), ("a%20b", 400), ("x" * 129, 400)])
+@pytest.mark.parametrize(("bad", "status"), [("unknown-has-this", 404), ("-a", 400), ("a%20b", 400), ("x" * 129, 400)])
 async def test_what_is_no_task(gateway: Gateway, bad: str, status: int) -> None:
-    """An id that nobody uses is 404, one that nobody can use 400, each with a detail."""
+    """An id that no one uses is 404, one that no one can use 400, each with a detail."""
     answer = await cancel(gateway, bad)
     assert (answer.status_code, list(answer.json())) == (status, ["detail"])
 
@@ -125,7 +125,7 @@ async def test_the_next_attempt_is_not_cancelled(gateway: Gateway, upstream: Ups
 
 async def test_a_task_that_nobody_hears_for_is_202(tracked: Gateway, store: Store, fresh_id: str) -> None:
     """Where the gateway that runs it does not answer within a second, the present document comes with 202."""
-    one = record(fresh_id, Stage.STREAMING, boot="somebody-else-1")
+    one = record(fresh_id, Stage.STREAMING, boot="someone-else-1")
     document = complete_document(one.head, 1)
     await store.client.set(f"ts:ollama:{fresh_id}", document, ex=60)
     begun = time.monotonic()
@@ -145,7 +145,7 @@ async def test_without_the_store_own_tasks_can_be_cancelled(
     await store.kill()
     answer = await cancel(gateway, stream.task_id)
     assert (answer.status_code, outcome(answer.json())) == (200, CANCELLED)
-    unknown = await cancel(gateway, "nobody-knows-this")
+    unknown = await cancel(gateway, "unknown-knows-this")
     assert (unknown.status_code, int(unknown.headers["Retry-After"]) > 0) == (503, True)
     await store.start()
 

@@ -171,7 +171,7 @@ async def test_the_end_of_an_answer_is_waited_for(launch: Launch, upstream: Upst
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 async def test_ctrl_c_ends_the_wait_for_readers(launch: Launch, upstream: Upstream, first: int) -> None:
-    """When only answers that nobody takes are left, Ctrl-C ends the gateway at once, but not without its own end."""
+    """When only answers that no one takes are left, Ctrl-C ends the gateway at once, but not without its own end."""
     with refusing_port() as port:
         gateway = await launch(REDIS_URL=f"redis://127.0.0.1:{port}", DRAIN_SEC=LONG)
         assert await only_unread_answers(gateway, upstream)

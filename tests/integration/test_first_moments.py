@@ -93,7 +93,7 @@ async def test_a_gateway_that_starts_outlives_sighup(begin: Begin, has_said: boo
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_signals_may_come_to_the_last_moment(begin: Begin, number: int) -> None:
-    """Whoever repeats a signal until the process is gone gets the same exit code as who sends one."""
+    """A signal that is repeated until the process is gone gives the same exit code as one signal."""
     gateway = await begin(has_said=True)
     await until(gateway.is_serving, START_SECONDS, "it serves")
     gateway.process.terminate()

@@ -91,7 +91,7 @@ async def test_a_head_may_have_64_kib(tracked: Gateway, upstream: Upstream, step
 
 
 async def test_a_head_without_end_is_refused_while_it_comes(tracked: Gateway, upstream: Upstream) -> None:
-    """Nobody has to send the end of a head to learn that it is too long."""
+    """No one has to send the end of a head to learn that it is too long."""
     client = await tracked.connect()
     await client.send(head_of(300_000)[:200_000])
     assert (await within(30, client.answer(), "an answer")).status == 431

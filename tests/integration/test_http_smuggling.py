@@ -1,4 +1,4 @@
-"""Owns the promise that one message is one request: nobody hides a second one in it, whatever the framing says.
+"""Owns the promise that one message is one request: no one hides a second one in it, whatever the framing says.
 
 Contract 2.2 and 2.4. Every message holds a request for `/v1/foreign` somewhere; the scripted upstream must never see
 it, nor a request with two lengths, nor a refused body that looks whole.
@@ -93,7 +93,7 @@ REFUSED = (
 async def test_an_ambiguous_message_is_refused_with_all_that_follows(
     tracked: Gateway, upstream: Upstream, start: bytes
 ) -> None:
-    """It gets one refusal and the end of the connection; what is behind it is nobody's request."""
+    """It gets one refusal and the end of the connection; what is behind it is no one's request."""
     client = await tracked.connect()
     await client.send(start + FOREIGN)
     answer = await within(30, client.answer(), "the refusal")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 PATHS = {CHAT: "chat_completions", "/v1/completions": "completions", "/v1/models/m": "models", "/v1/x": "other"}
-BODY = b'{"model":"m","prompt":"a-prompt-of-somebody"}'
+BODY = b'{"model":"m","prompt":"a-prompt-of-someone"}'
 DELTA, DONE = b'data: {"choices":[{"delta":{"content":"an-answer"}}]}\n\n', b"data: [DONE]\n\n"
 PROMTOOL = shutil.which("promtool")
 
@@ -64,7 +64,7 @@ async def is_stage(gateway: Gateway, task_id: str, stage: str) -> bool:
 
 
 async def cancel(gateway: Gateway, upstream: Upstream) -> None:
-    """A stream that somebody cancels in the middle of it."""
+    """A stream that someone cancels in the middle of it."""
     gated = Gated()
     upstream.then(gated)
     gated.head()
@@ -160,12 +160,12 @@ async def test_metrics_need_a_key_where_keys_are_on(launch: Launch, new_store: N
 async def test_metrics_hold_nothing_of_anybodys(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
     """No prompt, answer, id, path, query, model or field of a request is in the metrics."""
     upstream.then(streaming(DELTA, DONE))
-    body = b'{"model":"a-model-of-somebody","messages":["a-prompt-of-somebody"]}'
-    fields = (b"X-Task-Id", fresh_id.encode()), (b"X-Secret", b"a-field-of-somebody")
-    await gateway.ask("POST", CHAT + "?q=a-query-of-somebody", *fields, body=body)
-    await gateway.ask("GET", "/v1/models/a-path-of-somebody")
+    body = b'{"model":"a-model-of-someone","messages":["a-prompt-of-someone"]}'
+    fields = (b"X-Task-Id", fresh_id.encode()), (b"X-Secret", b"a-field-of-someone")
+    await gateway.ask("POST", CHAT + "?q=a-query-of-someone", *fields, body=body)
+    await gateway.ask("GET", "/v1/models/a-path-of-someone")
     text = (await scrape(gateway.http)).text
-    assert [word for word in ("somebody", "an-answer", fresh_id) if word in text] == []
+    assert [word for word in ("someone", "an-answer", fresh_id) if word in text] == []
 
 
 async def test_tasks_in_flight_are_shown_by_stage(launch: Launch, upstream: Upstream) -> None:

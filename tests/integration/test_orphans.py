@@ -1,4 +1,4 @@
-"""Owns what becomes of tasks whose process is gone, and that nobody who lives is taken for dead.
+"""Owns what becomes of tasks whose process is gone, and that no one who lives is taken for dead.
 
 Contract section 4.10. Whole gateways that are killed, restarted or paused are in tests/chaos.
 """
@@ -64,7 +64,7 @@ async def test_a_gateway_that_dies_leaves_nothing_behind(
 
 
 async def test_an_outage_loses_nobody(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
-    """A store that was frozen for five heartbeats, so that nobody could write, makes no gateway call another dead."""
+    """A store that was frozen for five heartbeats, so that no one could write, makes no gateway call another dead."""
     store = await new_store()
     settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": HEARTBEAT}
     runner, other = await launch(**settings), await launch(**settings)

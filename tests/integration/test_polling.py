@@ -1,4 +1,4 @@
-"""Owns the promises to whoever polls a status: ETag and 304, and answers that wait for the next event.
+"""Owns the promises to pollers of a status: ETag and 304, and answers that wait for the next event.
 
 Contract section 4.14.
 """
@@ -164,7 +164,7 @@ async def test_a_wait_has_bounds(gateway: Gateway, fresh_id: str, wait: str) -> 
 
 @pytest.mark.parametrize("wait", ["0", "0.5", "60"])
 async def test_an_unknown_task_is_no_wait(gateway: Gateway, fresh_id: str, wait: str) -> None:
-    """What nobody knows is 404 at once, and what is no id 400."""
+    """What no one knows is 404 at once, and what is no id 400."""
     answer, seconds = await timed_poll(gateway, fresh_id, wait=wait)
     assert (answer.status_code, seconds <= AT_ONCE_SECONDS) == (404, True)
     assert (await poll(gateway, "-no-id", wait=wait)).status_code == 400
@@ -256,7 +256,7 @@ async def test_who_leaves_is_waited_for_no_more(launch: Launch, new_store: NewSt
         await until_steady(lambda: 0, 3 * LOOK_SECONDS)
         return await reads(store) == before
 
-    await until(is_quiet, 30, "nobody asks the store")
+    await until(is_quiet, 30, "no one asks the store")
     await stream.end()
 
 

@@ -29,7 +29,7 @@ async def test_ready_while_the_upstream_answers(gateway: Gateway) -> None:
 
 
 async def test_alive_but_not_ready_without_an_upstream(launch: Launch) -> None:
-    """Nobody listens upstream: alive with 200, not ready with 503."""
+    """No one listens upstream: alive with 200, not ready with 503."""
     with refusing_port() as port:
         gateway = await launch(UPSTREAM_BASE=f"http://127.0.0.1:{port}")
         assert (await gateway.http.get("/livez")).status_code == 200

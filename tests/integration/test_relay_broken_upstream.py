@@ -47,7 +47,7 @@ def assert_gateway_error(answer: Response, status: int, code: str) -> None:
 
 
 async def test_a_refused_connection_is_503_with_retry_after(launch: Launch, store: Store) -> None:
-    """Nobody listens: 503 upstream_unavailable, Retry-After, and the task says so."""
+    """No one listens: 503 upstream_unavailable, Retry-After, and the task says so."""
     with refusing_port() as port:
         gateway = await launch(UPSTREAM_BASE=f"http://127.0.0.1:{port}", REDIS_URL=store.url)
         answer = await gateway.ask("POST", CHAT, body=BODY)

@@ -123,7 +123,7 @@ async def test_the_pool_serves_other_clients_too(gateway: Gateway, upstream: Ups
 
 
 async def test_parallel_requests_have_connections_of_their_own(gateway: Gateway, upstream: Upstream) -> None:
-    """Eight requests at once wait for nobody: each has its upstream connection."""
+    """Eight requests at once wait for no one: each has its upstream connection."""
     gate = asyncio.Event()
 
     async def script(exchange: Exchange) -> None:

@@ -63,7 +63,7 @@ def ids(page: dict[str, Any]) -> list[str]:
 
 
 async def test_an_unknown_id_is_404_with_a_detail(gateway: Gateway, fresh_id: str) -> None:
-    """An id that nobody used is 404 with a JSON detail."""
+    """An id that no one used is 404 with a JSON detail."""
     answer = await gateway.http.get(f"/tasks/status/{fresh_id}")
     assert answer.status_code == 404
     assert answer.json().keys() == {"detail"}
@@ -316,7 +316,7 @@ async def test_the_store_may_go_and_come_back(launch: Launch, new_store: NewStor
     for number in range(5):
         answer = await gateway.ask("POST", CHAT, (b"X-Task-Id", b"while-%d" % number), body=b"{}")
         assert (answer.status, answer.data) == (200, b"{}")
-    unknown = await gateway.http.get("/tasks/status/nobody-knows")
+    unknown = await gateway.http.get("/tasks/status/unknown-one")
     assert unknown.status_code == 503
     assert int(unknown.headers["retry-after"]) > 0
     await store.start()
@@ -344,7 +344,7 @@ async def test_a_store_that_comes_late_is_used(launch: Launch, new_store: NewSto
         return await store.raw("late") is not None
 
     async def is_unknown() -> bool:
-        return (await gateway.http.get("/tasks/status/nobody-knows")).status_code == 404
+        return (await gateway.http.get("/tasks/status/unknown-one")).status_code == 404
 
     await until(is_stored, what="statuses reach the store")
     await until(is_unknown, what="the store is asked")

@@ -165,7 +165,7 @@ async def test_the_states_of_a_stream(gateway: Gateway, upstream: Upstream, fres
 async def test_running_is_stored_when_the_client_has_the_head(
     tracked: Gateway, upstream: Upstream, store: Store
 ) -> None:
-    """Whoever holds a response head finds RUNNING in the store, a stream's as streaming, by a generated id too."""
+    """A client that holds a response head finds RUNNING in the store, by a generated id too; a stream is streaming."""
     for kind in (JSON, EVENTS):
         stream = Gated(kind)
         upstream.then(stream)
@@ -182,7 +182,7 @@ async def test_running_is_stored_when_the_client_has_the_head(
 async def test_the_end_is_stored_when_the_client_has_the_last_byte(
     tracked: Gateway, upstream: Upstream, store: Store
 ) -> None:
-    """Whoever holds a whole answer finds the terminal state in the store, at once."""
+    """A client that holds a whole answer finds the terminal state in the store, at once."""
     for _ in range(20):
         upstream.then(answering(200, JSON, body=b"{}"))
         client = await tracked.connect()
@@ -194,7 +194,7 @@ async def test_the_end_is_stored_when_the_client_has_the_last_byte(
 async def test_the_end_is_stored_with_the_piece_that_holds_the_end_event(
     tracked: Gateway, upstream: Upstream, store: Store
 ) -> None:
-    """Whoever holds [DONE] finds SUCCESS in the store while the upstream still owes its terminator."""
+    """A client that holds [DONE] finds SUCCESS in the store while the upstream still owes its terminator."""
     stream = Gated()
     upstream.then(stream)
     client = await tracked.connect()

@@ -3,7 +3,7 @@
 Owns the counters: Python functions entered (a coroutine that goes on counts again), tasks created, calls of the
 system that read and write, and the store's own counts. SIGUSR1 writes them into the file REPORT. Three clocks of
 the gateway stand still for it, so that a count does not depend on the machine's speed: nothing lingers in the outbox or
-for the list until its timer, and nobody looks for what was lost meanwhile. Called by tests/integration/test_cost.py.
+for the list until its timer, and no one looks for what was lost meanwhile. Called by tests/integration/test_cost.py.
 """
 
 from __future__ import annotations

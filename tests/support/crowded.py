@@ -41,7 +41,7 @@ class CrowdedUpstream:
         self.socket.close()
 
     def is_waited_for(self) -> bool:
-        """Whether somebody is connecting and has no answer."""
+        """Whether someone is connecting and has no answer."""
         lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
         there = [line.split()[2:4] for line in lines]
         return [f"0100007F:{self.port:04X}", _SYN_SENT] in there

@@ -48,7 +48,7 @@ class _Line:
             finally:
                 await _end(far_writer)
         except ConnectionError:
-            pass  # nobody listens there
+            pass  # no one listens there
         finally:
             await _end(self.writer)
 
@@ -128,7 +128,7 @@ class Gate:
             line.reset()
 
     async def refuse(self) -> None:
-        """Nobody listens any more, and every connection is reset."""
+        """No one listens any more, and every connection is reset."""
         if self.server is not None:
             self.server.close()
             self.server = None
@@ -200,7 +200,7 @@ class Killed(Fault):
 
 
 class Frozen(Fault):
-    """The server is stopped: the kernel still takes connections and bytes, nobody answers."""
+    """The server is stopped: the kernel still takes connections and bytes, no one answers."""
 
     def _signal(self, number: signal.Signals) -> None:
         assert self.store.process is not None
@@ -309,11 +309,11 @@ class ReadOnly(RefusingFault):
 
 
 class PasswordSet(RefusingFault):
-    """Everything is refused: somebody set a password and cut the connections."""
+    """Everything is refused: someone set a password and cut the connections."""
 
     async def begin(self) -> None:
         """NOAUTH for all who connect from now on."""
-        await self.control.config_set("requirepass", "somebody-set-one")
+        await self.control.config_set("requirepass", "someone-set-one")
         await self.kill_connections()
 
     async def end(self) -> None:

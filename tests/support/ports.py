@@ -1,8 +1,8 @@
 """Owns port numbers: one that is free now, and one that refuses every connection.
 
 Several test processes run at once, and each starts servers on ports that were free a moment ago. So a port that was
-handed out stays bound here for a while, without listening: the kernel gives it to nobody who asks for any port, and
-whoever asks for just this one may have it, since servers set SO_REUSEADDR, too.
+handed out stays bound here for a while, without listening: the kernel gives it to no one who asks for any port, and
+a program that asks for just this one may have it, since servers set SO_REUSEADDR, too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _kept: deque[socket.socket] = deque()
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on, and that nobody else is given until a hundred more were asked for."""
+    """A port on 127.0.0.1 that no one listens on, and that no one else is given until a hundred more were asked for."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(("127.0.0.1", 0))

@@ -50,7 +50,7 @@ async def put(store: Store, records: Sequence[Record]) -> list[Written]:
 
     def take(written: list[Written] | StoreError) -> None:
         if answer.done():
-            return  # nobody waits for it any more
+            return  # no one waits for it any more
         if isinstance(written, StoreError):
             answer.set_exception(written)
         else:

@@ -74,7 +74,7 @@ class ScriptedStore:
         await self.door.wait()
 
     def write(self, records: Sequence[Record], then: Then) -> None:
-        """Writes once the door is open. What nobody foresees is raised at once."""
+        """Writes once the door is open. What no one foresees is raised at once."""
         self.calls["put"] += 1
         failure = self.failure or self.write_failure
         if failure is not None:
@@ -108,7 +108,7 @@ class ScriptedStore:
         return await self.table.page(limit, state, cursor, **more)
 
     async def bury(self) -> None:
-        """Nobody is left behind."""
+        """No one is left behind."""
         await self._enter("bury")
 
     async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:

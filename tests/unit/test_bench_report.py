@@ -43,7 +43,7 @@ def measured(**by_variant: list[float]) -> Measured:
 
 
 def test_the_page_says_what_the_published_figures_say() -> None:
-    """Nobody edits a figure: the part between the marks is what `--publish` makes of the JSON file."""
+    """No one edits a figure: the part between the marks is what `--publish` makes of the JSON file."""
     page = docs.PAGE.read_text()
     assert page.partition(docs.BEGIN)[2].partition(docs.END)[0] == docs.generated(PUBLISHED)
 
@@ -56,7 +56,7 @@ def test_the_plots_are_of_the_published_figures() -> None:
 
 
 def test_every_scenario_is_published() -> None:
-    """A scenario that is not measured would be missed by nobody."""
+    """A scenario that is not measured would be missed by no one."""
     assert set(PUBLISHED.scenarios) == {scenario.name for scenario in SCENARIOS}
 
 
@@ -94,7 +94,7 @@ def test_added_latency_is_the_difference_to_the_direct_way() -> None:
 
 
 def test_a_peer_that_was_left_out_is_named_with_the_reason() -> None:
-    """Nobody is missing silently, nor is a failed run."""
+    """No one is missing silently, nor is a failed run."""
     found = measured(gateway=[1])
     found.left_out, found.errors = (
         {"haproxy": "haproxy is missing:\napt-get install haproxy"},

@@ -46,7 +46,7 @@ PINNED = [(lock, pin.name, pin.version) for lock in ("gateway.txt", "dev.txt", "
 
 
 def test_every_floor_is_a_package_of_ours() -> None:
-    """A floor for what nobody installs any more would look like protection; and the locks were read."""
+    """A floor for what no one installs any more would look like protection; and the locks were read."""
     assert FLOORS.keys() <= {package for _, package, _ in PINNED}
     assert len(PINNED) > 80
 

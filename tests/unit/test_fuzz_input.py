@@ -33,7 +33,7 @@ targets = st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join) | st.binar
 
 
 def leads_out(path: bytes) -> bool:
-    """Whether any number of decodings shows a dot segment or a byte that somebody may take for a separator."""
+    """Whether any number of decodings shows a dot segment or a byte that someone may take for a separator."""
     while True:
         if re.search(rb"[\\\x00\r\n]", path) or {b".", b".."} & set(path.split(b"/")):
             return True

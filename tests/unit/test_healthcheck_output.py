@@ -140,13 +140,13 @@ def test_output_is_complete_when_close_returns() -> None:
 
 
 def test_a_target_that_is_gone_stops_no_program() -> None:
-    """When nobody reads our output any more, programs can still write without waiting."""
+    """When no one reads our output any more, programs can still write without waiting."""
     reader, target = os.pipe()
     os.close(reader)
     reading = Output(target)
     with open(reading.variables["LAUNCHER_OUTPUT_GATEWAY"], "wb", buffering=0) as program:
         for _ in range(100):
-            program.write(b"nobody hears this\n" * 1000)
+            program.write(b"no one hears this\n" * 1000)
     reading.close()
     os.close(target)
     assert not reading.thread.is_alive()

@@ -50,7 +50,7 @@ class Transport:
 
 
 def connection() -> tuple[Lifecycle, Transport]:
-    """An open connection, whose deadline nobody waits for."""
+    """An open connection, whose deadline no one waits for."""
     loop, transport = asyncio.get_running_loop(), Transport()
     as_transport: Any = transport
     return Lifecycle(loop, as_transport, Deadline(loop, lambda: None)), transport

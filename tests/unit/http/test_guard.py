@@ -49,7 +49,7 @@ def test_two_origins_are_none(first: bytes) -> None:
 
 @given(st.binary(max_size=30))
 def test_a_host_is_a_name_or_an_address_and_a_port(value: bytes) -> None:
-    """What is taken has none of the bytes that mean something else to whoever reads on."""
+    """What is taken has none of the bytes that mean something else to the next reader."""
     if is_host(value):
         assert value
         assert not re.search(rb"[\x00-\x20\x7f-\xff,/?#@\\\"<>^`{|}]", value)

@@ -31,7 +31,7 @@ INDEX = "tsx:ollama:2:"
 LONGEST_TTL_SECONDS = 3600
 TTL_DONE_SECONDS = 1234
 IN_FLIGHT = [Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING]
-NOBODY: tuple[str, ...] = ()
+NO_ONE: tuple[str, ...] = ()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -71,7 +71,7 @@ async def leave(store: RedisStore, *records: Record) -> None:
 
 async def read(store: RedisStore, task_id: str) -> dict[str, Any]:
     """The document that a poller gets."""
-    [text] = await store.read([task_id], NOBODY)
+    [text] = await store.read([task_id], NO_ONE)
     document: dict[str, Any] = json.loads(text or "")
     return document
 
@@ -97,9 +97,9 @@ async def test_a_list_reports_it(client: NewClient) -> None:
     """A list shows a silent task as lost: it is no longer in RUNNING, and is in FAILED from then on."""
     store = client()
     await leave(store, silent("a", created_ms=1), record("b", Stage.STREAMING, created_ms=2))
-    page = await store.page(10, State.RUNNING, None, spared=NOBODY)
+    page = await store.page(10, State.RUNNING, None, spared=NO_ONE)
     assert ids(page) == ["b"]
-    page = await store.page(10, State.FAILED, None, spared=NOBODY)
+    page = await store.page(10, State.FAILED, None, spared=NO_ONE)
     assert (ids(page), json.loads(page.documents[0])["stage"]) == (["a"], "lost")
 
 
@@ -107,7 +107,7 @@ async def test_a_look_finds_it(client: NewClient, server: Server) -> None:
     """No read is needed: each gateway looks once a second, and that look finds silent tasks and no others."""
     store = client()
     await leave(store, silent("t"), record("alive", Stage.STREAMING, created_ms=2), record("done", Stage.DONE))
-    await store.watch(NOBODY)
+    await store.watch(NO_ONE)
     assert await stage_and_attempt(store, "t") == ("lost", 1)
     assert await stage_and_attempt(store, "alive") == ("streaming", 1)
     assert await stage_and_attempt(store, "done") == ("done", 1)
@@ -120,7 +120,7 @@ async def test_any_number_is_found(client: NewClient, server: Server) -> None:
     store = client()
     await leave(store, *(silent(f"t{n}", created_ms=n) for n in range(1000)))
     for _ in range(4):
-        await store.watch(NOBODY)
+        await store.watch(NO_ONE)
     assert await beats(server) == []
     assert len(await walk(store, state=State.FAILED)) == store.lost == 1000
 
@@ -129,9 +129,9 @@ async def test_twenty_notice_it_and_it_is_lost_once(client: NewClient) -> None:
     """Clients that read, list and look at the same moment get the same document, and one of them wrote it."""
     clients = [client(boot=f"m-r{n}-p{n}") for n in range(4)]
     await leave(clients[0], silent("t"))
-    reads = [each.read(["t"], NOBODY) for each in clients for _ in range(3)]
-    pages = [each.page(5, None, None, spared=NOBODY) for each in clients]
-    looks = [each.watch(NOBODY) for each in clients]
+    reads = [each.read(["t"], NO_ONE) for each in clients for _ in range(3)]
+    pages = [each.page(5, None, None, spared=NO_ONE) for each in clients]
+    looks = [each.watch(NO_ONE) for each in clients]
     answers = await asyncio.gather(*reads, *pages, *looks)
     told = {answer[0] for answer in answers[:12]} | {answer.documents[0] for answer in answers[12:16]}
     assert told == {await text_of(clients[0], "t")}
@@ -174,7 +174,7 @@ async def test_the_lists_of_a_lost_task(client: NewClient, server: Server) -> No
         record("older", Stage.DONE, created_ms=1000, owner="alice"),
         record("newer", Stage.DONE, created_ms=3000, owner="alice"),
     )
-    await store.watch(NOBODY)
+    await store.watch(NO_ONE)
     for owner in (None, "alice"):
         assert await walk(store, owner=owner) == ["newer", "t", "older"]
         assert await walk(store, state=State.RUNNING, owner=owner) == []
@@ -186,7 +186,7 @@ async def test_a_lost_task_is_final(client: NewClient) -> None:
     """A gateway that wakes up and goes on writing changes nothing: no heartbeat, stage or end is accepted."""
     store, owner = client(), client(boot="m-r1-p1", instance="dead")
     await leave(owner, silent("t"))
-    await store.watch(NOBODY)
+    await store.watch(NO_ONE)
     lost = await text_of(store, "t")
     for stage in Stage:
         assert await put(owner, [record("t", stage, boot="m-r1-p1", instance="dead")]) == [Written(False, 1)]
@@ -199,7 +199,7 @@ async def test_a_lost_id_is_free(client: NewClient) -> None:
     """A lost task has ended: its id may be used again, as the next attempt."""
     store = client()
     await leave(store, silent("t"))
-    await store.watch(NOBODY)
+    await store.watch(NO_ONE)
     assert await put(store, [record("t", attempt=0, created_ms=2000)]) == [Written(True, 2)]
 
 
@@ -213,7 +213,7 @@ async def test_who_writes_in_time_is_not_lost(client: NewClient) -> None:
     await leave(owner, *(silent(name) for name in names))
     written, _ = await asyncio.gather(
         put(owner, [record(name, Stage.STREAMING, boot="m-r1-p1", instance="dead") for name in names]),
-        asyncio.gather(*(store.read([name], NOBODY) for name in names)),
+        asyncio.gather(*(store.read([name], NO_ONE) for name in names)),
     )
     for name, result in zip(names, written, strict=True):
         assert await stage_and_attempt(store, name) == ("streaming" if result.is_written else "lost", 1)
@@ -246,7 +246,7 @@ async def test_no_gateways_clock_matters(client: NewClient, created_ms: int) -> 
     """The server's clock decides: a gateway whose clock is decades wrong loses no task, and is found when silent."""
     store = client()
     await leave(store, record("alive", Stage.STREAMING, created_ms=created_ms), silent("t", created_ms=created_ms))
-    await store.watch(NOBODY)
+    await store.watch(NO_ONE)
     assert (await read(store, "alive"))["stage"] == "streaming"
     assert await stage_and_attempt(store, "t") == ("lost", 1)
 
@@ -256,7 +256,7 @@ async def test_a_heartbeat_moves_the_moment(client: NewClient) -> None:
     store, owner = client(), client(boot="m-r1-p1", instance="dead")
     await leave(owner, silent("t"))
     await leave(owner, record("t", Stage.STREAMING, boot="m-r1-p1", grace_seconds=30))
-    await store.watch(NOBODY)
+    await store.watch(NO_ONE)
     document = await read(store, "t")
     assert document["stage"] == "streaming"
     assert 29_000 <= document["extensions"]["lost_after_ms"] - time.time() * 1000 <= 31_000
@@ -270,7 +270,7 @@ async def test_what_is_gone_is_forgotten(client: NewClient, server: Server) -> N
     store = client()
     await leave(store, silent("t"))
     await server.client.delete("ts:ollama:t")
-    await store.watch(NOBODY)
+    await store.watch(NO_ONE)
     assert await beats(server) == []
     assert await text_of(store, "t") is None
 
@@ -279,12 +279,12 @@ async def test_a_loss_that_came_half_way_is_completed(client: NewClient, server:
     """If a gateway died between writing the document and the list, the next look updates the list."""
     store = client()
     await leave(store, silent("t"))
-    await store.watch(NOBODY)
+    await store.watch(NO_ONE)
     lost = await text_of(store, "t")
     await server.client.flushall()
     await leave(store, silent("t"))
     await server.client.set("ts:ollama:t", lost or "", ex=60)
-    await store.watch(NOBODY)
+    await store.watch(NO_ONE)
     assert await walk(store, state=State.FAILED) == ["t"]
     assert await walk(store, state=State.RUNNING) == []
     assert await beats(server) == []
@@ -301,7 +301,7 @@ async def look_past(store: RedisStore, server: Server, value: str) -> None:
     await leave(store, silent("a"), silent("t"), silent("z"))
     await server.client.set("ts:ollama:t", value, ex=60)
     for _ in range(2):
-        await store.watch(NOBODY)
+        await store.watch(NO_ONE)
     assert await server.raw("t") == value
     for name in ("a", "z"):
         assert await stage_and_attempt(store, name) == ("lost", 1)

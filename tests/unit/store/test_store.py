@@ -90,7 +90,7 @@ async def test_what_is_put_is_read(store: Store) -> None:
 
 async def test_an_unknown_task_is_none(store: Store) -> None:
     """An id that was never used has no document."""
-    assert await text_of(store, "nobody") is None
+    assert await text_of(store, "unknown") is None
 
 
 async def test_results_come_in_the_order_of_the_records(store: Store) -> None:
@@ -407,7 +407,7 @@ async def owned(store: Store) -> None:
     [
         ("alice", None, ["a3", "a2", "a1"]),
         ("bob", None, ["b2", "b1"]),
-        ("nobody", None, []),
+        ("unknown", None, []),
         (None, None, ["a3", "b2", "a2", "n1", "b1", "a1"]),
         ("alice", State.SUCCESS, ["a3", "a1"]),
         ("bob", State.FAILED, ["b2"]),

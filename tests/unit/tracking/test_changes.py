@@ -1,4 +1,4 @@
-"""What waiting for a change promises: own changes at once, foreign ones by one shared look, none while nobody waits."""
+"""What waiting for a change promises: own changes at once, foreign ones by one shared look, none while no one waits."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Watched:
         return one.head.split('"event_id":"')[1].split('"')[0]
 
     def waiting(self, task_id: str, event: str, seconds: float = 10) -> asyncio.Task[bool]:
-        """Somebody who waits until the event is another one."""
+        """Someone who waits until the event is another one."""
         return asyncio.create_task(self.changes.wait(task_id, event, seconds))
 
     async def until_looked(self, times: int = 1) -> None:
@@ -63,7 +63,7 @@ class Watched:
 
 
 async def test_an_own_change_wakes_at_once() -> None:
-    """All who wait for a task of this process go on when it changes, and nobody else; the store is not asked."""
+    """All who wait for a task of this process go on when it changes, and no one else; the store is not asked."""
     watched = Watched(own=("a", "b"))
     here, there = [watched.waiting("a", "e") for _ in range(10)], watched.waiting("b", "e")
     await until(lambda: len(watched.changes._waiters) == 2, 30, "all wait")
@@ -76,7 +76,7 @@ async def test_an_own_change_wakes_at_once() -> None:
 
 
 async def test_own_tasks_are_not_looked_for() -> None:
-    """However long somebody waits for a task of this process, its store is left in peace."""
+    """However long someone waits for a task of this process, its store is left in peace."""
     watched = Watched(own=("a",))
     assert not await watched.changes.wait("a", "e", QUIET_SECONDS)
     assert watched.looks == []
@@ -189,7 +189,7 @@ async def test_a_task_that_leaves_this_process_is_looked_for() -> None:
 
 
 async def test_closing_lets_all_go() -> None:
-    """When the gateway stops nobody is kept waiting, own and foreign tasks alike, and nobody begins to."""
+    """When the gateway stops no one is kept waiting, own and foreign tasks alike, and no one begins to."""
     watched = Watched(own=("a",))
     waiting = [watched.waiting("a", "e"), watched.waiting("b", watched.put("b"))]
     await watched.until_looked()

@@ -255,7 +255,7 @@ async def test_the_ended_are_known_by_id() -> None:
     assert outbox.ended("t") is task
     save(outbox)
     assert outbox.ended("t") is task
-    assert (outbox.ended("r"), outbox.ended("nobody")) == (None, None)
+    assert (outbox.ended("r"), outbox.ended("unknown")) == (None, None)
 
 
 @pytest.mark.usefixtures("room_for_ten")
@@ -280,7 +280,7 @@ async def test_ten_thousand_are_kept() -> None:
 
 
 async def test_a_cut_reaches_the_request_once() -> None:
-    """Whoever runs a task is told once that it is cut; the first reason stays, and an ended task is left alone."""
+    """The request of a task is told once that it is cut; the first reason stays, and an ended task is left alone."""
     task, told = running("a"), []
     task.on_cut = lambda: told.append(task.cut_by)
     first, second = GatewayError("one"), GatewayError("two")

@@ -71,7 +71,7 @@ async def test_a_failure_is_stored_with_its_reason(reason: Reason) -> None:
 
 
 async def test_without_anybody_waiting_it_is_written_all_the_same() -> None:
-    """A status that nobody settles is in the store soon."""
+    """A status that no one settles is in the store soon."""
     async with tracking() as subject:
         task = await subject.begin()
         await subject.until_stage(task.task_id, Stage.QUEUED)
@@ -241,7 +241,7 @@ async def test_a_cancelled_claim_ends_its_task() -> None:
 
 
 async def test_a_hanging_store_costs_each_request_a_bounded_time_once() -> None:
-    """The first settle ends after 250 ms, and from then on nobody waits: the store is known to be away."""
+    """The first settle ends after 250 ms, and from then on no one waits: the store is known to be away."""
     async with tracking() as subject:
         task, other = await subject.begin(), await subject.begin()
         subject.store.door.clear()
@@ -298,7 +298,7 @@ async def test_a_cancelled_wait_harms_nobody() -> None:
 
 
 async def test_a_wait_is_over_once() -> None:
-    """Whoever settles is called once, whatever else happens to the task and the store after."""
+    """A request that settles is called once, whatever else happens to the task and the store after."""
     async with tracking() as subject:
         task, called = await subject.begin(), list[str]()
         subject.tracker.forward(task)
@@ -327,7 +327,7 @@ async def test_settling_ends_at_once_where_there_is_nothing_to_wait_for() -> Non
 
 
 async def test_the_in_process_table_answers_at_once() -> None:
-    """Without a store configured nobody ever waits, nor is a refused claim in flight."""
+    """Without a store configured no one ever waits, nor is a refused claim in flight."""
     async with tracking() as subject:
         subject.store.answers_at_once = True
         called: list[object] = []
@@ -527,7 +527,7 @@ async def test_the_outbox_is_bounded_and_what_is_dropped_counted(monkeypatch: py
 
 
 async def test_an_unforeseen_error_does_not_end_the_writer() -> None:
-    """A failure nobody thought of costs a batch some time, not all later statuses."""
+    """A failure no one thought of costs a batch some time, not all later statuses."""
     async with tracking() as subject:
         task = await subject.begin()
         subject.store.failure = ValueError("unforeseen")
@@ -675,11 +675,11 @@ async def test_closing_ends_though_something_goes_on() -> None:
 
 
 async def test_reading_goes_to_the_store_first() -> None:
-    """What the store has is what a poller reads; what nobody has is None."""
+    """What the store has is what a poller reads; what no one has is None."""
     async with tracking() as subject:
         await put(subject.store.table, [record("other", Stage.DONE)])
         assert json.loads(await subject.tracker.read("other") or "")["stage"] == "done"
-        assert await subject.tracker.read("nobody") is None
+        assert await subject.tracker.read("unknown") is None
 
 
 async def test_an_own_task_is_known_before_the_store_has_it() -> None:
@@ -702,7 +702,7 @@ async def test_own_tasks_are_known_while_the_store_is_away() -> None:
             document = json.loads(await subject.tracker.read(task_id) or "")
             assert (document["stage"], document["extensions"]["attempt"]) == (stage, 1)
         with pytest.raises(StoreUnavailable):
-            await subject.tracker.read("nobody")
+            await subject.tracker.read("unknown")
         with pytest.raises(StoreUnavailable):
             await subject.tracker.page(10, None, None)
 
@@ -828,7 +828,7 @@ async def test_a_read_of_a_store_that_hangs_ends_soon() -> None:
         subject.store.door.clear()
         started = time.monotonic()
         with pytest.raises(StoreUnavailable):
-            await subject.tracker.read("nobody")
+            await subject.tracker.read("unknown")
         assert time.monotonic() - started < WAIT_SECONDS + AT_ONCE_SECONDS
 
 
@@ -865,7 +865,7 @@ async def test_a_wait_ends_with_the_change() -> None:
         task = await subject.begin("t")
         for stage in (Stage.FORWARDING, Stage.STREAMING, Stage.DONE):
             waiting = asyncio.create_task(subject.tracker.wait("t", None, 10))
-            await until(lambda: subject.tracker._changes._waiters, 30, "somebody waits")
+            await until(lambda: subject.tracker._changes._waiters, 30, "someone waits")
             advance(subject, task, stage)
             document = await within(AT_ONCE_SECONDS, waiting)
             assert json.loads(document or "")["stage"] == stage
@@ -879,14 +879,14 @@ async def test_a_wait_for_an_older_event_is_none() -> None:
 
 
 async def test_a_wait_for_what_has_ended_is_none() -> None:
-    """An ended task does not change: nobody is kept waiting, whichever event he names; nor for an unknown task."""
+    """An ended task does not change: no one is kept waiting, whichever event he names; nor for an unknown task."""
     async with tracking() as subject:
         subject.run_through(task := await subject.begin("t"))
         await settled(subject.tracker, task)
         event = json.loads(await subject.tracker.read("t") or "")["event_id"]
         for seen in (None, event, "another"):
             assert await seconds_of(subject.tracker.wait("t", seen, 10)) < AT_ONCE_SECONDS
-        assert await subject.tracker.wait("nobody", None, 10) is None
+        assert await subject.tracker.wait("unknown", None, 10) is None
 
 
 async def test_a_heartbeat_ends_no_wait() -> None:
@@ -951,11 +951,11 @@ async def test_cancelling_answers_as_soon_as_it_is_done() -> None:
 
 
 async def test_cancelling_what_has_ended_changes_nothing() -> None:
-    """An ended task is answered as it is, an unknown one is None, and nobody is asked for anything."""
+    """An ended task is answered as it is, an unknown one is None, and no one is asked for anything."""
     async with tracking() as subject:
         await put(subject.store.table, [record("t", Stage.DONE, boot="other")])
         assert await subject.tracker.cancel("t") == await text_of(subject.store.table, "t")
-        assert await subject.tracker.cancel("nobody") is None
+        assert await subject.tracker.cancel("unknown") is None
         assert subject.store.asked == []
 
 
@@ -1019,7 +1019,7 @@ async def test_cancelling_without_the_store_works_for_own_tasks() -> None:
         await subject.lose_store()
         assert json.loads(await subject.tracker.cancel("t") or "")["stage"] == "cancelled"
         with pytest.raises(StoreUnavailable):
-            await subject.tracker.cancel("nobody")
+            await subject.tracker.cancel("unknown")
 
 
 async def test_a_request_is_cancelled_while_it_claims() -> None:
@@ -1081,11 +1081,11 @@ async def test_all_are_cut_at_once() -> None:
 
 
 async def test_pollers_do_not_hold_up_the_stop() -> None:
-    """Who waits for a change has his answer when the drain begins, and nobody is kept waiting from then on."""
+    """Who waits for a change has his answer when the drain begins, and no one is kept waiting from then on."""
     async with tracking() as subject:
         await subject.begin("t")
         waiting = asyncio.create_task(subject.tracker.wait("t", None, 30))
-        await until(lambda: subject.tracker._changes._waiters, 30, "somebody waits")
+        await until(lambda: subject.tracker._changes._waiters, 30, "someone waits")
         subject.tracker.drain()
         assert json.loads(await within(AT_ONCE_SECONDS, waiting) or "")["stage"] == "queued"
         assert await seconds_of(subject.tracker.wait("t", None, 30)) < AT_ONCE_SECONDS

@@ -123,7 +123,7 @@ async def test_all_who_wait_go_on_together() -> None:
 
 
 async def test_an_error_is_away_at_once() -> None:
-    """A store that refuses costs nobody a wait."""
+    """A store that refuses costs no one a wait."""
     async with running() as subject:
         subject.store.failure = StoreError("OOM")
         assert await subject.wait(subject.post()) <= AT_ONCE_SECONDS
@@ -202,7 +202,7 @@ async def test_a_store_that_only_reads_is_away() -> None:
 
 
 async def test_a_slow_answer_does_not_end_a_good_condition() -> None:
-    """As long as nobody has to wait for 250 ms, a store that is up stays up."""
+    """As long as no one has to wait for 250 ms, a store that is up stays up."""
     async with running() as subject:
         subject.store.delay_seconds = 0.2
         for _ in range(3):
@@ -270,7 +270,7 @@ async def test_the_dead_are_buried_once() -> None:
 
 
 async def test_own_tasks_are_spared() -> None:
-    """Nobody but the gateway itself knows that its tasks live: it never calls them lost."""
+    """No one but the gateway itself knows that its tasks live: it never calls them lost."""
     async with running() as subject:
         subject.in_flight["own"] = subject.post()
         await until(lambda: subject.store.calls["watch"], 30)
@@ -297,7 +297,7 @@ async def test_after_an_outage_everybody_is_spared_for_a_while() -> None:
 
 
 async def test_an_unforeseen_error_ends_no_loop(caplog: pytest.LogCaptureFixture) -> None:
-    """Writing, looking and listening go on after a failure that nobody thought of, and each says so."""
+    """Writing, looking and listening go on after a failure that no one thought of, and each says so."""
     subject = Subject()
     subject.store.failure = subject.store.listen_failure = ValueError("unforeseen")
     task = subject.post()

@@ -62,7 +62,7 @@ class Transport(asyncio.Transport):
         """Nothing waits to be read."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """The request; nobody reads it."""
+        """The request; no one reads it."""
 
 
 @dataclass(slots=True)

@@ -498,7 +498,7 @@ NOT_AGAIN: dict[str, Script] = {
 
 @pytest.mark.parametrize("script", NOT_AGAIN.values(), ids=NOT_AGAIN)
 async def test_a_connection_that_may_lie_is_not_used_again(peer: Peer, upstream: Upstream, script: Script) -> None:
-    """The message counts, but nobody else gets that connection, for he might get another's bytes."""
+    """The message counts, but no one else gets that connection, for he might get another's bytes."""
     peer.then(script)
     assert (await ask(upstream))[2] in (b"x", b"")
     assert await opened(peer, upstream) == 2
@@ -506,7 +506,7 @@ async def test_a_connection_that_may_lie_is_not_used_again(peer: Peer, upstream:
 
 @pytest.mark.parametrize("late", [head(200, (b"Content-Length", b"5")) + b"wrong", b"HTTP/1.1 2", b"\x00garbage"])
 async def test_bytes_on_an_idle_connection_end_it(peer: Peer, upstream: Upstream, late: bytes) -> None:
-    """An answer nobody asked for is given to nobody."""
+    """An answer no one asked for is given to no one."""
     assert await opened(peer, upstream) == 1
     await peer.exchanges[0].send(late)
     await until(peer.connections[0].closed.is_set, what="the pool closes it")
@@ -527,14 +527,14 @@ UNASKED = {
 async def test_a_connection_with_something_in_its_socket_is_not_taken(
     peer: Peer, upstream: Upstream, late: bytes
 ) -> None:
-    """What came on an idle connection before the next request, and is not read yet, becomes nobody's answer."""
+    """What came on an idle connection before the next request, and is not read yet, becomes no one's answer."""
     assert await opened(peer, upstream) == 1
     sock = peer.connections[0].transport.get_extra_info("socket")
     if late:
         assert os.write(sock.fileno(), late) == len(late)
     else:
         sock.shutdown(socket.SHUT_WR)
-    assert upstream.take() is None  # the loop has not turned: nobody has read it
+    assert upstream.take() is None  # the loop has not turned: no one has read it
     peer.then(answering(200, body=b"right"))
     assert (await ask(upstream))[2] == b"right"
     await within(1, peer.connections[0].closed.wait(), "the connection is closed")
@@ -674,7 +674,7 @@ async def test_abort_closes_at_once_and_tells_nobody(peer: Peer, upstream: Upstr
 
 
 async def test_a_slow_reader_slows_the_upstream(peer: Peer, upstream: Upstream) -> None:
-    """While nobody reads, the upstream is stopped by TCP; what waits here is bounded; then all of it comes."""
+    """While no one reads, the upstream is stopped by TCP; what waits here is bounded; then all of it comes."""
     total = 64 * 1024 * 1024
 
     async def script(exchange: Exchange) -> None:
