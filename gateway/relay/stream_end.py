@@ -71,6 +71,8 @@ class Finals:
         self.events = {end.name: end.ending for end in ends if end.name != _DONE}
         self.types = {b'"%b"' % name: ending for name, ending in self.events.items()}
         first, second, *more = dict.fromkeys(end.word for end in ends)
+        if len(more) > 1:
+            raise ValueError(f"{len(more) + 2} different words of end events; allowed: two or three")
         self.words = first, second, more[0] if more else None
         # Besides `"error"`, one of these stands in every end event, and perhaps in other events.
         names = [end.name for end in ends if end.name != _ERROR]

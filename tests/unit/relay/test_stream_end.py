@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.relay.stream_end import Ending, end_watch
+from gateway.relay.stream_end import EndEvent, Ending, Finals, end_watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -264,3 +264,11 @@ def test_a_line_without_end_costs_no_memory(route: bytes) -> None:
     assert kept_bytes < 4096
     assert peak_bytes < 4 * len(piece)
     assert watch.feed(b'\n\ndata: {"error":1}\n\n') is Ending.ERROR
+
+
+def test_no_end_event_is_left_out_silently() -> None:
+    """The search knows three words; a table that needs a fourth fails at the start."""
+    ends = tuple(EndEvent(word, Ending.COMPLETE, word) for word in (b"one", b"two", b"three", b"four"))
+    with pytest.raises(ValueError, match="two or three"):
+        Finals(ends)
+    assert Finals(ends[:3]).words == (b"one", b"two", b"three")
