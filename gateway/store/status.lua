@@ -33,7 +33,7 @@ local function verdict(stored, is_ours, attempt, rank, owner)
   return is_next and attempt or nil
 end
 
-local has_cancels = call('EXISTS', CANCELS) == 1
+local has_cancels -- asked for at the first end of a task that was stored in flight: others cannot be cancelled
 local replies = {}
 for n = 1, #KEYS - 1 do
   local key = KEYS[n]
@@ -68,9 +68,12 @@ for n = 1, #KEYS - 1 do
       add(BEATS, now_ms + grace_ms, id, lists_ttl)
     elseif stored then
       call('ZREM', BEATS, id)
-    end
-    if rank == FINAL_RANK and has_cancels then
-      call('ZREM', CANCELS, boot .. ':' .. tonumber(created) .. ':' .. id)
+      if has_cancels == nil then
+        has_cancels = call('EXISTS', CANCELS) == 1
+      end
+      if has_cancels then
+        call('ZREM', CANCELS, boot .. ':' .. tonumber(created) .. ':' .. id)
+      end
     end
     replies[n] = { 1, granted or stored.attempt, is_over_malformed and 1 or nil }
   end
