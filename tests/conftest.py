@@ -13,6 +13,7 @@ import signal
 import uuid
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and with them all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says something about the machine alone.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 async def started_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
