@@ -17,7 +17,7 @@ from gateway.relay.messages import answer_fields, has_readable_body, next_of_bod
 from gateway.relay.outcome import ClientLeft, Notice, Outcome, outcome_of_failure, outcome_of_message
 from gateway.relay.phase import MOVES, Phase
 from gateway.relay.stream_end import Ending, EndWatch, end_watch
-from gateway.tracking.outbox import TrackedTask
+from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.tracker import Tracker
 from gateway.upstream.connection import Connection, State
 from gateway.upstream.pool import Upstream

@@ -7,7 +7,7 @@ from gateway.http.target import Target
 from gateway.metrics.counts import Counts
 from gateway.relay.exchange import Exchange
 from gateway.tasks.task import chosen_id, stored_target
-from gateway.tracking.outbox import TrackedTask
+from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.tracker import Tracker
 from gateway.upstream.pool import Upstream
 

@@ -39,7 +39,6 @@ class Script:
     """A Lua script of this package, called by its digest."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
         here = files("gateway.store")
         parts = [here.joinpath(f"{part}.lua").read_text() for part in ("lists", name)]
         self.text = _of_tasks() + "".join(parts)

@@ -46,8 +46,6 @@ class Statuses:
 
     def _ask(self, command: Command, records: Sequence[Record], then: Callable[[Replies], None]) -> None:
         """Sends a script's command. If a key has another type, deletes that key and sends the command again."""
-        owners = {"", *(record.owner for record in records)}
-        names = [name for owner in owners for name in list_names(None, owner)]
 
         def mended(replies: Replies) -> None:
             if isinstance(replies, list):
@@ -57,6 +55,8 @@ class Statuses:
 
         def take(replies: Replies) -> None:
             if isinstance(replies, WrongType):
+                owners = {"", *(record.owner for record in records)}
+                names = [name for owner in owners for name in list_names(None, owner)]
                 self._pipeline.ask([("EVALSHA", MEND.digest, 0, *names), command], mended)
             else:
                 then(replies)

@@ -15,8 +15,6 @@ from typing import Protocol
 from gateway.tasks.shares import Shares
 from gateway.tracking.tracked import TrackedTask
 
-__all__ = ["Outbox", "TrackedTask", "Writer"]
-
 BATCH_TASKS = 256
 KEPT_TASKS = 10_000
 KEPT_BYTES = 32 * 1024 * 1024

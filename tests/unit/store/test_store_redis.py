@@ -234,7 +234,7 @@ async def test_listing_clears_what_is_gone(store: RedisStore, server: Server) ->
 # -- cancelling --
 
 CANCELS = LISTS + "cancels"
-CANCEL_SECONDS = 3600
+CANCEL_SECONDS = 60
 
 
 async def test_all_hear_of_a_cancel_at_once(store: RedisStore, other: RedisStore) -> None:
