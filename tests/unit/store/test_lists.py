@@ -84,6 +84,17 @@ async def test_a_status_that_is_written_is_listed(
     assert ids(await other.page(10, stage.state, None)) == ids(await other.page(10, None, None, owner=owner)) == ["t"]
 
 
+async def test_a_task_stands_in_the_lists_of_its_state_alone(store: RedisStore, server: Server) -> None:
+    """What moves on leaves its old lists in the same step, and a new attempt takes the place of the old one."""
+    stages = [Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING, Stage.DONE]
+    for attempt in (1, 2):
+        for stage in stages:
+            await put(store, [record("t", stage, attempt=attempt, created_ms=attempt, owner="alice")])
+            for name in list_names(None, None) + list_names(None, "alice"):
+                assert await listed(server, name) == ["t"] * (name.partition("@")[0] == stage.state), (stage, name)
+            assert await server.client.zcard(LIST_PREFIX + "expiry") == 2, "the task, and the mark"
+
+
 async def test_a_batch_is_one_command(store: RedisStore, server: Server) -> None:
     """A batch costs one script call, whatever it holds: claims, heartbeats, ends."""
     batch = [record(f"t{n:02}", stage, attempt=n % 2) for n, stage in enumerate([*Stage] * 5)]
