@@ -73,6 +73,14 @@ ENDINGS = {
 }
 
 
+async def relayed(gateway: Gateway, upstream: Upstream, path: str, events: list[bytes]) -> tuple[str, str, str | None]:
+    """What becomes of the task of a stream with these events, each of which has to reach the client."""
+    upstream.then(streaming(*events))
+    answer = await gateway.ask("POST", path, body=BODY)
+    assert (answer.data, answer.body.complete) == (b"".join(events), True)
+    return outcome(await gateway.status(answer.head.task_id))
+
+
 @pytest.mark.parametrize(("path", "events", "expected"), ENDINGS.values(), ids=ENDINGS.keys())
 async def test_how_a_stream_ends_decides(
     gateway: Gateway,
@@ -82,10 +90,7 @@ async def test_how_a_stream_ends_decides(
     expected: tuple[str, str, str | None],
 ) -> None:
     """A path's own end event is SUCCESS, an error event stream_error, an end without either incomplete."""
-    upstream.then(streaming(*events))
-    answer = await gateway.ask("POST", path, body=BODY)
-    assert (answer.data, answer.body.complete) == (b"".join(events), True)
-    assert outcome(await gateway.status(answer.head.task_id)) == expected
+    assert await relayed(gateway, upstream, path, events) == expected
 
 
 SPELLINGS = {
@@ -119,10 +124,7 @@ async def test_how_an_event_is_spelled_decides_nothing(
     expected: tuple[str, str, str | None],
 ) -> None:
     """Field order, white space, key order and line ends of an event make no difference, nor does its size."""
-    upstream.then(streaming(*events))
-    answer = await tracked.ask("POST", path, body=BODY)
-    assert (answer.data, answer.body.complete) == (b"".join(events), True)
-    assert outcome(await tracked.status(answer.head.task_id)) == expected
+    assert await relayed(tracked, upstream, path, events) == expected
 
 
 @pytest.mark.parametrize("then", ["drop", "reset"])
