@@ -1,8 +1,8 @@
--- Steps of building the lists anew from the documents (see rebuild.py).
+-- The steps of a rebuild (see rebuild.py).
 --
--- ARGV[1]  "begin", "add" or "end"   ARGV[2] TTL of the lists in seconds   ARGV[3] names this run of it
--- begin: puts the run's mark into every list that is known, and those that ARGV[4…] names, in the place of another run's.
---        What is written from then on is in it, what was before is added next.
+-- ARGV[1]  "begin", "add" or "end"   ARGV[2] TTL of the lists in seconds   ARGV[3] name of this run
+-- begin: puts the mark of this run into every known list and those that ARGV[4…] names; removes marks of other runs.
+--        From then on each write is in its list. Earlier tasks are added by the next steps.
 -- add:   KEYS[n] is a document (but the last two), ARGV[3 + n] its task id: puts those tasks into their lists.
 -- end:   a list that still has the mark was not evicted meanwhile: it is complete. ARGV[4…] as with begin.
 

@@ -1,7 +1,6 @@
-"""Builds the lists of Redis anew from the documents, where Redis evicted a list or the layout is new.
+"""Rebuilds the lists in Redis from the documents, if Redis evicted a list or the layout is new.
 
-One gateway at a time does it, in the background and in small steps. Until it is done the lists are not complete, and
-nothing is listed (503).
+One gateway at a time rebuilds, in the background and in small steps. Until it is done the list answers 503.
 """
 
 import asyncio
@@ -27,10 +26,10 @@ _ADDED_AT_ONCE = 64
 
 
 class Rebuild:
-    """Rebuilds over `reader` for the process `boot`.
+    """Rebuilds through `reader` for the process `boot`.
 
-    `connection` tells which connection the writer has: another one may lead to another server, and SCAN's cursor is one
-    server's.
+    `connection` returns something that changes when the writer connects again: that may be another server, and a cursor
+    of SCAN is valid at one server only.
     """
 
     def __init__(self, reader: Reader, boot: str, lists_ttl_seconds: int, connection: Callable[[], object]) -> None:
@@ -42,20 +41,20 @@ class Rebuild:
         self._is_forbidden_said = False
 
     async def wait(self, seconds: float, names: Sequence[str]) -> None:
-        """Begins, where this process is not at it, and waits for the end, at most so long.
+        """Begins a rebuild unless one runs in this process. Waits for its end, at most `seconds`.
 
-        Another gateway that is at it is waited for a moment: then it is time to look again.
+        If another gateway rebuilds, it returns after a moment; the caller then looks at the lists again.
         """
         await asyncio.wait([self.begin(names)], timeout=seconds)
 
     def begin(self, names: Sequence[str] = ()) -> "asyncio.Task[None]":
-        """Begins, where this process is not at it; with all lists that are known, and those of `names`."""
+        """Begins a rebuild of all known lists and those of `names`, unless one runs in this process."""
         if self._running is None or self._running.done():
             self._running = asyncio.get_running_loop().create_task(self._run(names))
         return self._running
 
     async def close(self) -> None:
-        """Gives up; the next gateway that finds the lists incomplete begins again."""
+        """Stops. The next gateway that finds the lists incomplete begins again."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
