@@ -53,6 +53,12 @@ class InvalidTaskId(GatewayError):
     status, code = 400, "invalid_task_id"
 
 
+class InvalidHeader(GatewayError):
+    """A field of the gateway's own, `X-Task-…`, is sent twice or has a value that is not allowed."""
+
+    status, code = 400, "invalid_header"
+
+
 class TaskIdInUse(GatewayError):
     """A request with the same `X-Task-Id` is still in flight."""
 
@@ -97,6 +103,30 @@ class TooManyConnections(GatewayError):
 
     status, code = 503, "too_many_connections"
     retry_after_seconds = 5
+
+
+class QueueFull(GatewayError):
+    """As many requests wait as may. `retry_after_seconds`: when there will probably be room."""
+
+    status, code = 429, "queue_full"
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__("too many requests wait for Ollama; try again later")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class StartTimeout(GatewayError):
+    """The request was not with Ollama within its `X-Task-Start-Timeout`."""
+
+    status, code = 504, "start_timeout"
+    is_retry_useless = True
+
+
+class TaskTimeout(GatewayError):
+    """The answer had not begun within the request's `X-Task-Timeout`."""
+
+    status, code = 504, "task_timeout"
+    is_retry_useless = True
 
 
 class Cancelled(GatewayError):

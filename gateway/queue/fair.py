@@ -1,0 +1,211 @@
+"""The order in which waiting requests get a place. Pure: knows no socket, no clock and no task.
+
+The rule (contract 8.4): requests of normal priority go before those of low priority. Among them, the API key with the
+fewest places is next. Among equal keys it is the one that was given a place longest ago, and a key that never had one
+comes first. Within a key it is the request that waited longest. Without keys all requests have the owner "", so the
+first in is the first out.
+"""
+
+import heapq
+from collections.abc import Iterator
+from enum import Enum, auto
+from itertools import chain
+from typing import Generic, NamedTuple, TypeVar
+
+
+class Standing(Enum):
+    """Where a ticket stands. It moves downwards only, and to GONE from anywhere."""
+
+    WAITING = auto()
+    PLACED = auto()  # its request has a place, and is not with Ollama yet
+    RUNNING = auto()  # its request is with Ollama
+    GONE = auto()  # it has not joined, or has left
+
+
+class Ticket:
+    """One request in the queue. `number` counts arrivals; `is_ready` says that it could use a place at once."""
+
+    __slots__ = ("is_low", "is_ready", "number", "owner", "standing")
+
+    def __init__(self, owner: str, *, is_low: bool) -> None:
+        self.owner = owner
+        self.is_low = is_low
+        self.number = 0
+        self.is_ready = False
+        self.standing = Standing.GONE  # until it joins
+
+    def __repr__(self) -> str:
+        priority = "low" if self.is_low else "normal"
+        return f"<Ticket {self.number} of {self.owner!r}, {priority}, {self.standing.name}>"
+
+
+T = TypeVar("T", bound=Ticket)
+
+
+class _Owner(Generic[T]):
+    """The requests of one key. Its waiting tickets stand in order of arrival, by their numbers."""
+
+    __slots__ = ("last_turn", "low", "normal", "places")
+
+    def __init__(self) -> None:
+        self.places = 0
+        self.last_turn = 0  # the number of the turn in which it was given a place; 0: never
+        self.normal: dict[int, T] = {}
+        self.low: dict[int, T] = {}
+
+    @property
+    def waiting(self) -> int:
+        return len(self.normal) + len(self.low)
+
+    def tickets(self, *, is_low: bool) -> dict[int, T]:
+        """The waiting tickets of one priority."""
+        return self.low if is_low else self.normal
+
+    def youngest(self) -> T:
+        """The ticket that joined last."""
+        return max(chain(self.normal.values(), self.low.values()), key=lambda ticket: ticket.number)
+
+
+class _Claim(NamedTuple, Generic[T]):
+    """What decides which key is next: the least claim. `number`, that of its ticket, decides between new keys."""
+
+    places: int
+    last_turn: int
+    number: int
+    ticket: T
+
+
+class FairQueue(Generic[T]):
+    """Tickets that wait, and tickets that have a place. How many places there are is the caller's concern."""
+
+    def __init__(self) -> None:
+        self.places = 0  # that are taken
+        self.waiting = 0  # tickets without a place
+        self._placed: dict[T, None] = {}  # those that are not RUNNING yet, in the order of their turns
+        self._owners: dict[str, _Owner[T]] = {}  # as many as there are names of keys
+        self._arrivals = 0
+        self._turns = 0
+        self._positions: dict[T, int] | None = None  # of the present order, once it was asked for
+
+    def __repr__(self) -> str:
+        return f"<FairQueue {self.places} places taken, {self.waiting} waiting>"
+
+    @property
+    def placed(self) -> int:
+        """How many requests have a place, and are not with Ollama yet."""
+        return len(self._placed)
+
+    @property
+    def length(self) -> int:
+        """How many requests are not with Ollama yet, with or without a place."""
+        return self.waiting + len(self._placed)
+
+    def not_running(self) -> list[T]:
+        """Those requests, in no particular order."""
+        waiting = (owner.tickets(is_low=is_low) for owner in self._owners.values() for is_low in (False, True))
+        return [*self._placed, *chain.from_iterable(tickets.values() for tickets in waiting)]
+
+    def join(self, ticket: T) -> None:
+        """A new request waits."""
+        self._arrivals += 1
+        ticket.number = self._arrivals
+        ticket.standing = Standing.WAITING
+        owner = self._owners.setdefault(ticket.owner, _Owner[T]())
+        owner.tickets(is_low=ticket.is_low)[ticket.number] = ticket
+        self.waiting += 1
+        self._positions = None
+
+    def place_next(self) -> T | None:
+        """Gives a place to the request that is next. Passes over those that are not ready. None if none is."""
+        for is_low in (False, True):
+            claims = [
+                _Claim(owner.places, owner.last_turn, ticket.number, ticket)
+                for owner in self._owners.values()
+                if (ticket := _first_ready(owner.tickets(is_low=is_low))) is not None
+            ]
+            if claims:
+                ticket = min(claims).ticket
+                self._place(ticket)
+                return ticket
+        return None
+
+    def _place(self, ticket: T) -> None:
+        owner = self._owners[ticket.owner]
+        del owner.tickets(is_low=ticket.is_low)[ticket.number]
+        self._turns += 1
+        owner.last_turn = self._turns
+        owner.places += 1
+        self.places += 1
+        self.waiting -= 1
+        ticket.standing = Standing.PLACED
+        self._placed[ticket] = None
+        self._positions = None
+
+    def run(self, ticket: T) -> None:
+        """A request that has a place is with Ollama now."""
+        del self._placed[ticket]
+        ticket.standing = Standing.RUNNING
+        self._positions = None
+
+    def leave(self, ticket: T) -> bool:
+        """A request waits no more, or gives its place back. False if it has left already."""
+        standing, ticket.standing = ticket.standing, Standing.GONE
+        if standing is Standing.GONE:
+            return False
+        owner = self._owners[ticket.owner]
+        if standing is Standing.WAITING:
+            del owner.tickets(is_low=ticket.is_low)[ticket.number]
+            self.waiting -= 1
+        else:
+            self._placed.pop(ticket, None)
+            owner.places -= 1
+            self.places -= 1
+        self._positions = None
+        return True
+
+    def displaced_by(self, owner: str) -> T | None:
+        """The request that has to leave a full queue so that one of `owner` can join. None: the newcomer has to.
+
+        It is the youngest of the key that has the most waiting, if `owner` has fewer (contract 8.3).
+        """
+        most = max(self._owners.values(), key=lambda one: one.waiting, default=None)
+        if most is None:
+            return None
+        newcomer = self._owners.get(owner)
+        return most.youngest() if (newcomer.waiting if newcomer else 0) < most.waiting else None
+
+    def position(self, ticket: T) -> int | None:
+        """The place of a request in the order of turns, were all ready and none to end: 1 is next.
+
+        None once it is with Ollama. Requests that have a place already, and connect to Ollama, come first.
+        """
+        if self._positions is None:
+            self._positions = {one: number for number, one in enumerate(chain(self._placed, self._in_order()), 1)}
+        return self._positions.get(ticket)
+
+    def _in_order(self) -> Iterator[T]:
+        """All waiting requests, in the order in which places would be given to them now."""
+        turn = self._turns
+        standings = {name: (owner.places, owner.last_turn) for name, owner in self._owners.items()}
+        for is_low in (False, True):
+            left = {name: iter(owner.tickets(is_low=is_low).values()) for name, owner in self._owners.items()}
+            claims = [
+                _Claim(*standings[name], ticket.number, ticket)
+                for name, tickets in left.items()
+                if (ticket := next(tickets, None)) is not None
+            ]
+            heapq.heapify(claims)
+            while claims:
+                ticket = claims[0].ticket
+                yield ticket
+                turn += 1
+                places, _ = standings[ticket.owner]
+                standings[ticket.owner] = places + 1, turn
+                if (following := next(left[ticket.owner], None)) is None:
+                    heapq.heappop(claims)
+                else:
+                    heapq.heapreplace(claims, _Claim(places + 1, turn, following.number, following))
+
+
+def _first_ready(tickets: dict[int, T]) -> T | None:
+    return next((ticket for ticket in tickets.values() if ticket.is_ready), None)

@@ -1,0 +1,249 @@
+"""Places with Ollama: so many requests are there at once, and the others wait in a bounded queue (contract 8).
+
+A `Place` is what one request has here, from its head to the end of its answer. The request says when it could use a
+place, when it is with Ollama, and when it leaves. `FairQueue` decides who is next. Knows no message and no task.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from statistics import fmean
+from typing import Protocol
+
+from gateway.errors import GatewayError, QueueFull, UpstreamUnavailable
+from gateway.queue.fair import FairQueue, Standing, Ticket
+
+# While Ollama refuses connections it is probably starting again. Requests wait for that so long, and try so often.
+REFUSAL_SECONDS = 15.0
+_TRY_SECONDS = 0.25
+# Retry-After: bounds, and the value without any history. An estimate looks at so many places that were given back.
+_LEAST_RETRY_SECONDS, _MOST_RETRY_SECONDS, _UNKNOWN_RETRY_SECONDS = 1, 120, 5
+_HISTORY = 32
+
+
+class Waiter(Protocol):
+    """A request in the queue. No call may raise."""
+
+    def on_place(self) -> None:
+        """It has a place, and may connect to Ollama. Comes again after each `Place.refused`."""
+
+    def on_refusal(self, error: GatewayError, /) -> None:
+        """It has to leave the queue, because of `error`."""
+
+
+class _Condition(Enum):
+    """Whether Ollama takes connections, as far as is known."""
+
+    OPEN = auto()
+    REFUSING = auto()  # for less than REFUSAL_SECONDS: requests wait for it
+    DOWN = auto()  # for longer: each request tries once, and fails at once
+
+
+class Place(Ticket):
+    """What one request has in the queue. All verbs may be called at any time; those that no longer apply do nothing."""
+
+    __slots__ = ("_places", "_running_since", "_waiter", "_waiting_since")
+
+    def __init__(self, places: "Places", waiter: Waiter, owner: str, *, is_low: bool, now: float) -> None:
+        super().__init__(owner, is_low=is_low)
+        self._places = places
+        self._waiter: Waiter | None = waiter  # until it leaves: the two hold each other
+        self._waiting_since = now
+        self._running_since = math.inf
+
+    @property
+    def position(self) -> int | None:
+        """Its place in the order of turns, 1 is next; None once the request is with Ollama, or has left."""
+        return self._places.queue.position(self)
+
+    @property
+    def queue_length(self) -> int:
+        """How many requests are not with Ollama yet."""
+        return self._places.queue.length
+
+    def ready(self) -> None:
+        """The request could use a place: what has to be here of its body is here."""
+        if not self.is_ready:
+            self.is_ready = True
+            self._places.give()
+
+    def run(self) -> None:
+        """The request goes to Ollama, on an open connection."""
+        if self.standing is Standing.PLACED:
+            self._running_since = self._places.ran(self, self._waiting_since)
+
+    def refused(self, error: UpstreamUnavailable) -> bool:
+        """Ollama refused the connection. Whether the request keeps its place and is told when to try again."""
+        return self._places.refused(self, error)
+
+    def leave(self) -> None:
+        """The request needs no place any more, or waits no longer."""
+        if self._waiter is not None:
+            self._waiter = None
+            self._places.left(self, self._running_since)
+
+    def tell(self) -> None:
+        """Tells the request that it has its place."""
+        if self._waiter is not None:
+            self._waiter.on_place()
+
+    def dismiss(self, error: GatewayError) -> None:
+        """Tells the request that it has to leave."""
+        if self._waiter is not None:
+            self._waiter.on_refusal(error)
+
+
+class Places:
+    """`max_running` requests are with Ollama at once; `max_queued` more may wait.
+
+    `on_waited` is told how many seconds each request waited until it went to Ollama; `clock` gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        max_running: int,
+        max_queued: int,
+        on_waited: Callable[[float], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.max_running = max_running
+        self.queue: FairQueue[Place] = FairQueue()
+        self._most = max_running + max_queued
+        self._on_waited = on_waited
+        self._clock = clock
+        self._is_giving = False
+        self._running: dict[Place, float] = {}  # since when
+        self._took: deque[float] = deque(maxlen=_HISTORY)  # seconds from `ran` to `left`
+        # Ollama refuses connections
+        self._condition = _Condition.OPEN
+        self._refusing_since = 0.0
+        self._refused_at = -math.inf  # the last time
+        self._refused: dict[Place, None] = {}  # those that are to try again
+
+    def __repr__(self) -> str:
+        return f"<Places {self.running} of {self.max_running} taken, {self.waiting} waiting, {self._condition.name}>"
+
+    @property
+    def running(self) -> int:
+        """How many requests are with Ollama."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """How many are not yet."""
+        return self.queue.length
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more request is refused, or takes the place of another in the queue."""
+        return self.queue.places + self.queue.waiting >= self._most
+
+    def reserve(self, waiter: Waiter, owner: str, *, is_low: bool) -> Place:
+        """A place in the queue for a request of `owner`, the name of its key. Raises QueueFull.
+
+        In a full queue the youngest request of another key may have to leave for it.
+        """
+        if self.is_full:
+            error = QueueFull(self._retry_after_seconds())
+            displaced = self.queue.displaced_by(owner)
+            if displaced is None:
+                raise error
+            displaced.dismiss(error)
+        place = Place(self, waiter, owner, is_low=is_low, now=self._clock())
+        self.queue.join(place)
+        return place
+
+    def give(self) -> None:
+        """Gives free places to the requests that are next. Gives none while Ollama refuses connections."""
+        if self._is_giving:  # called again by a request that was just told; the loop below goes on
+            return
+        self._is_giving = True
+        try:
+            while self._condition is not _Condition.REFUSING and self.queue.places < self.max_running:
+                place = self.queue.place_next()
+                if place is None:
+                    break
+                place.tell()
+        finally:
+            self._is_giving = False
+
+    def close(self, error: GatewayError) -> None:
+        """Dismisses all that wait. From now on no place is given; `reserve` must not be called any more."""
+        self.max_running = 0
+        self._dismiss_all(error)
+
+    # -- what a place reports --
+
+    def ran(self, place: Place, waiting_since: float) -> float:
+        """A request is with Ollama now. Returns the time."""
+        now = self._clock()
+        self.queue.run(place)
+        self._running[place] = now
+        self._on_waited(now - waiting_since)
+        if self._condition is not _Condition.OPEN:
+            self._condition = _Condition.OPEN
+            asyncio.get_running_loop().call_soon(self.give)
+        return now
+
+    def left(self, place: Place, running_since: float) -> None:
+        """A request has left. The next one gets its place in this turn of the loop."""
+        self._refused.pop(place, None)
+        if self._running.pop(place, None) is not None:
+            self._took.append(self._clock() - running_since)
+        self.queue.leave(place)
+        self.give()
+
+    def refused(self, place: Place, error: UpstreamUnavailable) -> bool:
+        """Ollama refused the connection of `place`. Whether the request is to wait for another try."""
+        now = self._clock()
+        is_new = self._condition is _Condition.OPEN or now - self._refused_at > REFUSAL_SECONDS
+        self._refused_at = now
+        if is_new:
+            self._refusing_since = now
+            if self._condition is not _Condition.REFUSING:
+                self._condition = _Condition.REFUSING
+                asyncio.get_running_loop().call_later(_TRY_SECONDS, self._try_again, error)
+        if self._condition is _Condition.DOWN:
+            return False
+        self._refused[place] = None
+        return True
+
+    def _try_again(self, error: UpstreamUnavailable) -> None:
+        """Those that were refused try again. If all of them have left, the next request gets a place to try with."""
+        if self._condition is not _Condition.REFUSING:
+            return
+        if self._clock() - self._refusing_since >= REFUSAL_SECONDS:
+            self._condition = _Condition.DOWN
+            self._dismiss_all(error)
+            return
+        trying, self._refused = self._refused, {}
+        if not self.queue.placed and (place := self.queue.place_next()) is not None:
+            trying[place] = None
+        for place in trying:
+            place.tell()
+        asyncio.get_running_loop().call_later(_TRY_SECONDS, self._try_again, error)
+
+    def _dismiss_all(self, error: GatewayError) -> None:
+        """Dismisses all that are not with Ollama. None of them gets a place that another gives back meanwhile."""
+        self._is_giving = True
+        try:
+            for place in self.queue.not_running():
+                place.dismiss(error)
+        finally:
+            self._is_giving = False
+
+    def _retry_after_seconds(self) -> int:
+        """When the queue will have room: when the next place is given back, by what places took lately.
+
+        A place that is held for longer than usual says nothing about its end. It counts as one of `running` that end
+        evenly spread.
+        """
+        if not self._took:
+            return _UNKNOWN_RETRY_SECONDS
+        usual, now = fmean(self._took), self._clock()
+        left = (usual - (now - since) for since in self._running.values())
+        soonest = min((one for one in left if one > 0), default=usual / max(1, len(self._running)))
+        return min(max(math.ceil(soonest), _LEAST_RETRY_SECONDS), _MOST_RETRY_SECONDS)
