@@ -68,6 +68,8 @@ class Settings:
     gateway_port: int
     max_body_bytes: int
     max_connections: int
+    max_running: int
+    max_queued: int
     upstream_idle_timeout_seconds: float
     drain_seconds: float
     drain_notice_seconds: float
@@ -116,6 +118,10 @@ SETTINGS = (
             whole(1, 2**40)),
     Setting("MAX_CONNECTIONS", "8000", "1 to 1000000", "How many clients' connections the gateway serves at once; "
             "fewer where its file descriptors do not suffice for two each.", whole(1, 1_000_000)),
+    Setting("MAX_RUNNING", "0", "0 (no bound) to 100000", "How many requests are with Ollama at once, GET, HEAD and "
+            "OPTIONS aside. The others wait in a queue.", whole(0, 100_000)),
+    Setting("MAX_QUEUED", "1000", "0 to 1000000", "With `MAX_RUNNING`: how many requests may wait; more get 429.",
+            whole(0, 1_000_000)),
     Setting("UPSTREAM_IDLE_TIMEOUT_SEC", "0", "0 (off) to 86400 seconds", "How long Ollama may stay silent. Loading a "
             "model takes minutes of silence.", seconds(0, 86_400)),
     Setting("DRAIN_SEC", "30", "0 to 3600 seconds", "How long requests get to finish after SIGTERM.",
@@ -214,6 +220,8 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         gateway_port=values["GATEWAY_PORT"],
         max_body_bytes=values["MAX_BODY_BYTES"],
         max_connections=values["MAX_CONNECTIONS"],
+        max_running=values["MAX_RUNNING"],
+        max_queued=values["MAX_QUEUED"],
         upstream_idle_timeout_seconds=values["UPSTREAM_IDLE_TIMEOUT_SEC"],
         drain_seconds=values["DRAIN_SEC"],
         drain_notice_seconds=values["DRAIN_NOTICE_SEC"],

@@ -25,7 +25,8 @@ CONTRACT = {
     "REDIS_PASSWORD": "", "REDIS_DB": "0", "TTL_RUNNING": "3600", "TTL_DONE": "86400", "HEARTBEAT_SEC": "10",
     "ALGORITHM_ID": "ollama-openai", "GATEWAY_HOST": "0.0.0.0", "GATEWAY_PORT": "11535",
     "REDIS_URL": "", "REDIS_PASSWORD_FILE": "", "GATEWAY_API_KEYS": "", "GATEWAY_API_KEYS_FILE": "",
-    "CORS_ALLOW_ORIGINS": "", "ALLOWED_HOSTS": "", "MAX_BODY_BYTES": "268435456", "UPSTREAM_IDLE_TIMEOUT_SEC": "0",
+    "CORS_ALLOW_ORIGINS": "", "ALLOWED_HOSTS": "", "MAX_BODY_BYTES": "268435456",
+    "MAX_RUNNING": "0", "MAX_QUEUED": "1000", "UPSTREAM_IDLE_TIMEOUT_SEC": "0",
     "DRAIN_SEC": "30", "OLLAMA_PULL_MODELS": "", "LOG_LEVEL": "info", "LOG_FORMAT": "text", "MAX_CONNECTIONS": "8000",
 }  # fmt: skip
 LATER = {"DRAIN_NOTICE_SEC": "0", "GATEWAY_INSTANCE": "", "READY_REQUIRES_MODELS": "false"}
@@ -89,6 +90,7 @@ def test_defaults_become_what_they_say() -> None:
         "TTL_RUNNING": settings.ttl_running_seconds, "TTL_DONE": settings.ttl_done_seconds,
         "HEARTBEAT_SEC": settings.heartbeat_seconds, "GATEWAY_PORT": settings.gateway_port,
         "MAX_BODY_BYTES": settings.max_body_bytes, "MAX_CONNECTIONS": settings.max_connections,
+        "MAX_RUNNING": settings.max_running, "MAX_QUEUED": settings.max_queued,
         "UPSTREAM_IDLE_TIMEOUT_SEC": settings.upstream_idle_timeout_seconds, "DRAIN_SEC": settings.drain_seconds,
         "DRAIN_NOTICE_SEC": settings.drain_notice_seconds,
     }  # fmt: skip
