@@ -396,7 +396,8 @@ async def test_a_request_gets_its_place_when_its_body_is_here_and_until_then_its
     await served.holds(1)
     served.finish()
     assert (await within(30, slow.answer("POST"))).status == 200
-    assert served.here == [] and (await gateway.ended("slow-body"))["extensions"]["request_bytes"] == 200_000
+    assert served.here == []
+    assert (await gateway.ended("slow-body"))["extensions"]["request_bytes"] == 200_000
 
 
 async def test_a_large_upload_that_waits_is_read_no_further_than_its_share(
