@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.faults import elapse
 from tests.support.outcome import outcome
-from tests.support.ports import refusing_port
+from tests.support.ports import free_port
 from tests.support.scripted import Gated, Upstream
 from tests.support.served import Served
 from tests.support.waiting import until, within
@@ -155,7 +155,7 @@ async def test_a_drain_takes_tasks_out_once_the_notice_has_ended(
 
 async def test_while_ollama_starts_again_requests_wait_for_it(launch: Launch, store: Store) -> None:
     """Refused connections are tried again; the order stays; none fails."""
-    port = refusing_port()
+    port = free_port()
     gateway = await launch(REDIS_URL=store.url, MAX_RUNNING="1", UPSTREAM_BASE=f"http://127.0.0.1:{port}")
     upstream = Upstream()
     waiting = Waiting(gateway, upstream)
@@ -177,7 +177,7 @@ async def test_while_ollama_starts_again_requests_wait_for_it(launch: Launch, st
 
 async def test_after_fifteen_seconds_without_ollama_those_that_wait_get_503(launch: Launch, store: Store) -> None:
     """And from then on a request fails at once, until Ollama is back."""
-    gateway = await launch(REDIS_URL=store.url, MAX_RUNNING="1", UPSTREAM_BASE=f"http://127.0.0.1:{refusing_port()}")
+    gateway = await launch(REDIS_URL=store.url, MAX_RUNNING="1", UPSTREAM_BASE=f"http://127.0.0.1:{free_port()}")
     waiting = Waiting(gateway, Upstream())
     for number in range(3):
         await waiting.send(f"hopeless-{number}")
