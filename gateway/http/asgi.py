@@ -31,7 +31,7 @@ class AsgiCall:
         self._is_ended = False  # it has given the whole answer
 
     def begin(self) -> None:
-        self._request.answerer = self
+        self._request.answered_by(self)
         task = asyncio.get_running_loop().create_task(self._run())
         _running.add(task)
         task.add_done_callback(_running.discard)

@@ -45,7 +45,7 @@ class Application(Protocol):
     peers: PeerWatch
 
     def open(self, request: Request) -> None:
-        """Answers `request`, or sets its `answerer`."""
+        """Answers `request`, or tells it what will (`answered_by`)."""
 
 
 class GatewayHttpProtocol(asyncio.BufferedProtocol):
@@ -279,7 +279,6 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
             return  # the client has left
         pipeline.advance()
         self._server_state.total_requests += 1
-        request.answerer = None  # they hold each other
         if pipeline.body_bytes:
             request.take()
         if not request.is_keep_alive:

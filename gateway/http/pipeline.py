@@ -75,9 +75,7 @@ class Pipeline:
         self.first = None
         self._waiting.clear()
         for request in lost:
-            answerer, request.answerer = request.answerer, None  # they hold each other
-            if answerer is not None:
-                answerer.lose()
+            request.lose()
 
     def _all(self) -> list[Request]:
         return [] if self.first is None else [self.first, *self._waiting]

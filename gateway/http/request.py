@@ -112,7 +112,7 @@ class Request(RequestHead):
         self.body_bytes = 0  # that have come so far
         self._pieces: list[bytes] = []
         # the answer
-        self.answerer: Answerer | None = None  # while it is being answered
+        self.answerer: Answerer | None = None  # while it is being answered: they hold each other
         self.is_keep_alive = is_keep_alive
         self.own_lines = b""  # field lines that every answer to it carries
         self.is_started = False
@@ -123,6 +123,18 @@ class Request(RequestHead):
     def __repr__(self) -> str:
         answer = "its answer has begun" if self.is_started else "no answer yet"
         return f"<Request {self.method} {self.target!r}, {'whole' if self.is_whole else 'incomplete'}, {answer}>"
+
+    # -- what answers it --
+
+    def answered_by(self, answerer: Answerer) -> None:
+        """From now on `answerer` is told what is new, until the answer is complete or the client has left."""
+        self.answerer = answerer
+
+    def lose(self) -> None:
+        """The client has left."""
+        answerer, self.answerer = self.answerer, None
+        if answerer is not None:
+            answerer.lose()
 
     # -- the body --
 
@@ -209,6 +221,7 @@ class Request(RequestHead):
             piece, self._head = self._head + piece, b""
         if piece:
             self.wire.write(piece)
+        self.answerer = None
         self.wire.finish(self)
 
     def break_off(self) -> None:

@@ -43,8 +43,8 @@ class Exchange:
     """One request and its answer.
 
     The client's connection calls `on_request`, `on_writable` and `lose`; the upstream's connection calls `on_answer`,
-    `on_piece` and `on_taken`. None of them raises. The store may answer before `_hold` returns, so any phase may follow
-    that call.
+    `on_piece` and `on_taken`; its task calls `on_cut` and `look_for_client`. None of them raises. The store may answer
+    before `_hold` returns, so any phase may follow that call.
     """
 
     __slots__ = (
@@ -76,8 +76,8 @@ class Exchange:
 
     def begin(self) -> None:
         """Claims the task's id if the client chose it. A generated id needs no claim."""
-        self._request.answerer = self
-        self._task.on_cut, self._task.on_look = self._cut, self._request.wire.look_for_client
+        self._request.answered_by(self)
+        self._task.run_by(self)
         if self._task.attempt == 0:
             self._relay.tracker.claim(self._task, self._on_claimed)
         else:
@@ -302,10 +302,13 @@ class Exchange:
         """The client has left."""
         self._fail(ClientLeft())
 
-    def _cut(self) -> None:
+    def on_cut(self, error: GatewayError) -> None:
         """The task was ended from outside."""
-        if self._task.cut_by is not None:
-            self._fail(self._task.cut_by)
+        self._fail(error)
+
+    def look_for_client(self) -> None:
+        """Another request asks for the id of this task."""
+        self._request.wire.look_for_client()
 
     def _fail_inside(self) -> None:
         log.exception("task %s failed inside the gateway", self._task.task_id, extra={"task_id": self._task.task_id})
@@ -332,7 +335,6 @@ class Exchange:
     def _close(self) -> None:
         """Gives the connection back: it is kept if its exchange ended well, else it is closed and Ollama stops."""
         self._move(Phase.OVER)
-        self._task.on_cut = self._task.on_look = None
         connection, self._connection = self._connection, None
         if connection is not None:
             self._relay.upstream.release(connection)

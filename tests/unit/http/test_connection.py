@@ -81,7 +81,7 @@ class Refusing:
         """One more request."""
         self.opened.append(request)
         if self.keeps:
-            request.answerer = Kept(request)
+            request.answered_by(Kept(request))
         else:
             request.refuse(NotFound("nothing here"))
 
