@@ -11,8 +11,7 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Scope
 
-from gateway.http.headers import length_of, lines, own_fields
-from gateway.http.request import Request, http_date
+from gateway.http.request import Request, http_date, lines, own_fields
 
 log = logging.getLogger("gateway")
 
@@ -107,7 +106,8 @@ class AsgiCall:
             return
         if message["type"] == "http.response.start":
             fields = own_fields([*message.get("headers", ()), (b"date", http_date())])
-            request.start(message["status"], lines(fields), length=length_of(fields))
+            length = dict(fields).get(b"content-length")
+            request.start(message["status"], lines(fields), length=None if length is None else int(length))
             return
         body = b"" if request.method == "HEAD" else message.get("body", b"")
         if not message.get("more_body", False):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from gateway.errors import TooManyConnections
 from gateway.http import limits
 from gateway.http.closing import Lifecycle, Phase, Reason, has_left
-from gateway.http.guard import Refusal
+from gateway.http.head import Refusal
 from gateway.http.parser import Part, RequestReader
 from gateway.http.pipeline import Pipeline
 from gateway.http.request import Request, closing_response

@@ -10,9 +10,8 @@ from typing import cast
 import httptools
 
 from gateway.http import limits
-from gateway.http.guard import Refusal, check_head, head_bytes, is_request_line
+from gateway.http.head import Refusal, check_head, head_bytes, is_request_line, split_absolute
 from gateway.http.request import Request, Wire
-from gateway.http.target import split_absolute
 
 # The parser's message for methods that it knows from other protocols only (RTSP, ICECAST).
 _NOT_OF_HTTP = "Invalid method for HTTP/x.x request"

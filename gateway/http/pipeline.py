@@ -7,7 +7,7 @@ one after another, in their order.
 from collections import deque
 
 from gateway.http import limits
-from gateway.http.guard import Refusal, head_bytes
+from gateway.http.head import Refusal, head_bytes
 from gateway.http.request import Request
 
 # Reading pauses while more than this much of bodies waits. A read has at most 64 KiB. Together with the write buffer of

@@ -12,8 +12,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from gateway.errors import GatewayError
-from gateway.http.head import RequestHead
-from gateway.http.headers import TASK_ID, Fields, chunk, lines, own_fields
+from gateway.http.head import TASK_ID, Fields, RequestHead
 from gateway.tasks.task import named_id
 
 log = logging.getLogger("gateway.request")
@@ -24,6 +23,13 @@ _PAGE_FIELDS = [
     (b"content-security-policy", b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
 ]
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# Each answer of our own has these fields, unless it has its own value: browsers do not guess its type, pages of other
+# sites cannot load it as an image or a script, caches do not keep it.
+_OWN = {
+    b"x-content-type-options": b"nosniff",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cache-control": b"no-store",
+}
 
 
 def _status_line(status: int) -> bytes:
@@ -32,6 +38,12 @@ def _status_line(status: int) -> bytes:
 
 
 _STATUS_LINES = {status: _status_line(status) for status in range(100, 600)}
+
+
+def chunk(piece: bytes, *, is_last: bool) -> bytes:
+    """`piece` as a chunk, and the last chunk behind it if `is_last`; that one may be empty (RFC 9112 section 7.1)."""
+    framed = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
+    return framed + b"0\r\n\r\n" if is_last else framed
 
 
 class BodyMismatch(Exception):
@@ -148,6 +160,11 @@ class Request(RequestHead):
     def has_piece(self) -> bool:
         return bool(self._pieces)
 
+    def take_framed(self, *, is_last: bool) -> bytes:
+        """As `take`, framed as the client framed it. `is_last` says that nothing follows."""
+        piece = self.take()
+        return chunk(piece, is_last=is_last) if b"transfer-encoding" in self.by_name else piece
+
     def take(self) -> bytes:
         """The part of the body that has come and was not taken yet, or b""."""
         if not self._pieces:
@@ -192,7 +209,7 @@ class Request(RequestHead):
     def write(self, piece: bytes) -> None:
         """Sends a piece of the body, which must not be empty. Raises BodyMismatch if it is longer than the head says.
 
-        The chunk is made here and not by `headers.chunk`: a piece of a stream costs five Python calls
+        The chunk is made here and not by `chunk`: a piece of a stream costs five Python calls
         (tests/integration/test_cost.py), and would cost six.
         """
         if self.is_chunked:
@@ -283,3 +300,23 @@ def closing_response(status: int, fields: bytes, body: bytes) -> bytes:
     """A complete response that is the connection's last. `fields` are field lines with their CRLF."""
     ours = b"date: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (http_date(), len(body))
     return _STATUS_LINES[status] + fields + ours + body
+
+
+def own_fields(fields: Fields) -> Fields:
+    """The fields (lower-case names) of an answer of our own, and those that each has. An Allow with GET gets HEAD."""
+    names = {name for name, _ in fields}
+    if b"allow" in names:
+        fields = [(name, _with_head(value) if name == b"allow" else value) for name, value in fields]
+    return [*fields, *(field for field in _OWN.items() if field[0] not in names)]
+
+
+def _with_head(allowed: bytes) -> bytes:
+    methods = [method.strip() for method in allowed.split(b",")]
+    if b"GET" in methods and b"HEAD" not in methods:
+        methods.insert(methods.index(b"GET") + 1, b"HEAD")
+    return b", ".join(methods)
+
+
+def lines(fields: Fields) -> bytes:
+    """The field lines of a message head."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])

@@ -10,10 +10,9 @@ import logging
 from typing import Protocol
 
 from gateway.errors import GatewayError, TaskIdInUse, UpstreamBroken, UpstreamFailure, UpstreamUnavailable
-from gateway.http.headers import is_event_stream
+from gateway.http.head import Target
 from gateway.http.request import Request
-from gateway.http.target import Target
-from gateway.relay.messages import answer_fields, has_readable_body, next_of_body, request_head
+from gateway.relay.messages import answer_head, request_head
 from gateway.relay.outcome import ClientLeft, Notice, Outcome, outcome_of_failure, outcome_of_message
 from gateway.relay.phase import MOVES, Phase
 from gateway.relay.stream_end import Ending, EndWatch, end_watch
@@ -150,8 +149,8 @@ class Exchange:
             connection.send(self._repeatable, is_last=True)
             return
         is_whole = request.is_whole
-        head = request_head(request, self._target, self._relay.upstream.host_field)
-        data = head + next_of_body(request, is_last=is_whole)
+        head = request_head(request, self._relay.upstream.host_field)
+        data = head + request.take_framed(is_last=is_whole)
         connection.send(data, is_last=is_whole)
         self._relay.tracker.forward(self._task)
         if is_whole and connection.is_reused and request.method in _IDEMPOTENT:
@@ -166,7 +165,7 @@ class Exchange:
             return
         is_last = request.is_whole
         if request.has_piece or is_last:
-            connection.send(next_of_body(request, is_last=is_last), is_last=is_last)
+            connection.send(request.take_framed(is_last=is_last), is_last=is_last)
 
     def on_answer(self) -> None:
         """More of the answer is here, or the client takes more of it."""
@@ -198,11 +197,11 @@ class Exchange:
 
     def _take_head(self, connection: Connection, head: Head) -> None:
         """The head waits for the store, unless the answer is whole: then only its end waits."""
-        is_stream = is_event_stream(head.fields)
-        if is_stream and has_readable_body(self._request, head):
+        answer = answer_head(head, method=self._request.method, task_id=self._task.task_id)
+        if answer.is_stream and answer.is_readable:
             self._end_watch = end_watch(self._target.path)
-        self._relay.tracker.answer(self._task, head.status, is_stream=is_stream)
-        self._lines, self._length = answer_fields(head, self._task)
+        self._relay.tracker.answer(self._task, head.status, is_stream=answer.is_stream)
+        self._lines, self._length = answer.lines, answer.length
         if connection.state is State.COMPLETE:
             self._move(Phase.FLOWING)
             self._pass_down(connection)

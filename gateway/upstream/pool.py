@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from gateway.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnavailable
-from gateway.http.headers import Fields
+from gateway.http.head import Fields
 from gateway.net.vanished import PeerWatch
 from gateway.upstream.connection import Connection, State
 
