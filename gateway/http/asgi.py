@@ -89,7 +89,7 @@ class AsgiCall:
         """The next piece of the body. After the last one it waits until the client leaves or the answer ends."""
         request = self._request
         request.send_continue()
-        while not (self._is_over or (not self._is_read and (request.has_piece or request.is_whole))):
+        while not (self._is_over or (not self._is_read and (request.waiting_bytes or request.is_whole))):
             self._changed.clear()
             await self._changed.wait()
         if self._is_over:

@@ -66,24 +66,16 @@ class Answerer(Protocol):
 class Wire(Protocol):
     """What a request needs of its connection.
 
-    `send` is `write` without its check. It is the transport's own method, and so costs no Python call: a piece of a
-    stream costs five of them (tests/integration/test_cost.py), and would cost six.
+    `send` sends bytes, or drops them if the connection is closing. It is the transport's own method, and so costs no
+    Python call: a piece of a stream costs five of them (tests/integration/test_cost.py), and would cost six.
     """
 
-    @property
-    def is_writable(self) -> bool:
-        """Whether the client reads: less than the high-water mark waits to be sent."""
-
+    is_writable: bool  # the client reads: less than the high-water mark waits to be sent
+    is_read_paused: bool  # too much waits in memory
     send: Callable[[bytes], None]
 
-    def write(self, data: bytes) -> None:
-        """Sends `data`, or drops it if the connection is closing."""
-
-    def put(self, size: int) -> None:
-        """`size` more bytes of the body wait in memory."""
-
-    def take(self, size: int) -> None:
-        """`size` bytes of the body wait no more."""
+    def hold_reading(self) -> None:
+        """Pauses or resumes reading, by what waits in memory."""
 
     def finish(self, request: "Request") -> None:
         """The answer is complete."""
@@ -104,7 +96,7 @@ class Request(RequestHead):
 
     __slots__ = (
         "_head", "_pieces", "_room_bytes", "answerer", "body_bytes", "is_chunked", "is_keep_alive", "is_started",
-        "is_whole", "own_lines", "wire",
+        "is_whole", "own_lines", "waiting_bytes", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -122,6 +114,7 @@ class Request(RequestHead):
         # the body
         self.is_whole = False
         self.body_bytes = 0  # that have come so far
+        self.waiting_bytes = 0  # of them, not taken yet
         self._pieces: list[bytes] = []
         # the answer
         self.answerer: Answerer | None = None  # while it is being answered: they hold each other
@@ -154,11 +147,7 @@ class Request(RequestHead):
         """A piece of the body has come."""
         self._pieces.append(piece)
         self.body_bytes += len(piece)
-        self.wire.put(len(piece))
-
-    @property
-    def has_piece(self) -> bool:
-        return bool(self._pieces)
+        self.waiting_bytes += len(piece)
 
     def take_framed(self, *, is_last: bool) -> bytes:
         """As `take`, framed as the client framed it. `is_last` says that nothing follows."""
@@ -167,17 +156,17 @@ class Request(RequestHead):
 
     def take(self) -> bytes:
         """The part of the body that has come and was not taken yet, or b""."""
-        if not self._pieces:
-            return b""
         piece = b"".join(self._pieces)
         self._pieces.clear()
-        self.wire.take(len(piece))
+        self.waiting_bytes = 0
+        if self.wire.is_read_paused:
+            self.wire.hold_reading()
         return piece
 
     def send_continue(self) -> None:
         """Sends 100 Continue, once, if the client waits for it."""
         if self.is_continue_due and not self.is_started:
-            self.wire.write(_CONTINUE)
+            self.wire.send(_CONTINUE)
         self.is_continue_due = False
 
     # -- the answer --
@@ -204,7 +193,7 @@ class Request(RequestHead):
         """Sends the head, if it was not sent yet."""
         if self._head:
             head, self._head = self._head, b""
-            self.wire.write(head)
+            self.wire.send(head)
 
     def write(self, piece: bytes) -> None:
         """Sends a piece of the body, which must not be empty. Raises BodyMismatch if it is longer than the head says.
@@ -237,8 +226,9 @@ class Request(RequestHead):
         if self._head:
             piece, self._head = self._head + piece, b""
         if piece:
-            self.wire.write(piece)
+            self.wire.send(piece)
         self.answerer = None
+        self._pieces, self.waiting_bytes = [], 0  # what was not taken is dropped
         self.wire.finish(self)
 
     def break_off(self) -> None:

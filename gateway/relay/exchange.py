@@ -107,7 +107,7 @@ class Exchange:
                 self._fail(self._relay.body_too_large())
             elif self._connection is not None:
                 self._pass_up(self._connection)
-            elif self._phase is Phase.BODY and (request.has_piece or request.is_whole):
+            elif self._phase is Phase.BODY and (request.waiting_bytes or request.is_whole):
                 self._connect()
         except Exception:
             self._fail_inside()
@@ -164,7 +164,7 @@ class Exchange:
         if connection.is_request_sent or connection.is_write_paused:
             return
         is_last = request.is_whole
-        if request.has_piece or is_last:
+        if request.waiting_bytes or is_last:
             connection.send(request.take_framed(is_last=is_last), is_last=is_last)
 
     def on_answer(self) -> None:
