@@ -43,7 +43,7 @@ class AsgiCall:
     def on_writable(self) -> None:
         self._changed.set()
 
-    def lose(self) -> None:
+    def on_left(self) -> None:
         self._left.set_result(None)
         self._changed.set()
 

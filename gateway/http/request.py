@@ -59,7 +59,7 @@ class Answerer(Protocol):
     def on_writable(self) -> None:
         """The client reads again, after it did not."""
 
-    def lose(self) -> None:
+    def on_left(self) -> None:
         """The client has left before its answer was complete."""
 
 
@@ -139,7 +139,7 @@ class Request(RequestHead):
         """The client has left."""
         answerer, self.answerer = self.answerer, None
         if answerer is not None:
-            answerer.lose()
+            answerer.on_left()
 
     # -- the body --
 

@@ -95,7 +95,7 @@ class Kept:
     def on_request(self) -> None:
         """Not yet."""
 
-    on_writable = lose = on_request
+    on_writable = on_left = on_request
 
 
 class Subject:
