@@ -21,9 +21,8 @@ from gateway.access.keys import identify
 from gateway.access.origins import OriginPolicy
 from gateway.errors import GatewayError, NotFound, Unauthorized
 from gateway.http.asgi import AsgiCall
-from gateway.http.headers import lines
-from gateway.http.request import Request
-from gateway.http.target import RELAYED_PREFIX, Target, parse
+from gateway.http.head import RELAYED_PREFIX, Target, parse_target
+from gateway.http.request import Request, lines
 from gateway.metrics.counts import Counts
 from gateway.metrics.exposition import Metrics
 from gateway.net.vanished import PeerWatch
@@ -216,7 +215,7 @@ class Gateway:
         """Parses the target. Checks the key first, so that a client without one learns nothing. Raises GatewayError."""
         if self.keyring.is_on and request.target.partition(b"?")[0] not in _OPEN_TARGETS:
             self._identify(request)
-        target = parse(request.target)
+        target = parse_target(request.target)
         if not target.is_relayed and _looks_relayed(target):
             raise NotFound("relayed paths begin with the bytes '/v1/'")
         return target

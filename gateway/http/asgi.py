@@ -11,8 +11,7 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Scope
 
-from gateway.http.headers import length_of, lines, own_fields
-from gateway.http.request import Request, http_date
+from gateway.http.request import Request, http_date, lines, own_fields
 
 log = logging.getLogger("gateway")
 
@@ -31,7 +30,7 @@ class AsgiCall:
         self._is_ended = False  # it has given the whole answer
 
     def begin(self) -> None:
-        self._request.answerer = self
+        self._request.answered_by(self)
         task = asyncio.get_running_loop().create_task(self._run())
         _running.add(task)
         task.add_done_callback(_running.discard)
@@ -44,7 +43,7 @@ class AsgiCall:
     def on_writable(self) -> None:
         self._changed.set()
 
-    def lose(self) -> None:
+    def on_left(self) -> None:
         self._left.set_result(None)
         self._changed.set()
 
@@ -90,7 +89,7 @@ class AsgiCall:
         """The next piece of the body. After the last one it waits until the client leaves or the answer ends."""
         request = self._request
         request.send_continue()
-        while not (self._is_over or (not self._is_read and (request.has_piece or request.is_whole))):
+        while not (self._is_over or (not self._is_read and (request.waiting_bytes or request.is_whole))):
             self._changed.clear()
             await self._changed.wait()
         if self._is_over:
@@ -107,7 +106,8 @@ class AsgiCall:
             return
         if message["type"] == "http.response.start":
             fields = own_fields([*message.get("headers", ()), (b"date", http_date())])
-            request.start(message["status"], lines(fields), length=length_of(fields))
+            length = dict(fields).get(b"content-length")
+            request.start(message["status"], lines(fields), length=None if length is None else int(length))
             return
         body = b"" if request.method == "HEAD" else message.get("body", b"")
         if not message.get("more_body", False):

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from gateway.errors import TooManyConnections
 from gateway.http import limits
 from gateway.http.closing import Lifecycle, Phase, Reason, has_left
-from gateway.http.guard import Refusal
-from gateway.http.parser import Part, RequestReader
-from gateway.http.pipeline import Pipeline
+from gateway.http.head import Refusal
+from gateway.http.parser import Pace, Part, Pipeline, RequestReader
 from gateway.http.request import Request, closing_response
 from gateway.http.stalled import StallWatch
 from gateway.metrics.counts import Counts
@@ -45,7 +44,7 @@ class Application(Protocol):
     peers: PeerWatch
 
     def open(self, request: Request) -> None:
-        """Answers `request`, or sets its `answerer`."""
+        """Answers `request`, or tells it what will (`answered_by`)."""
 
 
 class GatewayHttpProtocol(asyncio.BufferedProtocol):
@@ -74,8 +73,8 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         self._deadline = Deadline(self._loop, self._on_deadline)
         # the requests
         self._pipeline = Pipeline()
-        self._reader = RequestReader(self, limits.Pace(self._deadline), self._pipeline.add)
-        self._is_read_paused = False
+        self._reader = RequestReader(self, Pace(self._deadline), self._pipeline)
+        self.is_read_paused = False
         # the answers
         self._is_serving = False
         self.is_writable = True
@@ -130,7 +129,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     def shutdown(self) -> None:
         """The server stops: requests that were read are answered, but nothing else is waited for."""
         newest = self._pipeline.last
-        if self._lifecycle.phase is Phase.LINGERING or (newest is not None and self._lifecycle.is_closing):
+        if self._lifecycle.phase is Phase.LINGERING or (newest is not None and self._is_closing):
             self._close(Reason.STOPPED_WAITING)
         elif newest is not None:
             newest.is_keep_alive = False
@@ -138,8 +137,13 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         else:
             self._close(Reason.STOPPED)
 
+    @property
+    def _is_closing(self) -> bool:
+        """Whether nothing more is answered. A transport also closes by itself, at a FIN or an error of the socket."""
+        return self.send is _discard or self._transport.is_closing()
+
     def _close(self, reason: Reason) -> None:
-        """Closes the connection in the way that `reason` asks for, see closing."""
+        """Closes the connection in the way that `reason` asks for, see closing. The one way to do so."""
         self.send = _discard
         is_sending = self._reader.part is not Part.NOTHING or self._pipeline.has_unbegun
         self._lifecycle.close(reason, is_sending=is_sending)
@@ -160,10 +164,8 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         except Refusal as refusal:
             self._refuse(refusal, Reason.REFUSED)
             return
-        if self._reader.part is Part.NOTHING:
-            if self._pipeline.first is not None and not self._is_read_paused:
-                self._deadline.off()
-        elif not self._reader.waits_for_more(nbytes, is_paused=self._is_read_paused):
+        is_incomplete = self._reader.part is not Part.NOTHING
+        if is_incomplete and not self._reader.waits_for_more(nbytes, is_paused=self.is_read_paused):
             text = "The request head, the line of a chunk or a trailer section is too long."
             self._refuse(Refusal(431, text), Reason.REFUSED)
             return
@@ -179,26 +181,24 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
             first.answerer.on_request()
         elif not self._is_serving:
             self._is_serving = True
-            while first is not None and first.answerer is None and self.is_writable and not self._lifecycle.is_closing:
+            while first is not None and first.answerer is None and self.is_writable and not self._is_closing:
                 self._application.open(first)
                 first = self._pipeline.first
             self._is_serving = False
-        self._hold_reading()
+        self.hold_reading()
 
-    def _hold_reading(self) -> None:
+    def hold_reading(self) -> None:
         """Pauses or resumes reading, by what waits in memory. While it pauses, the client's leaving is looked for."""
         is_full = self._pipeline.is_full
-        if is_full == self._is_read_paused or self._lifecycle.is_closing:
+        if is_full == self.is_read_paused or self._is_closing:
             return
-        self._is_read_paused = is_full
+        self.is_read_paused = is_full
         if is_full:
             self._transport.pause_reading()
             self._deadline.move(limits.LOOK_SECONDS)
             return
         self._transport.resume_reading()
-        if self._reader.part is Part.NOTHING:
-            self._deadline.off()
-        else:
+        if self._reader.part is not Part.NOTHING:
             self._reader.give_time()  # the client could not be late while we did not read
 
     # -- refusing --
@@ -215,12 +215,13 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     def _say_last(self, response: bytes, reason: Reason) -> None:
         """Sends the last response of the connection, and closes it."""
         self._pipeline.lose()
-        self.write(response)
+        self.send(response)
         self._close(reason)
 
     # -- in time --
 
     def _on_deadline(self) -> None:
+        """The deadline of a request that has come meanwhile changes nothing."""
         phase = self._lifecycle.phase
         if phase is Phase.LINGERING:
             if not self._lifecycle.on_silence():
@@ -229,9 +230,9 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
             self._close(Reason.STALLED)  # the answer was broken off, and the client does not read the rest
         elif phase is Phase.FLUSHING:
             self._end_idling()
-        elif self._is_read_paused:
+        elif self.is_read_paused:
             self.look_for_client()
-            if not self._lifecycle.is_closing:
+            if not self._is_closing:
                 self._deadline.move(limits.LOOK_SECONDS)
         elif self._reader.part is not Part.NOTHING:
             self._refuse(Refusal(408, "The request did not come in time."), Reason.LATE)
@@ -254,42 +255,28 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
 
         We do not hear of that while reading is paused, nor before the loop comes to its socket.
         """
-        if not self._lifecycle.is_closing and has_left(self._transport.get_extra_info("socket")):
+        if not self._is_closing and has_left(self._transport.get_extra_info("socket")):
             self._close(Reason.LEFT)
             self._pipeline.lose()
 
     # -- what a request asks for --
 
-    def write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
-            self.send(data)
-
-    def put(self, size: int) -> None:
-        self._pipeline.body_bytes += size
-
-    def take(self, size: int) -> None:
-        self._pipeline.body_bytes -= size
-        if self._is_read_paused:
-            self._hold_reading()
-
     def finish(self, request: Request) -> None:
-        """The next request's turn. What the answerer did not take of this one's body is dropped."""
+        """The next request's turn."""
         pipeline = self._pipeline
         if pipeline.first is not request:
             return  # the client has left
         pipeline.advance()
         self._server_state.total_requests += 1
-        request.answerer = None  # they hold each other
-        if pipeline.body_bytes:
-            request.take()
+        if self.is_read_paused:
+            self.hold_reading()
         if not request.is_keep_alive:
             self._close(Reason.ANSWERED)
         elif pipeline.first is not None:
             # Not at once: the upstream may say more behind the last answer (a FIN), and that is to be read first.
             if not self._is_serving:
                 self._loop.call_soon(self._serve)
-        elif self._reader.part is Part.NOTHING and not self._lifecycle.is_closing:
-            self._reader.forget()
+        elif self._reader.part is Part.NOTHING and not self._is_closing:
             self._deadline.move(limits.IDLE_SECONDS)
 
     def break_off(self, *, is_reset: bool) -> None:

@@ -1,4 +1,4 @@
-"""The limits of a client's connection (contract 2.5), the pace a client has to keep, and the number of connections.
+"""The limits of a client's connection (contract 2.5), and the number of connections that file descriptors allow.
 
 Knows no HTTP.
 """
@@ -6,8 +6,6 @@ Knows no HTTP.
 import logging
 import resource
 from contextlib import suppress
-
-from gateway.net.deadline import Deadline
 
 log = logging.getLogger("gateway.limits")
 
@@ -52,39 +50,3 @@ def fitting_connections(wanted: int) -> int:
     if fitting < wanted:
         log.warning("%d file descriptors are allowed: at most %d connections instead of %d", soft, fitting, wanted)
     return min(wanted, fitting)
-
-
-class Pace:
-    """Checks that a client sends its request fast enough, and no endless line. Moves the connection's deadline."""
-
-    __slots__ = ("_deadline", "_pending_bytes", "_timed_bytes", "has_progressed", "is_timed")
-
-    def __init__(self, deadline: Deadline) -> None:
-        self._deadline = deadline
-        self.has_progressed = False  # in this read
-        self.is_timed = False  # the present part, head or body, did not come in one read
-        self._timed_bytes = 0
-        self._pending_bytes = 0  # read since the parser last made progress
-
-    def begin_part(self) -> None:
-        """A head begins, or the body behind it."""
-        self.is_timed = False
-        self._pending_bytes = 0
-
-    def give_time(self, *, is_body: bool) -> None:
-        """From now on the client has its full time for the next part of its request."""
-        self._deadline.move(BODY_SECONDS if is_body else HEAD_SECONDS)
-        self.is_timed, self._timed_bytes = True, 0
-
-    def count(self, size: int, *, is_body: bool, is_paused: bool) -> bool:
-        """Counts a read of `size` bytes that did not complete a request. False: too much came without any progress.
-
-        While reading is paused the client cannot be late.
-        """
-        self._pending_bytes = 0 if self.has_progressed else self._pending_bytes + size
-        if self._pending_bytes > MAX_HEAD_BYTES:
-            return False
-        self._timed_bytes += size
-        if not is_paused and (not self.is_timed or (is_body and self._timed_bytes >= BODY_LEAST_BYTES)):
-            self.give_time(is_body=is_body)
-        return True

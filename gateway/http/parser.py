@@ -1,22 +1,27 @@
-"""Finds the requests in the bytes of one client: head, body, end. httptools knows the grammar of HTTP/1.1.
+"""Finds the requests in the bytes of one client, and holds them until they are answered, in their order.
 
-Malformed requests are refused here, before the application sees them. Knows no socket.
+`RequestReader` finds them (httptools knows the grammar of HTTP/1.1), `Pace` sees to it that they come fast enough, and
+`Pipeline` holds them. Malformed requests are refused here, before the application sees them. Knows no socket.
 """
 
-from collections.abc import Callable
+from collections import deque
 from enum import Enum
 from typing import cast
 
 import httptools
 
 from gateway.http import limits
-from gateway.http.guard import Refusal, check_head, head_bytes, is_request_line
+from gateway.http.head import Refusal, check_head, head_bytes, is_request_line, split_absolute
 from gateway.http.request import Request, Wire
-from gateway.http.target import split_absolute
+from gateway.net.deadline import Deadline
 
 # The parser's message for methods that it knows from other protocols only (RTSP, ICECAST).
 _NOT_OF_HTTP = "Invalid method for HTTP/x.x request"
 _FRAMING = (b"content-length", b"transfer-encoding")
+# Reading pauses while more than this much of bodies waits. A read has at most 64 KiB. Together with the write buffer of
+# the connection to Ollama, and the 16 KiB at which that is filled again, this keeps contract 3.3.
+_BODY_HIGH_WATER_BYTES = 32_768
+_MAX_PIPELINED = 16
 
 
 class Part(Enum):
@@ -29,32 +34,28 @@ class Part(Enum):
 
 
 class RequestReader:
-    """The requests of one connection, in order. `on_request` is called with each request once its head is complete.
+    """Finds the requests of one connection. Each joins `pipeline` once its head is complete."""
 
-    `on_request` may raise Refusal, as `feed` does.
-    """
-
-    def __init__(self, wire: Wire, pace: limits.Pace, on_request: Callable[[Request], None]) -> None:
+    def __init__(self, wire: Wire, pace: "Pace", pipeline: "Pipeline") -> None:
         self.part = Part.NOTHING
         self._wire = wire
         self._pace = pace
-        self._on_request = on_request
+        self._pipeline = pipeline
         self._parser = self._new_parser()
         self._line = b""  # of a request line, while its method is incomplete
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._request: Request | None = None  # the newest
 
-    def forget(self) -> None:
-        """Drops the last request, which is answered: an idle connection keeps no memory for it."""
-        self._target, self._fields, self._request = b"", [], None
-
     def close(self) -> None:
         """Nothing more will come. Breaks two cycles: parser and reader, reader and connection."""
         self._parser = cast("httptools.HttpRequestParser", None)
         self._wire = cast("Wire", None)
-        self._on_request = _ignore
-        self.forget()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drops the newest request: an idle connection keeps no memory for it."""
+        self._target, self._fields, self._request = b"", [], None
 
     def feed(self, data: memoryview) -> None:
         """Parses some bytes of the client. Raises Refusal.
@@ -74,6 +75,8 @@ class RequestReader:
             else:
                 break
         self._line = self._line + bytes(data) if self.part is Part.HEAD and not self._target else b""
+        if self.part is Part.NOTHING:
+            self._forget()
 
     def waits_for_more(self, size: int, *, is_paused: bool) -> bool:
         """After a read of `size` bytes that did not complete a request: whether it is still within its limits.
@@ -156,7 +159,7 @@ class RequestReader:
         self.part = Part.BODY
         self._pace.begin_part()
         self._pace.has_progressed = True
-        self._on_request(self._request)
+        self._pipeline.add(self._request)
 
     def _take_origin_form(self) -> None:
         """An absolute-form target means its path, and its authority is the Host (RFC 9112 section 3.2.2)."""
@@ -176,5 +179,112 @@ class RequestReader:
             self._request.is_whole = True
 
 
-def _ignore(request: Request) -> None:
-    """What a closed reader calls."""
+class Pace:
+    """Checks that a client sends its request fast enough, and no endless line. Moves the connection's deadline."""
+
+    __slots__ = ("_deadline", "_pending_bytes", "_timed_bytes", "has_progressed", "is_timed")
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+        self.has_progressed = False  # in this read
+        self.is_timed = False  # the present part, head or body, did not come in one read
+        self._timed_bytes = 0
+        self._pending_bytes = 0  # read since the parser last made progress
+
+    def begin_part(self) -> None:
+        """A head begins, or the body behind it."""
+        self.is_timed = False
+        self._pending_bytes = 0
+
+    def give_time(self, *, is_body: bool) -> None:
+        """From now on the client has its full time for the next part of its request."""
+        self._deadline.move(limits.BODY_SECONDS if is_body else limits.HEAD_SECONDS)
+        self.is_timed, self._timed_bytes = True, 0
+
+    def count(self, size: int, *, is_body: bool, is_paused: bool) -> bool:
+        """Counts a read of `size` bytes that did not complete a request. False: too much came without any progress.
+
+        While reading is paused the client cannot be late.
+        """
+        self._pending_bytes = 0 if self.has_progressed else self._pending_bytes + size
+        if self._pending_bytes > limits.MAX_HEAD_BYTES:
+            return False
+        self._timed_bytes += size
+        if not is_paused and (not self.is_timed or (is_body and self._timed_bytes >= limits.BODY_LEAST_BYTES)):
+            self.give_time(is_body=is_body)
+        return True
+
+
+class Pipeline:
+    """The requests that have no complete answer yet. `first` is being answered, or is the next; the others wait.
+
+    A client may send requests before the answers to earlier ones (pipelining, RFC 9112 section 9.3.2). They are
+    answered one after another, in their order.
+    """
+
+    __slots__ = ("_head_bytes", "_own_bytes", "_waiting", "first")
+
+    def __init__(self) -> None:
+        self.first: Request | None = None
+        self._waiting: deque[Request] = deque()
+        self._head_bytes = 0  # of the waiting requests' heads
+        self._own_bytes = 0  # that the waiting requests take in memory beside that
+
+    @property
+    def last(self) -> Request | None:
+        """The newest request."""
+        return self._waiting[-1] if self._waiting else self.first
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits that reading has to pause."""
+        if not self._waiting:
+            return self.first is not None and self.first.waiting_bytes > _BODY_HIGH_WATER_BYTES
+        return (
+            sum(request.waiting_bytes for request in self._all()) > _BODY_HIGH_WATER_BYTES
+            or self._head_bytes > limits.PIPELINED_HEAD_BYTES
+            or len(self._waiting) > _MAX_PIPELINED
+        )
+
+    @property
+    def has_unbegun(self) -> bool:
+        """Whether a request is here that is not being answered."""
+        return bool(self._waiting) or (self.first is not None and self.first.answerer is None)
+
+    @property
+    def is_refusable(self) -> bool:
+        """Whether a refusal can be sent: the client would not read it as the answer to one of these requests."""
+        return not any(request.is_started or request.is_whole for request in self._all())
+
+    def add(self, request: Request) -> None:
+        """Takes a request whose head is complete. Raises Refusal if too much waits."""
+        if self.first is None:
+            self.first = request
+            return
+        self._count(request, 1)
+        if self._head_bytes + self._own_bytes > limits.PIPELINE_BYTES:
+            raise Refusal(431, "Too many requests wait.")
+        self._waiting.append(request)
+
+    def advance(self) -> None:
+        """The first request is answered: the next one is the first now."""
+        self.first = None
+        if self._waiting:
+            self.first = self._waiting.popleft()
+            self._count(self.first, -1)
+
+    def lose(self) -> None:
+        """The client has left: tells the answerers, and forgets the requests."""
+        lost = self._all()
+        self.first = None
+        self._waiting.clear()
+        for request in lost:
+            request.lose()
+
+    def _all(self) -> list[Request]:
+        return [] if self.first is None else [self.first, *self._waiting]
+
+    def _count(self, request: Request, sign: int) -> None:
+        """Counts a request that begins to wait behind another; with a `sign` of -1, one that no longer does."""
+        self._head_bytes += sign * head_bytes(request.method, request.target, request.fields)
+        self._own_bytes += sign * (limits.REQUEST_BYTES + len(request.fields) * limits.FIELD_BYTES)

@@ -12,8 +12,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from gateway.errors import GatewayError
-from gateway.http.head import RequestHead
-from gateway.http.headers import TASK_ID, Fields, chunk, lines, own_fields
+from gateway.http.head import TASK_ID, Fields, RequestHead
 from gateway.tasks.task import named_id
 
 log = logging.getLogger("gateway.request")
@@ -24,6 +23,13 @@ _PAGE_FIELDS = [
     (b"content-security-policy", b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
 ]
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# Each answer of our own has these fields, unless it has its own value: browsers do not guess its type, pages of other
+# sites cannot load it as an image or a script, caches do not keep it.
+_OWN = {
+    b"x-content-type-options": b"nosniff",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cache-control": b"no-store",
+}
 
 
 def _status_line(status: int) -> bytes:
@@ -32,6 +38,12 @@ def _status_line(status: int) -> bytes:
 
 
 _STATUS_LINES = {status: _status_line(status) for status in range(100, 600)}
+
+
+def chunk(piece: bytes, *, is_last: bool) -> bytes:
+    """`piece` as a chunk, and the last chunk behind it if `is_last`; that one may be empty (RFC 9112 section 7.1)."""
+    framed = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
+    return framed + b"0\r\n\r\n" if is_last else framed
 
 
 class BodyMismatch(Exception):
@@ -47,31 +59,23 @@ class Answerer(Protocol):
     def on_writable(self) -> None:
         """The client reads again, after it did not."""
 
-    def lose(self) -> None:
+    def on_left(self) -> None:
         """The client has left before its answer was complete."""
 
 
 class Wire(Protocol):
     """What a request needs of its connection.
 
-    `send` is `write` without its check. It is the transport's own method, and so costs no Python call: a piece of a
-    stream costs five of them (tests/integration/test_cost.py), and would cost six.
+    `send` sends bytes, or drops them if the connection is closing. It is the transport's own method, and so costs no
+    Python call: a piece of a stream costs five of them (tests/integration/test_cost.py), and would cost six.
     """
 
-    @property
-    def is_writable(self) -> bool:
-        """Whether the client reads: less than the high-water mark waits to be sent."""
-
+    is_writable: bool  # the client reads: less than the high-water mark waits to be sent
+    is_read_paused: bool  # too much waits in memory
     send: Callable[[bytes], None]
 
-    def write(self, data: bytes) -> None:
-        """Sends `data`, or drops it if the connection is closing."""
-
-    def put(self, size: int) -> None:
-        """`size` more bytes of the body wait in memory."""
-
-    def take(self, size: int) -> None:
-        """`size` bytes of the body wait no more."""
+    def hold_reading(self) -> None:
+        """Pauses or resumes reading, by what waits in memory."""
 
     def finish(self, request: "Request") -> None:
         """The answer is complete."""
@@ -92,7 +96,7 @@ class Request(RequestHead):
 
     __slots__ = (
         "_head", "_pieces", "_room_bytes", "answerer", "body_bytes", "is_chunked", "is_keep_alive", "is_started",
-        "is_whole", "own_lines", "wire",
+        "is_whole", "own_lines", "waiting_bytes", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -110,9 +114,10 @@ class Request(RequestHead):
         # the body
         self.is_whole = False
         self.body_bytes = 0  # that have come so far
+        self.waiting_bytes = 0  # of them, not taken yet
         self._pieces: list[bytes] = []
         # the answer
-        self.answerer: Answerer | None = None  # while it is being answered
+        self.answerer: Answerer | None = None  # while it is being answered: they hold each other
         self.is_keep_alive = is_keep_alive
         self.own_lines = b""  # field lines that every answer to it carries
         self.is_started = False
@@ -124,31 +129,44 @@ class Request(RequestHead):
         answer = "its answer has begun" if self.is_started else "no answer yet"
         return f"<Request {self.method} {self.target!r}, {'whole' if self.is_whole else 'incomplete'}, {answer}>"
 
+    # -- what answers it --
+
+    def answered_by(self, answerer: Answerer) -> None:
+        """From now on `answerer` is told what is new, until the answer is complete or the client has left."""
+        self.answerer = answerer
+
+    def lose(self) -> None:
+        """The client has left."""
+        answerer, self.answerer = self.answerer, None
+        if answerer is not None:
+            answerer.on_left()
+
     # -- the body --
 
     def feed(self, piece: bytes) -> None:
         """A piece of the body has come."""
         self._pieces.append(piece)
         self.body_bytes += len(piece)
-        self.wire.put(len(piece))
+        self.waiting_bytes += len(piece)
 
-    @property
-    def has_piece(self) -> bool:
-        return bool(self._pieces)
+    def take_framed(self, *, is_last: bool) -> bytes:
+        """As `take`, framed as the client framed it. `is_last` says that nothing follows."""
+        piece = self.take()
+        return chunk(piece, is_last=is_last) if b"transfer-encoding" in self.by_name else piece
 
     def take(self) -> bytes:
         """The part of the body that has come and was not taken yet, or b""."""
-        if not self._pieces:
-            return b""
         piece = b"".join(self._pieces)
         self._pieces.clear()
-        self.wire.take(len(piece))
+        self.waiting_bytes = 0
+        if self.wire.is_read_paused:
+            self.wire.hold_reading()
         return piece
 
     def send_continue(self) -> None:
         """Sends 100 Continue, once, if the client waits for it."""
         if self.is_continue_due and not self.is_started:
-            self.wire.write(_CONTINUE)
+            self.wire.send(_CONTINUE)
         self.is_continue_due = False
 
     # -- the answer --
@@ -175,12 +193,12 @@ class Request(RequestHead):
         """Sends the head, if it was not sent yet."""
         if self._head:
             head, self._head = self._head, b""
-            self.wire.write(head)
+            self.wire.send(head)
 
     def write(self, piece: bytes) -> None:
         """Sends a piece of the body, which must not be empty. Raises BodyMismatch if it is longer than the head says.
 
-        The chunk is made here and not by `headers.chunk`: a piece of a stream costs five Python calls
+        The chunk is made here and not by `chunk`: a piece of a stream costs five Python calls
         (tests/integration/test_cost.py), and would cost six.
         """
         if self.is_chunked:
@@ -208,7 +226,9 @@ class Request(RequestHead):
         if self._head:
             piece, self._head = self._head + piece, b""
         if piece:
-            self.wire.write(piece)
+            self.wire.send(piece)
+        self.answerer = None
+        self._pieces, self.waiting_bytes = [], 0  # what was not taken is dropped
         self.wire.finish(self)
 
     def break_off(self) -> None:
@@ -270,3 +290,23 @@ def closing_response(status: int, fields: bytes, body: bytes) -> bytes:
     """A complete response that is the connection's last. `fields` are field lines with their CRLF."""
     ours = b"date: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (http_date(), len(body))
     return _STATUS_LINES[status] + fields + ours + body
+
+
+def own_fields(fields: Fields) -> Fields:
+    """The fields (lower-case names) of an answer of our own, and those that each has. An Allow with GET gets HEAD."""
+    names = {name for name, _ in fields}
+    if b"allow" in names:
+        fields = [(name, _with_head(value) if name == b"allow" else value) for name, value in fields]
+    return [*fields, *(field for field in _OWN.items() if field[0] not in names)]
+
+
+def _with_head(allowed: bytes) -> bytes:
+    methods = [method.strip() for method in allowed.split(b",")]
+    if b"GET" in methods and b"HEAD" not in methods:
+        methods.insert(methods.index(b"GET") + 1, b"HEAD")
+    return b", ".join(methods)
+
+
+def lines(fields: Fields) -> bytes:
+    """The field lines of a message head."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])

@@ -10,10 +10,9 @@ import logging
 from typing import Protocol
 
 from gateway.errors import GatewayError, TaskIdInUse, UpstreamBroken, UpstreamFailure, UpstreamUnavailable
-from gateway.http.headers import is_event_stream
+from gateway.http.head import Target
 from gateway.http.request import Request
-from gateway.http.target import Target
-from gateway.relay.messages import answer_fields, has_readable_body, next_of_body, request_head
+from gateway.relay.messages import AnswerHead, answer_head, request_head
 from gateway.relay.outcome import ClientLeft, Notice, Outcome, outcome_of_failure, outcome_of_message
 from gateway.relay.phase import MOVES, Phase
 from gateway.relay.stream_end import Ending, EndWatch, end_watch
@@ -42,14 +41,14 @@ class Relay(Protocol):
 class Exchange:
     """One request and its answer.
 
-    The client's connection calls `on_request`, `on_writable` and `lose`; the upstream's connection calls `on_answer`,
-    `on_piece` and `on_taken`. None of them raises. The store may answer before `_hold` returns, so any phase may follow
-    that call.
+    The client's connection calls `on_request`, `on_writable` and `on_left` (`Answerer`); the upstream's connection
+    calls `on_answer`, `on_piece` and `on_taken` (`Listener`); the task calls `on_cut` and `look_for_client` (`Runner`).
+    None of them raises. The store may answer before `_hold` returns, so any phase may follow that call.
     """
 
     __slots__ = (
-        "_connection", "_end_watch", "_held", "_length", "_lines", "_phase", "_relay", "_repeatable", "_request",
-        "_target", "_task",
+        "_answer", "_connection", "_end_watch", "_held", "_phase", "_relay", "_repeatable", "_request", "_target",
+        "_task",
     )  # fmt: skip
 
     def __init__(self, relay: Relay, request: Request, target: Target, task: TrackedTask) -> None:
@@ -62,9 +61,8 @@ class Exchange:
         self._connection: Connection | None = None  # from HEAD to OVER
         self._repeatable: bytes | None = None  # the whole request, if it may be sent twice
         # answer
-        self._lines = b""  # the fields that the client gets
-        self._length: int | None = None  # their Content-Length
-        self._end_watch: EndWatch | None = None
+        self._answer: AnswerHead | None = None
+        self._end_watch: EndWatch | None = None  # until the stream's end has come
         self._held = b""  # the piece that waits for the store
 
     def _move(self, phase: Phase) -> None:
@@ -76,8 +74,8 @@ class Exchange:
 
     def begin(self) -> None:
         """Claims the task's id if the client chose it. A generated id needs no claim."""
-        self._request.answerer = self
-        self._task.on_cut, self._task.on_look = self._cut, self._request.wire.look_for_client
+        self._request.answered_by(self)
+        self._task.run_by(self)
         if self._task.attempt == 0:
             self._relay.tracker.claim(self._task, self._on_claimed)
         else:
@@ -88,7 +86,8 @@ class Exchange:
             return
         if is_granted:
             self._move(Phase.BODY)
-            self._request.send_continue()
+            if self._request.is_continue_due:
+                self._request.send_continue()
             self.on_request()
         else:
             self._move(Phase.OVER)
@@ -108,23 +107,20 @@ class Exchange:
                 self._fail(self._relay.body_too_large())
             elif self._connection is not None:
                 self._pass_up(self._connection)
-            elif self._phase is Phase.BODY and (request.has_piece or request.is_whole):
-                self._connect()
+            elif self._phase is Phase.BODY and (request.waiting_bytes or request.is_whole):
+                self._connect(self._relay.upstream.take())
         except Exception:
             self._fail_inside()
 
     on_taken = on_request
 
-    def _connect(self) -> None:
-        """Takes a kept-alive connection, or opens one."""
-        if (connection := self._relay.upstream.take()) is not None:
-            self._hand_over(connection)
+    def _connect(self, kept: Connection | None) -> None:
+        """Uses a kept-alive connection, or opens one."""
+        if kept is not None:
+            self._hand_over(kept)
         else:
-            self._open()
-
-    def _open(self) -> None:
-        self._move(Phase.CONNECTING)
-        self._relay.upstream.open_soon(self._on_opened)
+            self._move(Phase.CONNECTING)
+            self._relay.upstream.open_soon(self._on_opened)
 
     # -- CONNECTING --
 
@@ -150,8 +146,7 @@ class Exchange:
             connection.send(self._repeatable, is_last=True)
             return
         is_whole = request.is_whole
-        head = request_head(request, self._target, self._relay.upstream.host_field)
-        data = head + next_of_body(request, is_last=is_whole)
+        data = request_head(request, self._relay.upstream.host_field) + request.take_framed(is_last=is_whole)
         connection.send(data, is_last=is_whole)
         self._relay.tracker.forward(self._task)
         if is_whole and connection.is_reused and request.method in _IDEMPOTENT:
@@ -165,8 +160,8 @@ class Exchange:
         if connection.is_request_sent or connection.is_write_paused:
             return
         is_last = request.is_whole
-        if request.has_piece or is_last:
-            connection.send(next_of_body(request, is_last=is_last), is_last=is_last)
+        if request.waiting_bytes or is_last:
+            connection.send(request.take_framed(is_last=is_last), is_last=is_last)
 
     def on_answer(self) -> None:
         """More of the answer is here, or the client takes more of it."""
@@ -192,17 +187,17 @@ class Exchange:
         if was_dead and self._repeatable is not None:
             self._relay.upstream.release(connection)
             self._connection = None
-            self._open()
+            self._connect(None)
         else:
             self._fail(failure)
 
     def _take_head(self, connection: Connection, head: Head) -> None:
         """The head waits for the store, unless the answer is whole: then only its end waits."""
-        is_stream = is_event_stream(head.fields)
-        if is_stream and has_readable_body(self._request, head):
+        answer = answer_head(head, method=self._request.method, task_id=self._task.task_id)
+        if answer.is_stream and answer.is_readable:
             self._end_watch = end_watch(self._target.path)
-        self._relay.tracker.answer(self._task, head.status, is_stream=is_stream)
-        self._lines, self._length = answer_fields(head, self._task)
+        self._relay.tracker.answer(self._task, head.status, is_stream=answer.is_stream)
+        self._answer = answer
         if connection.state is State.COMPLETE:
             self._move(Phase.FLOWING)
             self._pass_down(connection)
@@ -228,13 +223,13 @@ class Exchange:
 
     def on_piece(self, piece: bytes) -> bool:
         """Takes a piece that is not the last. False if it has to wait."""
-        request, task, watch = self._request, self._task, self._end_watch
+        request, watch = self._request, self._end_watch
         if self._phase is not Phase.FLOWING or not request.wire.is_writable:
             return False
         try:
-            task.response_bytes += len(piece)
-            if watch is not None and (ending := watch.feed(piece)) is not None and not task.is_final:
-                self._conclude(ending)
+            self._task.response_bytes += len(piece)
+            if watch is not None and (ending := watch.feed(piece)) is not None:
+                self._end_by_message(ending)
                 self._hold(Phase.END_HELD, piece)
             else:
                 request.write(piece)
@@ -243,19 +238,13 @@ class Exchange:
         return True
 
     def _take_last(self, piece: bytes) -> None:
-        task, watch = self._task, self._end_watch
-        task.response_bytes += len(piece)
-        ending = None if watch is None else watch.feed(piece) or watch.at_end()
-        if task.is_final:
-            self._end(piece)
+        watch = self._end_watch
+        self._task.response_bytes += len(piece)
+        if self._task.is_final:
+            self._complete(piece)
         else:
-            self._conclude(ending)
+            self._end_by_message(None if watch is None else watch.feed(piece) or watch.at_end())
             self._hold(Phase.LAST_HELD, piece)
-
-    def _conclude(self, ending: Ending | None) -> None:
-        """Ends the task: the message came whole, or its end event did."""
-        needs_ending = self._end_watch is not None
-        self._finish(outcome_of_message(self._task.status_code or 0, ending, needs_ending=needs_ending))
 
     # -- HELD: the store learns of the task's stage first --
 
@@ -263,82 +252,72 @@ class Exchange:
         """Holds `piece` until the store has the task's stage, or until the bounded wait is over."""
         self._move(phase)
         self._held = piece
-        self._relay.tracker.settle(self._task, self._let_go)
+        self._relay.tracker.settle(self._task, self._on_settled)
 
-    def _let_go(self) -> None:
+    def _on_settled(self) -> None:
         phase, piece, self._held = self._phase, self._held, b""
         if phase is Phase.OVER:
             return
+        request, answer = self._request, self._answer
         try:
-            if not self._request.is_started:
-                self._request.start(self._task.status_code or 0, self._lines, length=self._length)
+            if not request.is_started and answer is not None:
+                request.start(self._task.status_code or 0, answer.lines, length=answer.length)
             if phase is Phase.LAST_HELD:
-                self._end(piece)
+                self._complete(piece)
                 return
             self._move(Phase.FLOWING)
             if phase is Phase.HEAD_HELD:
-                self._begin_flow()
+                request.flush()
+                if request.is_chunked and self._connection is not None:
+                    self._connection.flow()  # an answer in chunks ends behind its last piece: none has to be held
             else:
-                self._request.write(piece)
+                request.write(piece)
         except Exception:
             self._fail_inside()
         else:
             self.on_answer()
 
-    def _begin_flow(self) -> None:
-        """Sends the head. A chunked answer ends behind its last piece, so no piece has to be held for its place."""
-        self._request.flush()
-        if self._request.is_chunked and self._connection is not None:
-            self._connection.flow()
+    # -- OVER: the answer is complete --
 
-    # -- OVER --
+    def _end_by_message(self, ending: Ending | None) -> None:
+        """Ends the task: the message came whole, or its end event did."""
+        needs_ending, self._end_watch = self._end_watch is not None, None
+        self._end_task(outcome_of_message(self._task.status_code or 0, ending, needs_ending=needs_ending))
 
-    def _end(self, piece: bytes) -> None:
+    def _complete(self, piece: bytes) -> None:
         """Sends the last piece. The connection is free by then for the client's next request."""
-        self._close()
+        self._release()
         self._request.end(piece)
 
-    def lose(self) -> None:
+    # -- OVER: something broke off --
+
+    def on_left(self) -> None:
         """The client has left."""
         self._fail(ClientLeft())
 
-    def _cut(self) -> None:
+    def on_cut(self, error: GatewayError) -> None:
         """The task was ended from outside."""
-        if self._task.cut_by is not None:
-            self._fail(self._task.cut_by)
+        self._fail(error)
+
+    def look_for_client(self) -> None:
+        """Another request asks for the id of this task."""
+        self._request.wire.look_for_client()
 
     def _fail_inside(self) -> None:
         log.exception("task %s failed inside the gateway", self._task.task_id, extra={"task_id": self._task.task_id})
         self._fail(GatewayError("internal error in the gateway"))
 
     def _fail(self, error: GatewayError | ClientLeft) -> None:
-        """Ends the exchange and its task, because something broke off."""
+        """Ends the task if it has no end yet, and tells the client."""
         if self._phase is Phase.OVER:
             return
         outcome = outcome_of_failure(error, is_started=self._request.is_started)
         if not self._task.is_final:
-            self._finish(outcome)
-        self._close()
-        self._notify(outcome.notice, error)
+            self._end_task(outcome)
+        self._release()
+        self._tell_client(outcome.notice, error)
 
-    def _finish(self, outcome: Outcome) -> None:
-        task = self._task
-        if outcome.status_code is not None:
-            task.status_code = outcome.status_code
-        if outcome.reason is not None:
-            log.info("task %s failed: %s", task.task_id, outcome.reason, extra={"task_id": task.task_id})
-        self._relay.tracker.finish(task, outcome.reason, outcome.message)
-
-    def _close(self) -> None:
-        """Gives the connection back: it is kept if its exchange ended well, else it is closed and Ollama stops."""
-        self._move(Phase.OVER)
-        self._task.on_cut = self._task.on_look = None
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._relay.upstream.release(connection)
-
-    def _notify(self, notice: Notice, error: GatewayError | ClientLeft) -> None:
-        """Tells the client of a failure."""
+    def _tell_client(self, notice: Notice, error: GatewayError | ClientLeft) -> None:
         request, task_id = self._request, self._task.task_id
         if notice is Notice.BREAK:
             request.break_off()
@@ -347,3 +326,20 @@ class Exchange:
                 self._relay.tracker.settle(self._task, lambda: request.refuse(error, task_id=task_id))
             else:
                 request.refuse(error, task_id=task_id)
+
+    # -- both ways --
+
+    def _end_task(self, outcome: Outcome) -> None:
+        task = self._task
+        if outcome.status_code is not None:
+            task.status_code = outcome.status_code
+        if outcome.reason is not None:
+            log.info("task %s failed: %s", task.task_id, outcome.reason, extra={"task_id": task.task_id})
+        self._relay.tracker.finish(task, outcome.reason, outcome.message)
+
+    def _release(self) -> None:
+        """Gives the connection back: it is kept if its exchange ended well, else it is closed and Ollama stops."""
+        self._move(Phase.OVER)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._relay.upstream.release(connection)

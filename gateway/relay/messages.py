@@ -1,47 +1,126 @@
 """Makes the messages of an exchange from those of its other end: the request for Ollama, the head for the client.
 
-Pure but for the `Date` of an answer that has none. `gateway.http.headers` knows which fields pass.
+Owns which header fields pass in each direction. Fields keep their order and their duplicates. The gateway adds nothing
+to a request. To an answer it adds the task id, a Date if Ollama sent none, and `X-Accel-Buffering: no` on event
+streams. Pure but for that Date.
 """
 
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from typing import NamedTuple
 
-from gateway.http import headers
-from gateway.http.request import Request, http_date
-from gateway.http.target import Target
-from gateway.tasks.task import Task
+from gateway.http.head import TASK_ID, Fields, RequestHead
+from gateway.http.request import http_date
 from gateway.upstream.response import Head
 
+# RFC 9110 section 7.6.1. Keep-Alive is obsolete, but older peers still send it.
+_HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
+# Not relayed: answered here (Expect, CORS), rewritten (Host), or ours (X-Task-Id).
+_NOT_FOR_UPSTREAM = _HOP_BY_HOP | {b"host", b"expect", b"origin", TASK_ID}
+_NOT_FOR_CLIENT = _HOP_BY_HOP | {TASK_ID}
+_NOT_FOR_UPSTREAM_PREFIXES = (b"proxy-", b"access-control-request-")
+_NOT_FOR_CLIENT_PREFIXES = (b"proxy-", b"access-control-")  # the gateway alone answers CORS
+# Connection cannot remove these: a message would lose its framing or its host.
+_NOT_NOMINABLE = frozenset({b"content-length", b"host"})
 _WITHOUT_BODY = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
-def request_head(request: Request, target: Target, host_field: bytes) -> bytes:
-    """The head of `request` as Ollama gets it."""
-    return headers.request_head(
-        request.method.encode("ascii"),
-        target.wire,
-        host_field,
-        request.fields,
-        connection=request.values(b"connection"),
-        is_chunked=b"transfer-encoding" in request.by_name,
-        dropped=request.credential,
-    )
+def request_head(request: RequestHead, host: bytes) -> bytes:
+    """The head of `request` for Ollama, with its empty line. `host` is the value of its Host field.
+
+    The framing stays the client's: either its Content-Length, unchanged, or chunked again; never both. The fields that
+    carried the gateway's own credential do not pass.
+    """
+    removed = _NOT_FOR_UPSTREAM
+    if request.credential or b"connection" in request.by_name:
+        removed = removed.union(nominated(_values(request.fields, b"connection")), request.credential)
+    is_chunked = b"transfer-encoding" in request.by_name
+    if is_chunked:
+        removed |= {b"content-length"}
+    head = [request.method.encode("ascii"), b" ", request.target, b" HTTP/1.1\r\nhost: ", host, b"\r\n"]
+    for name, value in request.fields:
+        if name not in removed and not name.startswith(_NOT_FOR_UPSTREAM_PREFIXES):
+            head += (name, b": ", value, b"\r\n")
+    head.append(b"transfer-encoding: chunked\r\n\r\n" if is_chunked else b"\r\n")
+    return b"".join(head)
 
 
-def next_of_body(request: Request, *, is_last: bool) -> bytes:
-    """Takes what waits of the request's body, framed as the client framed it. `is_last` says that nothing follows."""
-    piece = request.take()
-    return headers.chunk(piece, is_last=is_last) if b"transfer-encoding" in request.by_name else piece
+def nominated(connection: Iterable[bytes]) -> frozenset[bytes]:
+    """The lower-case names that Connection values declare hop-by-hop (RFC 9110 section 7.6.1)."""
+    tokens = (token.strip().lower() for value in connection for token in value.split(b","))
+    return frozenset(tokens) - _NOT_NOMINABLE
 
 
-def has_readable_body(request: Request, head: Head) -> bool:
-    """Whether an answer has a body, and one that can be looked into."""
-    return request.method != "HEAD" and head.status not in _WITHOUT_BODY and not headers.is_encoded(head.fields)
+class AnswerHead(NamedTuple):
+    """The head of an answer, for the client: its field lines, and the Content-Length among them.
+
+    `is_stream`: its Content-Type is that of server-sent events. `is_readable`: it has a body, and one that the gateway
+    can look into.
+    """
+
+    lines: bytes
+    length: int | None
+    is_stream: bool
+    is_readable: bool
 
 
-def answer_fields(head: Head, task: Task) -> tuple[bytes, int | None]:
-    """The field lines of an answer as the client gets them, and the Content-Length among them."""
+def answer_head(head: Head, *, method: str, task_id: str) -> AnswerHead:
+    """What the client of a request of `method` gets, made from Ollama's `head`."""
     fields = head.fields
     if head.status == HTTPStatus.NO_CONTENT:
         fields = [field for field in fields if field[0] != b"content-length"]  # RFC 9110 section 8.6
-    fields = headers.response_fields(fields, task_id=task.task_id, date=http_date(), is_stream=task.is_stream)
-    return headers.lines(fields), headers.length_of(fields)
+    is_stream = is_event_stream(fields)
+    fields = response_fields(fields, task_id=task_id, date=http_date, is_stream=is_stream)
+    length = _first(fields, b"content-length")
+    return AnswerHead(
+        lines=b"".join([b"%b: %b\r\n" % field for field in fields]),
+        length=None if length is None else int(length),
+        is_stream=is_stream,
+        is_readable=method != "HEAD" and head.status not in _WITHOUT_BODY and not is_encoded(fields),
+    )
+
+
+def response_fields(fields: Fields, *, task_id: str, date: Callable[[], bytes], is_stream: bool) -> Fields:
+    """The response fields that the client gets. `fields` are the upstream's, with lower-case names.
+
+    `date` makes an IMF-fixdate; it is called if the upstream sent none.
+    """
+    names = {name for name, _ in fields}
+    dropped = _NOT_FOR_CLIENT
+    if b"connection" in names:
+        dropped |= nominated(_values(fields, b"connection"))
+    if b"transfer-encoding" in names:
+        dropped |= {b"content-length"}
+    if is_stream:
+        dropped |= {b"x-accel-buffering"}
+    passed = [
+        field for field in fields if field[0] not in dropped and not field[0].startswith(_NOT_FOR_CLIENT_PREFIXES)
+    ]
+    passed.append((TASK_ID, task_id.encode()))
+    if is_stream:
+        passed.append((b"x-accel-buffering", b"no"))
+    if b"date" not in names or b"date" in dropped:
+        passed.append((b"date", date()))
+    return passed
+
+
+def is_event_stream(fields: Fields) -> bool:
+    """Whether a response is a server-sent event stream, by its Content-Type."""
+    media_type = (_first(fields, b"content-type") or b"").partition(b";")[0]
+    return media_type.strip().lower() == b"text/event-stream"
+
+
+def is_encoded(fields: Fields) -> bool:
+    """Whether the body has a Content-Encoding, so that the gateway cannot read it."""
+    return (_first(fields, b"content-encoding") or b"identity").strip().lower() != b"identity"
+
+
+def _first(fields: Fields, name: bytes) -> bytes | None:
+    for key, value in fields:
+        if key == name:
+            return value
+    return None
+
+
+def _values(fields: Fields, name: bytes) -> list[bytes]:
+    return [value for key, value in fields if key == name]

@@ -1,9 +1,8 @@
 """Admits requests to the relay: each becomes a task and an exchange, or is refused."""
 
 from gateway.errors import BodyTooLarge, GatewayError, MethodNotAllowed
-from gateway.http import headers
+from gateway.http.head import TASK_ID, Target
 from gateway.http.request import Request
-from gateway.http.target import Target
 from gateway.metrics.counts import Counts
 from gateway.relay.exchange import Exchange
 from gateway.tasks.task import chosen_id, stored_target
@@ -34,11 +33,11 @@ class Proxy:
         """The task of a request, PENDING. Raises GatewayError if the request must not reach the upstream."""
         if request.method == "TRACE":
             raise MethodNotAllowed("TRACE is not allowed")
-        for length in request.values(b"content-length"):
-            if headers.is_longer(length, self.max_body_bytes):
-                raise self.body_too_large()
+        length = request.by_name.get(b"content-length", b"").lstrip(b"0")
+        if len(length) > len(str(self.max_body_bytes)) or int(length or b"0") > self.max_body_bytes:
+            raise self.body_too_large()
         return self.tracker.begin(
-            chosen_id(request.values(headers.TASK_ID)),
+            chosen_id(request.values(TASK_ID)),
             request.method,
             *stored_target(target.path, target.query),
             request.owner,

@@ -4,8 +4,8 @@ The record that all of tracking shares. Others tell it what happened; it alone d
 clock: time comes in as an argument.
 """
 
-from collections.abc import Callable
 from enum import Enum, auto
+from typing import Protocol
 
 from gateway.errors import GatewayError
 from gateway.tasks.task import FINAL_RANK, Task
@@ -30,16 +30,21 @@ class Claim(Enum):
     SUPERSEDED = auto()  # another request, or a final status, stands in its place in the store
 
 
-class TrackedTask(Task):
-    """A task with what only this process knows of it. `attempt` 0: the id is to be claimed (as in `Record`).
+class Runner(Protocol):
+    """The request that runs a task, until the task ends. No call may raise."""
 
-    The request that runs it sets `on_cut`, which has to end it at once, for the reason that `cut_by` then holds; and
-    `on_look`, which has to end it if its client has left.
-    """
+    def on_cut(self, error: GatewayError) -> None:
+        """The task is ended from outside: the request has to end it at once, because of `error`."""
+
+    def look_for_client(self) -> None:
+        """The request has to end the task if its client has left."""
+
+
+class TrackedTask(Task):
+    """A task with what only this process knows of it. `attempt` 0: the id is to be claimed (as in `Record`)."""
 
     __slots__ = (
-        "_beat_at", "_claim", "_cut_by", "_likely_attempt", "_saved_rank", "_sent_rank", "_wait_left",
-        "on_cut", "on_look",
+        "_beat_at", "_claim", "_cut_by", "_likely_attempt", "_runner", "_saved_rank", "_sent_rank", "_wait_left",
     )  # fmt: skip
 
     def __init__(
@@ -61,8 +66,7 @@ class TrackedTask(Task):
         self._sent_rank = -1  # of the record that was sent last
         self._wait_left = MAX_WAITS_SECONDS
         self._cut_by: GatewayError | None = None
-        self.on_cut: Callable[[], None] | None = None
-        self.on_look: Callable[[], None] | None = None
+        self._runner: Runner | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -170,18 +174,22 @@ class TrackedTask(Task):
         """Why it was ended from outside; None if it was not."""
         return self._cut_by
 
+    def run_by(self, runner: Runner) -> None:
+        """From now on `runner` is its request."""
+        self._runner = runner
+
     def look_for_client(self) -> None:
         """Ends it if its client has left and that was not noticed yet."""
-        if self.on_look is not None:
-            self.on_look()
+        if self._runner is not None:
+            self._runner.look_for_client()
 
     def cut(self, error: GatewayError) -> None:
         """Ends it from outside: its request notices at once, or as soon as it runs."""
         if self._cut_by is None and not self.is_final:
             self._cut_by = error
-            if self.on_cut is not None:
-                self.on_cut()
+            if self._runner is not None:
+                self._runner.on_cut(error)
 
     def let_go(self) -> None:
         """Its request is not called any more."""
-        self.on_cut = self.on_look = None
+        self._runner = None

@@ -216,13 +216,16 @@ class Connection(asyncio.Protocol):
 
     # -- it ends --
 
-    def leave(self) -> None:
-        """Ends an exchange after which the connection is reusable."""
+    def leave(self) -> bool:
+        """Ends an exchange. False if no other one may follow: then nothing has changed."""
+        if not self.is_reusable:
+            return False
         self._move(State.IDLE)
         self.is_reused = True
         self._listener = self.head = None
         if self._idle_timeout_seconds:
             self._silence.off()
+        return True
 
     def abort(self, failure: UpstreamFailure) -> None:
         """Closes the connection at once, which makes Ollama stop. Drops what waits, and does not tell the listener."""

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from gateway.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnavailable
-from gateway.http.headers import Fields
+from gateway.http.head import Fields
 from gateway.net.vanished import PeerWatch
 from gateway.upstream.connection import Connection, State
 
@@ -86,8 +86,7 @@ class Upstream:
 
     def release(self, connection: Connection) -> None:
         """Takes a connection back: keeps it if its exchange ended well, closes it otherwise."""
-        if connection.is_reusable and len(self._idle) < _MAX_IDLE_CONNECTIONS:
-            connection.leave()
+        if len(self._idle) < _MAX_IDLE_CONNECTIONS and connection.leave():
             self._idle.append(connection)
         else:
             connection.abort(UpstreamBroken("the exchange is over"))

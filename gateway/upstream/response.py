@@ -10,7 +10,7 @@ from typing import Protocol, cast
 import httptools
 
 from gateway.errors import UpstreamBroken
-from gateway.http.headers import Fields
+from gateway.http.head import Fields
 
 # Of interim heads and the final one together.
 _MAX_HEAD_BYTES = 262_144

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import NewStore
     from tests.support.scripted import Upstream
+    from tests.support.wire import Field
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.alone]
 
@@ -30,11 +31,15 @@ ANSWER = b'{"choices":[{"message":{"role":"assistant","content":"hello"}}]}'
 EVENT = b'data: {"choices":[{"delta":{"content":"hello"}}]}\n\n'
 REQUESTS = 200
 PIECES = 200
+STREAMS = 20
 
 # Measured on Python 3.11, where a list comprehension counts as a call; the limit is a tenth more.
 CALLS_PER_REQUEST = 223 * 1.1
 CALLS_PER_CLAIMED_REQUEST = 318 * 1.1
 CALLS_PER_PIECE = 5 * 1.1
+# How many files of the gateway a stream with a chosen id enters, and how many calls lead from one into another.
+FILES_PER_STREAM = 38
+CALLS_BETWEEN_FILES = 224
 # Measured, and allowed: a little of the background may fall into each of three rounds, but nothing in every request.
 WHOLE = 0.5
 A_LITTLE = 0.05
@@ -62,9 +67,9 @@ async def ask(client: Client, count: int, name: str = "") -> None:
         assert (answer.status, answer.data) == (200, ANSWER)
 
 
-async def stream(client: Client, script: Gated, pieces: int) -> None:
+async def stream(client: Client, script: Gated, pieces: int, *named: Field) -> None:
     """One event stream, each piece sent when the one before has come through."""
-    await client.send(request("POST", CHAT, body=BODY))
+    await client.send(request("POST", CHAT, *named, body=BODY))
     script.head()
     for _ in range(pieces):
         script.piece(EVENT)
@@ -142,3 +147,20 @@ async def test_a_task_under_way_costs_no_word_to_the_store_until_it_beats(counte
         upstream.then(script)
         rounds.append(await counted.cost_of(lambda c=client, s=script: stream(c, s, PIECES)))
     assert least(rounds).scripts <= 4, "when the head is here, and at its end: its document and a step of the list"
+
+
+async def test_a_stream_leads_through_few_files(counted: Counted, upstream: Upstream) -> None:
+    """A stream of three events with a chosen id, up to its last byte, can be followed through few files."""
+    client = await counted.connect()
+
+    async def streams(name: str, count: int) -> None:
+        for number in range(count):
+            script = Gated()
+            upstream.then(script)
+            await stream(client, script, 2, (b"X-Task-Id", f"{name}-{number}".encode()))
+
+    await streams("warm", 20)
+    walk = (await counted.walk_of(lambda: streams("walk", STREAMS))).per(STREAMS)
+    print(walk, *sorted((a, b, n) for (a, b), n in walk.calls.items() if a != b), sep="\n")
+    assert len(walk.files) <= FILES_PER_STREAM
+    assert walk.crossings <= CALLS_BETWEEN_FILES

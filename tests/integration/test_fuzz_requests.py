@@ -17,7 +17,7 @@ import h11
 import pytest
 
 from gateway.errors import InvalidPath
-from gateway.http.target import parse
+from gateway.http.head import parse_target
 from tests.support.mutation import cases
 from tests.support.waiting import within
 from tests.support.wire import Client
@@ -119,7 +119,7 @@ def next_or_broken(peer: h11.Connection) -> object:
 def relayed(asked: Asked) -> Asked | None:
     """A request as it may arrive at the upstream; None where it may not."""
     with contextlib.suppress(InvalidPath):
-        target = parse(asked[1])
+        target = parse_target(asked[1])
         if target.is_relayed:
             return asked[0], target.wire, asked[2]
     return None

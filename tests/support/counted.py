@@ -1,9 +1,10 @@
 """The gateway, counting what it does: `python -m tests.support.counted REPORT`, started by `Counted` below.
 
-Owns the counters: Python functions entered (a coroutine that goes on counts again), tasks created, calls of the
-system that read and write, and the store's own counts. SIGUSR1 writes them into the file REPORT. Three clocks of
-the gateway stand still for it, so that a count does not depend on the machine's speed: nothing lingers in the outbox or
-for the list until its timer, and no one looks for what was lost meanwhile. Called by tests/integration/test_cost.py.
+Owns the counters: Python functions entered (a coroutine that goes on counts again), calls between files of the
+gateway, tasks created, calls of the system that read and write, and the store's own counts. SIGUSR1 writes them into
+the file REPORT. Three clocks of the gateway stand still for it, so that a count does not depend on the machine's speed:
+nothing lingers in the outbox or for the list until its timer, and no one looks for what was lost meanwhile. Called by
+tests/integration/test_cost.py.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from typing import TYPE_CHECKING, Any, Self
 import uvloop
 
 from tests.support.gateway import Gateway
-from tests.support.process import spawn
+from tests.support.process import ROOT, spawn
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+    from types import CodeType
 
     from tests.support.store import Store
 
+_GATEWAY = f"{ROOT / 'gateway'}/"
 FOREVER_SECONDS = 3600.0
 ROUNDS = 3  # the cheapest counts: now and then something of the background falls into one
 
@@ -51,6 +54,33 @@ class Cost:
     def per(self, count: int) -> Cost:
         """The share of each of `count`."""
         return Cost(*(getattr(self, f.name) / count for f in fields(Cost)))
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How often each file of the gateway calls each other one; "" calls for all that is not the gateway's."""
+
+    calls: Counter[tuple[str, str]]
+
+    def per(self, count: int) -> Walk:
+        """The share of each of `count`, whole: what belongs to fewer than half of them is not theirs."""
+        return Walk(Counter({pair: share for pair, calls in self.calls.items() if (share := round(calls / count))}))
+
+    @property
+    def files(self) -> set[str]:
+        """The files that are entered."""
+        return {callee for _, callee in self.calls}
+
+    @property
+    def crossings(self) -> int:
+        """How many calls lead from one file of the gateway into another."""
+        return sum(calls for (caller, callee), calls in self.calls.items() if caller and caller != callee)
+
+    def __str__(self) -> str:
+        into = Counter[str]()
+        for (caller, callee), calls in self.calls.items():
+            into[callee] += calls if caller and caller != callee else 0
+        return f"{len(self.files)} files, {self.crossings} calls between them: {into.most_common()}"
 
 
 def least(costs: list[Cost]) -> Cost:
@@ -82,11 +112,23 @@ class Counted(Gateway):
         await work()
         return await self._read() - begun - (begun - idle_from)
 
-    async def _read(self) -> Cost:
+    async def walk_of(self, work: Callable[[], Awaitable[Any]]) -> Walk:
+        """The files that `work` enters."""
+        begun = await self._calls_between_files()
+        await work()
+        return Walk(await self._calls_between_files() - begun)
+
+    async def _calls_between_files(self) -> Counter[tuple[str, str]]:
+        return Counter({(caller, callee): calls for caller, callee, calls in (await self._report())["between"]})
+
+    async def _report(self) -> dict[str, Any]:
         self.report.unlink(missing_ok=True)
         self.process.send_signal(signal.SIGUSR1)
         await until(self.report.exists, 30, "the counts")
-        own = json.loads(self.report.read_text())
+        return json.loads(self.report.read_text())
+
+    async def _read(self) -> Cost:
+        own = await self._report()
         system = self._system_calls()
         ran = {name: found["calls"] for name, found in (await self.store.client.info("commandstats")).items()}
         scripts = ran.get("cmdstat_evalsha", 0) + ran.get("cmdstat_eval", 0)
@@ -109,9 +151,10 @@ def main() -> int:
 
     def tell(*_: object) -> None:
         profiler.disable()
-        calls = sum(entry.callcount for entry in profiler.getstats())
+        stats = profiler.getstats()
+        calls = sum(entry.callcount for entry in stats)
         new = report.with_suffix(".new")
-        new.write_text(json.dumps({"calls": calls, "tasks": counts["tasks"]}))
+        new.write_text(json.dumps({"calls": calls, "tasks": counts["tasks"], "between": _between_files(stats)}))
         new.rename(report)
         profiler.enable()
 
@@ -120,6 +163,26 @@ def main() -> int:
     from gateway.__main__ import main as serve
 
     return serve()
+
+
+def _between_files(stats: list[Any]) -> list[tuple[str, str, int]]:
+    """Caller, callee and number of calls, for each two files of which the second is the gateway's."""
+    entered, between = Counter[str](), Counter[tuple[str, str]]()
+    for entry in stats:
+        caller = _file_of(entry.code)
+        entered[caller] += entry.callcount
+        for call in entry.calls or ():
+            between[caller, _file_of(call.code)] += call.callcount
+    for file in entered.keys() - {""}:
+        called = sum(calls for (caller, callee), calls in between.items() if caller and callee == file)
+        between["", file] = entered[file] - called
+    return [(caller, callee, calls) for (caller, callee), calls in between.items() if callee]
+
+
+def _file_of(code: CodeType | str) -> str:
+    """The path of a function's file below `gateway/`; "" if it is not there."""
+    path = "" if isinstance(code, str) else code.co_filename
+    return path.removeprefix(_GATEWAY) if path.startswith(_GATEWAY) else ""
 
 
 def _count_tasks(counts: Counter[str]) -> None:

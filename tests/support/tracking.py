@@ -23,9 +23,24 @@ from tests.support.waiting import GUARD_SECONDS, until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container, Sequence
 
+    from gateway.errors import GatewayError
     from gateway.store.interface import Page, Record, Then
     from gateway.tasks.task import Stage, State
     from gateway.tracking.tracked import TrackedTask
+
+
+class Cut:
+    """The request of a task; all that it does is call `then` when the task is cut."""
+
+    def __init__(self, then: Callable[[], object]) -> None:
+        self.then = then
+
+    def on_cut(self, error: GatewayError) -> None:
+        """The task is cut."""
+        self.then()
+
+    def look_for_client(self) -> None:
+        """Its client stays."""
 
 
 class ScriptedStore:

@@ -17,7 +17,7 @@ import pytest
 from gateway.errors import ShuttingDown
 from gateway.stopping import _MOVES, Drain, Phase, _Event
 from gateway.tasks.task import Reason, Stage
-from tests.support.tracking import Subject, tracking
+from tests.support.tracking import Cut, Subject, tracking
 from tests.support.waiting import until, until_steady
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ async def begun(subject: Subject) -> TrackedTask:
     """A request that runs until it ends or is cut."""
     task = await subject.begin()
     subject.tracker.forward(task)
-    task.on_cut = lambda: subject.tracker.finish(task, Reason.SHUTDOWN, str(task.cut_by))
+    task.run_by(Cut(lambda: subject.tracker.finish(task, Reason.SHUTDOWN, str(task.cut_by))))
     return task
 
 

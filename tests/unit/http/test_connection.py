@@ -81,7 +81,7 @@ class Refusing:
         """One more request."""
         self.opened.append(request)
         if self.keeps:
-            request.answerer = Kept(request)
+            request.answered_by(Kept(request))
         else:
             request.refuse(NotFound("nothing here"))
 
@@ -95,7 +95,7 @@ class Kept:
     def on_request(self) -> None:
         """Not yet."""
 
-    on_writable = lose = on_request
+    on_writable = on_left = on_request
 
 
 class Subject:

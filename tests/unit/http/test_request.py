@@ -11,21 +11,15 @@ class Wire:
     """A client's connection: what was sent on it, and how the answer on it ended."""
 
     is_writable = True
+    is_read_paused = False
 
     def __init__(self) -> None:
         self.sent = b""
         self.end = ""
 
-    def write(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
         """Bytes for the client."""
         self.sent += data
-
-    send = write
-
-    def put(self, size: int) -> None:
-        """A piece of the request's body."""
-
-    take = put
 
     def finish(self, request: Request) -> None:
         """The answer is complete."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidPath
-from gateway.http import target
+from gateway.http import head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ HARMLESS = b"ABCxyz089-_~!$&'()*+,;=:@ \xc3\xa9\xff"
 def refused(raw: bytes) -> bool:
     """Whether `parse` refuses `raw`; any exception but InvalidPath fails the test."""
     try:
-        target.parse(raw)
+        head.parse_target(raw)
     except InvalidPath:
         return True
     return False
@@ -72,7 +72,7 @@ def test_bytes_that_hide_something_are_understood_or_refused(raw: bytes) -> None
 def test_a_legal_target_keeps_its_bytes(path: bytes, query: bytes | None) -> None:
     """What is relayed is what came: path and query byte for byte, whatever escapes they hold."""
     raw = path if query is None else path + b"?" + query
-    parsed = target.parse(raw)
+    parsed = head.parse_target(raw)
     assert parsed.wire == raw
     assert (parsed.path, parsed.query) == (path, query)
     assert parsed.is_relayed
@@ -130,7 +130,7 @@ def test_long_hostile_input_costs_few_passes(path: bytes, monkeypatch: pytest.Mo
         passes.append(len(text))
         return unquote_to_bytes(text)
 
-    monkeypatch.setattr(target, "unquote_to_bytes", counted)
+    monkeypatch.setattr(head, "unquote_to_bytes", counted)
     refused(b"/v1/" + path)
     assert 1 <= len(passes) <= MOST_DECODE_PASSES
 
@@ -162,14 +162,14 @@ TAKEN = [
 def test_a_way_out_is_invalid_path(raw: bytes) -> None:
     """Dot segments, backslashes, NUL, CR and LF in the path are refused, in any spelling."""
     with pytest.raises(InvalidPath) as caught:
-        target.parse(raw)
+        head.parse_target(raw)
     assert (caught.value.status, caught.value.code) == (400, "invalid_path")
 
 
 @pytest.mark.parametrize("raw", TAKEN)
 def test_what_only_looks_like_a_way_out_is_taken(raw: bytes) -> None:
     """Dots within a segment, a query that says what it likes and broken escapes pass unchanged."""
-    parsed = target.parse(raw)
+    parsed = head.parse_target(raw)
     assert parsed.wire == raw
     assert parsed.is_relayed
 
@@ -183,7 +183,7 @@ ELSEWHERE = [
 @pytest.mark.parametrize("raw", ELSEWHERE)
 def test_only_the_bytes_v1_are_relayed(raw: bytes) -> None:
     """A path is relayed when the wire's own bytes begin with /v1/, not when some decoding does."""
-    assert not target.parse(raw).is_relayed
+    assert not head.parse_target(raw).is_relayed
 
 
 ABSOLUTE: dict[bytes, tuple[bytes, bytes | None]] = {
@@ -199,7 +199,7 @@ ABSOLUTE: dict[bytes, tuple[bytes, bytes | None]] = {
 @pytest.mark.parametrize("raw", ABSOLUTE)
 def test_an_absolute_target_means_its_path(raw: bytes) -> None:
     """`GET http://host/v1/models` is `/v1/models`; scheme and authority decide nothing."""
-    parsed = target.parse(raw)
+    parsed = head.parse_target(raw)
     assert (parsed.path, parsed.query) == ABSOLUTE[raw]
 
 
@@ -216,13 +216,13 @@ def test_an_absolute_target_means_its_path(raw: bytes) -> None:
 )
 def test_an_absolute_target_has_an_authority(raw: bytes, split: tuple[bytes | None, bytes]) -> None:
     """Authority and origin-form are told apart; what has no scheme has no authority."""
-    assert target.split_absolute(raw) == split
+    assert head.split_absolute(raw) == split
 
 
 @given(legal_paths(), st.sampled_from([b"http://h", b"https://a:b@h:1", b"x-y+z.1://"]))
 def test_an_absolute_target_keeps_the_bytes_of_its_path(path: bytes, origin: bytes) -> None:
     """What follows the authority is relayed byte for byte."""
-    assert target.parse(origin + path).wire == path
+    assert head.parse_target(origin + path).wire == path
 
 
 SETTLED: list[Callable[[bytes], bytes]] = [lambda p: p, lambda p: p + b"?q", lambda p: b"http://h" + p]

@@ -8,6 +8,7 @@ from gateway.errors import GatewayError
 from gateway.tracking import outbox as outbox_module
 from gateway.tracking.outbox import BATCH_TASKS, LINGER_SECONDS, Outbox
 from gateway.tracking.tracked import TrackedTask
+from tests.support.tracking import Cut
 from tests.support.waiting import until
 
 LONG_PATH_BYTES = 4 * 1024 * 1024
@@ -282,7 +283,7 @@ async def test_ten_thousand_are_kept() -> None:
 async def test_a_cut_reaches_the_request_once() -> None:
     """The request of a task is told once that it is cut; the first reason stays, and an ended task is left alone."""
     task, told = running("a"), []
-    task.on_cut = lambda: told.append(task.cut_by)
+    task.run_by(Cut(lambda: told.append(task.cut_by)))
     first, second = GatewayError("one"), GatewayError("two")
     task.cut(first)
     task.cut(second)

@@ -30,7 +30,7 @@ from gateway.tracking.tracker import StoreUnavailable, Tracker
 from tests.support.faults import elapse
 from tests.support.records import put
 from tests.support.store import DOCUMENTS
-from tests.support.tracking import begun
+from tests.support.tracking import Cut, begun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Coroutine, Sequence
@@ -195,7 +195,7 @@ class Gateway:
             self.tasks[task_id] = task = beginning.result()
         except TaskIdInUse:
             return
-        task.on_cut = lambda: self._end(task_id, Reason.CANCELLED)
+        task.run_by(Cut(lambda: self._end(task_id, Reason.CANCELLED)))
 
     def _end(self, task_id: str, reason: Reason | None) -> None:
         self.tracker.finish(self.tasks.pop(task_id), reason, "the end")

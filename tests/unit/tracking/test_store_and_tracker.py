@@ -14,7 +14,7 @@ from gateway.store.redis import RedisStore
 from gateway.tasks.task import Stage, State
 from gateway.tracking.tracker import Tracker
 from tests.support.records import ids, text_of
-from tests.support.tracking import begun
+from tests.support.tracking import Cut, begun
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ async def test_without_channels_cancels_are_looked_for(new_store: NewStore, capl
         async with gateway_of(server) as (tracker, store):
             task = await begun(tracker, "t", "POST", "/v1/x", "")
             tracker.forward(task)
-            task.on_cut = cut.set
+            task.run_by(Cut(cut.set))
 
             async def is_running() -> bool:
                 return f'"{Stage.FORWARDING}"' in (await text_of(store, "t") or "")

@@ -23,7 +23,7 @@ from gateway.tracking import outbox as outbox_module
 from gateway.tracking.tracked import Claim
 from gateway.tracking.tracker import StoreUnavailable
 from tests.support.records import ids, put, record, stage_and_attempt, stored, text_of, walk
-from tests.support.tracking import Subject, begun, seconds_of, settled, tracking
+from tests.support.tracking import Cut, Subject, begun, seconds_of, settled, tracking
 from tests.support.waiting import next_millisecond, until, within
 
 if TYPE_CHECKING:
@@ -851,7 +851,7 @@ async def test_a_task_is_its_owners(owner: str, reader: str | None, is_seen: boo
         assert (await subject.tracker.wait(task_id, None, 0.01, reader) is not None) == is_seen
         await settled(subject.tracker, task)
         assert (task_id in ids(await subject.tracker.page(10, None, None, reader))) == is_seen
-        task.on_cut = lambda: subject.tracker.finish(task, Reason.CANCELLED, "cancelled")
+        task.run_by(Cut(lambda: subject.tracker.finish(task, Reason.CANCELLED, "cancelled")))
         assert (await subject.tracker.cancel(task_id, reader) is not None) == is_seen
         assert task.is_final == is_seen
 
@@ -921,7 +921,7 @@ async def test_cancelling_ends_an_own_task() -> None:
     async with tracking() as subject:
         task = await subject.begin("t")
         subject.tracker.forward(task)
-        task.on_cut = lambda: subject.tracker.finish(task, Reason.CANCELLED, str(task.cut_by))
+        task.run_by(Cut(lambda: subject.tracker.finish(task, Reason.CANCELLED, str(task.cut_by))))
         document = json.loads(await within(AT_ONCE_SECONDS, subject.tracker.cancel("t")) or "")
         assert (document["state"], document["stage"], document["extensions"]["reason"]) == (
             "FAILED", "cancelled", "cancelled",
@@ -1015,7 +1015,7 @@ async def test_cancelling_without_the_store_works_for_own_tasks() -> None:
     """While the store is away a task of this gateway can be cancelled; for another one that is said to be unknown."""
     async with tracking() as subject:
         task = await subject.begin("t")
-        task.on_cut = lambda: subject.tracker.finish(task, Reason.CANCELLED, "cancelled")
+        task.run_by(Cut(lambda: subject.tracker.finish(task, Reason.CANCELLED, "cancelled")))
         await subject.lose_store()
         assert json.loads(await subject.tracker.cancel("t") or "")["stage"] == "cancelled"
         with pytest.raises(StoreUnavailable):
@@ -1073,7 +1073,7 @@ async def test_all_are_cut_at_once() -> None:
     async with tracking() as subject:
         tasks = [await subject.begin() for _ in range(5)]
         for task in tasks:
-            task.on_cut = partial(subject.tracker.finish, task, Reason.SHUTDOWN, "stopped")
+            task.run_by(Cut(partial(subject.tracker.finish, task, Reason.SHUTDOWN, "stopped")))
         subject.tracker.drain()
         subject.tracker.cut_all(ShuttingDown("stopped"))
         assert await subject.tracker.until_idle(0)

@@ -24,7 +24,7 @@ from tests.support.wire import LAST_CHUNK, chunk, set_reset_on_close
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from gateway.http.headers import Fields
+    from gateway.http.head import Fields
     from tests.support.scripted import Exchange, Script
 
 OK = b"HTTP/1.1 200 OK\r\n"

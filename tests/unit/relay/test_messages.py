@@ -6,15 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.http.headers import (
-    Fields,
-    first,
-    is_encoded,
-    is_event_stream,
-    nominated,
-    request_head,
-    response_fields,
-)
+from gateway.http.head import Fields, RequestHead
+from gateway.relay.messages import is_encoded, is_event_stream, nominated, request_head, response_fields
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 HOST = b"127.0.0.1:11434"
@@ -33,14 +26,7 @@ plain_fields = st.lists(st.tuples(plain_names, field_values), max_size=8)
 
 def head_of(fields: Fields, method: bytes = b"POST", target: bytes = b"/v1/x?y=%2F") -> tuple[bytes, Fields]:
     """First line and fields of the request head that goes upstream, asked for as the proxy asks."""
-    head = request_head(
-        method,
-        target,
-        HOST,
-        fields,
-        connection=[value for name, value in fields if name == b"connection"],
-        is_chunked=any(name == b"transfer-encoding" for name, _ in fields),
-    )
+    head = request_head(RequestHead(method.decode(), target, fields, is_http_10=False), HOST)
     assert head.endswith(b"\r\n\r\n")
     line, *lines = head[:-4].split(b"\r\n")
     pairs = [part.partition(b": ") for part in lines]
@@ -49,7 +35,7 @@ def head_of(fields: Fields, method: bytes = b"POST", target: bytes = b"/v1/x?y=%
 
 def answer_fields(fields: Fields, *, is_stream: bool = False) -> Fields:
     """The fields of an answer as the client gets them."""
-    return response_fields(fields, task_id="t-1", date=DATE, is_stream=is_stream)
+    return response_fields(fields, task_id="t-1", date=lambda: DATE, is_stream=is_stream)
 
 
 # -- the way in --
@@ -104,9 +90,10 @@ def test_a_chunked_body_is_announced_once(fields: Fields, coding: bytes) -> None
 @given(fields=plain_fields)
 def test_the_gateways_credential_stays_here(fields: Fields, dropped: tuple[bytes, ...]) -> None:
     """Exactly the fields that carried a key of ours are dropped, nominated or not."""
-    for connection in ([], [b"x-gone"]):
-        head = request_head(b"GET", b"/v1/x", HOST, fields, connection=connection, is_chunked=False, dropped=dropped)
-        lines = head[:-4].split(b"\r\n")[2:]
+    for connection in ([], [(b"connection", b"x-gone")]):
+        asked = RequestHead("GET", b"/v1/x", [*fields, *connection], is_http_10=False)
+        asked.credential = dropped
+        lines = request_head(asked, HOST)[:-4].split(b"\r\n")[2:]
         assert lines == [b"%b: %b" % field for field in fields if field[0] not in dropped]
 
 
@@ -198,9 +185,3 @@ def test_an_encoded_body_cannot_be_looked_into(value: bytes, encoded: bool) -> N
     """Any Content-Encoding but identity counts."""
     assert is_encoded([(b"content-encoding", value)]) == encoded
     assert not is_encoded([])
-
-
-def test_the_first_field_of_a_name() -> None:
-    """The first value counts, and none is None."""
-    assert first([(b"a", b"1"), (b"b", b"2"), (b"b", b"3")], b"b") == b"2"
-    assert first([(b"a", b"1")], b"b") is None

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.http.guard import Refusal, check_head, head_bytes, is_host
-from gateway.http.headers import Fields
+from gateway.http.head import Fields, Refusal, check_head, head_bytes, is_host
 from gateway.net.deadline import Deadline
 from tests.support.waiting import until, until_steady
 
