@@ -26,6 +26,7 @@ from gateway.http.request import Request, lines
 from gateway.metrics.counts import Counts
 from gateway.metrics.exposition import Metrics
 from gateway.net.vanished import PeerWatch
+from gateway.queue.places import Places
 from gateway.relay.proxy import Proxy
 from gateway.routes import dashboard, health, models, tasks
 from gateway.routes import metrics as scraping
@@ -62,11 +63,12 @@ def create_app(settings: Settings) -> "Gateway":
         heartbeat_seconds=settings.heartbeat_seconds,
         counts=counts,
     )
-    proxy = Proxy(upstream, tracker, counts, max_body_bytes=settings.max_body_bytes)
-    drain = Drain(tracker, settings.drain_seconds, settings.drain_notice_seconds)
+    places = Places(settings.max_running, settings.max_queued) if settings.max_running else None
+    proxy = Proxy(upstream, tracker, counts, places, max_body_bytes=settings.max_body_bytes)
+    drain = Drain(tracker, places, settings.drain_seconds, settings.drain_notice_seconds)
     keyring = Keyring(settings.api_keys, settings.api_keys_file)
     readiness = _readiness(settings, upstream, tracker, drain)
-    metrics = Metrics(counts, tracker, has_store=settings.redis_url is not None)
+    metrics = Metrics(counts, tracker, places, has_store=settings.redis_url is not None)
     routes = _routes(upstream, tracker, keyring, readiness, metrics)
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
     return Gateway(proxy, routes, policy, keyring, counts, drain)

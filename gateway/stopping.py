@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from gateway.errors import ShuttingDown
+from gateway.queue.places import Places
 from gateway.tracking.tracker import Tracker
 
 log = logging.getLogger("gateway")
@@ -73,11 +74,13 @@ class Drain:
     """What happens once a signal to stop has come.
 
     For `notice_seconds` new requests are still served, so that a balancer that routes by readiness has gone elsewhere.
-    Then they are refused, and the tasks of `tracker` have `seconds` to end by themselves.
+    Then they are refused, as are those that wait for a place, and the other tasks of `tracker` have `seconds` to end by
+    themselves.
     """
 
-    def __init__(self, tracker: Tracker, seconds: float, notice_seconds: float = 0.0) -> None:
+    def __init__(self, tracker: Tracker, places: Places | None, seconds: float, notice_seconds: float = 0.0) -> None:
         self._tracker = tracker
+        self._places = places
         self._seconds = seconds
         self._notice_seconds = notice_seconds
         self._phase = Phase.SERVING
@@ -144,6 +147,8 @@ class Drain:
 
     def _let_finish(self) -> None:
         self._tracker.drain()
+        if self._places is not None:
+            self._places.close(ShuttingDown("the gateway began to stop before the request's turn came"))
         if self._tracker.in_flight:
             log.info("stopping: %d requests get %g seconds to finish", self._tracker.in_flight, self._seconds)
         self._answers_until = time.monotonic() + self._seconds

@@ -151,7 +151,10 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     # -- reading --
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        return _read_buffer
+        first = self._pipeline.first
+        if first is None or first.most_waiting_bytes < limits.QUEUED_BODY_BYTES:
+            return _read_buffer
+        return _read_buffer[: max(1, first.most_waiting_bytes - first.waiting_bytes)]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Parses what was read, and serves the requests in it."""

@@ -12,6 +12,11 @@ log = logging.getLogger("gateway.limits")
 # Contract 2.5. A head, the line of a chunk or a trailer section may have this many bytes.
 MAX_HEAD_BYTES = 65_536
 MAX_FIELDS = 128  # the shortest field takes twenty times its length in memory
+# Reading pauses while so much of a body waits. A read has at most 64 KiB. Together with the write buffer of the
+# connection to Ollama, and the 16 KiB at which that is filled again, this keeps contract 3.3.
+BODY_HIGH_WATER_BYTES = 32_768
+# A request that waits in the queue is read up to here, and no byte further (contract 8.7).
+QUEUED_BODY_BYTES = 262_144
 IDLE_SECONDS = 60.0
 HEAD_SECONDS = 10.0
 # In each such time the client has to send this many bytes of the body, or its end.

@@ -18,9 +18,6 @@ from gateway.net.deadline import Deadline
 # The parser's message for methods that it knows from other protocols only (RTSP, ICECAST).
 _NOT_OF_HTTP = "Invalid method for HTTP/x.x request"
 _FRAMING = (b"content-length", b"transfer-encoding")
-# Reading pauses while more than this much of bodies waits. A read has at most 64 KiB. Together with the write buffer of
-# the connection to Ollama, and the 16 KiB at which that is filled again, this keeps contract 3.3.
-_BODY_HIGH_WATER_BYTES = 32_768
 _MAX_PIPELINED = 16
 
 
@@ -239,9 +236,9 @@ class Pipeline:
     def is_full(self) -> bool:
         """Whether so much waits that reading has to pause."""
         if not self._waiting:
-            return self.first is not None and self.first.waiting_bytes > _BODY_HIGH_WATER_BYTES
+            return self.first is not None and self.first.waiting_bytes >= self.first.most_waiting_bytes
         return (
-            sum(request.waiting_bytes for request in self._all()) > _BODY_HIGH_WATER_BYTES
+            sum(request.waiting_bytes for request in self._all()) >= limits.BODY_HIGH_WATER_BYTES
             or self._head_bytes > limits.PIPELINED_HEAD_BYTES
             or len(self._waiting) > _MAX_PIPELINED
         )

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from gateway.errors import GatewayError
+from gateway.http import limits
 from gateway.http.head import TASK_ID, Fields, RequestHead
 from gateway.tasks.task import named_id
 
@@ -96,7 +97,7 @@ class Request(RequestHead):
 
     __slots__ = (
         "_head", "_pieces", "_room_bytes", "answerer", "body_bytes", "is_chunked", "is_keep_alive", "is_started",
-        "is_whole", "own_lines", "waiting_bytes", "wire",
+        "is_whole", "most_waiting_bytes", "own_lines", "waiting_bytes", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +116,7 @@ class Request(RequestHead):
         self.is_whole = False
         self.body_bytes = 0  # that have come so far
         self.waiting_bytes = 0  # of them, not taken yet
+        self.most_waiting_bytes = limits.BODY_HIGH_WATER_BYTES  # at which reading pauses
         self._pieces: list[bytes] = []
         # the answer
         self.answerer: Answerer | None = None  # while it is being answered: they hold each other
@@ -149,6 +151,18 @@ class Request(RequestHead):
         self.body_bytes += len(piece)
         self.waiting_bytes += len(piece)
 
+    def read_ahead(self) -> None:
+        """The body is not taken for now: more of it than else is read meanwhile."""
+        self.most_waiting_bytes = limits.QUEUED_BODY_BYTES
+        self.wire.hold_reading()
+
+    @property
+    def is_read(self) -> bool:
+        """After `read_ahead`: whether the body is here, or will not be before it is taken."""
+        if self.is_whole or self.is_continue_due or self.waiting_bytes >= limits.QUEUED_BODY_BYTES:
+            return True
+        return int(self.by_name.get(b"content-length", b"0")) > limits.QUEUED_BODY_BYTES
+
     def take_framed(self, *, is_last: bool) -> bytes:
         """As `take`, framed as the client framed it. `is_last` says that nothing follows."""
         piece = self.take()
@@ -159,6 +173,7 @@ class Request(RequestHead):
         piece = b"".join(self._pieces)
         self._pieces.clear()
         self.waiting_bytes = 0
+        self.most_waiting_bytes = limits.BODY_HIGH_WATER_BYTES
         if self.wire.is_read_paused:
             self.wire.hold_reading()
         return piece

@@ -105,7 +105,7 @@ DURATION = _add(
 FIRST_BYTE = _add(
     "histogram",
     _PREFIX + "first_byte_seconds",
-    "From a request's acceptance to the head of Ollama's answer.",
+    "From a request's acceptance to the head of Ollama's answer, without its time in the queue.",
     ("path",),
     _BY_PATH,
     LONG,
@@ -114,8 +114,14 @@ HANDOVER = _add(
     "histogram",
     _PREFIX + "handover_seconds",
     "From a request's acceptance until Ollama has its first part: claiming a chosen id, the client's first bytes of "
-    "body, connecting.",
+    "body, connecting. Without its time in the queue.",
     buckets=SHORT,
+)
+QUEUE_WAIT = _add(
+    "histogram",
+    _PREFIX + "queue_wait_seconds",
+    "How long a request waited in the queue until it went to Ollama, with MAX_RUNNING.",
+    buckets=LONG,
 )
 REQUEST_BYTES = _add("counter", _PREFIX + "request_body_bytes", "Body bytes of ended requests.", ("path",), _BY_PATH)
 RESPONSE_BYTES = _add("counter", _PREFIX + "response_body_bytes", "Body bytes of their answers.", ("path",), _BY_PATH)
@@ -133,6 +139,8 @@ IN_FLIGHT = _add(
     ("stage",),
     tuple((stage,) for stage in Stage if stage.rank < FINAL_RANK),
 )
+RUNNING = _add("gauge", _PREFIX + "running_requests", "Requests that are with Ollama, without GET, HEAD and OPTIONS.")
+WAITING = _add("gauge", _PREFIX + "waiting_requests", "Requests that wait for a place with Ollama (MAX_RUNNING).")
 STORE_UP = _add("gauge", _PREFIX + "store_up", "Whether the store takes statuses.")
 STORE_WRITE = _add(
     "histogram", _PREFIX + "store_write_seconds", "How long the store took for a batch of statuses.", buckets=SHORT
@@ -181,7 +189,7 @@ class Counts:
     # -- events, counted when they happen --
 
     def ended(self, task: Task) -> None:
-        """Counts an ended task."""
+        """Counts an ended task. The times to the hand-over and to the first byte are without the time in the queue."""
         row = self.row
         path = _PATH_OF.get(task.path) or _rare_path(task.path)
         method = _METHOD_OF.get(task.method, _OTHER_METHOD)
@@ -190,12 +198,12 @@ class Counts:
         row[_TASKS + _REASON_OF[task.reason]] += 1
         row[_REQUEST_BYTES + path] += task.request_bytes
         row[_RESPONSE_BYTES + path] += task.response_bytes
-        created_ms = task.created_ms
+        created_ms, queued_ms = task.created_ms, task.queued_ms
         self.observe(DURATION, ((task.finished_ms or 0) - created_ms) / 1000, path)
         if task.first_byte_ms is not None:
-            self.observe(FIRST_BYTE, (task.first_byte_ms - created_ms) / 1000, path)
+            self.observe(FIRST_BYTE, (task.first_byte_ms - created_ms - queued_ms) / 1000, path)
         if task.started_ms is not None:
-            self.observe(HANDOVER, (task.started_ms - created_ms) / 1000)
+            self.observe(HANDOVER, (task.started_ms - created_ms - queued_ms) / 1000)
 
     def refused(self, code: str) -> None:
         """Counts a refused request, which is no task. `code` is a GatewayError's."""

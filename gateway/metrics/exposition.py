@@ -70,13 +70,32 @@ class Tracked(Protocol):
         """How many tasks are in flight, by stage."""
         ...
 
+    def running(self) -> int:
+        """How many requests are with Ollama, without those that only read."""
+        ...
+
+
+class Queue(Protocol):
+    """What the metrics need from the queue."""
+
+    @property
+    def running(self) -> int:
+        """How many requests are with Ollama."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for that."""
+        ...
+
 
 class Metrics:
     """The metrics of a gateway. `run` measures the lag of the event loop as long as the gateway serves."""
 
-    def __init__(self, counted: Counts, tracker: Tracked, *, has_store: bool) -> None:
+    def __init__(self, counted: Counts, tracker: Tracked, queue: Queue | None, *, has_store: bool) -> None:
         self._counts = counted
         self._tracker = tracker
+        self._queue = queue  # None without a bound
         self._has_store = has_store
         counted.show(counts.STARTED, time.time())
 
@@ -91,6 +110,8 @@ class Metrics:
         """Sets the values in the row that are not counted as events."""
         row, tracker = self._counts, self._tracker
         row.show_stages(tracker.stages())
+        row.show(counts.RUNNING, tracker.running() if self._queue is None else self._queue.running)
+        row.show(counts.WAITING, 0 if self._queue is None else self._queue.waiting)
         row.show(counts.STORE_UP, tracker.is_store_up)
         row.show(counts.STORE_UNSAVED, tracker.unsaved)
         row.show(counts.STORE_DROPPED, tracker.dropped)

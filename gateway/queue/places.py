@@ -30,8 +30,8 @@ class Waiter(Protocol):
     def on_place(self) -> None:
         """It has a place, and may connect to Ollama. Comes again after each `Place.refused`."""
 
-    def on_refusal(self, error: GatewayError, /) -> None:
-        """It has to leave the queue, because of `error`."""
+    def on_cut(self, error: GatewayError, /) -> None:
+        """It has to end at once and leave the queue, because of `error`."""
 
 
 class _Condition(Enum):
@@ -45,13 +45,14 @@ class _Condition(Enum):
 class Place(Ticket):
     """What one request has in the queue. All verbs may be called at any time; those that no longer apply do nothing."""
 
-    __slots__ = ("_places", "_running_since", "_waiter", "_waiting_since")
+    __slots__ = ("_placed_at", "_places", "_running_since", "_waiter", "_waiting_since")
 
-    def __init__(self, places: "Places", waiter: Waiter, owner: str, *, is_low: bool, now: float) -> None:
+    def __init__(self, places: "Places", owner: str, *, is_low: bool, now: float) -> None:
         super().__init__(owner, is_low=is_low)
         self._places = places
-        self._waiter: Waiter | None = waiter  # until it leaves: the two hold each other
+        self._waiter: Waiter | None = None  # until it leaves: the two hold each other
         self._waiting_since = now
+        self._placed_at = now
         self._running_since = math.inf
 
     @property
@@ -64,55 +65,54 @@ class Place(Ticket):
         """How many requests are not with Ollama yet."""
         return self._places.queue.length
 
+    def used_by(self, waiter: Waiter) -> None:
+        """From now on `waiter` is told of its turn, until it leaves."""
+        self._waiter = waiter
+
     def ready(self) -> None:
         """The request could use a place: what has to be here of its body is here."""
         if not self.is_ready:
             self.is_ready = True
             self._places.give()
 
-    def run(self) -> None:
-        """The request goes to Ollama, on an open connection."""
+    def run(self) -> float:
+        """The request goes to Ollama, on an open connection. Returns how many seconds it waited for its place."""
         if self.standing is Standing.PLACED:
-            self._running_since = self._places.ran(self, self._waiting_since)
+            self._running_since = self._places.ran(self)
+        return self._placed_at - self._waiting_since
 
     def refused(self, error: UpstreamUnavailable) -> bool:
-        """Ollama refused the connection. Whether the request keeps its place and is told when to try again."""
-        return self._places.refused(self, error)
+        """Ollama refused the connection. Whether the request keeps its place and is told when to try again.
+
+        It is not if it was with Ollama before: what it sent there may have had an effect.
+        """
+        return self.standing is Standing.PLACED and self._places.refused(self, error)
 
     def leave(self) -> None:
         """The request needs no place any more, or waits no longer."""
-        if self._waiter is not None:
-            self._waiter = None
+        self._waiter = None
+        if self.standing is not Standing.GONE:
             self._places.left(self, self._running_since)
 
-    def tell(self) -> None:
+    def tell(self, now: float) -> None:
         """Tells the request that it has its place."""
+        self._placed_at = now
         if self._waiter is not None:
             self._waiter.on_place()
 
     def dismiss(self, error: GatewayError) -> None:
         """Tells the request that it has to leave."""
         if self._waiter is not None:
-            self._waiter.on_refusal(error)
+            self._waiter.on_cut(error)
 
 
 class Places:
-    """`max_running` requests are with Ollama at once; `max_queued` more may wait.
+    """`max_running` requests are with Ollama at once; `max_queued` more may wait. `clock` gives monotonic seconds."""
 
-    `on_waited` is told how many seconds each request waited until it went to Ollama; `clock` gives monotonic seconds.
-    """
-
-    def __init__(
-        self,
-        max_running: int,
-        max_queued: int,
-        on_waited: Callable[[float], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, max_running: int, max_queued: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.max_running = max_running
         self.queue: FairQueue[Place] = FairQueue()
         self._most = max_running + max_queued
-        self._on_waited = on_waited
         self._clock = clock
         self._is_giving = False
         self._running: dict[Place, float] = {}  # since when
@@ -141,7 +141,7 @@ class Places:
         """Whether one more request is refused, or takes the place of another in the queue."""
         return self.queue.places + self.queue.waiting >= self._most
 
-    def reserve(self, waiter: Waiter, owner: str, *, is_low: bool) -> Place:
+    def reserve(self, owner: str, *, is_low: bool) -> Place:
         """A place in the queue for a request of `owner`, the name of its key. Raises QueueFull.
 
         In a full queue the youngest request of another key may have to leave for it.
@@ -152,7 +152,7 @@ class Places:
             if displaced is None:
                 raise error
             displaced.dismiss(error)
-        place = Place(self, waiter, owner, is_low=is_low, now=self._clock())
+        place = Place(self, owner, is_low=is_low, now=self._clock())
         self.queue.join(place)
         return place
 
@@ -166,23 +166,22 @@ class Places:
                 place = self.queue.place_next()
                 if place is None:
                     break
-                place.tell()
+                place.tell(self._clock())
         finally:
             self._is_giving = False
 
     def close(self, error: GatewayError) -> None:
-        """Dismisses all that wait. From now on no place is given; `reserve` must not be called any more."""
+        """Dismisses all that wait. From now on no place is given, and nothing may be reserved."""
         self.max_running = 0
         self._dismiss_all(error)
 
     # -- what a place reports --
 
-    def ran(self, place: Place, waiting_since: float) -> float:
+    def ran(self, place: Place) -> float:
         """A request is with Ollama now. Returns the time."""
         now = self._clock()
         self.queue.run(place)
         self._running[place] = now
-        self._on_waited(now - waiting_since)
         if self._condition is not _Condition.OPEN:
             self._condition = _Condition.OPEN
             asyncio.get_running_loop().call_soon(self.give)
@@ -223,7 +222,7 @@ class Places:
         if not self.queue.placed and (place := self.queue.place_next()) is not None:
             trying[place] = None
         for place in trying:
-            place.tell()
+            place.tell(self._clock())
         asyncio.get_running_loop().call_later(_TRY_SECONDS, self._try_again, error)
 
     def _dismiss_all(self, error: GatewayError) -> None:

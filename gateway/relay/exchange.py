@@ -6,76 +6,55 @@ parsed or gathered. Between the first byte from the upstream and the last byte t
 store, both bounded (contract 4.5). `outcome` decides how the task ends.
 """
 
-import logging
-from typing import Protocol
-
-from gateway.errors import GatewayError, TaskIdInUse, UpstreamBroken, UpstreamFailure, UpstreamUnavailable
+from gateway.errors import TaskIdInUse, UpstreamBroken, UpstreamFailure, UpstreamUnavailable
 from gateway.http.head import Target
 from gateway.http.request import Request
+from gateway.queue.places import Place
+from gateway.relay.base import BaseExchange, Phase, Relay
 from gateway.relay.messages import AnswerHead, answer_head, request_head
-from gateway.relay.outcome import ClientLeft, Notice, Outcome, outcome_of_failure, outcome_of_message
-from gateway.relay.phase import MOVES, Phase
+from gateway.relay.outcome import outcome_of_message
 from gateway.relay.stream_end import Ending, EndWatch, end_watch
+from gateway.tasks.options import TaskOptions
 from gateway.tracking.tracked import TrackedTask
-from gateway.tracking.tracker import Tracker
 from gateway.upstream.connection import Connection, State
-from gateway.upstream.pool import Upstream
 from gateway.upstream.response import Head
-
-log = logging.getLogger("gateway.proxy")
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
-class Relay(Protocol):
-    """What an exchange needs of the proxy that began it."""
-
-    upstream: Upstream
-    tracker: Tracker
-    max_body_bytes: int
-
-    def body_too_large(self) -> GatewayError: ...
-    def refuse(self, request: Request, error: GatewayError) -> None: ...
-
-
-class Exchange:
+class Exchange(BaseExchange):
     """One request and its answer.
 
     The client's connection calls `on_request`, `on_writable` and `on_left` (`Answerer`); the upstream's connection
-    calls `on_answer`, `on_piece` and `on_taken` (`Listener`); the task calls `on_cut` and `look_for_client` (`Runner`).
-    None of them raises. The store may answer before `_hold` returns, so any phase may follow that call.
+    calls `on_answer`, `on_piece` and `on_taken` (`Listener`); the task calls `on_cut` and `look_for_client` (`Runner`);
+    the queue calls `on_place` and `on_cut` (`Waiter`). None of them raises. The store may answer before `_hold`
+    returns, and a place may be given before `ready` does, so any phase may follow these calls.
     """
 
-    __slots__ = (
-        "_answer", "_connection", "_end_watch", "_held", "_phase", "_relay", "_repeatable", "_request", "_target",
-        "_task",
-    )  # fmt: skip
+    __slots__ = ("_answer", "_end_watch", "_held", "_repeatable", "_target")
 
-    def __init__(self, relay: Relay, request: Request, target: Target, task: TrackedTask) -> None:
-        self._relay = relay
-        self._task = task
-        self._phase = Phase.CLAIMING
+    def __init__(
+        self, relay: Relay, request: Request, target: Target, task: TrackedTask, place: Place | None = None
+    ) -> None:
+        super().__init__(relay, request, task, place)
         # request
-        self._request = request
         self._target = target
-        self._connection: Connection | None = None  # from HEAD to OVER
         self._repeatable: bytes | None = None  # the whole request, if it may be sent twice
         # answer
         self._answer: AnswerHead | None = None
         self._end_watch: EndWatch | None = None  # until the stream's end has come
         self._held = b""  # the piece that waits for the store
 
-    def _move(self, phase: Phase) -> None:
-        if phase not in MOVES[self._phase]:
-            raise RuntimeError(f"an exchange that is {self._phase} cannot become {phase}")
-        self._phase = phase
-
     # -- CLAIMING --
 
-    def begin(self) -> None:
+    def begin(self, options: TaskOptions) -> None:
         """Claims the task's id if the client chose it. A generated id needs no claim."""
         self._request.answered_by(self)
         self._task.run_by(self)
+        if self._place is not None:
+            self._place.used_by(self)
+        if options.has_timeouts:
+            self._begin_timeouts(options)
         if self._task.attempt == 0:
             self._relay.tracker.claim(self._task, self._on_claimed)
         else:
@@ -84,17 +63,31 @@ class Exchange:
     def _on_claimed(self, is_granted: bool) -> None:
         if self._phase is Phase.OVER:
             return
-        if is_granted:
-            self._move(Phase.BODY)
-            if self._request.is_continue_due:
-                self._request.send_continue()
+        if is_granted and self._place is not None:
+            self._move(Phase.QUEUED)
+            if not self._request.is_whole:
+                self._request.read_ahead()
             self.on_request()
+        elif is_granted:
+            self._take_body()
         else:
-            self._move(Phase.OVER)
+            self._release()
             error = TaskIdInUse(f"the task id {self._task.task_id!r} is in flight at another gateway, or another key's")
             self._relay.refuse(self._request, error)
 
+    # -- QUEUED: others have the places with Ollama --
+
+    def on_place(self) -> None:
+        """There is a place. Comes again after Ollama refused the connection."""
+        self._take_body()
+
     # -- BODY: the request goes up --
+
+    def _take_body(self) -> None:
+        self._move(Phase.BODY)
+        if self._request.is_continue_due:
+            self._request.send_continue()
+        self.on_request()
 
     def on_request(self) -> None:
         """More of the request is here, or the upstream takes more of it."""
@@ -109,6 +102,8 @@ class Exchange:
                 self._pass_up(self._connection)
             elif self._phase is Phase.BODY and (request.waiting_bytes or request.is_whole):
                 self._connect(self._relay.upstream.take())
+            elif self._phase is Phase.QUEUED and self._place is not None and request.is_read:
+                self._place.ready()
         except Exception:
             self._fail_inside()
 
@@ -129,10 +124,12 @@ class Exchange:
             if self._phase is Phase.OVER:
                 if isinstance(found, Connection):
                     self._relay.upstream.release(found)
-            elif isinstance(found, UpstreamUnavailable):
-                self._fail(found)
-            else:
+            elif isinstance(found, Connection):
                 self._hand_over(found)
+            elif self._place is not None and self._place.refused(found):
+                self._move(Phase.QUEUED)
+            else:
+                self._fail(found)
         except Exception:
             self._fail_inside()
 
@@ -141,6 +138,8 @@ class Exchange:
         request = self._request
         self._move(Phase.HEAD)
         self._connection = connection
+        if self._place is not None:
+            self._relay.tracker.queued(self._task, self._place.run())
         connection.begin(request.method, self)
         if self._repeatable is not None:
             connection.send(self._repeatable, is_last=True)
@@ -169,6 +168,8 @@ class Exchange:
         if connection is None:
             return
         try:
+            if self._place is not None and connection.state is State.COMPLETE:
+                self._place.leave()
             if self._phase is Phase.HEAD:
                 if connection.head is not None and connection.head.status:
                     self._take_head(connection, connection.head)
@@ -288,58 +289,3 @@ class Exchange:
         """Sends the last piece. The connection is free by then for the client's next request."""
         self._release()
         self._request.end(piece)
-
-    # -- OVER: something broke off --
-
-    def on_left(self) -> None:
-        """The client has left."""
-        self._fail(ClientLeft())
-
-    def on_cut(self, error: GatewayError) -> None:
-        """The task was ended from outside."""
-        self._fail(error)
-
-    def look_for_client(self) -> None:
-        """Another request asks for the id of this task."""
-        self._request.wire.look_for_client()
-
-    def _fail_inside(self) -> None:
-        log.exception("task %s failed inside the gateway", self._task.task_id, extra={"task_id": self._task.task_id})
-        self._fail(GatewayError("internal error in the gateway"))
-
-    def _fail(self, error: GatewayError | ClientLeft) -> None:
-        """Ends the task if it has no end yet, and tells the client."""
-        if self._phase is Phase.OVER:
-            return
-        outcome = outcome_of_failure(error, is_started=self._request.is_started)
-        if not self._task.is_final:
-            self._end_task(outcome)
-        self._release()
-        self._tell_client(outcome.notice, error)
-
-    def _tell_client(self, notice: Notice, error: GatewayError | ClientLeft) -> None:
-        request, task_id = self._request, self._task.task_id
-        if notice is Notice.BREAK:
-            request.break_off()
-        elif isinstance(error, GatewayError):
-            if notice is Notice.ERROR:
-                self._relay.tracker.settle(self._task, lambda: request.refuse(error, task_id=task_id))
-            else:
-                request.refuse(error, task_id=task_id)
-
-    # -- both ways --
-
-    def _end_task(self, outcome: Outcome) -> None:
-        task = self._task
-        if outcome.status_code is not None:
-            task.status_code = outcome.status_code
-        if outcome.reason is not None:
-            log.info("task %s failed: %s", task.task_id, outcome.reason, extra={"task_id": task.task_id})
-        self._relay.tracker.finish(task, outcome.reason, outcome.message)
-
-    def _release(self) -> None:
-        """Gives the connection back: it is kept if its exchange ended well, else it is closed and Ollama stops."""
-        self._move(Phase.OVER)
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._relay.upstream.release(connection)

@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from gateway.http.head import TASK_ID, Fields, RequestHead
 from gateway.http.request import http_date
+from gateway.tasks.options import OPTION_FIELDS
 from gateway.upstream.response import Head
 
 # RFC 9110 section 7.6.1. Keep-Alive is obsolete, but older peers still send it.
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
-# Not relayed: answered here (Expect, CORS), rewritten (Host), or ours (X-Task-Id).
-_NOT_FOR_UPSTREAM = _HOP_BY_HOP | {b"host", b"expect", b"origin", TASK_ID}
+# Not relayed: answered here (Expect, CORS), rewritten (Host), or ours (X-Task-Id and the options of a task).
+_NOT_FOR_UPSTREAM = _HOP_BY_HOP | {b"host", b"expect", b"origin", TASK_ID} | OPTION_FIELDS
 _NOT_FOR_CLIENT = _HOP_BY_HOP | {TASK_ID}
 _NOT_FOR_UPSTREAM_PREFIXES = (b"proxy-", b"access-control-request-")
 _NOT_FOR_CLIENT_PREFIXES = (b"proxy-", b"access-control-")  # the gateway alone answers CORS

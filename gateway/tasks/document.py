@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from gateway.tasks.options import is_label
 from gateway.tasks.task import (
     EVENT_TYPE,
     FINAL_RANK,
@@ -83,6 +84,9 @@ _KNOWN: dict[str, _Check] = {
     "instance": _is_text,
     "boot": _is_text,
     "owner": _or_null(_is_text),
+    "label": _or_null(lambda value: isinstance(value, str) and is_label(value)),
+    "queue_position": _or_null(_is_size),
+    "queue_length": _or_null(_is_size),
     "lost_after_ms": _or_null(_is_ms),
 }
 
@@ -139,6 +143,7 @@ def lost_document(fields: dict[str, Any], now: float) -> str:
     known_ms = [extensions.get(name) or 0 for name in ("created_ms", "started_ms", "first_byte_ms")]
     finished_ms = max(int(now * 1000), *known_ms)  # gateways' clocks differ
     ends = {"reason": Reason.LOST, "finished_ms": finished_ms, "lost_after_ms": None}
+    ends |= {name: None for name in ("queue_position", "queue_length") if name in extensions}
     changed = {
         "event_id": new_id(),
         "state": State.FAILED,

@@ -66,6 +66,10 @@ FINAL_RANK = 3
 MAX_ATTEMPT = 2**31  # the count of an id's attempts stops here
 
 
+# Requests with these methods only read: they neither wait for a place nor take one (contract 8.1).
+READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
 class Reason(StrEnum):
     """Why a task is FAILED."""
 
@@ -81,6 +85,7 @@ class Reason(StrEnum):
     SHUTDOWN = "shutdown"
     LOST = "lost"
     GATEWAY_ERROR = "gateway_error"
+    QUEUE_FULL = "queue_full"  # a request of another key took its place in a full queue
 
 
 _STAGE_OF_REASON = {
@@ -189,6 +194,7 @@ class Task:
     created_ms: int
     attempt: int = 1
     owner: str = ""  # the name of the API key, "" without one
+    label: str = ""  # what the client wants to find it by
     stage: Stage = Stage.QUEUED
     message: str = "waiting to be forwarded"
     event_id: str = ""  # of the present stage; created when a document first needs it
@@ -198,6 +204,7 @@ class Task:
     started_ms: int | None = None
     first_byte_ms: int | None = None
     finished_ms: int | None = None
+    queued_ms: int = 0  # how long it waited for a place with Ollama
     request_bytes: int = 0
     response_bytes: int = 0
 
@@ -241,10 +248,19 @@ class Task:
         self.stage, self.message, self.event_id = stage, message, ""
         return True
 
-    def document_head(self, *, algorithm_id: str, instance: str, boot: str, now: float) -> str:
+    def document_head(
+        self,
+        *,
+        algorithm_id: str,
+        instance: str,
+        boot: str,
+        now: float,
+        standing_in_queue: tuple[int | None, int | None] = (None, None),
+    ) -> str:
         """The status document (contract 4.3) without its last two values, `attempt` and `lost_after_ms`.
 
-        The store adds these; `complete_document` does it without Redis. `now` is in Unix seconds.
+        The store adds these; `complete_document` does it without Redis. `now` is in Unix seconds,
+        `standing_in_queue` the task's position in the queue and its length.
         """
         self.event_id = self.event_id or new_id()
         extensions = {
@@ -263,6 +279,9 @@ class Task:
             "instance": instance,
             "boot": boot,
             "owner": self.owner or None,
+            "label": self.label or None,
+            "queue_position": standing_in_queue[0],
+            "queue_length": standing_in_queue[1],
             "attempt": 0,
             "lost_after_ms": None,
         }

@@ -125,4 +125,5 @@ class Answers:
             own.superseded()
         elif teller is Teller.OWN_AGAIN:
             self.own.tell_again(name)
-        return own if teller in (Teller.OWN, Teller.OWN_AGAIN) else None
+        is_live = teller is Teller.STORE and own.is_claimed and not own.is_final  # it knows its sizes, and its turn
+        return own if is_live or teller in (Teller.OWN, Teller.OWN_AGAIN) else None

@@ -46,4 +46,10 @@ class Documents:
     def _head(self, task: TrackedTask) -> str:
         """The document as of now; an ended task's is of its end, and the same whenever it is rendered."""
         now = self.clock.seconds() if task.finished_ms is None else task.finished_ms / 1000
-        return task.document_head(algorithm_id=self.algorithm_id, instance=self.instance, boot=self.boot, now=now)
+        return task.document_head(
+            algorithm_id=self.algorithm_id,
+            instance=self.instance,
+            boot=self.boot,
+            now=now,
+            standing_in_queue=task.standing_in_queue,
+        )

@@ -40,11 +40,24 @@ class Runner(Protocol):
         """The request has to end the task if its client has left."""
 
 
+class QueuePlace(Protocol):
+    """A task's place in the queue for Ollama."""
+
+    @property
+    def position(self) -> int | None:
+        """1 is next; None once the request is with Ollama, or has left the queue."""
+
+    @property
+    def queue_length(self) -> int:
+        """How many requests wait."""
+
+
 class TrackedTask(Task):
     """A task with what only this process knows of it. `attempt` 0: the id is to be claimed (as in `Record`)."""
 
     __slots__ = (
-        "_beat_at", "_claim", "_cut_by", "_likely_attempt", "_runner", "_saved_rank", "_sent_rank", "_wait_left",
+        "_beat_at", "_claim", "_cut_by", "_likely_attempt", "_place", "_runner", "_saved_rank", "_sent_rank",
+        "_wait_left",
     )  # fmt: skip
 
     def __init__(
@@ -56,9 +69,11 @@ class TrackedTask(Task):
         created_ms: int,
         attempt: int,
         owner: str = "",
+        label: str = "",
         likely_attempt: int = 0,
+        place: QueuePlace | None = None,
     ) -> None:
-        super().__init__(task_id, method, path, query, created_ms, attempt, owner)
+        super().__init__(task_id, method, path, query, created_ms, attempt, owner, label)
         self._claim = Claim.GRANTED if attempt else Claim.UNCLAIMED
         self._likely_attempt = likely_attempt or attempt
         self._beat_at = 0.0  # monotonic seconds
@@ -67,6 +82,7 @@ class TrackedTask(Task):
         self._wait_left = MAX_WAITS_SECONDS
         self._cut_by: GatewayError | None = None
         self._runner: Runner | None = None
+        self._place = place  # until the task ends
 
     @property
     def size_bytes(self) -> int:
@@ -174,6 +190,12 @@ class TrackedTask(Task):
         """Why it was ended from outside; None if it was not."""
         return self._cut_by
 
+    @property
+    def standing_in_queue(self) -> tuple[int | None, int | None]:
+        """(position, how many wait); None for both if it does not wait in a queue."""
+        position = None if self._place is None else self._place.position
+        return (None, None) if position is None or self._place is None else (position, self._place.queue_length)
+
     def run_by(self, runner: Runner) -> None:
         """From now on `runner` is its request."""
         self._runner = runner
@@ -191,5 +213,5 @@ class TrackedTask(Task):
                 self._runner.on_cut(error)
 
     def let_go(self) -> None:
-        """Its request is not called any more."""
-        self._runner = None
+        """Its request is not called any more, and waits for nothing."""
+        self._runner = self._place = None

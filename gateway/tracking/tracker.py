@@ -13,9 +13,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from gateway.errors import GatewayError, ShuttingDown, TaskIdInUse
-from gateway.metrics.counts import Counts
+from gateway.metrics.counts import QUEUE_WAIT, Counts
 from gateway.store.interface import Names, Page, Store
-from gateway.tasks.task import MAX_ATTEMPT, Reason, Stage, State, new_id
+from gateway.tasks.task import MAX_ATTEMPT, READING_METHODS, Reason, Stage, State, new_id
 from gateway.tracking.answers import Answers, StoreUnavailable
 from gateway.tracking.changes import Changes
 from gateway.tracking.claims import Claims
@@ -24,7 +24,7 @@ from gateway.tracking.documents import Documents
 from gateway.tracking.listing import Listing
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.own import OwnTasks
-from gateway.tracking.tracked import TrackedTask
+from gateway.tracking.tracked import QueuePlace, TrackedTask
 from gateway.tracking.writer import StoreWriter
 
 __all__ = ["SILENT_BEATS", "StoreUnavailable", "Tracker"]
@@ -105,6 +105,11 @@ class Tracker:
         """How many tasks are in flight, by stage."""
         return Counter(task.stage for task in self._in_flight.values())
 
+    def running(self) -> int:
+        """How many requests are with Ollama, without those that only read. Looks at all in flight."""
+        tasks = self._in_flight.values()
+        return sum(task.started_ms is not None and task.method not in READING_METHODS for task in tasks)
+
     @property
     def lost(self) -> int:
         """How many tasks of other gateways this one has made FAILED lost."""
@@ -117,24 +122,42 @@ class Tracker:
 
     # -- what a request tells --
 
-    def begin(self, task_id: str | None, method: str, path: str, query: str, owner: str = "") -> TrackedTask:
-        """A new task, PENDING. An id from the client has to be claimed next.
+    def check(self, task_id: str | None, owner: str) -> None:
+        """Raises what `begin` would raise."""
+        if self.is_draining:
+            raise ShuttingDown("the gateway is about to stop; try again at another one, or a little later")
+        if task_id is not None:
+            self._check_id(task_id, owner)
+
+    def begin(
+        self,
+        task_id: str | None,
+        method: str,
+        path: str,
+        query: str,
+        owner: str = "",
+        label: str = "",
+        place: QueuePlace | None = None,
+    ) -> TrackedTask:
+        """A new task, PENDING; `place` is its place in the queue. An id from the client has to be claimed next.
 
         Raises TaskIdInUse if it is in flight here, or another key's; ShuttingDown while the gateway drains.
         """
-        if self.is_draining:
-            raise ShuttingDown("the gateway is about to stop; try again at another one, or a little later")
+        self.check(task_id, owner)
         if task_id is None:
             new, self._spare_id = self._spare_id or new_id(), ""
-            task = TrackedTask(new, method, path, query, self._clock.now_ms(), 1, owner)
+            task = TrackedTask(new, method, path, query, self._clock.now_ms(), 1, owner, label, place=place)
             self._outbox.post(task)
         else:
-            task = self._next_attempt(task_id, method, path, query, owner)
+            before = self._outbox.ended(task_id)
+            likely_attempt = 1 if before is None else min(before.likely_attempt + 1, MAX_ATTEMPT)
+            claim_ms = self._clock.claim_ms()
+            task = TrackedTask(task_id, method, path, query, claim_ms, 0, owner, label, likely_attempt, place)
         task.beats_at(time.monotonic() + self._heartbeat_seconds)
         self._in_flight[task.task_id] = task
         return task
 
-    def _next_attempt(self, task_id: str, method: str, path: str, query: str, owner: str) -> TrackedTask:
+    def _check_id(self, task_id: str, owner: str) -> None:
         if (running := self._in_flight.get(task_id)) is not None:
             running.look_for_client()
         if task_id in self._in_flight:
@@ -142,8 +165,6 @@ class Tracker:
         before = self._outbox.ended(task_id)
         if before is not None and len({before.owner, owner} - {""}) > 1:
             raise TaskIdInUse(f"the task id {task_id!r} is another key's")
-        likely_attempt = 1 if before is None else min(before.likely_attempt + 1, MAX_ATTEMPT)
-        return TrackedTask(task_id, method, path, query, self._clock.claim_ms(), 0, owner, likely_attempt)
 
     def claim(self, task: TrackedTask, then: Callable[[bool], None]) -> None:
         """Claims the id that a client has chosen, and calls `then` once: whether the request may go on.
@@ -153,6 +174,11 @@ class Tracker:
         no more.
         """
         self._claims.claim(task, then)
+
+    def queued(self, task: TrackedTask, seconds: float) -> None:
+        """The request waited so long for a place with Ollama, and has it now."""
+        task.queued_ms = int(seconds * 1000)
+        self._counts.observe(QUEUE_WAIT, seconds)
 
     def forward(self, task: TrackedTask) -> None:
         """The request was handed to the upstream."""

@@ -84,12 +84,16 @@ class Upstream:
             raise UpstreamUnavailable(str(connection.failure))
         return connection
 
-    def release(self, connection: Connection) -> None:
-        """Takes a connection back: keeps it if its exchange ended well, closes it otherwise."""
+    def release(self, connection: Connection) -> bool:
+        """Takes a connection back. Keeps it if its exchange ended well. Else closes it, and returns False.
+
+        The transport closes the socket in the next turn of the loop, ahead of what is called soon after this.
+        """
         if len(self._idle) < _MAX_IDLE_CONNECTIONS and connection.leave():
             self._idle.append(connection)
-        else:
-            connection.abort(UpstreamBroken("the exchange is over"))
+            return True
+        connection.abort(UpstreamBroken("the exchange is over"))
+        return False
 
     async def get_status(self, path: str, *, timeout_seconds: float) -> int:
         """The HTTP status of a GET; the body is dropped. Raises UpstreamFailure."""

@@ -42,7 +42,6 @@ class Served:
             self.seen += 1
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if not exchange.closed.is_set():
-                self.here.remove(exchange)  # before its last byte: the gateway may send the next request at once
                 await self.end(exchange)
         finally:
             for wait in waits:
@@ -55,15 +54,16 @@ class Served:
         await exchange.send(head(200, JSON, (b"Content-Length", b"%d" % len(ANSWER))) + ANSWER)
 
     def finish(self, exchange: Exchange | None = None) -> Exchange:
-        """Answers a request; without one the oldest."""
+        """Answers a request; without one the oldest. It is here no more: its last byte brings the next request."""
         done = exchange or self.here[0]
+        self.here.remove(done)
         self._ends[done].set()
         return done
 
     async def finish_by_chance(self, chance: random.Random, until_set: asyncio.Event) -> None:
         """Answers requests in any order, and breaks some off, for as long as the event is not set."""
         while not until_set.is_set():
-            here = [one for one in self.here if not one.closed.is_set() and not self._ends[one].is_set()]
+            here = [one for one in self.here if not one.closed.is_set()]
             if here:
                 one, number = chance.choice(here), chance.random()
                 if number < 0.7:

@@ -56,7 +56,7 @@ def installed(subject: Subject, seconds: float, notice_seconds: float = 0) -> It
     """A drain that hears the signals; everything is as before afterwards."""
     server, before = Server(), {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        server.drain = Drain(subject.tracker, seconds, notice_seconds)
+        server.drain = Drain(subject.tracker, None, seconds, notice_seconds)
         server.drain.install(server)
         yield server
     finally:

@@ -51,7 +51,7 @@ def ended(
 
 def scraped(row: Counts, accept: str = "", models: Sequence[ModelMemory] = (), has_store: bool = True) -> Scrape:
     """What a scrape of this row says."""
-    metrics = Metrics(row, tracker_of(row), has_store=has_store)
+    metrics = Metrics(row, tracker_of(row), None, has_store=has_store)
     text, content_type = metrics.render(accept, is_upstream_up=True, models=models)
     return Scrape(text.decode(), content_type)
 
@@ -155,7 +155,7 @@ async def test_what_was_found_lost_counts() -> None:
     row = Counts()
     tracker = tracker_of(row)
     tracker._store.lost = 2
-    text, _ = Metrics(row, tracker, has_store=True).render("", is_upstream_up=True, models=())
+    text, _ = Metrics(row, tracker, None, has_store=True).render("", is_upstream_up=True, models=())
     assert Scrape(text.decode()).series("tasks_total") == {("lost", "FAILED"): 2}
 
 
@@ -199,7 +199,7 @@ async def test_the_tasks_in_flight_count_by_stage() -> None:
     """A task in flight is shown with its stage, and no longer once it has ended."""
     row = Counts()
     tracker = tracker_of(row)
-    metrics = Metrics(row, tracker, has_store=True)
+    metrics = Metrics(row, tracker, None, has_store=True)
     tasks = [tracker.begin(None, "POST", CHAT, "") for _ in range(3)]
     tracker.forward(tasks[0])
     tracker.forward(tasks[1])

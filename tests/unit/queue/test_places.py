@@ -36,17 +36,19 @@ class Request:
     def __init__(self, places: Places, owner: str = "", *, refuses: Callable[[], bool] = lambda: False) -> None:
         self.refuses = refuses
         self.tries = 0
+        self.waited: float | None = None
         self.error: GatewayError | None = None
-        self.place: Place = places.reserve(self, owner, is_low=False)
+        self.place: Place = places.reserve(owner, is_low=False)
+        self.place.used_by(self)
 
     def on_place(self) -> None:
         self.tries += 1
         if not self.refuses():
-            self.place.run()
+            self.waited = self.place.run()
         elif not self.place.refused(REFUSED):
-            self.on_refusal(REFUSED)
+            self.on_cut(REFUSED)
 
-    def on_refusal(self, error: GatewayError, /) -> None:
+    def on_cut(self, error: GatewayError, /) -> None:
         self.error = error
         self.place.leave()
 
@@ -61,8 +63,8 @@ class Request:
 
 
 def make(max_running: int, max_queued: int, clock: Clock | None = None) -> Places:
-    """Places whose waits nobody counts."""
-    return Places(max_running, max_queued, lambda _: None, clock or Clock())
+    """Places by a clock that stands still, unless the test moves it."""
+    return Places(max_running, max_queued, clock or Clock())
 
 
 def test_a_place_that_is_given_back_goes_to_the_next_in_the_same_step() -> None:
@@ -98,14 +100,14 @@ def test_without_a_queue_only_a_free_place_is_given() -> None:
     assert uploading.ready().is_running
 
 
-def test_how_long_each_waited_is_told_once_it_runs() -> None:
-    """From its arrival to the hand-over, in seconds."""
-    clock, waited = Clock(), list[float]()
-    places = Places(1, 5, waited.append, clock)
-    first, _second = Request(places).ready(), Request(places).ready()
+def test_how_long_each_waited_is_known_once_it_runs() -> None:
+    """From its arrival until it was given its place, in seconds."""
+    clock = Clock()
+    places = make(1, 5, clock)
+    first, second = Request(places).ready(), Request(places).ready()
     clock.now += 3
     first.place.leave()
-    assert waited == [0, 3]
+    assert (first.waited, second.waited) == (0, 3)
 
 
 @pytest.mark.parametrize(
