@@ -7,6 +7,7 @@ Contract section 8.5 and 8.8.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -162,7 +163,7 @@ async def test_while_ollama_starts_again_requests_wait_for_it(launch: Launch, st
     for number in range(3):
         await waiting.send(f"patient-{number}")
         await until(lambda number=number: waiting.length_is(number + 1), what="it waits")
-    await elapse(1)
+    await elapse(1, time.monotonic(), "some tries")
     positions = [(await gateway.status(task_id))["extensions"]["queue_position"] for task_id in waiting.clients]
     assert positions == [1, 2, 3]
     await upstream.start(port)
@@ -253,7 +254,7 @@ async def test_a_task_that_ends_in_time_is_not_touched_by_its_timeouts(launch: L
     assert (await within(30, first)).status == 200
     second = asyncio.ensure_future(client.ask("POST", CHAT, (b"X-Task-Id", b"second"), body=BODY))
     await upstream.default.holds(1)
-    await elapse(1.5)
+    await elapse(1.5, time.monotonic(), "the first one's time is over")
     assert not second.done()
     upstream.default.finish()
     assert (await within(30, second)).status == 200
