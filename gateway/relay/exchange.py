@@ -318,6 +318,7 @@ class Exchange:
         self._tell_client(outcome.notice, error)
 
     def _tell_client(self, notice: Notice, error: GatewayError | ClientLeft) -> None:
+        """Breaks the answer off, or sends an error in its place."""
         request, task_id = self._request, self._task.task_id
         if notice is Notice.BREAK:
             request.break_off()
@@ -327,9 +328,10 @@ class Exchange:
             else:
                 request.refuse(error, task_id=task_id)
 
-    # -- both ways --
+    # -- OVER, either way --
 
     def _end_task(self, outcome: Outcome) -> None:
+        """Tells the tracker how the task ends, before the client learns of it."""
         task = self._task
         if outcome.status_code is not None:
             task.status_code = outcome.status_code
