@@ -41,12 +41,6 @@ def _status_line(status: int) -> bytes:
 _STATUS_LINES = {status: _status_line(status) for status in range(100, 600)}
 
 
-def chunk(piece: bytes, *, is_last: bool) -> bytes:
-    """`piece` as a chunk, and the last chunk behind it if `is_last`; that one may be empty (RFC 9112 section 7.1)."""
-    framed = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
-    return framed + b"0\r\n\r\n" if is_last else framed
-
-
 class BodyMismatch(Exception):
     """The body of an answer is longer than its head says. The client would read the rest as the next answer."""
 
@@ -325,3 +319,9 @@ def _with_head(allowed: bytes) -> bytes:
 def lines(fields: Fields) -> bytes:
     """The field lines of a message head."""
     return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
+def chunk(piece: bytes, *, is_last: bool) -> bytes:
+    """`piece` as a chunk, and the last chunk behind it if `is_last`; that one may be empty (RFC 9112 section 7.1)."""
+    framed = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
+    return framed + b"0\r\n\r\n" if is_last else framed

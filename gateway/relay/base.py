@@ -133,6 +133,7 @@ class BaseExchange:
         self._tell_client(outcome.notice, error)
 
     def _tell_client(self, notice: Notice, error: GatewayError | ClientLeft) -> None:
+        """Breaks the answer off, or sends an error in its place."""
         request, task_id = self._request, self._task.task_id
         if notice is Notice.BREAK:
             request.break_off()
@@ -143,6 +144,7 @@ class BaseExchange:
                 request.refuse(error, task_id=task_id)
 
     def _end_task(self, outcome: Outcome) -> None:
+        """Tells the tracker how the task ends, before the client learns of it."""
         task = self._task
         if outcome.status_code is not None:
             task.status_code = outcome.status_code

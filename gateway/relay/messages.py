@@ -77,7 +77,7 @@ def answer_head(head: Head, *, method: str, task_id: str) -> AnswerHead:
         lines=b"".join([b"%b: %b\r\n" % field for field in fields]),
         length=None if length is None else int(length),
         is_stream=is_stream,
-        is_readable=method != "HEAD" and head.status not in _WITHOUT_BODY and not is_encoded(fields),
+        is_readable=method != "HEAD" and head.status not in _WITHOUT_BODY and not is_encoded(head.fields),
     )
 
 

@@ -43,6 +43,7 @@ class Proxy:
         """Raises GatewayError if the request must not reach the upstream, whatever its task."""
         if request.method == "TRACE":
             raise MethodNotAllowed("TRACE is not allowed")
+        # At most one field, of digits and perhaps leading zeros: the parser refuses all others.
         length = request.by_name.get(b"content-length", b"").lstrip(b"0")
         if len(length) > len(str(self.max_body_bytes)) or int(length or b"0") > self.max_body_bytes:
             raise self.body_too_large()

@@ -77,10 +77,9 @@ class Walk:
         return sum(calls for (caller, callee), calls in self.calls.items() if caller and caller != callee)
 
     def __str__(self) -> str:
-        into = Counter[str]()
-        for (caller, callee), calls in self.calls.items():
-            into[callee] += calls if caller and caller != callee else 0
-        return f"{len(self.files)} files, {self.crossings} calls between them: {into.most_common()}"
+        between = sorted((pair, calls) for pair, calls in self.calls.items() if pair[0] != pair[1])
+        lines = [f"{calls:4} {caller or '-'} > {callee}" for (caller, callee), calls in between]
+        return "\n".join([f"{len(self.files)} files, {self.crossings} calls between them", *lines])
 
 
 def least(costs: list[Cost]) -> Cost:

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http.head import Fields, RequestHead
-from gateway.relay.messages import is_encoded, is_event_stream, nominated, request_head, response_fields
+from gateway.relay.messages import (
+    answer_head,
+    is_encoded,
+    is_event_stream,
+    nominated,
+    request_head,
+    response_fields,
+)
+from gateway.upstream.response import Head
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 HOST = b"127.0.0.1:11434"
@@ -185,3 +193,32 @@ def test_an_encoded_body_cannot_be_looked_into(value: bytes, encoded: bool) -> N
     """Any Content-Encoding but identity counts."""
     assert is_encoded([(b"content-encoding", value)]) == encoded
     assert not is_encoded([])
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "fields", "is_readable"),
+    [
+        ("POST", 200, [], True),
+        ("HEAD", 200, [], False),
+        ("POST", 204, [], False),
+        ("GET", 304, [], False),
+        ("POST", 200, [(b"content-encoding", b"gzip")], False),
+        ("POST", 200, [(b"connection", b"content-encoding"), (b"content-encoding", b"gzip")], False),
+    ],
+)
+def test_an_answer_can_be_looked_into(method: str, status: int, fields: Fields, is_readable: bool) -> None:
+    """It needs a body without a Content-Encoding, also if that field does not pass."""
+    head = Head(method)
+    head.status, head.fields = status, fields
+    assert answer_head(head, method=method, task_id="t-1").is_readable == is_readable
+
+
+def test_the_length_of_an_answer_is_that_of_its_field() -> None:
+    """The Content-Length is among the lines, and a 204 has none."""
+    head = Head("GET")
+    head.status, head.fields = 200, [(b"content-length", b"05"), (b"date", DATE)]
+    answer = answer_head(head, method="GET", task_id="t-1")
+    assert (answer.length, answer.lines) == (5, b"content-length: 05\r\ndate: %b\r\nx-task-id: t-1\r\n" % DATE)
+    head.status = 204
+    answer = answer_head(head, method="GET", task_id="t-1")
+    assert (answer.length, answer.lines) == (None, b"date: %b\r\nx-task-id: t-1\r\n" % DATE)
