@@ -79,7 +79,7 @@ class _Bench:
         return len(self._results.of(scenario.name).rounds) < self._total(scenario)
 
     def _total(self, scenario: Scenario) -> int:
-        return min(self._rounds, scenario.most_rounds)
+        return min(self._rounds, scenario.most_rounds) * scenario.turns
 
     def _names(self, scenario: Scenario) -> list[str]:
         return [name for name in scenario.variants if name in self._wanted]
@@ -90,18 +90,27 @@ class _Bench:
             env = {**group[0].gateway_env, **self._env}
             self._run_rounds(group[0], lambda name: _alone(name, env, self._beside or tools.ROOT))
             return
+        while any(len(self._results.of(scenario.name).rounds) < self._total(scenario) for scenario in group):
+            self._run_standing(group)
+
+    def _run_standing(self, group: Sequence[Scenario]) -> None:
+        """All rounds with the same processes. Beside another checkout only one, because a process keeps its layout of
+        memory for life, so that the ratio of two processes is partly luck.
+        """
         names = list(dict.fromkeys(name for scenario in group for name in self._names(scenario)))
-        with standing(names, {**group[0].gateway_env, **self._env}) as stand:
+        with standing(names, {**group[0].gateway_env, **self._env}, self._beside or tools.ROOT) as stand:
             variants = {variant.name: variant for variant in stand.variants}
             for scenario in group:
                 left_out = {name: why for name, why in stand.left_out.items() if name in scenario.variants}
                 self._results.of(scenario.name).left_out.update(left_out)
-                self._run_rounds(scenario, lambda name: nullcontext(variants[name]))
+                most = scenario.turns if self._beside else self._total(scenario)
+                self._run_rounds(scenario, lambda name: nullcontext(variants[name]), most)
 
-    def _run_rounds(self, scenario: Scenario, find: _Find) -> None:
-        """Every variant once per round, beginning with another one each time."""
+    def _run_rounds(self, scenario: Scenario, find: _Find, most: int = sys.maxsize) -> None:
+        """Runs every variant once per round or turn, beginning with another one each time; at most `most` of them."""
         found, begun = self._results.of(scenario.name), time.monotonic()
-        for number in range(len(found.rounds), self._total(scenario)):
+        first = len(found.rounds)
+        for number in range(first, min(first + most, self._total(scenario))):
             names = [name for name in self._names(scenario) if name not in found.left_out]
             round_: results.Round = {}
             for name in self._order(names, number):

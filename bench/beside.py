@@ -11,8 +11,9 @@ from statistics import median
 from bench.load import Scenario
 from bench.peers import BEFORE, TITLES
 from bench.report import markdown
-from bench.results import Figures, Measured
+from bench.results import Figures, Measured, Round
 
+_TURNS = 5
 VARIANTS = ("direct", *BEFORE, *BEFORE.values())
 _FIGURES = {
     "proxy_us": "CPU us",
@@ -36,48 +37,59 @@ def is_checkout(folder: Path) -> bool:
 def with_before(scenario: Scenario) -> Scenario:
     """The scenario with the other checkout's variants, each next to the present one.
 
-    Each run has new processes. One process keeps its layout of memory for life, so a ratio of two processes that live
-    for all rounds would be partly luck.
+    The windows are short and many, because the speed of a shared machine changes within seconds. A flush would make a
+    gateway rebuild what its store has lost.
     """
-    names = [name for now in scenario.variants for name in (now, BEFORE.get(now)) if name]
-    return replace(scenario, variants=tuple(names), is_fresh=True)
+    names = tuple(name for now in scenario.variants for name in (now, BEFORE.get(now)) if name)
+    if scenario.is_fresh:
+        return replace(scenario, variants=names, keeps_tasks=True)
+    return replace(scenario, variants=names, keeps_tasks=True, turns=_TURNS, seconds=scenario.seconds / 2)
 
 
 def order(names: list[str], number: int) -> list[str]:
-    """The order of a round. Every second round runs backwards, so that neither checkout always runs first."""
+    """The order of a turn. Every second one runs backwards, so that neither checkout always runs first."""
     return names[::-1] if number % 2 else names
 
 
 def ratios(measured: Iterable[tuple[Scenario, Measured]]) -> str:
-    """Both checkouts as a Markdown table. A ratio is taken inside a round; lowest and highest are in brackets."""
-    lines = [["", "now", "before", "now / before", "rounds"]]
+    """Both checkouts as a Markdown table: medians of the turns.
+
+    A ratio is taken inside a turn. In brackets are the lowest and the highest median of a round.
+    """
+    lines = [["", "now", "before", "now / before", "turns"]]
     for scenario, found in measured:
         for now, before in BEFORE.items():
             lines += [
                 [f"{scenario.title}: {TITLES[now]}: {title}", *cells]
                 for key, title in _FIGURES.items()
-                if (cells := _cells(_pairs(found, now, before, key)))
+                if (cells := _cells(_pairs(found, now, before, key), scenario.turns))
             ]
     return markdown(lines)
 
 
-def _pairs(found: Measured, now: str, before: str, key: str) -> list[tuple[float, float]]:
-    """The figure of both in each round that has it."""
-    rounds = [(_with_added(round_, now), _with_added(round_, before)) for round_ in found.rounds]
-    return [(mine[key], other[key]) for mine, other in rounds if key in mine and other.get(key)]
+def _pairs(found: Measured, now: str, before: str, key: str) -> list[tuple[float, float] | None]:
+    """The figure of both in each turn; None if one of them lacks it."""
+    turns = [(_with_added(turn, now), _with_added(turn, before)) for turn in found.rounds]
+    return [(mine[key], other[key]) if key in mine and other.get(key) else None for mine, other in turns]
 
 
-def _with_added(round_: dict[str, Figures], name: str) -> Figures:
-    """A variant's figures, and how much longer it took than *direct* in the same round."""
-    figures, direct = round_.get(name, {}), round_.get("direct", {})
+def _with_added(turn: Round, name: str) -> Figures:
+    """A variant's figures, and how much longer it took than *direct* in the same turn."""
+    figures, direct = turn.get(name, {}), turn.get("direct", {})
     if "p50_us" not in figures or "p50_us" not in direct:
         return figures
     return {**figures, "added_p50_us": figures["p50_us"] - direct["p50_us"]}
 
 
-def _cells(pairs: list[tuple[float, float]]) -> list[str]:
-    if not pairs:
+def _cells(pairs: list[tuple[float, float] | None], turns: int) -> list[str]:
+    present = list(filter(None, pairs))
+    if not present:
         return []
-    found = [mine / other for mine, other in pairs]
-    middles = [f"{median(values):,.1f}" for values in zip(*pairs, strict=True)]
-    return [*middles, f"{median(found):.2f} [{min(found):.2f}-{max(found):.2f}]", str(len(pairs))]
+    rounds = [list(filter(None, pairs[first : first + turns])) for first in range(0, len(pairs), turns)]
+    found = [_median_ratio(round_) for round_ in rounds if round_]
+    middles = [f"{median(values):,.1f}" for values in zip(*present, strict=True)]
+    return [*middles, f"{_median_ratio(present):.2f} [{min(found):.2f}-{max(found):.2f}]", str(len(present))]
+
+
+def _median_ratio(pairs: list[tuple[float, float]]) -> float:
+    return median(mine / other for mine, other in pairs)

@@ -206,10 +206,15 @@ class _Builder:
         return Variant(name, Target(proxy.port), proxy, self._upstream)
 
     def _tracking(self, name: str, proxy: Process, *, sends_task_ids: bool = False) -> Variant:
-        return Variant(name, Target(proxy.port, sends_task_ids), proxy, self._upstream, self._store(), True)
+        store = self._old_store() if name in BEFORE.values() else self._store()
+        return Variant(name, Target(proxy.port, sends_task_ids), proxy, self._upstream, store, True)
 
     def _store(self) -> Process:
         return self._once("store", self._new_store)
+
+    def _old_store(self) -> Process:
+        """The store of the other checkout: what it keeps there may have another layout."""
+        return self._once("old-store", self._new_store)
 
     def _new_store(self) -> Process:
         argv = [tools.store(), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "", "--appendonly", "no"]
@@ -221,7 +226,7 @@ class _Builder:
         return self._gateway(self._store())
 
     def _before(self) -> Process:
-        return self._gateway(self._store(), self._beside)
+        return self._gateway(self._old_store(), self._beside)
 
     def _gateway(self, store: Process | None, checkout: Path = tools.ROOT) -> Process:
         port = free_port()
