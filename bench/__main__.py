@@ -15,14 +15,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import groupby
 from pathlib import Path
 
-from bench import docs, results, tools
+from bench import beside, docs, results, tools
 from bench.load import Outcome, Scenario
-from bench.peers import PEERS, TITLES, Variant, standing
+from bench.peers import BEFORE, PEERS, TITLES, Variant, standing
 from bench.process import StartFailedError
 from bench.report import QUIET_CORES, busiest_others, summary, table
 from bench.scenarios import SCENARIOS
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
+BESIDE = LATEST.with_name("beside.json")
 
 _Find = Callable[[str], AbstractContextManager[Variant]]
 
@@ -53,8 +54,13 @@ class _Bench:
         self._resumes: bool = options.resume
         self._rounds: int = min(options.rounds, 2) if options.quick else options.rounds
         self._env = dict(pair.split("=", 1) for pair in options.env)
-        self._wanted = options.variant or [name for name in TITLES if name not in PEERS or name in options.peers]
+        self._beside: Path | None = options.beside
+        self._commit = results.commit()
         chosen = [scenario for scenario in SCENARIOS if _is_chosen(scenario.name, options.only)]
+        if self._beside:
+            self._commit += f" beside {results.commit(self._beside)}"
+            chosen = [beside.with_before(scenario) for scenario in chosen if "gateway" in scenario.variants]
+        self._wanted: Sequence[str] = options.variant or [*_ours(self._beside), *options.peers]
         self._scenarios = [scenario.shortened() for scenario in chosen] if options.quick else chosen
 
     def run(self) -> int:
@@ -68,12 +74,12 @@ class _Bench:
     def _begin(self, scenario: Scenario) -> bool:
         """Whether rounds are missing. Rounds of another commit, and without --resume all rounds, are measured again."""
         found = self._results.scenarios.get(scenario.name)
-        if not (self._resumes and found is not None and found.commit == results.commit()):
-            self._results.scenarios[scenario.name] = results.begin()
+        if not (self._resumes and found is not None and found.commit == self._commit):
+            self._results.scenarios[scenario.name] = results.begin(self._commit)
         return len(self._results.of(scenario.name).rounds) < self._total(scenario)
 
     def _total(self, scenario: Scenario) -> int:
-        return min(self._rounds, scenario.most_rounds)
+        return min(self._rounds, scenario.most_rounds) * scenario.turns
 
     def _names(self, scenario: Scenario) -> list[str]:
         return [name for name in scenario.variants if name in self._wanted]
@@ -81,23 +87,33 @@ class _Bench:
     def _run_group(self, group: Sequence[Scenario]) -> None:
         """Scenarios that share processes, or one scenario whose runs each have new processes."""
         if group[0].is_fresh:
-            self._run_rounds(group[0], lambda name: _alone(name, {**group[0].gateway_env, **self._env}))
+            env = {**group[0].gateway_env, **self._env}
+            self._run_rounds(group[0], lambda name: _alone(name, env, self._beside or tools.ROOT))
             return
+        while any(len(self._results.of(scenario.name).rounds) < self._total(scenario) for scenario in group):
+            self._run_standing(group)
+
+    def _run_standing(self, group: Sequence[Scenario]) -> None:
+        """All rounds with the same processes. Beside another checkout only one, because a process keeps its layout of
+        memory for life, so that the ratio of two processes is partly luck.
+        """
         names = list(dict.fromkeys(name for scenario in group for name in self._names(scenario)))
-        with standing(names, {**group[0].gateway_env, **self._env}) as stand:
+        with standing(names, {**group[0].gateway_env, **self._env}, self._beside or tools.ROOT) as stand:
             variants = {variant.name: variant for variant in stand.variants}
             for scenario in group:
                 left_out = {name: why for name, why in stand.left_out.items() if name in scenario.variants}
                 self._results.of(scenario.name).left_out.update(left_out)
-                self._run_rounds(scenario, lambda name: nullcontext(variants[name]))
+                most = scenario.turns if self._beside else self._total(scenario)
+                self._run_rounds(scenario, lambda name: nullcontext(variants[name]), most)
 
-    def _run_rounds(self, scenario: Scenario, find: _Find) -> None:
-        """Every variant once per round, beginning with another one each time."""
+    def _run_rounds(self, scenario: Scenario, find: _Find, most: int = sys.maxsize) -> None:
+        """Runs every variant once per round or turn, beginning with another one each time; at most `most` of them."""
         found, begun = self._results.of(scenario.name), time.monotonic()
-        for number in range(len(found.rounds), self._total(scenario)):
+        first = len(found.rounds)
+        for number in range(first, min(first + most, self._total(scenario))):
             names = [name for name in self._names(scenario) if name not in found.left_out]
             round_: results.Round = {}
-            for name in names[number % max(len(names), 1) :] + names[: number % max(len(names), 1)]:
+            for name in self._order(names, number):
                 outcome = self._run_one(scenario, name, find)
                 print(f"round {number + 1} {scenario.name:11} {name:16} {summary(scenario, outcome)}", flush=True)
                 if outcome.figures:
@@ -107,6 +123,12 @@ class _Bench:
             self._results.environment = results.environment()
             results.save(self._results, self._path)
         print(f"{scenario.name} took {time.monotonic() - begun:.0f} s", flush=True)
+
+    def _order(self, names: list[str], number: int) -> list[str]:
+        if self._beside:
+            return beside.order(names, number)
+        first = number % max(len(names), 1)
+        return names[first:] + names[:first]
 
     def _run_one(self, scenario: Scenario, name: str, find: _Find) -> Outcome:
         try:
@@ -122,6 +144,8 @@ class _Bench:
         chosen = {scenario.name: self._results.of(scenario.name) for scenario in self._scenarios}
         for scenario in self._scenarios:
             print("\n" + table(scenario, chosen[scenario.name]))
+        if self._beside:
+            print(f"### {self._commit}\n\n{beside.ratios((s, chosen[s.name]) for s in self._scenarios)}\n")
         for name, why in {pair for found in chosen.values() for pair in found.left_out.items()}:
             print(f"left out: {TITLES[name]}: {why}")
         print(f"raw figures: {self._path}")
@@ -135,10 +159,15 @@ def _is_chosen(name: str, only: Sequence[str]) -> bool:
     return not only or name in only or name.partition("-")[0] in only
 
 
+def _ours(before: Path | None) -> list[str]:
+    """The variants that run with any choice of peers."""
+    return list(beside.VARIANTS) if before else [name for name in TITLES if name not in (*PEERS, *BEFORE.values())]
+
+
 @contextmanager
-def _alone(name: str, gateway_env: dict[str, str]) -> Iterator[Variant]:
+def _alone(name: str, gateway_env: dict[str, str], before: Path) -> Iterator[Variant]:
     """A variant with processes of its own."""
-    with standing([name], gateway_env) as stand:
+    with standing([name], gateway_env, before) as stand:
         if name in stand.left_out:
             raise tools.MissingToolError(stand.left_out[name])
         yield stand.variants[0]
@@ -156,21 +185,33 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _options() -> argparse.Namespace:
+def _options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     names = ", ".join(scenario.name for scenario in SCENARIOS)
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the gateway beside its peers.")
     parser.add_argument(
         "--only", type=_list, default=[], metavar="A,B", help=f"these scenarios, or kinds of them: {names}"
     )
-    parser.add_argument("--peers", type=_list, default=list(PEERS), metavar="A,B", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--peers", type=_list, metavar="A,B", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--variant", action="append", choices=TITLES, help="only this one (repeatable)")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     parser.add_argument("--quick", action="store_true", help="2 rounds of short windows: does it run at all?")
     parser.add_argument("--resume", action="store_true", help="keep the rounds of this commit that are in the file")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for the gateways")
-    parser.add_argument("--json", type=Path, default=LATEST, help="where the figures are kept")
+    parser.add_argument("--beside", type=_checkout, metavar="FOLDER", help="another checkout, as the variants `before`")
+    parser.add_argument("--json", type=Path, help="where the figures are kept")
     parser.add_argument("--publish", action="store_true", help="measure nothing; figures and plots into docs/")
-    return parser.parse_args()
+    options = parser.parse_args(argv)
+    if options.peers is None:
+        options.peers = [] if options.beside else list(PEERS)
+    options.json = options.json or (BESIDE if options.beside else LATEST)
+    return options
+
+
+def _checkout(text: str) -> Path:
+    folder = Path(text).resolve()
+    if not beside.is_checkout(folder):
+        raise argparse.ArgumentTypeError(f"{text} has no gateway/__main__.py")
+    return folder
 
 
 def _list(text: str) -> list[str]:

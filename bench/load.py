@@ -49,7 +49,8 @@ class Scenario:
     """One way to measure variants. `is_fresh`: each run gets new processes, because it measures their memory.
 
     Others of one `group` that follow each other share theirs. `most_rounds`: more would tell nothing. `gateway_env`:
-    settings of the gateways in it.
+    settings of the gateways in it. `turns`: so many runs of each variant make a round. `keeps_tasks`: a run leaves the
+    tasks of the runs before it in the store.
     """
 
     name: str
@@ -61,6 +62,8 @@ class Scenario:
     group: str = ""
     most_rounds: int = 99
     gateway_env: Mapping[str, str] = field(default_factory=dict)
+    turns: int = 1
+    keeps_tasks: bool = False
 
     def shortened(self) -> "Scenario":
         """The same with windows of at most a second, to see whether it runs at all."""
@@ -68,16 +71,15 @@ class Scenario:
 
     def run(self, variant: Variant) -> Outcome:
         """One run. Raises OSError (TimeoutError is one) if it fails."""
-        if variant.store is not None and variant.counts_tasks:
+        if variant.store is not None and variant.counts_tasks and not self.keeps_tasks:
             store_command(variant.store, "FLUSHALL")  # ours alone, started for this bench
+        kept = _keys(variant)
         time.sleep(_SETTLE_SECONDS)
         run = Run()
         figures = uvloop.run(self._bounded(variant, run))
-        if variant.store is not None and variant.counts_tasks:
-            # A terminal state is stored before the last byte goes out, so all of them are there by now.
-            tracked = int(store_command(variant.store, "DBSIZE").removeprefix(":"))
-            if tracked < run.answers:
-                run.errors.append(f"{run.answers} answers, only {tracked} keys in the store")
+        # A terminal state is stored before the last byte goes out, so all of them are there by now.
+        if variant.counts_tasks and (tracked := _keys(variant) - kept) < run.answers:
+            run.errors.append(f"{run.answers} answers, only {tracked} keys in the store")
         return Outcome({**figures, "errors": len(run.errors)}, run.errors[:3])
 
     async def _bounded(self, variant: Variant, run: Run) -> Figures:
@@ -282,6 +284,10 @@ class WrkScenario(Scenario):
             run.errors.append(text)
         found = re.search(r"Requests/sec:\s+([\d.]+)", text)
         return {"per_second": float(found[1]) if found else 0.0}
+
+
+def _keys(variant: Variant) -> int:
+    return int(store_command(variant.store, "DBSIZE").removeprefix(":")) if variant.store is not None else 0
 
 
 async def _output(*argv: str) -> str:

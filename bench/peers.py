@@ -19,6 +19,8 @@ from bench.process import Process, StartFailedError, answers, free_port, frozen,
 from bench.procstat import Meter, tree
 
 GATEWAYS = ("gateway", "gateway-ids", "gateway-no-store", "gateway-frozen", "gateway-1k", "gateway-1m")
+# The variants of another checkout, by the variant of this one that each is measured beside.
+BEFORE = {"gateway": "before", "gateway-ids": "before-ids"}
 PEERS = ("nginx", "nginx-tuned", "haproxy", "floor", "fastapi", "litellm", "portkey")
 TITLES = {
     "direct": "direct",
@@ -27,6 +29,8 @@ TITLES = {
     "haproxy": "HAProxy",
     "gateway": "gateway",
     "gateway-ids": "gateway, client ids",
+    "before": "before",
+    "before-ids": "before, client ids",
     "gateway-no-store": "gateway, no store",
     "gateway-frozen": "gateway, store frozen",
     "gateway-1k": "gateway, 1,000 tasks",
@@ -133,12 +137,15 @@ class Stand:
 
 
 @contextmanager
-def standing(names: Sequence[str], gateway_env: Mapping[str, str]) -> Iterator[Stand]:
-    """Start what the variants in `names` need, and stop all of it at the end."""
+def standing(names: Sequence[str], gateway_env: Mapping[str, str], beside: Path = tools.ROOT) -> Iterator[Stand]:
+    """Start what the variants in `names` need, and stop all of it at the end.
+
+    `beside`: the checkout whose gateway the variants *before* run.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         folder.chmod(0o755)  # nginx's worker may be another user
-        builder = _Builder(stack, folder, gateway_env)
+        builder = _Builder(stack, folder, gateway_env, beside)
         stand = Stand()
         for name in names:
             try:
@@ -151,10 +158,11 @@ def standing(names: Sequence[str], gateway_env: Mapping[str, str]) -> Iterator[S
 class _Builder:
     """Starts processes on `stack`. Variants share the upstream and the store, and some share a gateway."""
 
-    def __init__(self, stack: ExitStack, folder: Path, gateway_env: Mapping[str, str]) -> None:
+    def __init__(self, stack: ExitStack, folder: Path, gateway_env: Mapping[str, str], beside: Path) -> None:
         self._stack = stack
         self._folder = folder
         self._gateway_env = gateway_env
+        self._beside = beside
         self._upstream = self._run("upstream", [sys.executable, "-m", "bench.upstream"])
         self._shared: dict[str, Process] = {}
 
@@ -168,6 +176,8 @@ class _Builder:
             "gateway-ids": lambda: self._tracking(
                 "gateway-ids", self._once("gateway", self._common_gateway), sends_task_ids=True
             ),
+            "before": lambda: self._tracking("before", self._once("before", self._before)),
+            "before-ids": lambda: self._tracking("before-ids", self._once("before", self._before), sends_task_ids=True),
             "gateway-no-store": lambda: self._plain("gateway-no-store", self._gateway(None)),
             "gateway-frozen": self._frozen,
             "gateway-1k": lambda: self._filled("gateway-1k", 1_000),
@@ -196,10 +206,15 @@ class _Builder:
         return Variant(name, Target(proxy.port), proxy, self._upstream)
 
     def _tracking(self, name: str, proxy: Process, *, sends_task_ids: bool = False) -> Variant:
-        return Variant(name, Target(proxy.port, sends_task_ids), proxy, self._upstream, self._store(), True)
+        store = self._old_store() if name in BEFORE.values() else self._store()
+        return Variant(name, Target(proxy.port, sends_task_ids), proxy, self._upstream, store, True)
 
     def _store(self) -> Process:
         return self._once("store", self._new_store)
+
+    def _old_store(self) -> Process:
+        """The store of the other checkout: what it keeps there may have another layout."""
+        return self._once("old-store", self._new_store)
 
     def _new_store(self) -> Process:
         argv = [tools.store(), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "", "--appendonly", "no"]
@@ -210,7 +225,10 @@ class _Builder:
     def _common_gateway(self) -> Process:
         return self._gateway(self._store())
 
-    def _gateway(self, store: Process | None, **settings: str) -> Process:
+    def _before(self) -> Process:
+        return self._gateway(self._old_store(), self._beside)
+
+    def _gateway(self, store: Process | None, checkout: Path = tools.ROOT) -> Process:
         port = free_port()
         env = {
             "UPSTREAM_BASE": f"http://127.0.0.1:{self._upstream.port}",
@@ -219,11 +237,11 @@ class _Builder:
             "DRAIN_SEC": "1",
             "LOG_LEVEL": "warning",  # no access lines, as with nginx
             **({"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(store.port)} if store else {}),
-            **settings,
             **self._gateway_env,
         }
         argv = [sys.executable, "-m", "gateway"]
-        return self._stack.enter_context(running(self._folder, "gateway", argv, port, env, is_ready=answers(_READY)))
+        how = running(self._folder, "gateway", argv, port, env, cwd=checkout, is_ready=answers(_READY))
+        return self._stack.enter_context(how)
 
     def _frozen(self) -> Variant:
         store = self._new_store()

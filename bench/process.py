@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import tools
+
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 _ANSWER_SECONDS = 15.0
@@ -41,17 +43,18 @@ def running(
     port: int,
     env: Mapping[str, str] | None = None,
     *,
+    cwd: Path = tools.ROOT,
     is_ready: Callable[[int], bool] | None = None,
     limit_seconds: float = START_SECONDS,
 ) -> Iterator[Process]:
-    """Run `argv` until the block ends. Its environment inherits only PATH and HOME."""
+    """Run `argv` in `cwd` until the block ends. Its environment inherits only PATH and HOME."""
     base = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     log = folder / f"{name}-{port}.log"
     begun = time.perf_counter()
     with log.open("wb") as output:
         child = subprocess.Popen(
             argv,
-            cwd=Path(__file__).parents[1],
+            cwd=cwd,
             env={**base, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,

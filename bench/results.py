@@ -86,19 +86,21 @@ def save(results: Results, path: Path) -> None:
     new.replace(path)
 
 
-def begin() -> Measured:
-    """A scenario that is about to be measured, on this commit."""
-    return Measured(now(), commit())
+def begin(commit: str) -> Measured:
+    """A scenario that is about to be measured on `commit`."""
+    return Measured(now(), commit)
 
 
 def now() -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
 
 
-def commit() -> str:
-    """The measured commit, marked if files differ from it."""
+def commit(checkout: Path = tools.ROOT) -> str:
+    """The commit of a checkout, marked if files differ from it. For a folder without Git: its name."""
+    if not (checkout / ".git").exists():
+        return checkout.name
     try:
-        return tools.first_line(["git", "-C", str(tools.ROOT), "describe", "--always", "--dirty"])
+        return tools.first_line(["git", "-C", str(checkout), "describe", "--always", "--dirty"])
     except (OSError, subprocess.TimeoutExpired, IndexError):
         return "unknown"
 

