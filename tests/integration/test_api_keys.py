@@ -262,9 +262,9 @@ async def stored_text(store: Store) -> str:
     text = []
     for key in await store.keys():
         text.append(key)
-        kind = await store.client.type(key)
+        kind = str(await store.client.type(key))
         if kind == "string":
-            text.append(await store.client.get(key))
+            text.append(str(await store.client.get(key)))
         elif kind == "hash":
             text.append(repr(await store.client.hgetall(key)))
         elif kind == "zset":

@@ -7,6 +7,7 @@ microseconds is in docs/benchmarks.md.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,7 +81,7 @@ async def cost_per_request(counted: Counted, upstream: Upstream, name: str = "")
     client = await counted.connect()
     await ask(client, 20, name and "warm")
     rounds = [
-        (await counted.cost_of(lambda n=n: ask(client, REQUESTS, name and f"{name}-{n}"))).per(REQUESTS)
+        (await counted.cost_of(partial(ask, client, REQUESTS, name and f"{name}-{n}"))).per(REQUESTS)
         for n in range(ROUNDS)
     ]
     print(*rounds, sep="\n")
@@ -140,5 +141,5 @@ async def test_a_task_under_way_costs_no_word_to_the_store_until_it_beats(counte
     for _ in range(ROUNDS):  # while a gateway starts, it looks once for what was left behind
         client, script = await counted.connect(), Gated()
         upstream.then(script)
-        rounds.append(await counted.cost_of(lambda c=client, s=script: stream(c, s, PIECES)))
+        rounds.append(await counted.cost_of(partial(stream, client, script, PIECES)))
     assert least(rounds).scripts <= 4, "when the head is here, and at its end: its document and a step of the list"

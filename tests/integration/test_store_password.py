@@ -91,7 +91,7 @@ async def lost(gateway: Gateway) -> None:
     """Wait until the gateway says that its store is away."""
 
     async def is_away() -> bool:
-        return (await gateway.http.get("/readyz")).json()["store"] == "down"
+        return bool((await gateway.http.get("/readyz")).json()["store"] == "down")
 
     await until(is_away, LIMIT_SECONDS, "the store is away")
 

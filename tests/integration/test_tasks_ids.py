@@ -6,9 +6,8 @@ Contract section 4.1.
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import openai
 import pytest
 
@@ -156,13 +155,13 @@ async def test_openais_client_does_not_repeat_a_409(
     running = await gateway.connect()
     await running.send(request("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=b"{}"))
     await upstream.exchange()
-    asked: list[httpx.Response] = []
+    asked: list[Any] = []
 
-    async def keep(answer: httpx.Response) -> None:
+    async def keep(answer: Any) -> None:
         asked.append(answer)
 
     async with (
-        httpx.AsyncClient(trust_env=False, event_hooks={"response": [keep]}) as http,
+        openai.DefaultAsyncHttpxClient(trust_env=False, event_hooks={"response": [keep]}) as http,
         openai.AsyncOpenAI(base_url=gateway.base_url, api_key="x", max_retries=retries, http_client=http) as client,
     ):
         with pytest.raises(openai.ConflictError):

@@ -130,19 +130,19 @@ def _count_tasks(counts: Counter[str]) -> None:
         counts["tasks"] += 1
         return asyncio.Task(coroutine, loop=loop, **more)
 
-    def counting() -> asyncio.AbstractEventLoop:
+    def counting() -> uvloop.Loop:
         loop = new_event_loop()
-        loop.set_task_factory(create)
+        loop.set_task_factory(create)  # type: ignore[arg-type]  # uvloop says that tasks are made of generators
         return loop
 
     uvloop.new_event_loop = counting
 
 
 def _stop_clocks() -> None:
-    from gateway.tracking import outbox, writer
+    from gateway.tracking import lookout, outbox
 
     outbox.LINGER_SECONDS = FOREVER_SECONDS
-    writer._WATCH_SECONDS = FOREVER_SECONDS
+    lookout.WATCH_SECONDS = FOREVER_SECONDS
 
 
 if __name__ == "__main__":

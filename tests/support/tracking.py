@@ -122,7 +122,7 @@ class ScriptedStore:
         await self._enter("ask_cancel")
         self.asked.append(name)
 
-    async def listen(self, on_cancel: Callable[[str], None]) -> None:
+    async def listen(self, on_cancel: Callable[[str], object]) -> None:
         """Hears what a test says."""
         self.calls["listen"] += 1
         if self.listen_failure is not None:

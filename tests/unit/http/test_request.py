@@ -16,7 +16,7 @@ class Wire:
         self.sent = b""
         self.end = ""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, /) -> None:
         """Bytes for the client."""
         self.sent += data
 
@@ -26,6 +26,9 @@ class Wire:
         """A piece of the request's body."""
 
     take = put
+
+    def look_for_client(self) -> None:
+        """Whether the client is still there is asked."""
 
     def finish(self, request: Request) -> None:
         """The answer is complete."""

@@ -421,7 +421,7 @@ async def test_after_a_step_of_the_servers_clock_nobody_is_lost(
     async def has_been_silent() -> bool:
         await store.watch(())
         [text] = await store.read(["t"], ())
-        return json.loads(text or "")["extensions"]["lost_after_ms"] < time.time() * 1000 - 500
+        return int(json.loads(text or "")["extensions"]["lost_after_ms"]) < time.time() * 1000 - 500
 
     await until(has_been_silent, 30, "it is silent for long")
     assert (await stored(store, "t"))["stage"] == "streaming"

@@ -649,7 +649,9 @@ def test_the_host_field_names_the_upstream(host: str, port: int, field: bytes) -
 
 
 @pytest.mark.parametrize("when", ["before the head", "in the body"])
-async def test_abort_closes_at_once_and_tells_nobody(peer: Peer, upstream: Upstream, when: str) -> None:
+async def test_abort_closes_at_once_and_tells_nobody(
+    peer: Peer, upstream: Upstream, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Aborting closes the connection within a second; who aborts need not hear of it, and nothing can be taken."""
     gated = Gated()
     peer.then(gated)
@@ -661,7 +663,7 @@ async def test_abort_closes_at_once_and_tells_nobody(peer: Peer, upstream: Upstr
             await until(lambda: connection.waiting, what="a piece is here")
         await peer.exchange()
         told: list[str] = []
-        connection.on_answer = lambda: told.append("answer")
+        monkeypatch.setattr(connection, "on_answer", lambda: told.append("answer"))
         connection.abort(UpstreamFailure("the client left"))
         await within(1, peer.connections[0].closed.wait(), "closed")
         assert not told
