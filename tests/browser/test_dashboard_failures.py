@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import pytest
 from playwright.async_api import expect
 
 from tests.support.gateway import COMMAND
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from tests.browser.conftest import NewPage
     from tests.conftest import Launch, NewStore
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 REFUSED = "net::ERR_CONNECTION_REFUSED"

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.wire import Client
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 CANCELLED = ("FAILED", "cancelled", "cancelled")

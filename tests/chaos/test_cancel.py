@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.chaos.load import relay
 from tests.support.outcome import outcome
@@ -21,14 +20,13 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CLOSED_SECONDS = 1.0  # on the same instance, and with a heartbeat of as much on another one, too
 CANCELLED = ("FAILED", "cancelled", "cancelled")
 Pair = tuple["Gateway", "Gateway"]  # who runs the task, and who is called
 
 
-@pytest_asyncio.fixture(loop_scope="session", params=["the same gateway", "another gateway"])
+@pytest.fixture(params=["the same gateway", "another gateway"])
 async def pair(request: pytest.FixtureRequest, gateways: Launch, store: Store) -> AsyncIterator[Pair]:
     """The gateway that runs the task and the one that is called."""
     settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": "1"}

@@ -6,8 +6,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.faults import Frozen
 from tests.support.outcome import outcome
 from tests.support.streams import HeldStream, cancel
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 TRIALS = 3  # the quickest counts: the machine may be busy with something else
 CLOSED_SECONDS = 0.2  # a store that does not answer is waited for longer than that

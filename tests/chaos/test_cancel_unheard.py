@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.chaos.load import relay
 from tests.support.faults import HalfOpen, SubscribersRefused
 from tests.support.outcome import outcome
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HEARTBEAT_SECONDS = 5
 CANCELLED = ("FAILED", "cancelled", "cancelled")

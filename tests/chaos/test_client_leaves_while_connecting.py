@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.crowded import CrowdedUpstream
 from tests.support.outcome import CLIENT_LEFT, outcome
 from tests.support.streams import BODY, CHAT
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Client
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 # The kernel tries again to connect after one second, and after two more.
 RETRY_SECONDS = 5.0

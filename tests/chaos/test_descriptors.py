@@ -7,8 +7,6 @@ import os
 import resource
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.outcome import DONE, outcome
 from tests.support.streams import BODY, CHAT, HeldStream
 
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 STREAMS = 20
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pytest_asyncio
+import pytest
 
 from tests.chaos.load import relay
 from tests.chaos.mortal import Mortal
@@ -41,7 +41,7 @@ class Killing:
     survivor: dict[str, Any]  # the document of the other gateway's own stream
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest.fixture(scope="module")
 async def killing(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Killing:
     """SIGKILL for one of two."""
     store = await started_store(tmp_path_factory)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.faults import elapse
 from tests.support.outcome import DONE, outcome
 from tests.support.streams import WHOLE, HeldStream, stored_states, until_beaten
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HEARTBEAT_SECONDS = 0.5
 LOST_SECONDS = 3 * HEARTBEAT_SECONDS + 2

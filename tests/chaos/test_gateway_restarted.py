@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.outcome import outcome
 from tests.support.streams import HeldStream, stored_states
 from tests.support.waiting import until
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from tests.conftest import NewStore
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HEARTBEAT_SECONDS = 60
 AT_ONCE_SECONDS = 2.0

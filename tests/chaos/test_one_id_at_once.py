@@ -6,8 +6,6 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from tests.support.outcome import DONE, outcome
 from tests.support.scripted import JSON, Gated
 from tests.support.streams import BODY, CHAT
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Response
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 REQUESTS = 50
 REPETITIONS = 5

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pytest_asyncio
+import pytest
 
 from tests.chaos.mortal import Mortal
 from tests.support.outcome import DONE, outcome
@@ -43,7 +43,7 @@ class Drain:
     long_end: dict[str, Any]  # the document, as soon as the process is gone
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest.fixture(scope="module")
 async def drain(scripted: Upstream, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Drain:
     """One stop of a gateway that has two streams."""
     settings = {"REDIS_URL": store.url, "DRAIN_SEC": str(DRAIN_SECONDS)}

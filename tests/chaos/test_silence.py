@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pytest_asyncio
+import pytest
 
 from tests.chaos.mortal import Mortal
 from tests.support.scripted import Gated
@@ -37,7 +37,7 @@ class Silence:
     has_client_heard: bool = False
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest.fixture(scope="module")
 async def silence(scripted: Upstream, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Silence:
     """Five heartbeats without a byte, looked at all the time."""
     beating = {"HEARTBEAT_SEC": str(HEARTBEAT_SECONDS), "TTL_RUNNING": str(TTL_SECONDS)}

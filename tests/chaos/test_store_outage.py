@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from tests.chaos.load import Round, relay
 from tests.chaos.mortal import Mortal
@@ -52,7 +51,7 @@ class Outage:
     log: str = ""  # of it
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest.fixture(scope="module")
 async def outage(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Outage:
     """Half a minute without a store."""
     store = await started_store(tmp_path_factory)

@@ -8,7 +8,6 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.chaos.mortal import Mortal
 from tests.conftest import started_store
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 BEFORE = "d9a0ba301b234492dd45cb0daf60525cc88b07aa"  # lists under tsx:ollama:{index}:, two scripts for a status
 
@@ -41,7 +40,7 @@ def version_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Store]:
     """A store of its own."""
     store = await started_store(tmp_path_factory)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import openai
 import pytest
-import pytest_asyncio
 
 from tests.support.gateway import refused_start
 from tests.support.scripted import EVENTS, Gated, answering, sending, streaming
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Field, Response
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 ALICE, BOB, ADMIN, NAMELESS = (
@@ -51,7 +49,7 @@ def x_api_key(key: str) -> Field:
     return (b"X-Api-Key", key.encode())
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def keyed(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIterator[Gateway]:
     """A gateway with keys and the session's store; it logs all it can."""
     gateway = await gateways(REDIS_URL=store.url, GATEWAY_API_KEYS=KEYS, LOG_LEVEL="debug")

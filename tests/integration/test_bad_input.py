@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 OUTSIDE = [
     b"/api/tags", b"/api/generate", b"/api/delete", b"/api", b"/v1", b"/V1/models", b"/v2/models",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.support.scripted import Exchange, Upstream
     from tests.support.store import Store
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 CHAT = "/v1/chat/completions"
 CANCELLED = ("FAILED", "cancelled", "cancelled")

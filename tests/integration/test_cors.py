@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Field, Head, Response
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 PAGE = b"http://localhost:3000"

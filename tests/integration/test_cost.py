@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.support.counted import ROUNDS, Cost, Counted, least
 from tests.support.scripted import JSON, Gated, answering
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from tests.conftest import NewStore
     from tests.support.scripted import Upstream
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
@@ -43,7 +42,7 @@ A_LITTLE = 0.05
 STORE_BYTES_PER_REQUEST = 936 * 1.1
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def counted(
     upstream: Upstream, new_store: NewStore, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Counted]:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import openai
 import pytest
-import pytest_asyncio
 
 from tests.support.outcome import failed, outcome
 from tests.support.pages import blocks, here, output, page, the_block
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     Install = Callable[..., Awaitable[Path]]
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
 PAGE = page("docs/clients.md")
 PIECE = (
@@ -44,7 +43,7 @@ PIECE %= b'{"role":"assistant","content":"red"},"finish_reason":null'
 JAVASCRIPT, LANGCHAIN = "openai@6.49.0", "langchain-openai==1.7.3"
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def live(gateways: Launch, store: Store, model: EmbeddedModel) -> AsyncIterator[Gateway]:
     """A gateway in front of the real model."""
     gateway = await gateways(REDIS_URL=store.url, UPSTREAM_BASE=model.base)

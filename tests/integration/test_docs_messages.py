@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Exchange, Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PAGE = page("docs/troubleshooting.md")
 MESSAGE, CODE, STATUS = "| Message | Means | Do |", "| Code | Message | Do |", "| Status | Message | Means |"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.wire import Client
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 PAGE = page("docs/polling.md")
 CHAT = "/v1/chat/completions"

@@ -17,7 +17,6 @@ import time
 from typing import TYPE_CHECKING, Self
 
 import pytest
-import pytest_asyncio
 
 from tests.support.faults import elapse
 from tests.support.outcome import CLIENT_LEFT, DONE, outcome
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
     Front = Callable[..., Awaitable["Nginx"]]
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PAGE = page("docs/proxies.md")
 EXAMPLE = the_block(PAGE, "nginx", "proxy_pass")
@@ -122,7 +120,7 @@ class Nginx:
         return client
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def behind(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIterator[Gateway]:
     """The gateway behind it, which knows the name."""
     gateway = await gateways(REDIS_URL=store.url, ALLOWED_HOSTS=NAME)
@@ -130,7 +128,7 @@ async def behind(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIte
     gateway.check_log()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def front(behind: Gateway, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front]:
     """Starts nginx with the example, or without one of its lines."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")

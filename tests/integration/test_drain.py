@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 AT_ONCE_SECONDS = 1.5  # a process ends, on a busy machine

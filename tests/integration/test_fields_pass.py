@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tests.support.scripted import Exchange, Upstream
     from tests.support.wire import Field
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Exchange, Upstream
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 MEGABYTE = 1024 * 1024
 GROWTH_BOUND = 16 * MEGABYTE

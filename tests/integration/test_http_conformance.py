@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.wire import Client, Response
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PAGE = (ROOT / "docs" / "behaviour.md").read_text()
 HEADING = "| RFC | Case | Answer |\n|---|---|---|\n"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from gateway.http import limits
 from tests.support.impatient import ImpatientGateway
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from tests.support.scripted import Exchange, Upstream
     from tests.support.wire import Client
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 MEGABYTE = 1024 * 1024
 GROWTH_BOUND = 16 * MEGABYTE
@@ -41,7 +39,7 @@ SHORT = {
 CHUNKED = (b"Transfer-Encoding", b"chunked")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest.fixture(scope="module")
 async def short(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ImpatientGateway]:
     """A gateway whose times are short."""
     log = tmp_path_factory.mktemp("impatient") / "gateway.log"

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 FOREIGN = b"GET /v1/foreign HTTP/1.1\r\nHost: a\r\n\r\n"
 LENGTH = b"Content-Length: %d" % len(FOREIGN)

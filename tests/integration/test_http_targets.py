@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 METHODS = ["GET", "POST", "DELETE", "OPTIONS"]
 OUTSIDE = [

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Exchange, Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 PATHS = {CHAT: "chat_completions", "/v1/completions": "completions", "/v1/models/m": "models", "/v1/x": "other"}

@@ -12,7 +12,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 from redis.asyncio import Redis
 
 from tests.support.pages import output
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Field
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 CHAT = "/v1/chat/completions"
 PROMPT, ANSWER, COOKIE, CLOUD = "marked-prompt", "marked-answer", "marked-cookie", "sk-marked-cloud-0123"
@@ -77,7 +76,7 @@ class Overheard:
             self.said.append(str(heard["command"]))
 
 
-@pytest_asyncio.fixture(loop_scope="session", params=["text", "json"])
+@pytest.fixture(params=["text", "json"])
 async def watched(
     request: pytest.FixtureRequest, launch: Launch, new_store: NewStore, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[tuple[Gateway, Store, Overheard]]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import openai
 import pytest
-import pytest_asyncio
 
 from tests.support.outcome import CLIENT_LEFT, DONE, failed, outcome
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.model import EmbeddedModel
     from tests.support.store import Store
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
 HELLO: list[Any] = [{"role": "user", "content": "Say hello."}]
 STORY: list[Any] = [{"role": "user", "content": "Tell me a long story about a river."}]
@@ -46,7 +45,7 @@ TOOLS: list[Any] = [
 ]
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def live(gateways: Launch, store: Store, model: EmbeddedModel) -> AsyncIterator[Gateway]:
     """A gateway in front of the real model."""
     gateway = await gateways(REDIS_URL=store.url, UPSTREAM_BASE=model.base)
@@ -55,7 +54,7 @@ async def live(gateways: Launch, store: Store, model: EmbeddedModel) -> AsyncIte
     gateway.check_log()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def client(live: Gateway, fresh_id: str) -> AsyncIterator[openai.AsyncOpenAI]:
     """The official client, as its documentation makes it, with a task id on each request."""
     async with openai.AsyncOpenAI(

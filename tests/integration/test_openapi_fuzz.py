@@ -21,7 +21,7 @@ from schemathesis.specs.openapi import checks
 if TYPE_CHECKING:
     from tests.support.gateway import Gateway
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 Seen = Counter[tuple[str, int]]
 DESCRIBED = [checks.status_code_conformance, checks.content_type_conformance, checks.response_schema_conformance]

@@ -10,7 +10,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.chaos.mortal import Mortal
 from tests.support.faults import Frozen, elapse
@@ -25,14 +24,13 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HEARTBEAT = "1"
 FOUND_SECONDS = 3 * 1 + 2  # three heartbeats and a little
 LOST = ("FAILED", "lost", "lost")
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def runner(upstream: Upstream, store: Store, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mortal]:
     """A gateway that may be killed."""
     runner = Mortal(tmp_path_factory, upstream, REDIS_URL=store.url, HEARTBEAT_SEC=HEARTBEAT)

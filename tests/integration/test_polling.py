@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 AT_ONCE_SECONDS = 0.4  # one HTTP exchange on a busy machine
 LOOK_SECONDS = 0.25

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Exchange
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
-
 
 async def test_ready_while_the_upstream_answers(gateway: Gateway) -> None:
     """An upstream that answers /v1/models with 200 makes the gateway ready and alive."""

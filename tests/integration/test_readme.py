@@ -14,7 +14,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.support.pages import output
 from tests.support.process import ROOT
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from tests.support.model import EmbeddedModel
     from tests.support.store import Store
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
 README = (ROOT / "README.md").read_text()
 ADDRESS, MODEL = "http://127.0.0.1:11535", "qwen3:0.6b"
@@ -46,7 +45,7 @@ def here(example: str, gateway: Gateway, model: EmbeddedModel) -> str:
     return example.replace(ADDRESS, f"http://127.0.0.1:{gateway.port}").replace(MODEL, model.name)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def live(gateways: Launch, store: Store, model: EmbeddedModel) -> AsyncIterator[Gateway]:
     """A gateway in front of the real model."""
     gateway = await gateways(REDIS_URL=store.url, UPSTREAM_BASE=model.base)

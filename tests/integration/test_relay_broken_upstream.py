@@ -11,7 +11,6 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.support.outcome import DONE, failed, outcome
 from tests.support.ports import free_port, refusing_port
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Response
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m"}'
@@ -258,7 +256,7 @@ async def test_bytes_after_an_answer_are_not_taken_for_the_next(gateway: Gateway
     assert [(first.status, first.data), (second.status, second.data)] == [(200, b"ok"), (200, b"{}")]
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def impatient(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIterator[Gateway]:
     """A gateway that waits one second at most for a silent upstream."""
     gateway = await gateways(REDIS_URL=store.url, UPSTREAM_IDLE_TIMEOUT_SEC="1")

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     Leave = Callable[[Client], Awaitable[None]]
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m"}'

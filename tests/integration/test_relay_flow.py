@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.scripted import Exchange, Upstream
     from tests.support.wire import Field
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m"}'

@@ -10,8 +10,6 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.outcome import DONE, outcome
 from tests.support.streams import BODY, CHAT, HeldStream
 from tests.support.waiting import until
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Client, Field, Response
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 REPETITIONS = 20
 

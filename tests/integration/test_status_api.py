@@ -10,7 +10,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from tests.support.outcome import DONE, outcome
 from tests.support.schema import faults
@@ -19,22 +18,19 @@ from tests.support.waiting import next_millisecond, until
 from tests.support.wire import request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.conftest import Launch, NewStore
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 
 
-@pytest_asyncio.fixture(loop_scope="session", params=["store", "in-process"])
-async def fresh(request: pytest.FixtureRequest, launch: Launch, new_store: NewStore) -> AsyncIterator[Gateway]:
+@pytest.fixture(params=["store", "in-process"])
+async def fresh(request: pytest.FixtureRequest, launch: Launch, new_store: NewStore) -> Gateway:
     """A gateway without any task yet, once over a store of its own and once without a store."""
     settings = {"REDIS_URL": (await new_store()).url} if request.param == "store" else {}
-    yield await launch(**settings)
+    return await launch(**settings)
 
 
 async def make(gateway: Gateway, *task_ids: str) -> None:

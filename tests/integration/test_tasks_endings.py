@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 BODY = b'{"model":"m","stream":true}'
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

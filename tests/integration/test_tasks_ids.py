@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Field, Response
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 KEY = (b"Authorization", b"Bearer sk-of-the-ids-0123")

@@ -11,7 +11,6 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from tests.support.outcome import CLIENT_LEFT, DONE, failed, outcome
 from tests.support.scripted import EVENTS, JSON, Gated, answering, streaming
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Client, Field
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m","messages":[]}'
@@ -246,7 +244,7 @@ async def test_running_and_done_have_their_ttls(tracked: Gateway, upstream: Upst
     await client.close()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def beating(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIterator[Gateway]:
     """A gateway with a heartbeat each second and short lives for its documents."""
     gateway = await gateways(REDIS_URL=store.url, HEARTBEAT_SEC="1", TTL_RUNNING="60", TTL_DONE="600")

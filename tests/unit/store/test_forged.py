@@ -10,7 +10,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from gateway.store.interface import Written
 from gateway.store.redis import RedisStore
@@ -42,7 +41,7 @@ OURS = {"PENDING", "SUCCESS", "RUNNING", "lists", "expiry", "beats", "cancels", 
 LATER = 2_000
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def store(server: Server, patience: None) -> AsyncIterator[RedisStore]:
     """The store of one gateway process, on the empty server."""
     await server.client.flushall()

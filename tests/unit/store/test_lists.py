@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from gateway.store.interface import StoreError, Written
 from gateway.store.layout import LIST_PREFIX, list_names
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from tests.support.store import Store as Server
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def store(server: Server, patience: None, caplog: pytest.LogCaptureFixture) -> AsyncIterator[RedisStore]:
     """The store of one gateway process that has looked once, on the empty server."""
     await server.client.flushall()
@@ -36,7 +35,7 @@ async def store(server: Server, patience: None, caplog: pytest.LogCaptureFixture
     assert [record for record in caplog.get_records("call") if record.exc_info] == [], "a rebuild that broke"
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def other(server: Server, store: RedisStore) -> AsyncIterator[RedisStore]:
     """The same, of another process."""
     other = RedisStore(server.url, boot="boot-2", longest_ttl_seconds=3600)

@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from gateway.store.interface import Written, request_name
 from gateway.store.redis import RedisStore
@@ -34,7 +33,7 @@ IN_FLIGHT = [Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING]
 NO_ONE: tuple[str, ...] = ()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def client(server: Server, patience: None) -> AsyncIterator[NewClient]:
     """Makes stores of several gateway processes on the empty server."""
     await server.client.flushall()

@@ -8,7 +8,6 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 import uvloop
 from hiredis import ReplyError
 from redis._parsers.base import BaseParser
@@ -38,14 +37,14 @@ AT_ONCE_SECONDS = 0.3
 PING: Command = ("PING",)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def tap(server: Server) -> AsyncIterator[Tap]:
     """Stands between the pipeline and the server."""
     async with tapped(server.port) as tap:
         yield tap
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def pipeline(tap: Tap) -> AsyncIterator[Pipeline]:
     """A pipeline through the tap."""
     pipeline = Pipeline(tap.url)

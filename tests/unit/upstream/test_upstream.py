@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from gateway.errors import UpstreamBroken, UpstreamFailure, UpstreamTimeout, UpstreamUnavailable
 from gateway.upstream.connection import Connection, State
@@ -32,7 +31,7 @@ REQUEST = b"GET /v1/x HTTP/1.1\r\nhost: h\r\n\r\n"
 HELD_BYTES = 256 * 1024  # the contract's bound per stream
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def peer() -> AsyncIterator[Peer]:
     """A scripted server of one test's own."""
     peer = Peer()
@@ -41,7 +40,7 @@ async def peer() -> AsyncIterator[Peer]:
     await peer.stop()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def upstream(peer: Peer) -> AsyncIterator[Upstream]:
     """The pool under test."""
     upstream = Upstream("127.0.0.1", peer.port)
