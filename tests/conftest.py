@@ -96,7 +96,7 @@ async def upstream(scripted: Upstream) -> AsyncIterator[Upstream]:
 
 
 @pytest.fixture(scope="session")
-async def gateways(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Launch]:
+async def shared_gateways(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Launch]:
     """Starts each gateway once per session and per settings; its upstream is the scripted one."""
     running: dict[frozenset[tuple[str, str]], Gateway] = {}
 
@@ -111,6 +111,21 @@ async def gateways(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory)
     yield get
     for gateway in running.values():
         await gateway.stop()
+
+
+@pytest.fixture
+async def gateways(shared_gateways: Launch, upstream: Upstream) -> AsyncIterator[Launch]:
+    """The gateways that tests share; a test leaves no connection to those that it used, and no traceback."""
+    used: list[Gateway] = []
+
+    async def get(**settings: str) -> Gateway:
+        used.append(await shared_gateways(**settings))
+        return used[-1]
+
+    yield get
+    for gateway in used:
+        await gateway.close_clients()
+        gateway.check_log()
 
 
 @pytest.fixture
@@ -131,23 +146,15 @@ async def launch(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-async def tracked(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIterator[Gateway]:
+async def tracked(gateways: Launch, store: Store) -> Gateway:
     """A gateway with the session's store, default settings otherwise."""
-    gateway = await gateways(REDIS_URL=store.url)
-    yield gateway
-    await gateway.close_clients()
-    gateway.check_log()
+    return await gateways(REDIS_URL=store.url)
 
 
 @pytest.fixture(params=["store", "in-process"])
-async def gateway(
-    request: pytest.FixtureRequest, gateways: Launch, store: Store, upstream: Upstream
-) -> AsyncIterator[Gateway]:
+async def gateway(request: pytest.FixtureRequest, gateways: Launch, store: Store) -> Gateway:
     """A gateway once with a real store and once without any: what holds for both takes this one."""
-    gateway = await (gateways(REDIS_URL=store.url) if request.param == "store" else gateways())
-    yield gateway
-    await gateway.close_clients()
-    gateway.check_log()
+    return await (gateways(REDIS_URL=store.url) if request.param == "store" else gateways())
 
 
 @pytest.fixture

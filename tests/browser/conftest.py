@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from tests.conftest import Launch
     from tests.support.gateway import Gateway
-    from tests.support.scripted import Upstream
 
     NewPage = Callable[..., Awaitable[Watched]]
 
@@ -76,7 +75,7 @@ async def new_page(chromium: Browser, screenshots: Path) -> AsyncIterator[NewPag
 
 
 @pytest.fixture
-async def beating(gateways: Launch, upstream: Upstream) -> Gateway:
+async def beating(gateways: Launch) -> Gateway:
     """A gateway without a store, whose tasks renew their status often; tests share it."""
     return await gateways(HEARTBEAT_SEC="0.5")
 

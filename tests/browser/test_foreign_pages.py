@@ -46,7 +46,7 @@ async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
 
 
 @pytest.fixture
-async def target(gateways: Launch, upstream: Upstream) -> Gateway:
+async def target(gateways: Launch) -> Gateway:
     """The gateway that is tried; it has no store and no task."""
     return await gateways(GATEWAY_INSTANCE="tried-by-others")
 

@@ -8,7 +8,6 @@ from tests.support.crowded import CrowdedUpstream
 from tests.support.outcome import CLIENT_LEFT, outcome
 from tests.support.streams import BODY, CHAT
 from tests.support.waiting import until
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     from tests.conftest import Launch
@@ -23,8 +22,7 @@ RETRY_SECONDS = 5.0
 
 async def waiting(gateway: Gateway, crowded: CrowdedUpstream, task_id: str) -> Client:
     """A client whose request waits for a connection to Ollama."""
-    client = await gateway.connect()
-    await client.send(request("POST", CHAT, (b"X-Task-Id", task_id.encode()), body=BODY))
+    client = await gateway.send("POST", CHAT, (b"X-Task-Id", task_id.encode()), body=BODY)
     await until(crowded.is_waited_for, 2, "the gateway connects and has no answer")
     return client
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.support.outcome import outcome
-from tests.support.streams import HeldStream, stored_states
+from tests.support.streams import HeldStream, held, stored_states
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ async def test_it_buries_its_former_self(mortal: LaunchMortal, new_store: NewSto
     """What it had in flight is lost as soon as it is back, not three heartbeats later, and no one else is needed."""
     store = await new_store()
     gateway = await mortal(REDIS_URL=store.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS), GATEWAY_INSTANCE="phoenix")
-    streams = [HeldStream() for _ in range(STREAMS)]
-    for stream in streams:
-        await stream.begin(gateway, upstream)
+    streams = [await held(gateway, upstream) for _ in range(STREAMS)]
     ids = [stream.task_id for stream in streams]
     assert set((await stored_states(store, ids)).values()) == {"RUNNING"}
     await gateway.kill()

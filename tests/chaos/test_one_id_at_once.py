@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from tests.support.outcome import DONE, outcome
-from tests.support.scripted import JSON, Gated
+from tests.support.scripted import JSON
 from tests.support.streams import BODY, CHAT
 from tests.support.waiting import until
 
@@ -32,8 +32,7 @@ async def test_one_request_is_relayed(launch: Launch, upstream: Upstream, store:
 
 async def one_of_fifty_is_relayed(gateways: list[Gateway], upstream: Upstream, store: Store, task_id: str) -> None:
     """The rule, for one id."""
-    stream = Gated(JSON)
-    upstream.then(stream)
+    stream = upstream.gated(JSON)
     calls = len(upstream.exchanges)
     name = (b"X-Task-Id", task_id.encode())
     asked = [asyncio.ensure_future(gateways[n % 2].ask("POST", CHAT, name, body=BODY)) for n in range(REQUESTS)]

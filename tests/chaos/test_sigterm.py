@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.mortal import Mortal
 from tests.support.outcome import DONE, outcome
-from tests.support.streams import BODY, CHAT, WHOLE, HeldStream
+from tests.support.streams import BODY, CHAT, WHOLE, held
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -57,9 +57,7 @@ async def drain(scripted: Upstream, store: Store, tmp_path_factory: pytest.TempP
 
 
 async def _stopped(gateway: Mortal, upstream: Upstream, store: Store) -> Drain:
-    short, long = HeldStream(), HeldStream()
-    await short.begin(gateway, upstream)
-    await long.begin(gateway, upstream)
+    short, long = await held(gateway, upstream), await held(gateway, upstream)
     idle = await gateway.connect()
     assert (await idle.ask("POST", CHAT, body=BODY)).status == 200
 

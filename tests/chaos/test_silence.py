@@ -14,7 +14,6 @@ from tests.chaos.mortal import Mortal
 from tests.support.scripted import Gated
 from tests.support.streams import BODY, CHAT
 from tests.support.waiting import until
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     import pytest
@@ -45,8 +44,7 @@ async def silence(scripted: Upstream, store: Store, tmp_path_factory: pytest.Tem
     try:
         await gateway.start()
         scripted.then(Gated())
-        client = await gateway.connect()
-        await client.send(request("POST", CHAT, (b"X-Task-Id", TASK_ID.encode()), body=BODY))
+        client = await gateway.send("POST", CHAT, (b"X-Task-Id", TASK_ID.encode()), body=BODY)
         heard = asyncio.ensure_future(client.piece())
         seen = await _watched(store)
         seen.has_client_heard = heard.done()

@@ -14,7 +14,6 @@ from tests.conftest import started_store
 from tests.support.process import ROOT
 from tests.support.scripted import Gated
 from tests.support.waiting import until
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -70,8 +69,7 @@ async def test_both_versions_run_beside_each_other(
             assert (await old.ask("GET", "/v1/models", (b"X-Task-Id", b"old-%d" % n))).status == 200
         held = Gated()
         scripted.scripts.append(held)
-        running = await old.connect()
-        await running.send(request("POST", "/v1/chat/completions", (b"X-Task-Id", b"running"), body=b"{}"))
+        running = await old.send("POST", "/v1/chat/completions", (b"X-Task-Id", b"running"), body=b"{}")
         held.head()
         assert (await running.head()).status == 200
         await new.start()

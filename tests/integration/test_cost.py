@@ -118,8 +118,7 @@ async def test_a_piece_costs_no_more(counted: Counted, upstream: Upstream) -> No
     client = await counted.connect()
 
     async def streamed(pieces: int) -> Cost:
-        script = Gated()
-        upstream.then(script)
+        script = upstream.gated()
         return await counted.cost_of(lambda: stream(client, script, pieces))
 
     await streamed(10)

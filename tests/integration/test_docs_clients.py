@@ -21,14 +21,12 @@ from tests.support.pages import blocks, here, output, page, the_block
 from tests.support.scripted import streaming
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.model import EmbeddedModel
     from tests.support.scripted import Upstream
-    from tests.support.store import Store
 
     Install = Callable[..., Awaitable[Path]]
 
@@ -41,14 +39,6 @@ PIECE = (
 FINISH = PIECE % b'{},"finish_reason":"stop"'
 PIECE %= b'{"role":"assistant","content":"red"},"finish_reason":null'
 JAVASCRIPT, LANGCHAIN = "openai@6.49.0", "langchain-openai==1.7.3"
-
-
-@pytest.fixture
-async def live(gateways: Launch, store: Store, model: EmbeddedModel) -> AsyncIterator[Gateway]:
-    """A gateway in front of the real model."""
-    gateway = await gateways(REDIS_URL=store.url, UPSTREAM_BASE=model.base)
-    yield gateway
-    gateway.check_log()
 
 
 def needed(program: str) -> str:

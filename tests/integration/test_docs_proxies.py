@@ -121,11 +121,9 @@ class Nginx:
 
 
 @pytest.fixture
-async def behind(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIterator[Gateway]:
+async def behind(gateways: Launch, store: Store) -> Gateway:
     """The gateway behind it, which knows the name."""
-    gateway = await gateways(REDIS_URL=store.url, ALLOWED_HOSTS=NAME)
-    yield gateway
-    gateway.check_log()
+    return await gateways(REDIS_URL=store.url, ALLOWED_HOSTS=NAME)
 
 
 @pytest.fixture
@@ -156,8 +154,7 @@ async def test_pieces_arrive_one_by_one(
     front: Front, behind: Gateway, upstream: Upstream, fresh_id: str, kind: Field
 ) -> None:
     """Each piece is with the client before the next one is sent, of an event stream and of any other answer."""
-    stream = Gated(kind)
-    upstream.then(stream)
+    stream = upstream.gated(kind)
     client = await (await front()).ask(fresh_id)
     stream.head()
     head = await within(30, client.head(), "the head, before any piece")
@@ -175,8 +172,7 @@ async def test_pieces_arrive_one_by_one(
 
 async def test_a_long_silence_is_waited_for(front: Front, behind: Gateway, upstream: Upstream, fresh_id: str) -> None:
     """A model that loads for longer than nginx waits by itself is answered all the same."""
-    stream = Gated()
-    upstream.then(stream)
+    stream = upstream.gated()
     client = await (await front()).ask(fresh_id)
     await elapse(2.5 * SILENCE_SECONDS, time.monotonic(), "nginx's own limit is over")
     stream.head()
@@ -201,8 +197,7 @@ async def test_who_leaves_stops_ollama(
     front: Front, behind: Gateway, upstream: Upstream, fresh_id: str, leaves_by: str
 ) -> None:
     """A client that closes, or only its sending side, ends its task through nginx, too."""
-    stream = Gated()
-    upstream.then(stream)
+    stream = upstream.gated()
     client = await (await front()).ask(fresh_id)
     stream.head()
     await within(30, client.head(), "the head")

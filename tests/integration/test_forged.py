@@ -18,7 +18,6 @@ from tests.support.forged import FIELDS, KINDS, LISTS, all_documents, document, 
 from tests.support.scripted import Gated
 from tests.support.store import DOCUMENTS
 from tests.support.waiting import until
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -91,8 +90,7 @@ async def test_their_ids_can_be_used(gateway: Gateway) -> None:
 async def test_one_over_a_running_task_is_replaced(gateway: Gateway, forged: Store, upstream: Upstream) -> None:
     """Whatever is put in a running task's place, the next heartbeat or read puts its status back."""
     upstream.then(stream := Gated())
-    client = await gateway.connect()
-    await client.send(request("POST", CHAT, (b"X-Task-Id", b"run"), body=b"{}"))
+    client = await gateway.send("POST", CHAT, (b"X-Task-Id", b"run"), body=b"{}")
     stream.head()
     await client.head()
     for field in FIELDS:

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from tests.support.pages import output
 from tests.support.process import ROOT
-from tests.support.scripted import JSON, Gated, answering, sending, streaming
+from tests.support.scripted import JSON, answering, sending, streaming
 from tests.support.waiting import until, within
 from tests.support.wire import chunk, request
 
@@ -114,10 +114,8 @@ async def converse(gateway: Gateway, upstream: Upstream) -> bytes:
 async def end_from_outside(gateway: Gateway, upstream: Upstream) -> None:
     """One conversation is cancelled, from another the client leaves; one stays in flight."""
     for task_id in ("cancelled", "client_disconnect", "in-flight"):
-        stream = Gated()
-        upstream.then(stream)
-        client = await gateway.connect()
-        await client.send(request("POST", CHAT, GIVEN, *OTHERS, named(task_id), body=BODY))
+        stream = upstream.gated()
+        client = await gateway.send("POST", CHAT, GIVEN, *OTHERS, named(task_id), body=BODY)
         stream.head()
         stream.piece(DELTA)
         await within(30, client.up_to(ANSWER.encode()), "the answer begins")

@@ -19,10 +19,8 @@ from tests.support.outcome import CLIENT_LEFT, DONE, failed, outcome
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.model import EmbeddedModel
-    from tests.support.store import Store
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -43,15 +41,6 @@ TOOLS: list[Any] = [
         },
     }
 ]
-
-
-@pytest.fixture
-async def live(gateways: Launch, store: Store, model: EmbeddedModel) -> AsyncIterator[Gateway]:
-    """A gateway in front of the real model."""
-    gateway = await gateways(REDIS_URL=store.url, UPSTREAM_BASE=model.base)
-    yield gateway
-    await gateway.close_clients()
-    gateway.check_log()
 
 
 @pytest.fixture

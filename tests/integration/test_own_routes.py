@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
@@ -30,12 +28,9 @@ ERRORS = [
 
 
 @pytest.fixture
-async def gateway(gateways: Launch, upstream: Upstream) -> AsyncIterator[Gateway]:
+async def gateway(gateways: Launch) -> Gateway:
     """A gateway with keys that has no task."""
-    gateway = await gateways(GATEWAY_API_KEYS=f"admin:{KEY[1].decode()}", GATEWAY_INSTANCE="own-routes")
-    yield gateway
-    await gateway.close_clients()
-    gateway.check_log()
+    return await gateways(GATEWAY_API_KEYS=f"admin:{KEY[1].decode()}", GATEWAY_INSTANCE="own-routes")
 
 
 async def described(gateway: Gateway) -> list[str]:

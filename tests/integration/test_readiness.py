@@ -17,7 +17,6 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from tests.conftest import Launch, NewStore
     from tests.support.gateway import Gateway
-    from tests.support.scripted import Exchange
 
 
 async def test_ready_while_the_upstream_answers(gateway: Gateway) -> None:
@@ -45,11 +44,7 @@ async def test_not_ready_while_the_upstream_is_unwell(launch: Launch, upstream: 
 
 async def test_not_ready_while_the_upstream_hangs(launch: Launch, upstream: Upstream) -> None:
     """An upstream that accepts and says nothing is not ready, and the answer comes within 5 s."""
-
-    async def script(exchange: Exchange) -> None:
-        await exchange.closed.wait()
-
-    upstream.models = script
+    upstream.models = sending(then="wait")
     gateway = await launch()
     assert (await gateway.http.get("/readyz", timeout=5)).status_code == 503
 

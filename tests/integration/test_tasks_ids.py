@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
-from tests.support.scripted import Gated, answering, sending
+from tests.support.scripted import answering, sending
 from tests.support.store import DOCUMENTS
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     from tests.conftest import Launch
@@ -115,7 +114,6 @@ async def test_a_refused_request_leaves_its_connection_usable(tracked: Gateway, 
     refused = await client.ask("POST", CHAT, (b"X-Task-Id", b"a b"), body=b"x" * 1000)
     assert refused.status == 400
     assert (await client.ask("POST", CHAT, body=b"{}")).status == 200
-    await client.close()
 
 
 REFUSED: list[tuple[int, str, str, list[Field], bytes]] = [
@@ -141,7 +139,6 @@ async def test_a_refusal_names_the_task_that_was_asked_for(
     for odd in ([(b"X-Task-Id", b"a b")], [(b"X-Task-Id", b"a")] * 2, [(b"X-Task-Id", b"")], []):
         assert (await gateway.ask(method, target, *fields, *odd, body=body)).head.all("x-task-id") == []
     assert upstream.exchanges == []
-    await gateway.close_clients()
 
 
 @pytest.mark.parametrize("retries", [0, 2])
@@ -149,10 +146,8 @@ async def test_openais_client_does_not_repeat_a_409(
     gateway: Gateway, upstream: Upstream, fresh_id: str, retries: int
 ) -> None:
     """An id in flight stays so while the client waits: the answer says not to try again, and names the id."""
-    first = Gated()
-    upstream.then(first)
-    running = await gateway.connect()
-    await running.send(request("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=b"{}"))
+    upstream.gated()
+    await gateway.send("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=b"{}")
     await upstream.exchange()
     asked: list[Any] = []
 

@@ -77,8 +77,7 @@ async def ask(tracked: Gateway) -> Ask:
 @pytest.fixture
 async def stream(tracked: Gateway, upstream: Upstream, fresh_id: str) -> AsyncIterator[Gated]:
     """A task in flight, its id `fresh_id`, that the test ends or leaves to the fixture."""
-    gated = Gated()
-    upstream.then(gated)
+    gated = upstream.gated()
     gated.head()
     fields = [(b"X-Task-Id", fresh_id.encode()), (b"Content-Length", b"0")]
     client = asyncio.create_task(tracked.ask("POST", CHAT, *fields))
