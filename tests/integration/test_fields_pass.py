@@ -6,6 +6,7 @@ Contract sections 2.2 and 3.1; issue 4, items 3 and 5. tests/integration/test_re
 from __future__ import annotations
 
 import asyncio
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,12 +43,16 @@ STOPS: list[Field] = [
     (b"Cookie", b"nominated=1"),
 ]
 PASSES: list[Field] = [
-    (b"Accept", b"a"), (b"X-Twice", b"1"), (b"Via", b"1.1 before"), (b"X-Onerous", b""), (b"X-Twice", b"1"),
-    (b"Forwarded", b"for=_x"), (b"Cache-Control", b"no-store"), (b"Keep-Alive-X", b"1"), (b"ACCEPT", b"b"),
-    (b"Xproxy-A", b"1"), (b"Content-Language", b"de"), (b"X-Latin", b"caf\xe9"), (b"x-twice", b"2"),
-    (b"Warning", b"199 - x"), (b"Pragma", b"no-cache"),
+    (b"Authorization", b"Bearer sk-test"), (b"Accept", b"a"), (b"X-Twice", b"1"), (b"Via", b"1.1 before"),
+    (b"X-Onerous", b""), (b"X-Twice", b"1"), (b"Forwarded", b"for=_x"), (b"Cache-Control", b"no-store"),
+    (b"Keep-Alive-X", b"1"), (b"ACCEPT", b"b"), (b"Xproxy-A", b"1"), (b"Content-Language", b"de"),
+    (b"X-Latin", b"caf\xe9"), (b"x-twice", b"2"), (b"Warning", b"199 - x"), (b"Pragma", b"no-cache"),
 ]  # fmt: skip
-MIXED = [field for pair in zip(STOPS, PASSES, strict=True) for field in pair]
+OURS = [
+    (b"X-Task-Id", b"hop-by-hop-task"), (b"Access-Control-Request-Headers", b"x-a"),
+    (b"Access-Control-Request-Private-Network", b"true"),
+]  # fmt: skip
+MIXED = [field for pair in zip_longest(STOPS, PASSES) for field in pair if field]
 EXPECTED = [(name.lower(), value) for name, value in PASSES]
 
 
@@ -58,8 +63,11 @@ async def test_there_are_fifteen() -> None:
 
 
 async def test_fifteen_fields_stop_on_the_way_in(gateway: Gateway, upstream: Upstream) -> None:
-    """None of fifteen hop-by-hop and nominated request fields passes; all others do, in order, with duplicates."""
-    answer = await gateway.ask("GET", CHAT, *MIXED)
+    """None of fifteen hop-by-hop and nominated request fields passes, nor what is meant for the gateway.
+
+    All others do, in order, with duplicates, and none of the gateway's own is added.
+    """
+    answer = await gateway.ask("GET", CHAT, *OURS, *MIXED)
     assert answer.status == 200
     assert upstream.exchanges[0].head.lowered == [(b"host", b"127.0.0.1:%d" % upstream.port), *EXPECTED]
 
