@@ -97,10 +97,3 @@ async def test_an_ended_task_is_unchanged(pair: Pair, upstream: Upstream, store:
     answer = await cancel(called, task_id)
     assert (answer.status_code, answer.text) == (200, before)
     assert await store.raw(task_id) == before
-
-
-async def test_an_unknown_task_is_not_found(pair: Pair) -> None:
-    """What no one knows cannot be cancelled: 404."""
-    answer = await cancel(pair[1], "unknown-knows-this-one")
-    assert answer.status_code == 404
-    assert "detail" in answer.json()

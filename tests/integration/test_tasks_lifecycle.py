@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.outcome import CLIENT_LEFT, DONE, failed, outcome
 from tests.support.scripted import EVENTS, JSON, Gated, answering, sending, streaming
+from tests.support.streams import held
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m","messages":[]}'
+SHORT = {"HEARTBEAT_SEC": "1", "TTL_RUNNING": "60", "TTL_DONE": "600"}
 
 KEYS: dict[str, type | tuple[type, ...]] = {
     "version": str,
@@ -218,36 +220,23 @@ async def test_bytes_are_counted_both_ways(gateway: Gateway, upstream: Upstream,
     assert (extensions["request_bytes"], extensions["response_bytes"]) == (5, 24)
 
 
-async def test_running_and_done_have_their_ttls(tracked: Gateway, upstream: Upstream, store: Store) -> None:
-    """By default a running task's key lives 3600 s, a finished one's 86400 s."""
-    stream = upstream.gated()
-    client = await tracked.send("POST", CHAT, body=BODY)
-    stream.head()
-    task_id = (await client.head()).task_id
-    assert 3595 <= await store.ttl(task_id) <= 3600
-    stream.piece(b"data: [DONE]\n\n")
-    await client.up_to(b"[DONE]")
-    assert 86395 <= await store.ttl(task_id) <= 86400
-    stream.end()
+@pytest.mark.parametrize(("settings", "running", "done"), [({}, 3600, 86400), (SHORT, 60, 600)])
+async def test_running_and_done_have_their_ttls(
+    gateways: Launch, upstream: Upstream, store: Store, settings: dict[str, str], running: int, done: int
+) -> None:
+    """A running task's key lives TTL_RUNNING, 3600 s by default, a finished one's TTL_DONE, 86400 s by default."""
+    stream = await held(await gateways(REDIS_URL=store.url, **settings), upstream)
+    assert running - 5 <= await store.ttl(stream.task_id) <= running
+    stream.script.piece(b"data: [DONE]\n\n")
+    await stream.client.up_to(b"[DONE]")
+    assert done - 5 <= await store.ttl(stream.task_id) <= done
+    stream.script.end()
 
 
 @pytest.fixture
 async def beating(gateways: Launch, store: Store) -> Gateway:
     """A gateway with a heartbeat each second and short lives for its documents."""
-    return await gateways(REDIS_URL=store.url, HEARTBEAT_SEC="1", TTL_RUNNING="60", TTL_DONE="600")
-
-
-async def test_the_ttls_are_settings(beating: Gateway, upstream: Upstream, store: Store) -> None:
-    """TTL_RUNNING and TTL_DONE are what the keys get."""
-    stream = upstream.gated()
-    client = await beating.send("POST", CHAT, body=BODY)
-    stream.head()
-    task_id = (await client.head()).task_id
-    assert 55 <= await store.ttl(task_id) <= 60
-    stream.piece(b"data: [DONE]\n\n")
-    await client.up_to(b"[DONE]")
-    assert 595 <= await store.ttl(task_id) <= 600
-    stream.end()
+    return await gateways(REDIS_URL=store.url, **SHORT)
 
 
 async def test_the_heartbeat_moves_the_timestamp_only(
