@@ -91,20 +91,12 @@ async def test_the_health_routes_need_no_key(keyed: Gateway, target: str) -> Non
 
 
 WRONG: list[list[Field]] = [
-    [bearer("sk-unknown-0123456789")],
-    [bearer(ALICE[:-1])],
-    [bearer(ALICE + "x")],
-    [bearer(ALICE.upper())],
-    [bearer(f"alice:{ALICE}")],
-    [bearer("")],
-    [(b"Authorization", ALICE.encode())],
-    [(b"Authorization", f"Basic {ALICE}".encode())],
-    [(b"X-Api-Key", f"Bearer {ALICE}".encode())],
-    [bearer(ALICE), bearer(ALICE)],
-    [bearer(ALICE), bearer("other")],
-    [(b"Cookie", f"key={ALICE}".encode())],
+    [bearer("sk-unknown-0123456789")], [bearer(ALICE[:-1])], [bearer(ALICE + "x")], [bearer(ALICE.upper())],
+    [bearer(f"alice:{ALICE}")], [bearer("")], [(b"Authorization", ALICE.encode())],
+    [(b"Authorization", f"Basic {ALICE}".encode())], [(b"X-Api-Key", f"Bearer {ALICE}".encode())],
+    [bearer(ALICE), bearer(ALICE)], [bearer(ALICE), bearer("other")], [(b"Cookie", f"key={ALICE}".encode())],
     [(b"Proxy-Authorization", f"Bearer {ALICE}".encode())],
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("fields", WRONG, ids=range(len(WRONG)))

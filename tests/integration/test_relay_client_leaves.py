@@ -5,7 +5,6 @@ Contract section 3.4 and acceptance 5: in every phase, streaming or not, by FIN,
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -93,29 +92,6 @@ async def test_leaving_while_uploading_closes_the_upstream(
     await within(1, got.closed.wait(), "the upstream is closed")
     assert not got.body.complete
     assert outcome(await gateway.ended(fresh_id, seconds=1)) == CLIENT_LEFT
-
-
-async def test_leaving_while_the_upstream_does_not_read(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
-    """A client that resets inside a stalled upload is noticed once the upstream reads on, if not before."""
-
-    gone = asyncio.Event()
-
-    async def script(exchange: Exchange) -> None:
-        exchange.stop_reading()
-        await within(30, gone.wait(), "the client left")
-        exchange.go_on_reading()
-        await exchange.read()
-
-    upstream.then(script)
-    client = await gateway.connect()
-    lines = request("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), (b"Content-Length", b"100000000"))
-    client.writer.write(lines + bytes(30_000_000))
-    got = await upstream.exchange()
-    client.reset()
-    gone.set()
-    await within(1, got.closed.wait(), "the upstream is closed")
-    assert outcome(await gateway.ended(fresh_id, seconds=1)) == CLIENT_LEFT
-    assert not got.body.complete
 
 
 async def test_leaving_after_the_last_byte_is_no_failure(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
