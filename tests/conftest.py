@@ -2,8 +2,7 @@
 
 Processes are dear on a small machine, so gateways with the same settings are started once per session and
 every test looks at fresh task ids. A test that needs its own process or store takes `launch` or `new_store`.
-All async fixtures live on the session's event loop, so their test files carry
-`pytestmark = pytest.mark.asyncio(loop_scope="session")`.
+All async fixtures and tests run on the session's event loop (pyproject.toml).
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-import pytest_asyncio
 
 from tests.support.gateway import Gateway
 from tests.support.model import EmbeddedModel
@@ -51,7 +49,7 @@ async def started_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest.fixture(scope="session")
 async def store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Store]:
     """The session's store."""
     store = await started_store(tmp_path_factory)
@@ -59,7 +57,7 @@ async def store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Store
     await store.close()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def new_store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NewStore]:
     """Starts stores that belong to one test."""
     stores: list[Store] = []
@@ -81,7 +79,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"gateway.store.{module}.CONNECT_TIMEOUT_SECONDS", GUARD_SECONDS)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest.fixture(scope="session")
 async def scripted() -> AsyncIterator[Upstream]:
     """The session's scripted upstream; tests take `upstream`."""
     upstream = Upstream()
@@ -90,15 +88,15 @@ async def scripted() -> AsyncIterator[Upstream]:
     await upstream.stop()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def upstream(scripted: Upstream) -> AsyncIterator[Upstream]:
     """The scripted upstream with nothing queued and nothing recorded."""
     yield scripted
     await scripted.forget()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def gateways(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Launch]:
+@pytest.fixture(scope="session")
+async def shared_gateways(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Launch]:
     """Starts each gateway once per session and per settings; its upstream is the scripted one."""
     running: dict[frozenset[tuple[str, str]], Gateway] = {}
 
@@ -115,7 +113,22 @@ async def gateways(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory)
         await gateway.stop()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
+async def gateways(shared_gateways: Launch, upstream: Upstream) -> AsyncIterator[Launch]:
+    """The gateways that tests share; a test leaves no connection to those that it used, and no traceback."""
+    used: list[Gateway] = []
+
+    async def get(**settings: str) -> Gateway:
+        used.append(await shared_gateways(**settings))
+        return used[-1]
+
+    yield get
+    for gateway in used:
+        await gateway.close_clients()
+        gateway.check_log()
+
+
+@pytest.fixture
 async def launch(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Launch]:
     """Starts gateways that belong to one test; each has to end cleanly."""
     running: list[Gateway] = []
@@ -132,24 +145,16 @@ async def launch(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -
         await gateway.stop()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def tracked(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIterator[Gateway]:
+@pytest.fixture
+async def tracked(gateways: Launch, store: Store) -> Gateway:
     """A gateway with the session's store, default settings otherwise."""
-    gateway = await gateways(REDIS_URL=store.url)
-    yield gateway
-    await gateway.close_clients()
-    gateway.check_log()
+    return await gateways(REDIS_URL=store.url)
 
 
-@pytest_asyncio.fixture(loop_scope="session", params=["store", "in-process"])
-async def gateway(
-    request: pytest.FixtureRequest, gateways: Launch, store: Store, upstream: Upstream
-) -> AsyncIterator[Gateway]:
+@pytest.fixture(params=["store", "in-process"])
+async def gateway(request: pytest.FixtureRequest, gateways: Launch, store: Store) -> Gateway:
     """A gateway once with a real store and once without any: what holds for both takes this one."""
-    gateway = await (gateways(REDIS_URL=store.url) if request.param == "store" else gateways())
-    yield gateway
-    await gateway.close_clients()
-    gateway.check_log()
+    return await (gateways(REDIS_URL=store.url) if request.param == "store" else gateways())
 
 
 @pytest.fixture
@@ -158,7 +163,7 @@ def fresh_id() -> str:
     return f"test-{uuid.uuid4()}"
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest.fixture(scope="session")
 async def model(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedModel]:
     """The real model behind `embedded/ollama`, loaded once per session."""
     model = EmbeddedModel(tmp_path_factory.mktemp("model") / "ollama.log")

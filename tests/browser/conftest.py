@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 from playwright.async_api import async_playwright, expect
 
 from tests.browser.watched import Watched
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
     from tests.conftest import Launch
     from tests.support.gateway import Gateway
-    from tests.support.scripted import Upstream
 
     NewPage = Callable[..., Awaitable[Watched]]
 
@@ -32,7 +30,7 @@ DESKTOP = {"width": 1280, "height": 900}
 expect.set_options(timeout=8000)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest.fixture(scope="session")
 async def chromium() -> AsyncIterator[Browser]:
     """The browser; as root it runs without its sandbox, which root cannot have."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -56,7 +54,7 @@ def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def new_page(chromium: Browser, screenshots: Path) -> AsyncIterator[NewPage]:
     """Makes pages that look at a gateway; each is checked at the end."""
     pages: list[Watched] = []
@@ -76,13 +74,13 @@ async def new_page(chromium: Browser, screenshots: Path) -> AsyncIterator[NewPag
         page.check()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def beating(gateways: Launch, upstream: Upstream) -> Gateway:
+@pytest.fixture
+async def beating(gateways: Launch) -> Gateway:
     """A gateway without a store, whose tasks renew their status often; tests share it."""
     return await gateways(HEARTBEAT_SEC="0.5")
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def page(beating: Gateway, new_page: NewPage) -> Watched:
     """A page that looks at it, not loaded yet."""
     return await new_page(beating)

@@ -6,7 +6,6 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 from playwright.async_api import expect
 
 if TYPE_CHECKING:
@@ -18,13 +17,12 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ALICE, BOB, ADMIN = "key-of-alice", "key-of-bob", "key-of-admin"
 CHAT = "/v1/chat/completions"
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def locked(launch: Launch) -> Gateway:
     """A gateway with three keys, and a task of Alice's and one of Bob's."""
     gateway = await launch(GATEWAY_API_KEYS=f"alice:{ALICE},bob:{BOB},admin:{ADMIN}")
@@ -33,7 +31,7 @@ async def locked(launch: Launch) -> Gateway:
     return gateway
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def page(locked: Gateway, new_page: NewPage) -> Watched:
     """A page that looks at it."""
     return await new_page(locked)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import pytest
 from playwright.async_api import expect
 
 from tests.support.gateway import COMMAND
 from tests.support.ports import refusing_port
 from tests.support.process import kill, spawn
-from tests.support.scripted import JSON, Gated, Upstream, answering
-from tests.support.wire import request
+from tests.support.scripted import JSON, Upstream, answering
 
 if TYPE_CHECKING:
     from tests.browser.conftest import NewPage
     from tests.conftest import Launch, NewStore
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 REFUSED = "net::ERR_CONNECTION_REFUSED"
@@ -115,10 +112,8 @@ async def test_the_gateway_goes_and_comes_back(launch: Launch, upstream: Upstrea
 async def test_a_gateway_that_stops_says_so(launch: Launch, upstream: Upstream, new_page: NewPage) -> None:
     """While it waits for its last tasks, the page says that it takes no new ones."""
     gateway = await launch()
-    gated = Gated()
-    upstream.then(gated)
-    client = await gateway.connect()
-    await client.send(request("POST", CHAT, (b"X-Task-Id", b"last"), body=b"{}"))
+    gated = upstream.gated()
+    await gateway.send("POST", CHAT, (b"X-Task-Id", b"last"), body=b"{}")
     page = await new_page(gateway)
     await page.open("/", "503", REFUSED)
     await expect(page.row("in-flight", "last")).to_be_visible()

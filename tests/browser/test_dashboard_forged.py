@@ -6,8 +6,6 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 from gateway.tasks.document import fields_of
 from gateway.tasks.task import Stage
 from tests.support.forged import all_documents, document, forge_document
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from tests.browser.conftest import NewPage
     from tests.conftest import Launch, NewStore
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CREATED_MS = int(time.time() * 1000) - 60_000
 FORGED = dict(all_documents(CREATED_MS))

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 if TYPE_CHECKING:
     from tests.browser.watched import Watched
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 # A gateway with `total` tasks, `perTurn` of which come before each list; the page asks `turns` times.
 SIMULATE = """

@@ -121,10 +121,8 @@ CONTRAST = """
 async def show_a_stream(page: Watched, gateway: Gateway, upstream: Upstream, task_id: str) -> None:
     """A page that shows a running stream and an ended task."""
     await gateway.ask("POST", "/v1/embeddings", body=b"{}")
-    gated = Gated()
-    upstream.then(gated)
-    client = await gateway.connect()
-    await client.send(request("POST", "/v1/chat/completions", (b"X-Task-Id", task_id.encode()), body=b"{}"))
+    gated = upstream.gated()
+    await gateway.send("POST", "/v1/chat/completions", (b"X-Task-Id", task_id.encode()), body=b"{}")
     gated.head()
     gated.piece(b"data: " + b"x" * 70_000)
     await page.open()

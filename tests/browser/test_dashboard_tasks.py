@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.wire import Client
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 CANCELLED = ("FAILED", "cancelled", "cancelled")
@@ -35,9 +34,7 @@ STAGE, AGE, FIRST_BYTE, BYTES, HEARTBEAT = 1, 2, 3, 4, 5
 
 async def start(gateway: Gateway, task_id: str, target: str = CHAT) -> Client:
     """Send a request and leave its answer unread."""
-    client = await gateway.connect()
-    await client.send(request("POST", target, (b"X-Task-Id", task_id.encode()), body=b"{}"))
-    return client
+    return await gateway.send("POST", target, (b"X-Task-Id", task_id.encode()), body=b"{}")
 
 
 async def run(gateway: Gateway, task_id: str, target: str = CHAT) -> None:
@@ -63,8 +60,7 @@ async def test_a_live_stream_appears_moves_and_ends(
 ) -> None:
     """A stream is in flight while it runs, and its bytes and age go on; at its end it is a recent one."""
     await page.open()
-    gated = Gated()
-    upstream.then(gated)
+    gated = upstream.gated()
     await start(beating, fresh_id)
     row = page.row("in-flight", fresh_id)
     cells = row.locator("td")
@@ -121,8 +117,7 @@ async def test_a_task_is_cancelled_when_asked_twice(
 ) -> None:
     """The first press asks, `Keep` takes it back, the second one closes the connection to Ollama and fails the task."""
     await page.open()
-    gated = Gated()
-    upstream.then(gated)
+    upstream.gated()
     await start(beating, fresh_id)
     row = page.row("in-flight", fresh_id)
     await row.get_by_text("Cancel", exact=True).click()
@@ -143,8 +138,7 @@ async def test_a_task_is_cancelled_when_asked_twice(
 
 async def test_the_keyboard_suffices(page: Watched, beating: Gateway, upstream: Upstream, fresh_id: str) -> None:
     """Tab comes by everything in the order of the page; Enter opens a task and cancels it, Escape goes back."""
-    gated = Gated()
-    upstream.then(gated)
+    upstream.gated()
     await start(beating, fresh_id)
     await page.open()
     await page.shows("#in-flight", fresh_id)
@@ -205,8 +199,7 @@ async def test_hostile_texts_are_texts(page: Watched, beating: Gateway, upstream
     upstream.default = answering(200, JSON, body=f'{{"answer": "{image}"}}'.encode())
     for number, target in enumerate(targets):
         await run(beating, f"{fresh_id}-{number}", target)
-    gated = Gated()
-    upstream.then(gated)
+    upstream.gated()
     await start(beating, f"{fresh_id}-running", targets[1])
     refused = await beating.http.post("/v1/embeddings", headers={"X-Task-Id": image})
     assert refused.status_code == 400
@@ -275,8 +268,7 @@ async def test_older_pages_can_be_walked(launch: Launch, new_page: NewPage) -> N
 
 async def test_a_task_is_found_by_its_id(page: Watched, beating: Gateway, upstream: Upstream, fresh_id: str) -> None:
     """An exact id opens its document, which follows the task by itself; an unknown one is told to be unknown."""
-    gated = Gated(EVENTS)
-    upstream.then(gated)
+    gated = upstream.gated(EVENTS)
     await start(beating, fresh_id)
     await page.open("/", "404")
     await page["#search-id"].fill("unknown")

@@ -9,7 +9,6 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 from playwright.async_api import expect
 
 from tests.browser.foreign import LEAVING, MARKUP, ForeignSite, foreign_site
@@ -25,20 +24,19 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 # Another site, and the gateway's own with another port.
 HOSTS = ["evil.localhost", "127.0.0.1"]
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def site() -> AsyncIterator[ForeignSite]:
     """The other site's server."""
     async with foreign_site() as found:
         yield found
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
     """A browser that has stored nothing."""
     found = await chromium.new_context()
@@ -47,8 +45,8 @@ async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
     await found.close()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def target(gateways: Launch, upstream: Upstream) -> Gateway:
+@pytest.fixture
+async def target(gateways: Launch) -> Gateway:
     """The gateway that is tried; it has no store and no task."""
     return await gateways(GATEWAY_INSTANCE="tried-by-others")
 

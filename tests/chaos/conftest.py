@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.chaos.mortal import Mortal
 from tests.chaos.rules import StoreFaultRules, is_quick
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 TRIALS = 3
 
 
-@pytest_asyncio.fixture(scope="class", loop_scope="session")
+@pytest.fixture(scope="class")
 async def trials(
     request: pytest.FixtureRequest, scripted: Upstream, tmp_path_factory: pytest.TempPathFactory
 ) -> list[Trial]:
@@ -50,7 +49,7 @@ async def _tried(rules: type[StoreFaultRules], upstream: Upstream, paths: pytest
     return trial
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def mortal(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LaunchMortal]:
     """Starts gateways that a test may kill or pause; those that still run are killed at its end."""
     gateways: list[Mortal] = []

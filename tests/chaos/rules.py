@@ -1,4 +1,4 @@
-"""Owns what holds in every failure of the store, one rule per test; a file names its fault and inherits them.
+"""Owns what holds in every failure of the store, one rule per test; test_store_faults.py has a class for each fault.
 
 The two rules on delays compare with requests through the same gateway while its store was well, and take the best of
 up to three trials, for the machine has other work, too. All other rules hold for each trial.

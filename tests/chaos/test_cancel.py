@@ -6,45 +6,37 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.chaos.load import relay
 from tests.support.outcome import outcome
-from tests.support.streams import HeldStream, cancel
+from tests.support.streams import HeldStream, cancel, held
 from tests.support.waiting import within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CLOSED_SECONDS = 1.0  # on the same instance, and with a heartbeat of as much on another one, too
 CANCELLED = ("FAILED", "cancelled", "cancelled")
 Pair = tuple["Gateway", "Gateway"]  # who runs the task, and who is called
 
 
-@pytest_asyncio.fixture(loop_scope="session", params=["the same gateway", "another gateway"])
-async def pair(request: pytest.FixtureRequest, gateways: Launch, store: Store) -> AsyncIterator[Pair]:
+@pytest.fixture(params=["the same gateway", "another gateway"])
+async def pair(request: pytest.FixtureRequest, gateways: Launch, store: Store) -> Pair:
     """The gateway that runs the task and the one that is called."""
     settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": "1"}
     runner = await gateways(**settings, GATEWAY_INSTANCE="runner")
     called = runner if request.param == "the same gateway" else await gateways(**settings, GATEWAY_INSTANCE="other")
-    yield runner, called
-    for gateway in (runner, called):
-        await gateway.close_clients()
-        gateway.check_log()
+    return runner, called
 
 
 async def test_it_closes_the_upstream(pair: Pair, upstream: Upstream) -> None:
     """The upstream's connection is closed within a second of the call, which is what makes Ollama stop."""
     runner, called = pair
-    stream = HeldStream()
-    await stream.begin(runner, upstream)
+    stream = await held(runner, upstream)
     calling = asyncio.ensure_future(cancel(called, stream.task_id))
     await within(CLOSED_SECONDS, stream.exchange.closed.wait(), "the upstream's connection is closed")
     await calling
@@ -53,8 +45,7 @@ async def test_it_closes_the_upstream(pair: Pair, upstream: Upstream) -> None:
 async def test_it_answers_the_final_document(pair: Pair, upstream: Upstream, store: Store) -> None:
     """The answer is 200 with FAILED `cancelled`, the document that the store has."""
     runner, called = pair
-    stream = HeldStream()
-    await stream.begin(runner, upstream)
+    stream = await held(runner, upstream)
     answer = await cancel(called, stream.task_id)
     assert (answer.status_code, outcome(answer.json())) == (200, CANCELLED)
     assert answer.text == await store.raw(stream.task_id)
@@ -63,8 +54,7 @@ async def test_it_answers_the_final_document(pair: Pair, upstream: Upstream, sto
 async def test_the_client_sees_a_broken_message(pair: Pair, upstream: Upstream) -> None:
     """A stream that was cancelled ends without a terminator."""
     runner, called = pair
-    stream = HeldStream()
-    await stream.begin(runner, upstream)
+    stream = await held(runner, upstream)
     await cancel(called, stream.task_id)
     assert await within(2, stream.is_cut(), "the client's connection is closed")
 
@@ -84,8 +74,7 @@ async def test_before_the_head_the_client_gets_an_error(pair: Pair, upstream: Up
 async def test_twice_is_the_same_as_once(pair: Pair, upstream: Upstream, store: Store) -> None:
     """A second call answers 200 with what the first one answered, and changes nothing."""
     runner, called = pair
-    stream = HeldStream()
-    await stream.begin(runner, upstream)
+    stream = await held(runner, upstream)
     first = await cancel(called, stream.task_id)
     second = await cancel(called, stream.task_id)
     assert (second.status_code, second.text) == (200, first.text)
@@ -94,8 +83,7 @@ async def test_twice_is_the_same_as_once(pair: Pair, upstream: Upstream, store: 
 
 async def test_both_of_two_calls_at_once_answer_the_end(pair: Pair, upstream: Upstream) -> None:
     """Calls at the same time, one at each gateway, both answer 200 with the one end."""
-    stream = HeldStream()
-    await stream.begin(pair[0], upstream)
+    stream = await held(pair[0], upstream)
     answers = await asyncio.gather(*(cancel(gateway, stream.task_id) for gateway in pair))
     assert [answer.status_code for answer in answers] == [200, 200]
     assert answers[0].text == answers[1].text
@@ -109,10 +97,3 @@ async def test_an_ended_task_is_unchanged(pair: Pair, upstream: Upstream, store:
     answer = await cancel(called, task_id)
     assert (answer.status_code, answer.text) == (200, before)
     assert await store.raw(task_id) == before
-
-
-async def test_an_unknown_task_is_not_found(pair: Pair) -> None:
-    """What no one knows cannot be cancelled: 404."""
-    answer = await cancel(pair[1], "unknown-knows-this-one")
-    assert answer.status_code == 404
-    assert "detail" in answer.json()

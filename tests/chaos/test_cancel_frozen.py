@@ -6,11 +6,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.faults import Frozen
 from tests.support.outcome import outcome
-from tests.support.streams import HeldStream, cancel
+from tests.support.streams import HeldStream, cancel, held
 from tests.support.waiting import until, within
 
 if TYPE_CHECKING:
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 TRIALS = 3  # the quickest counts: the machine may be busy with something else
 CLOSED_SECONDS = 0.2  # a store that does not answer is waited for longer than that
@@ -32,8 +29,7 @@ async def test_it_does_not_wait_for_the_store(launch: Launch, new_store: NewStor
     gateway = await launch(REDIS_URL=store.url)
     seconds: list[float] = []
     while len(seconds) < TRIALS and not any(took <= CLOSED_SECONDS for took in seconds):
-        stream = HeldStream()
-        await stream.begin(gateway, upstream)
+        stream = await held(gateway, upstream)
         async with Frozen(store) as fault:
             await fault.begin()
             try:

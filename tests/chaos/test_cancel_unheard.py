@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.chaos.load import relay
 from tests.support.faults import HalfOpen, SubscribersRefused
 from tests.support.outcome import outcome
-from tests.support.streams import HeldStream, cancel
+from tests.support.streams import cancel, held
 from tests.support.waiting import until, within
 
 if TYPE_CHECKING:
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HEARTBEAT_SECONDS = 5
 CANCELLED = ("FAILED", "cancelled", "cancelled")
@@ -27,8 +24,7 @@ CANCELLED = ("FAILED", "cancelled", "cancelled")
 
 async def check(runner: Gateway, other: Gateway, store: Store, upstream: Upstream) -> None:
     """The call reaches the task within a heartbeat all the same."""
-    stream = HeldStream()
-    await stream.begin(runner, upstream)
+    stream = await held(runner, upstream)
     calling = asyncio.ensure_future(cancel(other, stream.task_id))
     await within(HEARTBEAT_SECONDS, stream.exchange.closed.wait(), "the upstream's connection is closed")
     assert (await calling).status_code in (200, 202)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.crowded import CrowdedUpstream
 from tests.support.outcome import CLIENT_LEFT, outcome
 from tests.support.streams import BODY, CHAT
 from tests.support.waiting import until
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     from tests.conftest import Launch
@@ -18,7 +15,6 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Client
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 # The kernel tries again to connect after one second, and after two more.
 RETRY_SECONDS = 5.0
@@ -26,8 +22,7 @@ RETRY_SECONDS = 5.0
 
 async def waiting(gateway: Gateway, crowded: CrowdedUpstream, task_id: str) -> Client:
     """A client whose request waits for a connection to Ollama."""
-    client = await gateway.connect()
-    await client.send(request("POST", CHAT, (b"X-Task-Id", task_id.encode()), body=BODY))
+    client = await gateway.send("POST", CHAT, (b"X-Task-Id", task_id.encode()), body=BODY)
     await until(crowded.is_waited_for, 2, "the gateway connects and has no answer")
     return client
 

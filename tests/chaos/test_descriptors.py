@@ -7,17 +7,14 @@ import os
 import resource
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.outcome import DONE, outcome
-from tests.support.streams import BODY, CHAT, HeldStream
+from tests.support.streams import BODY, CHAT, held
 
 if TYPE_CHECKING:
     from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 STREAMS = 20
 
@@ -49,9 +46,7 @@ async def test_the_message_names_the_descriptors(launch: Launch, upstream: Upstr
 async def test_streams_go_on_and_it_recovers(launch: Launch, upstream: Upstream) -> None:
     """Streams that run have theirs and come whole; what cannot be served is told 503; later all is as before."""
     gateway = await launch()
-    streams = [HeldStream() for _ in range(STREAMS)]
-    for stream in streams:
-        await stream.begin(gateway, upstream)
+    streams = [await held(gateway, upstream) for _ in range(STREAMS)]
     client = await gateway.connect()
     assert (await client.ask("GET", "/livez")).status == 200
     leave_no_descriptor(gateway)

@@ -6,13 +6,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pytest_asyncio
+import pytest
 
 from tests.chaos.load import relay
 from tests.chaos.mortal import Mortal
 from tests.conftest import started_store
 from tests.support.outcome import outcome
-from tests.support.streams import HeldStream, stored_states
+from tests.support.streams import HeldStream, held, stored_states
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Killing:
     survivor: dict[str, Any]  # the document of the other gateway's own stream
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest.fixture(scope="module")
 async def killing(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Killing:
     """SIGKILL for one of two."""
     store = await started_store(tmp_path_factory)
@@ -63,8 +63,7 @@ async def killing(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) 
 async def _killed(victim: Mortal, survivor: Mortal, upstream: Upstream, store: Store) -> Killing:
     ended = (await relay(victim, ENDED)).task_ids
     ended_before = [await store.raw(task_id) for task_id in ended]
-    own = HeldStream()
-    await own.begin(survivor, upstream)
+    own = await held(survivor, upstream)
     streams = [HeldStream() for _ in range(STREAMS + SILENT)]
     for number, stream in enumerate(streams):
         await (stream.begin if number < STREAMS else stream.ask)(victim, upstream)

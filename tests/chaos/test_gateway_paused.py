@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.faults import elapse
 from tests.support.outcome import DONE, outcome
-from tests.support.streams import WHOLE, HeldStream, stored_states, until_beaten
+from tests.support.streams import WHOLE, HeldStream, held, stored_states, until_beaten
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HEARTBEAT_SECONDS = 0.5
 LOST_SECONDS = 3 * HEARTBEAT_SECONDS + 2
@@ -27,12 +24,9 @@ STREAMS = 10
 LOST = ("FAILED", "lost", "lost")
 
 
-async def held(gateway: Gateway, upstream: Upstream) -> list[HeldStream]:
+async def several(gateway: Gateway, upstream: Upstream) -> list[HeldStream]:
     """Some streams that run."""
-    streams = [HeldStream() for _ in range(STREAMS)]
-    for stream in streams:
-        await stream.begin(gateway, upstream)
-    return streams
+    return [await held(gateway, upstream) for _ in range(STREAMS)]
 
 
 async def outcomes(store: Store, streams: list[HeldStream]) -> set[tuple[str, str, str | None]]:
@@ -45,7 +39,7 @@ async def test_the_lost_stay_lost(mortal: LaunchMortal, new_store: NewStore, ups
     store = await new_store()
     settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": str(HEARTBEAT_SECONDS)}
     paused, other = await mortal(**settings), await mortal(**settings)
-    streams = await held(paused, upstream)
+    streams = await several(paused, upstream)
     paused.pause()
 
     async def are_lost() -> bool:
@@ -54,8 +48,7 @@ async def test_the_lost_stay_lost(mortal: LaunchMortal, new_store: NewStore, ups
     await until(are_lost, LOST_SECONDS, "its tasks are lost")
     lost = [await store.raw(stream.task_id) for stream in streams]
     paused.resume()
-    witness = HeldStream()
-    await witness.begin(paused, upstream)
+    witness = await held(paused, upstream)
     await until_beaten(store, witness.task_id, 3, LOST_SECONDS)
     for stream in streams:
         stream.script.piece(b"data: [DONE]\n\n")
@@ -69,8 +62,7 @@ async def test_the_lost_stay_lost(mortal: LaunchMortal, new_store: NewStore, ups
 
 async def beats_of_another(store: Store, gateway: Gateway, upstream: Upstream) -> None:
     """Let two heartbeats pass that can be seen."""
-    stream = HeldStream()
-    await stream.begin(gateway, upstream)
+    stream = await held(gateway, upstream)
     await until_beaten(store, stream.task_id, 2, LOST_SECONDS)
     await stream.end()
 
@@ -79,7 +71,7 @@ async def test_a_pause_that_nobody_saw_is_none(mortal: LaunchMortal, new_store: 
     """Alone with its store, it goes on with what it has: RUNNING after the pause, SUCCESS in the end."""
     store = await new_store()
     gateway = await mortal(REDIS_URL=store.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS))
-    streams = await held(gateway, upstream)
+    streams = await several(gateway, upstream)
     gateway.pause()
     await elapse(LOST_SECONDS, time.monotonic(), "a pause in which another gateway would have called all this lost")
     gateway.resume()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.outcome import outcome
-from tests.support.streams import HeldStream, stored_states
+from tests.support.streams import HeldStream, held, stored_states
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from tests.conftest import NewStore
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HEARTBEAT_SECONDS = 60
 AT_ONCE_SECONDS = 2.0
@@ -27,9 +24,7 @@ async def test_it_buries_its_former_self(mortal: LaunchMortal, new_store: NewSto
     """What it had in flight is lost as soon as it is back, not three heartbeats later, and no one else is needed."""
     store = await new_store()
     gateway = await mortal(REDIS_URL=store.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS), GATEWAY_INSTANCE="phoenix")
-    streams = [HeldStream() for _ in range(STREAMS)]
-    for stream in streams:
-        await stream.begin(gateway, upstream)
+    streams = [await held(gateway, upstream) for _ in range(STREAMS)]
     ids = [stream.task_id for stream in streams]
     assert set((await stored_states(store, ids)).values()) == {"RUNNING"}
     await gateway.kill()

@@ -14,7 +14,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from gateway.store.interface import encode_cursor, place
 from gateway.store.layout import LIST_PREFIX
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Client
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 TASKS = 1_000_000
 AT_ONCE = 20_000  # tasks per call of the filling script
@@ -132,7 +131,7 @@ class Crowd:
         return best
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest.fixture(scope="module")
 async def crowd(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Crowd]:
     """The filled store and a gateway."""
     store = await started_store(tmp_path_factory)

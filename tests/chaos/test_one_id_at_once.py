@@ -6,10 +6,8 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from tests.support.outcome import DONE, outcome
-from tests.support.scripted import JSON, Gated
+from tests.support.scripted import JSON
 from tests.support.streams import BODY, CHAT
 from tests.support.waiting import until
 
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Response
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 REQUESTS = 50
 REPETITIONS = 5
@@ -35,8 +32,7 @@ async def test_one_request_is_relayed(launch: Launch, upstream: Upstream, store:
 
 async def one_of_fifty_is_relayed(gateways: list[Gateway], upstream: Upstream, store: Store, task_id: str) -> None:
     """The rule, for one id."""
-    stream = Gated(JSON)
-    upstream.then(stream)
+    stream = upstream.gated(JSON)
     calls = len(upstream.exchanges)
     name = (b"X-Task-Id", task_id.encode())
     asked = [asyncio.ensure_future(gateways[n % 2].ask("POST", CHAT, name, body=BODY)) for n in range(REQUESTS)]

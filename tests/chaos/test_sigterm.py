@@ -7,11 +7,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pytest_asyncio
+import pytest
 
 from tests.chaos.mortal import Mortal
 from tests.support.outcome import DONE, outcome
-from tests.support.streams import BODY, CHAT, WHOLE, HeldStream
+from tests.support.streams import BODY, CHAT, WHOLE, held
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Drain:
     long_end: dict[str, Any]  # the document, as soon as the process is gone
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest.fixture(scope="module")
 async def drain(scripted: Upstream, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Drain:
     """One stop of a gateway that has two streams."""
     settings = {"REDIS_URL": store.url, "DRAIN_SEC": str(DRAIN_SECONDS)}
@@ -57,9 +57,7 @@ async def drain(scripted: Upstream, store: Store, tmp_path_factory: pytest.TempP
 
 
 async def _stopped(gateway: Mortal, upstream: Upstream, store: Store) -> Drain:
-    short, long = HeldStream(), HeldStream()
-    await short.begin(gateway, upstream)
-    await long.begin(gateway, upstream)
+    short, long = await held(gateway, upstream), await held(gateway, upstream)
     idle = await gateway.connect()
     assert (await idle.ask("POST", CHAT, body=BODY)).status == 200
 

@@ -8,13 +8,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pytest_asyncio
+import pytest
 
 from tests.chaos.mortal import Mortal
 from tests.support.scripted import Gated
 from tests.support.streams import BODY, CHAT
 from tests.support.waiting import until
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     import pytest
@@ -37,7 +36,7 @@ class Silence:
     has_client_heard: bool = False
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest.fixture(scope="module")
 async def silence(scripted: Upstream, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Silence:
     """Five heartbeats without a byte, looked at all the time."""
     beating = {"HEARTBEAT_SEC": str(HEARTBEAT_SECONDS), "TTL_RUNNING": str(TTL_SECONDS)}
@@ -45,8 +44,7 @@ async def silence(scripted: Upstream, store: Store, tmp_path_factory: pytest.Tem
     try:
         await gateway.start()
         scripted.then(Gated())
-        client = await gateway.connect()
-        await client.send(request("POST", CHAT, (b"X-Task-Id", TASK_ID.encode()), body=BODY))
+        client = await gateway.send("POST", CHAT, (b"X-Task-Id", TASK_ID.encode()), body=BODY)
         heard = asyncio.ensure_future(client.piece())
         seen = await _watched(store)
         seen.has_client_heard = heard.done()

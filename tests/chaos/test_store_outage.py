@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from tests.chaos.load import Round, relay
 from tests.chaos.mortal import Mortal
 from tests.conftest import started_store
 from tests.support.faults import elapse
-from tests.support.streams import WHOLE, HeldStream, stored_states
+from tests.support.streams import WHOLE, held, stored_states
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class Outage:
     log: str = ""  # of it
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest.fixture(scope="module")
 async def outage(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Outage:
     """Half a minute without a store."""
     store = await started_store(tmp_path_factory)
@@ -73,9 +72,7 @@ async def outage(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -
 
 async def _live_through(store: Store, streaming: Gateway, overwhelmed: Gateway, upstream: Upstream) -> Outage:
     happened = Outage()
-    streams = [HeldStream() for _ in range(STREAMS)]
-    for stream in streams:
-        await stream.begin(streaming, upstream)
+    streams = [await held(streaming, upstream) for _ in range(STREAMS)]
     ids = [stream.task_id for stream in streams]
     happened.before = list((await stored_states(store, ids)).values())
     await relay(overwhelmed, WARM_UP_REQUESTS)

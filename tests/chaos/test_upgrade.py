@@ -8,14 +8,12 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.chaos.mortal import Mortal
 from tests.conftest import started_store
 from tests.support.process import ROOT
 from tests.support.scripted import Gated
 from tests.support.waiting import until
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 BEFORE = "d9a0ba301b234492dd45cb0daf60525cc88b07aa"  # lists under tsx:ollama:{index}:, two scripts for a status
 
@@ -41,7 +39,7 @@ def version_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Store]:
     """A store of its own."""
     store = await started_store(tmp_path_factory)
@@ -71,8 +69,7 @@ async def test_both_versions_run_beside_each_other(
             assert (await old.ask("GET", "/v1/models", (b"X-Task-Id", b"old-%d" % n))).status == 200
         held = Gated()
         scripted.scripts.append(held)
-        running = await old.connect()
-        await running.send(request("POST", "/v1/chat/completions", (b"X-Task-Id", b"running"), body=b"{}"))
+        running = await old.send("POST", "/v1/chat/completions", (b"X-Task-Id", b"running"), body=b"{}")
         held.head()
         assert (await running.head()).status == 200
         await new.start()

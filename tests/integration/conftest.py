@@ -1,4 +1,4 @@
-"""Owns the fixture that starts all programs under the launcher."""
+"""Owns the fixtures of several files here: all programs under the launcher, and a gateway with the real model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from tests.conftest import Launch
+    from tests.support.gateway import Gateway
+    from tests.support.model import EmbeddedModel
+    from tests.support.store import Store
+
     Start = Callable[..., Running]
+
+
+@pytest.fixture
+async def live(gateways: Launch, store: Store, model: EmbeddedModel) -> Gateway:
+    """A gateway in front of the real model."""
+    return await gateways(REDIS_URL=store.url, UPSTREAM_BASE=model.base)
 
 
 @pytest.fixture

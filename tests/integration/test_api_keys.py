@@ -13,23 +13,18 @@ from typing import TYPE_CHECKING
 
 import openai
 import pytest
-import pytest_asyncio
 
 from tests.support.gateway import refused_start
-from tests.support.scripted import EVENTS, Gated, answering, sending, streaming
+from tests.support.scripted import EVENTS, answering, sending, streaming
 from tests.support.waiting import until, within
-from tests.support.wire import request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.conftest import Launch, NewStore
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
     from tests.support.store import Store
     from tests.support.wire import Field, Response
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 ALICE, BOB, ADMIN, NAMELESS = (
@@ -51,13 +46,10 @@ def x_api_key(key: str) -> Field:
     return (b"X-Api-Key", key.encode())
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def keyed(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIterator[Gateway]:
+@pytest.fixture
+async def keyed(gateways: Launch, store: Store) -> Gateway:
     """A gateway with keys and the session's store; it logs all it can."""
-    gateway = await gateways(REDIS_URL=store.url, GATEWAY_API_KEYS=KEYS, LOG_LEVEL="debug")
-    yield gateway
-    await gateway.close_clients()
-    gateway.check_log()
+    return await gateways(REDIS_URL=store.url, GATEWAY_API_KEYS=KEYS, LOG_LEVEL="debug")
 
 
 # -- who is let in --
@@ -99,20 +91,12 @@ async def test_the_health_routes_need_no_key(keyed: Gateway, target: str) -> Non
 
 
 WRONG: list[list[Field]] = [
-    [bearer("sk-unknown-0123456789")],
-    [bearer(ALICE[:-1])],
-    [bearer(ALICE + "x")],
-    [bearer(ALICE.upper())],
-    [bearer(f"alice:{ALICE}")],
-    [bearer("")],
-    [(b"Authorization", ALICE.encode())],
-    [(b"Authorization", f"Basic {ALICE}".encode())],
-    [(b"X-Api-Key", f"Bearer {ALICE}".encode())],
-    [bearer(ALICE), bearer(ALICE)],
-    [bearer(ALICE), bearer("other")],
-    [(b"Cookie", f"key={ALICE}".encode())],
+    [bearer("sk-unknown-0123456789")], [bearer(ALICE[:-1])], [bearer(ALICE + "x")], [bearer(ALICE.upper())],
+    [bearer(f"alice:{ALICE}")], [bearer("")], [(b"Authorization", ALICE.encode())],
+    [(b"Authorization", f"Basic {ALICE}".encode())], [(b"X-Api-Key", f"Bearer {ALICE}".encode())],
+    [bearer(ALICE), bearer(ALICE)], [bearer(ALICE), bearer("other")], [(b"Cookie", f"key={ALICE}".encode())],
     [(b"Proxy-Authorization", f"Bearer {ALICE}".encode())],
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("fields", WRONG, ids=range(len(WRONG)))
@@ -129,8 +113,7 @@ async def test_a_key_in_the_query_is_none(keyed: Gateway, upstream: Upstream) ->
 @pytest.mark.parametrize("fields", [(), ((b"Expect", b"100-continue"),)], ids=["plain", "expecting"])
 async def test_401_does_not_wait_for_the_body(keyed: Gateway, upstream: Upstream, fields: tuple[Field, ...]) -> None:
     """An upload without a key is refused by its head; the client is not even told to go on."""
-    client = await keyed.connect()
-    await client.send(request("POST", CHAT, (b"Content-Length", b"100000000"), *fields))
+    client = await keyed.send("POST", CHAT, (b"Content-Length", b"100000000"), *fields)
     assert_unauthorized(await within(30, client.answer(), "the refusal"), upstream)
 
 
@@ -227,10 +210,8 @@ async def listed(gateway: Gateway, key: str, query: str) -> list[str]:
 
 async def test_a_foreign_task_cannot_be_cancelled(keyed: Gateway, upstream: Upstream, fresh_id: str) -> None:
     """A cancel call of another key is 404 and changes nothing; the owner's works."""
-    gated = Gated()
-    upstream.then(gated)
-    client = await keyed.connect()
-    await client.send(request("POST", CHAT, bearer(ALICE), (b"X-Task-Id", fresh_id.encode()), body=b"{}"))
+    gated = upstream.gated()
+    client = await keyed.send("POST", CHAT, bearer(ALICE), (b"X-Task-Id", fresh_id.encode()), body=b"{}")
     exchange = await upstream.exchange()
     gated.head()
     assert (await client.head()).status == 200
@@ -262,9 +243,9 @@ async def stored_text(store: Store) -> str:
     text = []
     for key in await store.keys():
         text.append(key)
-        kind = await store.client.type(key)
+        kind = str(await store.client.type(key))
         if kind == "string":
-            text.append(await store.client.get(key))
+            text.append(str(await store.client.get(key)))
         elif kind == "hash":
             text.append(repr(await store.client.hgetall(key)))
         elif kind == "zset":
@@ -386,10 +367,8 @@ async def test_sighup_disturbs_no_stream(launch: Launch, upstream: Upstream, tmp
     path = tmp_path / "keys"
     path.write_text(f"alice:{ALICE}\n")
     gateway = await launch(GATEWAY_API_KEYS_FILE=str(path))
-    stream = Gated()
-    upstream.then(stream)
-    client = await gateway.connect()
-    await client.send(request("POST", CHAT, bearer(ALICE), body=b"{}"))
+    stream = upstream.gated()
+    client = await gateway.send("POST", CHAT, bearer(ALICE), body=b"{}")
     await upstream.exchange()
     stream.head()
     assert (await within(30, client.head(), "the head")).status == 200

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.gateway import refused_start
-from tests.support.scripted import Gated
 from tests.support.waiting import within
 from tests.support.wire import request
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 OUTSIDE = [
     b"/api/tags", b"/api/generate", b"/api/delete", b"/api", b"/v1", b"/V1/models", b"/v2/models",
@@ -64,12 +62,10 @@ async def test_a_disguised_path_is_400(tracked: Gateway, upstream: Upstream, tar
 @pytest.mark.parametrize("target", [b"/v1/a\\b", b"/v1\\..\\api", b"/v1/caf\xc3\xa9/..", b"*", b"v1/models", b""])
 async def test_a_malformed_target_is_refused(tracked: Gateway, upstream: Upstream, target: bytes) -> None:
     """A target with raw backslashes, or that is none, is a 4xx and reaches nothing."""
-    client = await tracked.connect()
-    await client.send(request("GET", target, (b"Connection", b"close")))
+    client = await tracked.send("GET", target, (b"Connection", b"close"))
     answer = await within(30, client.answer(), "an answer")
     assert 400 <= answer.status < 500
     assert upstream.exchanges == []
-    await client.close()
 
 
 MALFORMED = [
@@ -92,7 +88,6 @@ async def test_what_is_no_request_is_a_plain_400(tracked: Gateway, upstream: Ups
     assert answer.status == 400
     assert await within(30, client.at_end(), "the connection is closed")
     assert upstream.exchanges == []
-    await client.close()
 
 
 async def test_a_bad_chunk_ends_the_upload(tracked: Gateway, upstream: Upstream) -> None:
@@ -103,7 +98,6 @@ async def test_a_bad_chunk_ends_the_upload(tracked: Gateway, upstream: Upstream)
     await client.send(b"zz\r\n")
     await within(30, got.closed.wait(), "the upstream is closed")
     assert not got.body.complete
-    await client.close()
 
 
 async def test_trailers_are_no_fields(tracked: Gateway, upstream: Upstream) -> None:
@@ -115,20 +109,16 @@ async def test_trailers_are_no_fields(tracked: Gateway, upstream: Upstream) -> N
     assert answer.status == 200
     assert answer.head.task_id != "from-a-trailer"
     assert upstream.exchanges[0].head.all("x-evil") == []
-    await client.close()
 
 
 async def test_a_400_never_gets_into_an_answer(tracked: Gateway, upstream: Upstream) -> None:
     """Garbage behind a request that is being answered ends the connection without another byte."""
-    stream = Gated()
-    upstream.then(stream)
-    client = await tracked.connect()
-    await client.send(request("GET", "/v1/x"))
+    stream = upstream.gated()
+    client = await tracked.send("GET", "/v1/x")
     stream.head()
     await client.head()
     await client.send(b"\x00garbage\r\n\r\n")
     assert await within(30, client.reader.read(), "the end") == b""
-    await client.close()
 
 
 async def test_a_400_never_gets_ahead_of_an_answer(tracked: Gateway, upstream: Upstream) -> None:
@@ -136,7 +126,6 @@ async def test_a_400_never_gets_ahead_of_an_answer(tracked: Gateway, upstream: U
     client = await tracked.connect()
     await client.send(request("GET", "/v1/x") + b"\x00garbage\r\n\r\n")
     assert await within(30, client.at_end(), "the connection is closed")
-    await client.close()
 
 
 async def test_a_length_with_many_zeros_is_its_number(gateways: Launch, upstream: Upstream) -> None:
@@ -146,7 +135,6 @@ async def test_a_length_with_many_zeros_is_its_number(gateways: Launch, upstream
         client = await gateway.connect()
         await client.send(b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: " + length + b"\r\n\r\n{}")
         assert (await client.head()).status == expected
-    await gateway.close_clients()
 
 
 async def test_a_body_over_the_limit_is_413(gateways: Launch, upstream: Upstream) -> None:
@@ -159,67 +147,17 @@ async def test_a_body_over_the_limit_is_413(gateways: Launch, upstream: Upstream
     assert (chunked.status, chunked.json()["error"]["code"]) == (413, "body_too_large")
     assert not any(exchange.body.complete for exchange in upstream.exchanges)
     assert (await gateway.ask("POST", "/v1/x", body=b"x" * 1000)).status == 200
-    await gateway.close_clients()
-
-
-WRONG_SETTINGS = [
-    ("GATEWAY_PORT", "banana"),
-    ("GATEWAY_PORT", "70000"),
-    ("REDIS_PORT", "-1"),
-    ("REDIS_DB", "x"),
-    ("TTL_RUNNING", "0"),
-    ("TTL_DONE", "never"),
-    ("HEARTBEAT_SEC", "0"),
-    ("HEARTBEAT_SEC", "-5"),
-    ("UPSTREAM_BASE", "127.0.0.1:11434"),
-    ("UPSTREAM_BASE", "ftp://127.0.0.1"),
-    ("MAX_BODY_BYTES", "1GB"),
-    ("UPSTREAM_IDLE_TIMEOUT_SEC", "-1"),
-    ("DRAIN_SEC", "soon"),
-    ("LOG_LEVEL", "loud"),
-    ("LOG_FORMAT", "xml"),
-]
-
-
-@pytest.mark.parametrize(("name", "value"), WRONG_SETTINGS)
-async def test_a_wrong_setting_stops_the_start(name: str, value: str) -> None:
-    """One line names the variable and its value, the exit code is not 0, and there is no traceback."""
-    code, output = await refused_start(**{name: value})
-    assert code != 0
-    assert [line for line in output.splitlines() if name in line and value in line], output
-    assert "Traceback" not in output
 
 
 async def test_all_wrong_settings_are_named_at_once() -> None:
-    """Several wrong values are each named in one start, in lines of their own."""
+    """One start names each wrong value in a line of its own, a password masked, with exit code 2 and no traceback."""
     wrong = {"GATEWAY_PORT": "banana", "TTL_DONE": "never", "LOG_LEVEL": "loud", "HEARTBEAT_SEC": "0"}
-    code, output = await refused_start(**wrong)
-    assert code != 0
-    for name, value in wrong.items():
-        assert len([line for line in output.splitlines() if name in line and value in line]) == 1, output
-
-
-async def test_a_running_ttl_below_five_heartbeats_is_refused() -> None:
-    """TTL_RUNNING has to outlive five heartbeats."""
-    code, output = await refused_start(TTL_RUNNING="49", HEARTBEAT_SEC="10")
-    assert code != 0
-    assert "TTL_RUNNING" in output
-
-
-@pytest.mark.parametrize("value", ["redis://u:hunter2@127.0.0.1:banana/0", "mysql://u:hunter2@x", "hunter2"])
-async def test_a_password_in_a_wrong_value_is_masked(value: str) -> None:
-    """A wrong REDIS_URL is named without the password it holds."""
-    code, output = await refused_start(REDIS_URL=value)
-    assert code != 0
-    assert "REDIS_URL" in output
-    assert "hunter2" not in output
-
-
-async def test_a_password_file_that_is_missing_is_refused() -> None:
-    """REDIS_PASSWORD_FILE has to be readable."""
-    code, output = await refused_start(REDIS_HOST="127.0.0.1", REDIS_PASSWORD_FILE="/nowhere/at/all")
+    code, output = await refused_start(**wrong, REDIS_URL="redis://u:hunter2@127.0.0.1:banana/0")
     assert code == 2
-    assert "REDIS_PASSWORD_FILE='/nowhere/at/all' is not valid (No such file or directory); allowed: " in output
+    for name, value in [*wrong.items(), ("REDIS_URL", "***")]:
+        assert len([line for line in output.splitlines() if name in line and value in line]) == 1, output
+    assert len(output.splitlines()) == len(wrong) + 1
+    assert "hunter2" not in output
 
 
 @pytest.mark.parametrize("name", ["REDIS_PASSWORD_FILE", "GATEWAY_API_KEYS_FILE"])

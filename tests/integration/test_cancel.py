@@ -14,18 +14,18 @@ import pytest
 from gateway.tasks.task import Stage, complete_document
 from tests.support.outcome import DONE, outcome
 from tests.support.records import record
-from tests.support.scripted import JSON, answering
-from tests.support.streams import HeldStream, cancel
+from tests.support.scripted import JSON, answering, sending
+from tests.support.streams import HeldStream, cancel, held
 from tests.support.waiting import within
 from tests.support.wire import request
 
 if TYPE_CHECKING:
     from tests.conftest import Launch, NewStore
     from tests.support.gateway import Gateway
-    from tests.support.scripted import Exchange, Upstream
+    from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 CHAT = "/v1/chat/completions"
 CANCELLED = ("FAILED", "cancelled", "cancelled")
@@ -34,8 +34,7 @@ AT_ONCE_SECONDS = 0.4  # one HTTP exchange on a busy machine
 
 async def test_it_ends_the_task_and_tells_so(gateway: Gateway, upstream: Upstream) -> None:
     """With a store and without the answer is the final document with its ETag, which the status route has, too."""
-    stream = HeldStream()
-    await stream.begin(gateway, upstream)
+    stream = await held(gateway, upstream)
     answer = await cancel(gateway, stream.task_id)
     assert (answer.status_code, outcome(answer.json())) == (200, CANCELLED)
     assert answer.headers["ETag"] == f'"{answer.json()["event_id"]}"'
@@ -46,16 +45,14 @@ async def test_it_ends_the_task_and_tells_so(gateway: Gateway, upstream: Upstrea
 
 async def test_twice_is_as_once(gateway: Gateway, upstream: Upstream) -> None:
     """A second call changes nothing and has the same answer."""
-    stream = HeldStream()
-    await stream.begin(gateway, upstream)
+    stream = await held(gateway, upstream)
     first, second = await cancel(gateway, stream.task_id), await cancel(gateway, stream.task_id)
     assert (first.status_code, first.text) == (second.status_code, second.text)
 
 
 async def test_an_ended_task_stays_as_it_is(gateway: Gateway, upstream: Upstream) -> None:
     """What is SUCCESS is answered so, 200."""
-    stream = HeldStream()
-    await stream.begin(gateway, upstream)
+    stream = await held(gateway, upstream)
     await stream.end()
     answer = await cancel(gateway, stream.task_id)
     assert (answer.status_code, outcome(answer.json())) == (200, DONE)
@@ -71,8 +68,7 @@ async def test_what_is_no_task(gateway: Gateway, bad: str, status: int) -> None:
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 async def test_only_post_cancels(gateway: Gateway, upstream: Upstream, method: str) -> None:
     """Looking at the address, as browsers and crawlers do, ends nothing."""
-    stream = HeldStream()
-    await stream.begin(gateway, upstream)
+    stream = await held(gateway, upstream)
     answer = await gateway.http.request(method, f"/tasks/{stream.task_id}/cancel")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
     await stream.end()
@@ -96,14 +92,8 @@ async def test_a_request_that_waits_for_the_upstream_is_cancelled(
     gateway: Gateway, upstream: Upstream, fresh_id: str
 ) -> None:
     """While a model is loaded nothing comes for minutes; the call ends that wait, and the connection is usable."""
-
-    async def silent(exchange: Exchange) -> None:
-        await exchange.read()
-        await exchange.closed.wait()
-
-    upstream.then(silent, answering(200, JSON, body=b"{}"))
-    client = await gateway.connect()
-    await client.send(request("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=b"{}"))
+    upstream.then(sending(then="wait"), answering(200, JSON, body=b"{}"))
+    client = await gateway.send("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=b"{}")
     await upstream.exchange()
     await cancel(gateway, fresh_id)
     assert (await within(2, client.answer("POST"), "an answer")).status == 499
@@ -140,8 +130,7 @@ async def test_without_the_store_own_tasks_can_be_cancelled(
     """While the store is away the gateway still ends what it runs itself; what it does not know is 503."""
     store = await new_store()
     gateway = await launch(REDIS_URL=store.url)
-    stream = HeldStream()
-    await stream.begin(gateway, upstream)
+    stream = await held(gateway, upstream)
     await store.kill()
     answer = await cancel(gateway, stream.task_id)
     assert (answer.status_code, outcome(answer.json())) == (200, CANCELLED)
@@ -152,9 +141,7 @@ async def test_without_the_store_own_tasks_can_be_cancelled(
 
 async def test_many_are_cancelled_at_once(gateway: Gateway, upstream: Upstream) -> None:
     """Thirty streams, thirty calls at once: each ends its own and no other."""
-    streams = [HeldStream() for _ in range(40)]
-    for stream in streams:
-        await stream.begin(gateway, upstream)
+    streams = [await held(gateway, upstream) for _ in range(40)]
     answers = await asyncio.gather(*(cancel(gateway, stream.task_id) for stream in streams[:30]))
     assert [outcome(answer.json()) for answer in answers] == [CANCELLED] * 30
     for stream in streams[30:]:

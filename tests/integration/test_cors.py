@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.scripted import CHUNKED, EVENTS, Gated, answering, head, sending
 from tests.support.waiting import within
-from tests.support.wire import chunk, request
+from tests.support.wire import chunk
 
 if TYPE_CHECKING:
     from tests.conftest import Launch
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Field, Head, Response
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 PAGE = b"http://localhost:3000"
@@ -174,8 +173,7 @@ async def test_a_page_gets_its_stream_piece_by_piece(gateway: Gateway, upstream:
     """With an Origin, too, each piece goes on when it comes, and a stream that breaks off is broken off."""
     gated = Gated(EVENTS)
     upstream.then(gated, sending(head(200, EVENTS, CHUNKED) + chunk(b"data: x\n\n"), then="reset"))
-    client = await gateway.connect()
-    await client.send(request("POST", CHAT, origin(PAGE), body=b"{}"))
+    client = await gateway.send("POST", CHAT, origin(PAGE), body=b"{}")
     gated.head()
     first = await within(30, client.head(), "the head")
     assert cors(first) == READABLE

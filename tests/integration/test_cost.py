@@ -8,10 +8,10 @@ microseconds is in docs/benchmarks.md.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.support.counted import ROUNDS, Cost, Counted, least
 from tests.support.process import ROOT
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.wire import Field
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
@@ -49,7 +49,7 @@ A_LITTLE = 0.05
 STORE_BYTES_PER_REQUEST = 936 * 1.1
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def counted(
     upstream: Upstream, new_store: NewStore, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Counted]:
@@ -87,7 +87,7 @@ async def cost_per_request(counted: Counted, upstream: Upstream, name: str = "")
     client = await counted.connect()
     await ask(client, 20, name and "warm")
     rounds = [
-        (await counted.cost_of(lambda n=n: ask(client, REQUESTS, name and f"{name}-{n}"))).per(REQUESTS)
+        (await counted.cost_of(partial(ask, client, REQUESTS, name and f"{name}-{n}"))).per(REQUESTS)
         for n in range(ROUNDS)
     ]
     print(*rounds, sep="\n")
@@ -125,8 +125,7 @@ async def test_a_piece_costs_no_more(counted: Counted, upstream: Upstream) -> No
     client = await counted.connect()
 
     async def streamed(pieces: int) -> Cost:
-        script = Gated()
-        upstream.then(script)
+        script = upstream.gated()
         return await counted.cost_of(lambda: stream(client, script, pieces))
 
     await streamed(10)
@@ -147,7 +146,7 @@ async def test_a_task_under_way_costs_no_word_to_the_store_until_it_beats(counte
     for _ in range(ROUNDS):  # while a gateway starts, it looks once for what was left behind
         client, script = await counted.connect(), Gated()
         upstream.then(script)
-        rounds.append(await counted.cost_of(lambda c=client, s=script: stream(c, s, PIECES)))
+        rounds.append(await counted.cost_of(partial(stream, client, script, PIECES)))
     assert least(rounds).scripts <= 4, "when the head is here, and at its end: its document and a step of the list"
 
 

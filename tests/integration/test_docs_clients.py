@@ -15,25 +15,22 @@ from typing import TYPE_CHECKING
 
 import openai
 import pytest
-import pytest_asyncio
 
 from tests.support.outcome import failed, outcome
 from tests.support.pages import blocks, here, output, page, the_block
 from tests.support.scripted import streaming
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.model import EmbeddedModel
     from tests.support.scripted import Upstream
-    from tests.support.store import Store
 
     Install = Callable[..., Awaitable[Path]]
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
 PAGE = page("docs/clients.md")
 PIECE = (
@@ -42,14 +39,6 @@ PIECE = (
 FINISH = PIECE % b'{},"finish_reason":"stop"'
 PIECE %= b'{"role":"assistant","content":"red"},"finish_reason":null'
 JAVASCRIPT, LANGCHAIN = "openai@6.49.0", "langchain-openai==1.7.3"
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def live(gateways: Launch, store: Store, model: EmbeddedModel) -> AsyncIterator[Gateway]:
-    """A gateway in front of the real model."""
-    gateway = await gateways(REDIS_URL=store.url, UPSTREAM_BASE=model.base)
-    yield gateway
-    gateway.check_log()
 
 
 def needed(program: str) -> str:

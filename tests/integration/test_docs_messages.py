@@ -20,7 +20,7 @@ from tests.support.messages import patterns, stands_for, warnings
 from tests.support.pages import output, page, table
 from tests.support.ports import free_port, refusing_port
 from tests.support.process import ROOT, environment, spawn, terminate
-from tests.support.scripted import JSON, answering
+from tests.support.scripted import JSON, answering, sending
 from tests.support.waiting import until, within
 
 if TYPE_CHECKING:
@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
     from tests.conftest import Launch, NewStore
     from tests.support.gateway import Gateway
-    from tests.support.scripted import Exchange, Upstream
+    from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PAGE = page("docs/troubleshooting.md")
 MESSAGE, CODE, STATUS = "| Message | Means | Do |", "| Code | Message | Do |", "| Status | Message | Means |"
@@ -139,11 +138,6 @@ async def check(ollama: int, gateway: int) -> str:
     return line.strip()
 
 
-async def silent(exchange: Exchange) -> None:
-    """An Ollama that hangs."""
-    await exchange.closed.wait()
-
-
 @pytest.mark.timeout(300)
 async def test_what_the_health_check_says(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
     """Each line that the page quotes is printed in the condition that it explains."""
@@ -159,7 +153,7 @@ async def test_what_the_health_check_says(launch: Launch, new_store: NewStore, u
         lines.append(await check(port, cold.port))
         lines.append(await check(upstream.port, port))
     lines.append(await draining(gateway, upstream))
-    upstream.models = silent
+    upstream.models = sending(then="wait")
     lines.append(await check(upstream.port, (await launch(REDIS_URL=store.url)).port))
     upstream.models = answering(200, JSON, body=b'{"object":"list","data":[]}')
     degraded = await launch(REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
@@ -170,7 +164,7 @@ async def test_what_the_health_check_says(launch: Launch, new_store: NewStore, u
 
 async def draining(gateway: Gateway, upstream: Upstream) -> str:
     """What it says of a gateway that was told to stop while a request runs."""
-    upstream.then(silent)
+    upstream.then(sending(then="wait"))
     asking = asyncio.create_task(gateway.ask("POST", "/v1/x", body=b"{}"))
     exchange = await upstream.exchange()
     gateway.process.terminate()

@@ -12,9 +12,8 @@ import pytest
 
 from gateway.tasks.task import Reason
 from tests.support.pages import blocks, here, output, page, table, the_block
-from tests.support.scripted import Gated, answering
+from tests.support.scripted import answering
 from tests.support.waiting import until, within
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.wire import Client
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 PAGE = page("docs/polling.md")
 CHAT = "/v1/chat/completions"
@@ -33,9 +32,7 @@ END = b"data: [DONE]\n\n"
 
 async def ask(gateway: Gateway, task_id: str) -> Client:
     """A client that has sent its request under this id, and reads nothing yet."""
-    client = await gateway.connect()
-    await client.send(request("POST", CHAT, (b"X-Task-Id", task_id.encode()), body=b"{}"))
-    return client
+    return await gateway.send("POST", CHAT, (b"X-Task-Id", task_id.encode()), body=b"{}")
 
 
 @contextlib.asynccontextmanager
@@ -63,8 +60,7 @@ async def test_the_python_example_shows_each_status_as_it_comes(
     tracked: Gateway, upstream: Upstream, fresh_id: str, tmp_path: Path
 ) -> None:
     """It waits for a task that is not there yet, prints each change when it comes, and ends with the task."""
-    stream = Gated()
-    upstream.then(stream)
+    stream = upstream.gated()
     example = here(the_block(PAGE, "python", "def statuses"), tracked.port)
     async with running(example, tmp_path, fresh_id) as process:
         client = await ask(tracked, fresh_id)
@@ -97,8 +93,7 @@ async def test_the_shell_example_waits_for_the_end(
     tracked: Gateway, upstream: Upstream, tmp_path: Path, end: bytes, shown: list[str]
 ) -> None:
     """While the task runs the loop asks on, from 304 to 304; with its end it shows state and reason and is over."""
-    stream = Gated()
-    upstream.then(stream)
+    stream = upstream.gated()
     client = await ask(tracked, "report-17")
     example = here(the_block(PAGE, "sh", "until "), tracked.port)
     assert "?wait=30" in example
@@ -135,8 +130,7 @@ async def test_the_walk_finds_every_task_once(
 
 async def test_the_cancel_example_ends_the_task(tracked: Gateway, upstream: Upstream, tmp_path: Path) -> None:
     """It answers the final status, the client's message is broken off, and Ollama's connection is closed."""
-    stream = Gated()
-    upstream.then(stream)
+    stream = upstream.gated()
     stream.head()
     client = await ask(tracked, "report-17")
     await client.head()

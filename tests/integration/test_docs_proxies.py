@@ -17,7 +17,6 @@ import time
 from typing import TYPE_CHECKING, Self
 
 import pytest
-import pytest_asyncio
 
 from tests.support.faults import elapse
 from tests.support.outcome import CLIENT_LEFT, DONE, outcome
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
     Front = Callable[..., Awaitable["Nginx"]]
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PAGE = page("docs/proxies.md")
 EXAMPLE = the_block(PAGE, "nginx", "proxy_pass")
@@ -122,15 +120,13 @@ class Nginx:
         return client
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def behind(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIterator[Gateway]:
+@pytest.fixture
+async def behind(gateways: Launch, store: Store) -> Gateway:
     """The gateway behind it, which knows the name."""
-    gateway = await gateways(REDIS_URL=store.url, ALLOWED_HOSTS=NAME)
-    yield gateway
-    gateway.check_log()
+    return await gateways(REDIS_URL=store.url, ALLOWED_HOSTS=NAME)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def front(behind: Gateway, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front]:
     """Starts nginx with the example, or without one of its lines."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -158,8 +154,7 @@ async def test_pieces_arrive_one_by_one(
     front: Front, behind: Gateway, upstream: Upstream, fresh_id: str, kind: Field
 ) -> None:
     """Each piece is with the client before the next one is sent, of an event stream and of any other answer."""
-    stream = Gated(kind)
-    upstream.then(stream)
+    stream = upstream.gated(kind)
     client = await (await front()).ask(fresh_id)
     stream.head()
     head = await within(30, client.head(), "the head, before any piece")
@@ -177,8 +172,7 @@ async def test_pieces_arrive_one_by_one(
 
 async def test_a_long_silence_is_waited_for(front: Front, behind: Gateway, upstream: Upstream, fresh_id: str) -> None:
     """A model that loads for longer than nginx waits by itself is answered all the same."""
-    stream = Gated()
-    upstream.then(stream)
+    stream = upstream.gated()
     client = await (await front()).ask(fresh_id)
     await elapse(2.5 * SILENCE_SECONDS, time.monotonic(), "nginx's own limit is over")
     stream.head()
@@ -203,8 +197,7 @@ async def test_who_leaves_stops_ollama(
     front: Front, behind: Gateway, upstream: Upstream, fresh_id: str, leaves_by: str
 ) -> None:
     """A client that closes, or only its sending side, ends its task through nginx, too."""
-    stream = Gated()
-    upstream.then(stream)
+    stream = upstream.gated()
     client = await (await front()).ask(fresh_id)
     stream.head()
     await within(30, client.head(), "the head")

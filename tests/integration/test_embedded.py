@@ -54,7 +54,6 @@ def test_commands_it_lacks_are_named(arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.asyncio(loop_scope="session")
 async def test_a_taken_port_is_one_line(model: EmbeddedModel) -> None:
     """A port in use ends it at once, with one line that names the address and the variable to change."""
     done = ollama("serve", OLLAMA_HOST=f"127.0.0.1:{model.port}")
@@ -83,7 +82,6 @@ async def ask(model: EmbeddedModel, method: str, path: str, content: bytes | Non
 
 
 @pytest.mark.model
-@pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("path", ["chat/completions", "completions", "responses", "embeddings"])
 async def test_an_unknown_model_is_ollamas_404(model: EmbeddedModel, path: str) -> None:
     """A model that it does not have is refused with the words and the shape of Ollama's OpenAI routes."""
@@ -93,7 +91,6 @@ async def test_an_unknown_model_is_ollamas_404(model: EmbeddedModel, path: str) 
 
 
 @pytest.mark.model
-@pytest.mark.asyncio(loop_scope="session")
 async def test_an_unknown_model_is_404_in_each_apis_shape(model: EmbeddedModel) -> None:
     """Anthropic's route has Anthropic's error; the route of one model has its row or the 404."""
     messages = await ask(model, "POST", "/v1/messages", b'{"model": "llama3"}')
@@ -105,7 +102,6 @@ async def test_an_unknown_model_is_404_in_each_apis_shape(model: EmbeddedModel) 
 
 
 @pytest.mark.model
-@pytest.mark.asyncio(loop_scope="session")
 async def test_its_model_is_loaded(model: EmbeddedModel, gateways: Launch) -> None:
     """`/api/ps` lists its model in Ollama's shape, and the gateway's `/models/loaded` tells of it."""
     (row,) = (await ask(model, "GET", "/api/ps")).json()["models"]
@@ -119,7 +115,6 @@ async def test_its_model_is_loaded(model: EmbeddedModel, gateways: Launch) -> No
 
 
 @pytest.mark.model
-@pytest.mark.asyncio(loop_scope="session")
 async def test_a_client_that_leaves_stops_it(model: EmbeddedModel) -> None:
     """A stream comes piece by piece, and when its client leaves the model computes no more for it."""
 
@@ -141,7 +136,6 @@ async def test_a_client_that_leaves_stops_it(model: EmbeddedModel) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_bodies_of_each_framing_pass(model: EmbeddedModel, *, chunked: bool) -> None:
     """A body in chunks and one with a length are relayed, and the model in it is looked at."""
@@ -157,7 +151,6 @@ async def test_bodies_of_each_framing_pass(model: EmbeddedModel, *, chunked: boo
 
 
 @pytest.mark.model
-@pytest.mark.asyncio(loop_scope="session")
 async def test_nothing_is_answered_while_it_loads(tmp_path: Path) -> None:
     """From its start on a connection is refused, until the first answer: that comes from a model that is loaded."""
     starting = EmbeddedModel(tmp_path / "ollama.log")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.support.faults import elapse
 from tests.support.gateway import COMMAND, Gateway
@@ -27,13 +26,12 @@ if TYPE_CHECKING:
 
     Begin = Callable[..., Awaitable[Gateway]]
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 START_SECONDS = 60.0
 SOON_SECONDS = 90.0  # what is left of a start, and a stop, on a busy machine
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def begin(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Begin]:
     """Starts a gateway, and waits only until its signals wait, or until it has said that it listens."""
     begun: list[Gateway] = []

@@ -10,7 +10,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from gateway.tasks.document import fields_of
 from gateway.tasks.task import Stage
@@ -19,7 +18,6 @@ from tests.support.forged import FIELDS, KINDS, LISTS, all_documents, document, 
 from tests.support.scripted import Gated
 from tests.support.store import DOCUMENTS
 from tests.support.waiting import until
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 CREATED_MS = int(time.time() * 1000) - 60_000
@@ -37,7 +34,7 @@ FORGED = dict(all_documents(CREATED_MS))
 MALFORMED = {task_id for task_id, text in FORGED.items() if fields_of(text, task_id) is None}
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def forged(new_store: NewStore) -> Store:
     """A store full of them, each listed, and taken for a task in flight that is silent."""
     store = await new_store()
@@ -47,7 +44,7 @@ async def forged(new_store: NewStore) -> Store:
     return store
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def gateway(forged: Store, launch: Launch) -> AsyncIterator[Gateway]:
     """A gateway in front of it; at the end its log has no traceback and the store was never away."""
     gateway = await launch(REDIS_URL=forged.url, HEARTBEAT_SEC="1")
@@ -93,8 +90,7 @@ async def test_their_ids_can_be_used(gateway: Gateway) -> None:
 async def test_one_over_a_running_task_is_replaced(gateway: Gateway, forged: Store, upstream: Upstream) -> None:
     """Whatever is put in a running task's place, the next heartbeat or read puts its status back."""
     upstream.then(stream := Gated())
-    client = await gateway.connect()
-    await client.send(request("POST", CHAT, (b"X-Task-Id", b"run"), body=b"{}"))
+    client = await gateway.send("POST", CHAT, (b"X-Task-Id", b"run"), body=b"{}")
     stream.head()
     await client.head()
     for field in FIELDS:

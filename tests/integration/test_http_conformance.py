@@ -13,14 +13,12 @@ import pytest
 from tests.support.http_cases import CASES, Case
 from tests.support.process import ROOT
 from tests.support.waiting import within
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
     from tests.support.wire import Client, Response
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PAGE = (ROOT / "docs" / "behaviour.md").read_text()
 HEADING = "| RFC | Case | Answer |\n|---|---|---|\n"
@@ -59,7 +57,6 @@ async def test_a_case(tracked: Gateway, upstream: Upstream, case: Case) -> None:
     client = await tracked.connect()
     await client.send(case.raw)
     await check(case, client, upstream)
-    await client.close()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +68,6 @@ async def test_a_case_byte_by_byte(tracked: Gateway, upstream: Upstream, case: C
     for byte in case.raw:
         await client.send(bytes([byte]))
     await check(case, client, upstream)
-    await client.close()
 
 
 async def test_a_refusal_ends_only_its_own_connection(tracked: Gateway, upstream: Upstream) -> None:
@@ -86,8 +82,7 @@ async def test_a_refusal_ends_only_its_own_connection(tracked: Gateway, upstream
 
 async def test_the_host_of_an_absolute_target_replaces_the_field(tracked: Gateway, upstream: Upstream) -> None:
     """What the upstream gets is its own name, whatever names the client used."""
-    client = await tracked.connect()
-    await client.send(request("GET", b"http://elsewhere:1/v1/own", host=b"here"))
+    client = await tracked.send("GET", b"http://elsewhere:1/v1/own", host=b"here")
     assert (await client.answer()).status == 200
     assert upstream.exchanges[0].head.all("host") == [b"127.0.0.1:%d" % upstream.port]
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from gateway.http import limits
 from tests.support.impatient import ImpatientGateway
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from tests.support.scripted import Exchange, Upstream
     from tests.support.wire import Client
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 MEGABYTE = 1024 * 1024
 GROWTH_BOUND = 16 * MEGABYTE
@@ -41,7 +39,7 @@ SHORT = {
 CHUNKED = (b"Transfer-Encoding", b"chunked")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest.fixture(scope="module")
 async def short(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ImpatientGateway]:
     """A gateway whose times are short."""
     log = tmp_path_factory.mktemp("impatient") / "gateway.log"
@@ -187,8 +185,7 @@ async def test_a_stalled_body_is_closed(short: ImpatientGateway, upstream: Upstr
 
 async def test_a_body_that_trickles_has_stalled(short: ImpatientGateway, upstream: Upstream) -> None:
     """Less than a kilobyte in the time of a stall is a stall."""
-    client = await short.connect()
-    await client.send(request("POST", "/v1/own", CHUNKED))
+    client = await short.send("POST", "/v1/own", CHUNKED)
     start = time.monotonic()
 
     async def trickle() -> None:
@@ -204,8 +201,7 @@ async def test_a_body_that_trickles_has_stalled(short: ImpatientGateway, upstrea
 
 async def test_a_slow_body_is_taken(short: ImpatientGateway, upstream: Upstream) -> None:
     """A kilobyte in that time is enough, for as long as it takes."""
-    client = await short.connect()
-    await client.send(request("POST", "/v1/own", CHUNKED))
+    client = await short.send("POST", "/v1/own", CHUNKED)
     start = time.monotonic()
     while time.monotonic() - start < 5:
         await client.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
@@ -233,10 +229,8 @@ async def test_a_slow_upstream_is_not_the_clients_stall(short: ImpatientGateway,
 
 async def test_a_slow_answer_has_no_limit(short: ImpatientGateway, upstream: Upstream) -> None:
     """None of the times counts while the client waits for its answer."""
-    slow = Gated()
-    upstream.then(slow)
-    client = await short.connect()
-    await client.send(request("POST", "/v1/own", body=b"{}"))
+    slow = upstream.gated()
+    client = await short.send("POST", "/v1/own", body=b"{}")
     await upstream.exchange()
     await until_steady(lambda: len(upstream.exchanges), steady_seconds=2)
     slow.head()
@@ -338,8 +332,7 @@ async def test_an_early_413_reaches_who_sends_on(gateways: Launch, upstream: Ups
     await gateway.ask("GET", "/v1/own")
     before = gateway.resident_bytes
     for fields in ([(b"Content-Length", b"%d" % (100 * MEGABYTE))], [CHUNKED]):
-        client = await gateway.connect()
-        await client.send(request("POST", "/v1/own", *fields))
+        client = await gateway.send("POST", "/v1/own", *fields)
         for _ in range(1600):
             await client.send(b"10000\r\n" + bytes(65_536) + b"\r\n")
         answer = await within(30, client.answer(), "the answer")
@@ -355,8 +348,7 @@ async def test_nobody_lingers_for_ever(short: ImpatientGateway, upstream: Upstre
     """Who neither closes nor sends after an early answer is let go."""
     await short.close_clients()
     alone = await until_steady(lambda: descriptors(short), steady_seconds=0.2)
-    client = await short.connect()
-    await client.send(request("POST", "/v1/own", (b"Content-Length", b"999999999")))
+    client = await short.send("POST", "/v1/own", (b"Content-Length", b"999999999"))
     assert (await client.answer()).status == 413
     assert descriptors(short) > alone
     await until(lambda: descriptors(short) <= alone, 30, "the connection is gone")
@@ -372,8 +364,7 @@ def descriptors(gateway: Gateway) -> int:
 
 async def test_pipelining_without_end_is_bounded(gateway: Gateway, upstream: Upstream) -> None:
     """A client that sends requests without reading answers is stopped, and memory does not grow with it."""
-    first = Gated()
-    upstream.then(first)
+    upstream.gated()
     before = gateway.resident_bytes
     client = await gateway.connect()
     burst = request("GET", "/v1/own", (b"X", b"y" * 2000)) * 50  # of smaller ones, a read would hold too many
@@ -429,10 +420,8 @@ async def test_long_heads_behind_a_waiting_request_cost_little(gateway: Gateway,
 
 async def test_long_heads_behind_a_waiting_request_are_served(gateway: Gateway, upstream: Upstream) -> None:
     """They are only not read meanwhile: each is answered in its turn."""
-    first = Gated()
-    upstream.then(first)
-    client = await gateway.connect()
-    await client.send(request("GET", "/v1/own"))
+    first = upstream.gated()
+    client = await gateway.send("GET", "/v1/own")
     await upstream.exchange()
     client.writer.write(head_of(65_000) * 17)
     first.head()

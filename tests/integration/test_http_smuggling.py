@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 FOREIGN = b"GET /v1/foreign HTTP/1.1\r\nHost: a\r\n\r\n"
 LENGTH = b"Content-Length: %d" % len(FOREIGN)
@@ -101,7 +100,6 @@ async def test_an_ambiguous_message_is_refused_with_all_that_follows(
     assert await within(30, client.at_end(), "the connection is closed")
     assert_nothing_foreign(upstream)
     assert not any(exchange.body.complete for exchange in upstream.exchanges)
-    await client.close()
 
 
 # The foreign request is a body, or part of one, and arrives as that.
@@ -129,7 +127,6 @@ async def test_a_request_in_a_body_stays_a_body(tracked: Gateway, upstream: Upst
     assert [(await within(30, client.answer(), "an answer")).status for _ in range(2)] == [200, 200]
     assert [bytes(exchange.body.data) for exchange in upstream.exchanges] == [FOREIGN, b""]
     assert_nothing_foreign(upstream)
-    await client.close()
 
 
 # The first request is proper and ends the connection; what follows it is not read as another.
@@ -150,7 +147,6 @@ async def test_nothing_is_read_behind_the_last_request(tracked: Gateway, upstrea
     assert (answer.status, answer.data) == (200, b"{}")
     assert await within(30, client.at_end(), "the connection is closed")
     assert_nothing_foreign(upstream)
-    await client.close()
 
 
 async def test_a_body_that_was_not_wanted_is_no_request(tracked: Gateway, upstream: Upstream) -> None:
@@ -162,7 +158,6 @@ async def test_a_body_that_was_not_wanted_is_no_request(tracked: Gateway, upstre
     await client.send(FOREIGN)
     assert await within(30, client.at_end(), "the connection is closed")
     assert upstream.exchanges == []
-    await client.close()
 
 
 async def test_there_are_enough_messages() -> None:

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.waiting import within
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 METHODS = ["GET", "POST", "DELETE", "OPTIONS"]
 OUTSIDE = [
@@ -40,8 +38,7 @@ OUTSIDE = [
 async def test_no_spelling_leads_outside_v1(tracked: Gateway, upstream: Upstream, target: bytes) -> None:
     """Every method gets an answer that is ours and no 5xx, at once, and nothing reaches the upstream."""
     for method in METHODS:
-        client = await tracked.connect()
-        await client.send(request(method, target, (b"Connection", b"close"), body=b"{}"))
+        client = await tracked.send(method, target, (b"Connection", b"close"), body=b"{}")
         answer = await within(30, client.answer(method), f"an answer to {method}")
         assert answer.status < 500, (method, answer)
         assert answer.status >= 400 or target in (b"/", b"//", b"http://a", b"/?/v1/x", b"http://a?/v1/x"), (
@@ -103,4 +100,3 @@ async def test_five_hundred_legal_targets_arrive_byte_for_byte(tracked: Gateway,
         answer = await within(30, client.ask("GET", form), f"an answer to {form!r}")
         assert answer.status == 200, (form, answer)
     assert [exchange.head.target for exchange in upstream.exchanges] == targets
-    await client.close()

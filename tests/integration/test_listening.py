@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING
 
 import httpx
-import pytest
 
 from tests.support.gateway import refused_start
 from tests.support.ports import free_port, refusing_port
@@ -14,8 +13,6 @@ from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from tests.conftest import Launch
-
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_localhost_is_served_on_both_addresses(launch: Launch) -> None:

@@ -16,14 +16,12 @@ import pytest
 from tests.support.exposition import scrape
 from tests.support.scripted import JSON, Gated, answering, head, sending, streaming
 from tests.support.waiting import until, within
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     from tests.conftest import Launch, NewStore
     from tests.support.gateway import Gateway
     from tests.support.scripted import Exchange, Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 PATHS = {CHAT: "chat_completions", "/v1/completions": "completions", "/v1/models/m": "models", "/v1/x": "other"}
@@ -50,8 +48,7 @@ async def make_tasks_of_every_kind(gateway: Gateway, upstream: Upstream) -> None
 async def leave(gateway: Gateway, upstream: Upstream) -> None:
     """A client that leaves before there is an answer."""
     upstream.then(Gated())
-    client = await gateway.connect()
-    await client.send(request("POST", CHAT, (b"X-Task-Id", b"left"), body=BODY))
+    client = await gateway.send("POST", CHAT, (b"X-Task-Id", b"left"), body=BODY)
     await until(lambda: is_stage(gateway, "left", "forwarding"))
     await client.close()
     await gateway.ended("left")
@@ -65,8 +62,7 @@ async def is_stage(gateway: Gateway, task_id: str, stage: str) -> bool:
 
 async def cancel(gateway: Gateway, upstream: Upstream) -> None:
     """A stream that someone cancels in the middle of it."""
-    gated = Gated()
-    upstream.then(gated)
+    gated = upstream.gated()
     gated.head()
     gated.piece(DELTA)
     asking = asyncio.create_task(gateway.ask("POST", CHAT, (b"X-Task-Id", b"cancelled"), body=BODY))
@@ -133,8 +129,7 @@ async def test_refusals_count_by_code(launch: Launch, new_store: NewStore, upstr
     await gateway.ask("GET", "/v1/models", (b"Origin", b"http://stranger.example"))
     await gateway.ask("GET", "/v1/models", (b"Host", b"two"), (b"Host", b"hosts"))
     await gateway.ask("GET", "/v1/models", *[(b"X-%d" % number, b"y" * 8000) for number in range(10)])
-    gated = Gated()
-    upstream.then(gated)
+    gated = upstream.gated()
     asking = asyncio.create_task(gateway.ask("POST", CHAT, (b"X-Task-Id", b"twice")))
     await until(lambda: is_stage(gateway, "twice", "forwarding"))
     assert (await gateway.ask("POST", CHAT, (b"X-Task-Id", b"twice"))).head.status == 409
@@ -171,8 +166,7 @@ async def test_metrics_hold_nothing_of_anybodys(gateway: Gateway, upstream: Upst
 async def test_tasks_in_flight_are_shown_by_stage(launch: Launch, upstream: Upstream) -> None:
     """A task is forwarding until the head comes, then streaming, then gone."""
     gateway = await launch()
-    gated = Gated()
-    upstream.then(gated)
+    gated = upstream.gated()
     asking = asyncio.create_task(gateway.ask("POST", CHAT, (b"X-Task-Id", b"one"), body=BODY))
     await until(lambda: is_stage(gateway, "one", "forwarding"))
     assert (await scrape(gateway.http)).series("tasks_in_flight") == {("forwarding",): 1}
@@ -230,11 +224,7 @@ async def test_ollama_is_shown(launch: Launch, upstream: Upstream) -> None:
 
 async def test_a_silent_ollama_does_not_hold_a_scrape(launch: Launch, upstream: Upstream) -> None:
     """A scrape waits a second for Ollama, and then says what it knows."""
-
-    async def silent(exchange: Exchange) -> None:
-        await exchange.closed.wait()
-
-    upstream.models = silent
+    upstream.models = sending(then="wait")
     gateway = await launch()
     seen = await within(1.9, scrape(gateway.http))
     assert seen("upstream_up") == 0

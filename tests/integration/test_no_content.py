@@ -12,12 +12,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 from redis.asyncio import Redis
 
 from tests.support.pages import output
 from tests.support.process import ROOT
-from tests.support.scripted import JSON, Gated, answering, sending, streaming
+from tests.support.scripted import JSON, answering, sending, streaming
 from tests.support.waiting import until, within
 from tests.support.wire import chunk, request
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Field
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 CHAT = "/v1/chat/completions"
 PROMPT, ANSWER, COOKIE, CLOUD = "marked-prompt", "marked-answer", "marked-cookie", "sk-marked-cloud-0123"
@@ -77,7 +76,7 @@ class Overheard:
             self.said.append(str(heard["command"]))
 
 
-@pytest_asyncio.fixture(loop_scope="session", params=["text", "json"])
+@pytest.fixture(params=["text", "json"])
 async def watched(
     request: pytest.FixtureRequest, launch: Launch, new_store: NewStore, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[tuple[Gateway, Store, Overheard]]:
@@ -115,10 +114,8 @@ async def converse(gateway: Gateway, upstream: Upstream) -> bytes:
 async def end_from_outside(gateway: Gateway, upstream: Upstream) -> None:
     """One conversation is cancelled, from another the client leaves; one stays in flight."""
     for task_id in ("cancelled", "client_disconnect", "in-flight"):
-        stream = Gated()
-        upstream.then(stream)
-        client = await gateway.connect()
-        await client.send(request("POST", CHAT, GIVEN, *OTHERS, named(task_id), body=BODY))
+        stream = upstream.gated()
+        client = await gateway.send("POST", CHAT, GIVEN, *OTHERS, named(task_id), body=BODY)
         stream.head()
         stream.piece(DELTA)
         await within(30, client.up_to(ANSWER.encode()), "the answer begins")

@@ -13,19 +13,16 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import openai
 import pytest
-import pytest_asyncio
 
 from tests.support.outcome import CLIENT_LEFT, DONE, failed, outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.model import EmbeddedModel
-    from tests.support.store import Store
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
 HELLO: list[Any] = [{"role": "user", "content": "Say hello."}]
 STORY: list[Any] = [{"role": "user", "content": "Tell me a long story about a river."}]
@@ -46,16 +43,7 @@ TOOLS: list[Any] = [
 ]
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def live(gateways: Launch, store: Store, model: EmbeddedModel) -> AsyncIterator[Gateway]:
-    """A gateway in front of the real model."""
-    gateway = await gateways(REDIS_URL=store.url, UPSTREAM_BASE=model.base)
-    yield gateway
-    await gateway.close_clients()
-    gateway.check_log()
-
-
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def client(live: Gateway, fresh_id: str) -> AsyncIterator[openai.AsyncOpenAI]:
     """The official client, as its documentation makes it, with a task id on each request."""
     async with openai.AsyncOpenAI(

@@ -14,13 +14,14 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi import checks
 
 if TYPE_CHECKING:
     from tests.support.gateway import Gateway
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 Seen = Counter[tuple[str, int]]
 DESCRIBED = [checks.status_code_conformance, checks.content_type_conformance, checks.response_schema_conformance]
@@ -41,6 +42,7 @@ def ask_everything(gateway: Gateway, known_ids: list[str]) -> Seen:
     seen: Seen = Counter()
     schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{gateway.port}/openapi.json")
     for result in schema.get_all_operations():
+        assert isinstance(result, Ok)
         operation = result.ok()
         ask(operation.as_strategy(generation_mode=GenerationMode.POSITIVE), known_ids, seen)
         if operation.query:  # in a path alone anything is a text, so that nothing bad can be said there

@@ -10,12 +10,11 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.chaos.mortal import Mortal
 from tests.support.faults import Frozen, elapse
 from tests.support.outcome import DONE, outcome
-from tests.support.streams import HeldStream
+from tests.support.streams import HeldStream, held
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -25,14 +24,13 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HEARTBEAT = "1"
 FOUND_SECONDS = 3 * 1 + 2  # three heartbeats and a little
 LOST = ("FAILED", "lost", "lost")
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def runner(upstream: Upstream, store: Store, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mortal]:
     """A gateway that may be killed."""
     runner = Mortal(tmp_path_factory, upstream, REDIS_URL=store.url, HEARTBEAT_SEC=HEARTBEAT)
@@ -68,8 +66,7 @@ async def test_an_outage_loses_nobody(launch: Launch, new_store: NewStore, upstr
     store = await new_store()
     settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": HEARTBEAT}
     runner, other = await launch(**settings), await launch(**settings)
-    stream = HeldStream()
-    await stream.begin(runner, upstream)
+    stream = await held(runner, upstream)
     async with Frozen(store) as fault:
         await fault.begin()
         await elapse(5, time.monotonic(), "five heartbeats without a store")
@@ -88,8 +85,7 @@ async def test_many_gateways_see_one_loss(launch: Launch, runner: Mortal, store:
     """Three gateways that look and are asked at once tell the same event of a task whose gateway is gone."""
     settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": HEARTBEAT}
     others = [await launch(**settings) for _ in range(3)]
-    stream = HeldStream()
-    await stream.begin(runner, upstream)
+    stream = await held(runner, upstream)
     await runner.kill()
     events: set[str] = set()
 

@@ -8,17 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
     from tests.support.wire import Field
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 KEY = (b"X-Api-Key", b"sk-of-the-routes-0123")
 PERSON = (b"Accept", b"text/html,application/xhtml+xml;q=0.9,*/*;q=0.8")
@@ -31,13 +27,10 @@ ERRORS = [
 ]  # fmt: skip
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def gateway(gateways: Launch, upstream: Upstream) -> AsyncIterator[Gateway]:
+@pytest.fixture
+async def gateway(gateways: Launch) -> Gateway:
     """A gateway with keys that has no task."""
-    gateway = await gateways(GATEWAY_API_KEYS=f"admin:{KEY[1].decode()}", GATEWAY_INSTANCE="own-routes")
-    yield gateway
-    await gateway.close_clients()
-    gateway.check_log()
+    return await gateways(GATEWAY_API_KEYS=f"admin:{KEY[1].decode()}", GATEWAY_INSTANCE="own-routes")
 
 
 async def described(gateway: Gateway) -> list[str]:

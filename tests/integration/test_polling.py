@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.streams import HeldStream
+from tests.support.streams import HeldStream, held
 from tests.support.waiting import until, until_steady, within
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 AT_ONCE_SECONDS = 0.4  # one HTTP exchange on a busy machine
 LOOK_SECONDS = 0.25
@@ -39,13 +39,6 @@ async def timed_poll(*args: Any, **params: Any) -> tuple[httpx.Response, float]:
     """The same, and how long it took."""
     begun = time.monotonic()
     return await poll(*args, **params), time.monotonic() - begun
-
-
-async def running(gateway: Gateway, upstream: Upstream) -> HeldStream:
-    """A stream that goes on until its test ends it."""
-    stream = HeldStream()
-    await stream.begin(gateway, upstream)
-    return stream
 
 
 # -- ETag --
@@ -89,7 +82,7 @@ async def test_the_etag_is_the_event(gateway: Gateway, upstream: Upstream) -> No
 )
 async def test_what_is_known_is_304(gateway: Gateway, upstream: Upstream, known: str, is_known: bool) -> None:
     """If-None-Match with the present event, in a list or weak, or `*`, is 304 with the ETag and no body; else 200."""
-    stream = await running(gateway, upstream)
+    stream = await held(gateway, upstream)
     tag = (await poll(gateway, stream.task_id)).headers["ETag"]
     answer = await poll(gateway, stream.task_id, known.format(tag.strip('"')))
     assert answer.headers["ETag"] == tag
@@ -100,7 +93,7 @@ async def test_what_is_known_is_304(gateway: Gateway, upstream: Upstream, known:
 async def test_a_heartbeat_keeps_the_etag(gateways: Launch, store: Store, upstream: Upstream) -> None:
     """While nothing changes but the timestamp a poller that knows the event is told 304."""
     gateway = await gateways(REDIS_URL=store.url, HEARTBEAT_SEC="1")
-    stream = await running(gateway, upstream)
+    stream = await held(gateway, upstream)
     first = await poll(gateway, stream.task_id)
 
     async def has_beaten() -> bool:
@@ -116,7 +109,7 @@ async def test_a_heartbeat_keeps_the_etag(gateways: Launch, store: Store, upstre
 
 async def test_a_change_ends_the_wait(gateway: Gateway, upstream: Upstream) -> None:
     """Who waits has the next status as soon as it is there."""
-    stream = await running(gateway, upstream)
+    stream = await held(gateway, upstream)
     tag = (await poll(gateway, stream.task_id)).headers["ETag"]
     waiting = [asyncio.ensure_future(poll(gateway, stream.task_id, known, wait=30)) for known in (None, tag)]
     await until_all_wait(gateway, stream.task_id)
@@ -128,7 +121,7 @@ async def test_a_change_ends_the_wait(gateway: Gateway, upstream: Upstream) -> N
 
 async def test_a_known_event_that_is_past_is_no_wait(gateway: Gateway, upstream: Upstream) -> None:
     """Who names an older event is answered at once with the present status."""
-    stream = await running(gateway, upstream)
+    stream = await held(gateway, upstream)
     answer, seconds = await timed_poll(gateway, stream.task_id, '"an-older-one"', wait=30)
     assert (answer.status_code, answer.json()["state"]) == (200, "RUNNING")
     assert seconds <= AT_ONCE_SECONDS
@@ -137,7 +130,7 @@ async def test_a_known_event_that_is_past_is_no_wait(gateway: Gateway, upstream:
 
 async def test_an_ended_task_is_no_wait(gateway: Gateway, upstream: Upstream) -> None:
     """Nothing is to be waited for when a task has ended: 200 at once, or 304 for who knows it."""
-    stream = await running(gateway, upstream)
+    stream = await held(gateway, upstream)
     await stream.end()
     answer, seconds = await timed_poll(gateway, stream.task_id, wait=60)
     assert (answer.status_code, seconds <= AT_ONCE_SECONDS) == (200, True)
@@ -147,7 +140,7 @@ async def test_an_ended_task_is_no_wait(gateway: Gateway, upstream: Upstream) ->
 
 async def test_the_time_is_kept(gateway: Gateway, upstream: Upstream) -> None:
     """Without a change the answer comes when the time is up: 200 with the document, 304 for who knows it."""
-    stream = await running(gateway, upstream)
+    stream = await held(gateway, upstream)
     tag = (await poll(gateway, stream.task_id)).headers["ETag"]
     for known, status in ((None, 200), (tag, 304)):
         answer, seconds = await timed_poll(gateway, stream.task_id, known, wait=0.8)
@@ -172,7 +165,7 @@ async def test_an_unknown_task_is_no_wait(gateway: Gateway, fresh_id: str, wait:
 
 async def test_a_cancelled_task_ends_the_wait(gateway: Gateway, upstream: Upstream) -> None:
     """A cancel call is a change like any other."""
-    stream = await running(gateway, upstream)
+    stream = await held(gateway, upstream)
     waiting = asyncio.ensure_future(poll(gateway, stream.task_id, wait=30))
     await poll(gateway, stream.task_id)
     await gateway.http.post(f"/tasks/{stream.task_id}/cancel")
@@ -213,7 +206,7 @@ async def test_a_hundred_waiters_cost_as_one(launch: Launch, new_store: NewStore
     """A hundred pollers of another gateway's task are all answered, by one read of the store per look."""
     store = await new_store()
     runner, other = await launch(REDIS_URL=store.url), await launch(REDIS_URL=store.url)
-    stream = await running(runner, upstream)
+    stream = await held(runner, upstream)
     target = f"/tasks/status/{stream.task_id}?wait=30"
     waiting = [asyncio.ensure_future(other.ask("GET", target)) for _ in range(WAITERS)]
 
@@ -243,7 +236,7 @@ async def test_who_leaves_is_waited_for_no_more(launch: Launch, new_store: NewSt
     """When those who waited have gone, the store is asked no more."""
     store = await new_store()
     runner, other = await launch(REDIS_URL=store.url, HEARTBEAT_SEC="60"), await launch(REDIS_URL=store.url)
-    stream = await running(runner, upstream)
+    stream = await held(runner, upstream)
     clients = [await other.connect() for _ in range(10)]
     for client in clients:
         await client.send(f"GET /tasks/status/{stream.task_id}?wait=60 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
@@ -263,7 +256,7 @@ async def test_who_leaves_is_waited_for_no_more(launch: Launch, new_store: NewSt
 async def test_sigterm_answers_who_waits(launch: Launch, upstream: Upstream) -> None:
     """A gateway that is about to stop keeps no poller waiting: each is told the present status."""
     gateway = await launch()
-    stream = await running(gateway, upstream)
+    stream = await held(gateway, upstream)
     waiting = [asyncio.ensure_future(gateway.ask("GET", f"/tasks/status/{stream.task_id}?wait=60")) for _ in range(20)]
     await until_all_wait(gateway, stream.task_id)
     gateway.process.terminate()

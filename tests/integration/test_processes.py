@@ -47,6 +47,16 @@ PULLING = f'exec "{sys.executable}" "{ROOT / "tests" / "support" / "pulling_olla
 
 
 @pytest.mark.model
+async def killed_and_back(running: Running, program: str) -> None:
+    """A program dies, and runs again as another process."""
+    [old] = running.pids(program)
+    os.kill(old, signal.SIGKILL)
+    await until(lambda: not is_alive(old), 30, f"{program} is dead")
+    await until(lambda: len(running.pids(program)) == 2, 30, f"{program} is back")
+    await running.healthy()
+    assert is_alive(running.pids(program)[1])
+
+
 @pytest.mark.timeout(300)
 async def test_a_killed_program_comes_back_and_all_stop_in_order(start: Start) -> None:
     """Each program that dies is back as a younger process; at SIGTERM Ollama goes down last, exit code 0."""
@@ -54,12 +64,7 @@ async def test_a_killed_program_comes_back_and_all_stop_in_order(start: Start) -
     await running.healthy()
     assert running.pids("pull") == [], "without OLLAMA_PULL_MODELS there is no such process"
     for program in ("ollama", "gateway"):
-        [old] = running.pids(program)
-        os.kill(old, signal.SIGKILL)
-        await until(lambda old=old: not is_alive(old), 30, f"{program} is dead")
-        await until(lambda program=program: len(running.pids(program)) == 2, 30, f"{program} is back")
-        await running.healthy()
-        assert is_alive(running.pids(program)[1])
+        await killed_and_back(running, program)
     assert not [file for file in open_files(running.process.pid) if file.startswith("socket:")]
 
     assert await terminate(running.process, 90) == 0

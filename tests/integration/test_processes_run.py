@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 RUN = [sys.executable, str(ROOT / "tools" / "run.py")]
 
 
-async def refused(exit_code: int = 1, **settings: str) -> list[str]:
+async def refused(settings: dict[str, str], exit_code: int = 1) -> list[str]:
     """Start it where it cannot start; its lines."""
     process = await asyncio.create_subprocess_exec(
         *RUN, env=environment(settings), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -93,7 +93,7 @@ async def test_a_link_of_kubernetes_is_no_port() -> None:
             taken.bind(("127.0.0.1", 11535))
             taken.listen()
         free = {"OLLAMA_HOST": f"127.0.0.1:{free_port()}", "PATH": os.defpath}
-        [line] = await refused(GATEWAY_PORT="tcp://10.0.0.1:11535", GATEWAY_HOST="tcp://10.0.0.1:11535", **free)
+        [line] = await refused(free | dict.fromkeys(("GATEWAY_PORT", "GATEWAY_HOST"), "tcp://10.0.0.1:11535"))
     assert ":11535: Address already in use" in line
     assert "10.0.0.1" not in line
 
@@ -107,7 +107,7 @@ async def test_a_taken_port_is_one_line(variable: str) -> None:
         port = taken.getsockname()[1]
         free = {"OLLAMA_HOST": f"127.0.0.1:{free_port()}", "GATEWAY_PORT": str(free_port())}
         value = f"127.0.0.1:{port}" if variable == "OLLAMA_HOST" else str(port)
-        [line] = await refused(**(free | {variable: value, "PATH": os.defpath}))
+        [line] = await refused(free | {variable: value, "PATH": os.defpath})
     assert str(port) in line
     assert f"make run {variable}=" in line
     assert (f"make run UPSTREAM_BASE=http://127.0.0.1:{port};" in line) is (variable == "OLLAMA_HOST")
@@ -115,7 +115,7 @@ async def test_a_taken_port_is_one_line(variable: str) -> None:
 
 async def test_an_address_of_another_machine_is_one_line() -> None:
     """A GATEWAY_HOST that is not here is called so; no other port is proposed."""
-    [line] = await refused(GATEWAY_HOST="192.0.2.1", OLLAMA_HOST=f"127.0.0.1:{free_port()}")
+    [line] = await refused({"GATEWAY_HOST": "192.0.2.1", "OLLAMA_HOST": f"127.0.0.1:{free_port()}"})
     assert "GATEWAY_HOST is no address of this machine" in line
     assert "GATEWAY_PORT" not in line
 
@@ -128,7 +128,8 @@ async def test_wrong_settings_are_said_once_and_nothing_starts(form: str) -> Non
         taken.listen()
         port = taken.getsockname()[1]
         wrong = {"LOG_LEVEL": "loud", "DRAIN_SEC": "soon"}
-        lines = await refused(2, **wrong, LOG_FORMAT=form, OLLAMA_HOST=f"127.0.0.1:{port}", GATEWAY_PORT=str(port))
+        taken_ports = {"OLLAMA_HOST": f"127.0.0.1:{port}", "GATEWAY_PORT": str(port)}
+        lines = await refused(wrong | taken_ports | {"LOG_FORMAT": form}, exit_code=2)
     said = [json.loads(line)["message"] for line in lines] if form == "json" else lines
     assert [line.partition("=")[0].rpartition(" ")[2] for line in said] == ["DRAIN_SEC", "LOG_LEVEL"]
 

@@ -15,7 +15,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from gateway.pull.puller import Ollama, Puller
 from tests.support.ports import free_port
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
     Pull = Callable[..., "Pulling"]
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 COMMAND = [sys.executable, "-m", "gateway.pull"]
 KEY = "a-key-that-stays-secret"
@@ -81,7 +79,7 @@ class Pulling:
         return int(self.process.returncode)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def pull(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Pull]:
     """Starts the pull program; at the end its log holds no traceback and no key."""
     started: list[Pulling] = []

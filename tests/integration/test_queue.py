@@ -125,7 +125,7 @@ async def test_without_keys_the_order_is_that_of_arrival_and_positions_only_fall
         count = served.seen
         served.finish()
         if left:
-            await until(lambda count=count: served.seen > count, what="the next one is here")
+            await served.has_seen(count + 1)
     assert await low.answer
     for positions in seen.values():
         known = [position for position in positions if position is not None]
@@ -179,7 +179,7 @@ async def test_a_wait_for_a_change_wakes_when_the_turn_comes_and_not_for_positio
     await served.holds(1)
     waiting = asyncio.ensure_future(gateway.http.get(f"/tasks/status/{third.task_id}?wait=60"))
     first_here = served.finish()
-    await until(lambda: served.seen == 2, what="the second is here")
+    await served.has_seen(2)
     assert (await second.extensions())["state"] == "RUNNING"
     assert not waiting.done(), "a new position is no change"
     served.finish()
@@ -207,7 +207,7 @@ async def test_what_only_reads_neither_waits_nor_takes_a_place(
     waiting = await ask(gateway)
     assert await waiting.position() == 1
     served.finish()
-    await until(lambda: served.seen == 3, what="the one that waited is here")
+    await served.has_seen(3)
     served.finish()
 
 
@@ -359,7 +359,7 @@ async def test_two_keys_with_loads_of_a_hundred_to_one_get_the_same(
         for passed in range(1, 4):
             seen = served.seen
             served.finish()
-            await until(lambda seen=seen: served.seen > seen, what="the next one is here")
+            await served.has_seen(seen + 1)
             here = served.here[-1]
             counts[bytes(here.body.data)] += 1
             if here.body.data == b"light":
@@ -368,7 +368,7 @@ async def test_two_keys_with_loads_of_a_hundred_to_one_get_the_same(
         seen = served.seen
         served.finish()
         await within(30, light.answer)
-        await until(lambda seen=seen: served.seen > seen, what="a heavy one is here")
+        await served.has_seen(seen + 1)
         counts[bytes(served.here[-1].body.data)] += 1
     shares = list(counts.values())
     assert sum(shares) ** 2 / (2 * sum(share**2 for share in shares)) >= 0.95
@@ -444,7 +444,7 @@ async def test_a_client_that_expects_100_gets_it_with_its_place(launch: Launch, 
     served.finish()
     assert (await within(30, interim)).status == 100
     await client.send(BODY)
-    await until(lambda: served.seen == 2, what="it is here")
+    await served.has_seen(2)
     served.finish()
     assert (await within(30, client.answer("POST"))).status == 200
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -142,7 +143,7 @@ async def test_a_drain_takes_tasks_out_once_the_notice_has_ended(
     await until(is_unready, what="it gives notice")
     assert await waiting.length_is(COUNT + 1)
     waiting.served.finish()
-    await until(lambda: waiting.served.seen == 2, what="the next one is served")
+    await waiting.served.has_seen(2)
     first = waiting.clients.pop("drained-0")
     gateway.process.terminate()  # a second signal ends the notice
     assert await within(10, waiting.answers()) == {(503, "shutting_down")}
@@ -162,13 +163,13 @@ async def test_while_ollama_starts_again_requests_wait_for_it(launch: Launch, st
     waiting = Waiting(gateway, upstream)
     for number in range(3):
         await waiting.send(f"patient-{number}")
-        await until(lambda number=number: waiting.length_is(number + 1), what="it waits")
+        await until(partial(waiting.length_is, number + 1), what="it waits")
     await elapse(1, time.monotonic(), "some tries")
     positions = [(await gateway.status(task_id))["extensions"]["queue_position"] for task_id in waiting.clients]
     assert positions == [1, 2, 3]
     await upstream.start(port)
     for number in range(3):
-        await until(lambda number=number: waiting.served.seen == number + 1, what="it is served")
+        await waiting.served.has_seen(number + 1)
         waiting.served.finish()
     for task_id, client in waiting.clients.items():
         assert (await within(30, client.answer("POST"))).status == 200

@@ -14,21 +14,17 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.support.pages import output
 from tests.support.process import ROOT
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.model import EmbeddedModel
     from tests.support.store import Store
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
 README = (ROOT / "README.md").read_text()
 ADDRESS, MODEL = "http://127.0.0.1:11535", "qwen3:0.6b"
@@ -44,14 +40,6 @@ def here(example: str, gateway: Gateway, model: EmbeddedModel) -> str:
     """The example with the address and the model that the test has."""
     assert ADDRESS in example
     return example.replace(ADDRESS, f"http://127.0.0.1:{gateway.port}").replace(MODEL, model.name)
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def live(gateways: Launch, store: Store, model: EmbeddedModel) -> AsyncIterator[Gateway]:
-    """A gateway in front of the real model."""
-    gateway = await gateways(REDIS_URL=store.url, UPSTREAM_BASE=model.base)
-    yield gateway
-    gateway.check_log()
 
 
 async def test_the_python_example_streams_and_shows_the_status(

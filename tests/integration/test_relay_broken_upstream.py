@@ -11,24 +11,20 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.support.outcome import DONE, failed, outcome
 from tests.support.ports import free_port, refusing_port
-from tests.support.scripted import CHUNKED, EVENTS, JSON, Gated, Upstream, answering, head, sending, streaming
+from tests.support.scripted import CHUNKED, JSON, Upstream, answering, head, sending, streaming
 from tests.support.waiting import until, within
 from tests.support.wire import chunk, request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.scripted import Exchange, Script
     from tests.support.store import Store
     from tests.support.wire import Response
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m"}'
@@ -105,7 +101,6 @@ async def test_the_client_connection_survives_a_502(gateway: Gateway, upstream: 
     client = await gateway.connect()
     assert (await client.ask("POST", CHAT, body=BODY)).status == 502
     assert (await client.ask("POST", CHAT, body=BODY)).status == 200
-    await client.close()
 
 
 async def test_an_early_answer_passes_also_where_the_upstream_resets(gateway: Gateway, upstream: Upstream) -> None:
@@ -130,7 +125,6 @@ async def test_an_answer_has_no_more_than_its_head_says(gateway: Gateway, upstre
     upstream.then(sending(interim + head(200, (b"Content-Length", b"3")) + b"yes"))
     assert_gateway_error(await client.ask("POST", CHAT, body=BODY), 502, "upstream_error")
     assert (await client.ask("POST", CHAT, body=BODY)).data == b"{}"
-    await client.close()
 
 
 @pytest.mark.parametrize("first", [b"0\r\nX: ", b"5;"])
@@ -258,24 +252,15 @@ async def test_bytes_after_an_answer_are_not_taken_for_the_next(gateway: Gateway
     assert [(first.status, first.data), (second.status, second.data)] == [(200, b"ok"), (200, b"{}")]
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def impatient(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIterator[Gateway]:
+@pytest.fixture
+async def impatient(gateways: Launch, store: Store) -> Gateway:
     """A gateway that waits one second at most for a silent upstream."""
-    gateway = await gateways(REDIS_URL=store.url, UPSTREAM_IDLE_TIMEOUT_SEC="1")
-    yield gateway
-    await gateway.close_clients()
-    gateway.check_log()
-
-
-async def silent(exchange: Exchange) -> None:
-    """Take the request and say nothing until the gateway leaves."""
-    await exchange.read()
-    await exchange.closed.wait()
+    return await gateways(REDIS_URL=store.url, UPSTREAM_IDLE_TIMEOUT_SEC="1")
 
 
 async def test_a_silent_upstream_is_504_where_a_limit_is_set(impatient: Gateway, upstream: Upstream) -> None:
     """With UPSTREAM_IDLE_TIMEOUT_SEC no head in that time is 504 upstream_timeout and closes the upstream."""
-    upstream.then(silent)
+    upstream.then(sending(then="wait"))
     answer = await within(5, impatient.ask("POST", CHAT, body=BODY), "504")
     assert_gateway_error(answer, 504, "upstream_timeout")
     await within(1, upstream.exchanges[0].closed.wait(), "the upstream is closed")
@@ -286,13 +271,7 @@ async def test_a_stream_that_falls_silent_is_broken_off_where_a_limit_is_set(
     impatient: Gateway, upstream: Upstream
 ) -> None:
     """With UPSTREAM_IDLE_TIMEOUT_SEC a stream without a piece in that time is broken off, FAILED timeout."""
-
-    async def script(exchange: Exchange) -> None:
-        await exchange.read()
-        await exchange.send(head(200, EVENTS, CHUNKED) + chunk(b"data: {}\n\n"))
-        await exchange.closed.wait()
-
-    upstream.then(script)
+    upstream.then(streaming(b"data: {}\n\n", then="wait"))
     answer = await within(5, impatient.ask("POST", CHAT, body=BODY), "the break")
     assert (answer.data, answer.body.complete) == (b"data: {}\n\n", False)
     assert outcome(await impatient.ended(answer.head.task_id)) == failed("timeout")
@@ -300,10 +279,8 @@ async def test_a_stream_that_falls_silent_is_broken_off_where_a_limit_is_set(
 
 async def test_the_limit_is_on_silence_not_on_length(impatient: Gateway, upstream: Upstream) -> None:
     """A stream that keeps talking lives longer than the idle limit."""
-    stream = Gated()
-    upstream.then(stream)
-    client = await impatient.connect()
-    await client.send(request("POST", CHAT, body=BODY))
+    stream = upstream.gated()
+    client = await impatient.send("POST", CHAT, body=BODY)
     stream.head()
     begun = monotonic()
 
@@ -317,4 +294,3 @@ async def test_the_limit_is_on_silence_not_on_length(impatient: Gateway, upstrea
     answer = await client.answer()
     assert answer.body.complete
     assert outcome(await impatient.ended(answer.head.task_id)) == DONE
-    await client.close()

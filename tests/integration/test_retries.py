@@ -10,10 +10,8 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.outcome import DONE, outcome
-from tests.support.streams import BODY, CHAT, HeldStream
+from tests.support.streams import BODY, CHAT, HeldStream, held
 from tests.support.waiting import until
 from tests.support.wire import request
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Client, Field, Response
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 REPETITIONS = 20
 
@@ -85,8 +82,7 @@ async def test_a_retry_at_another_gateway_waits_for_the_end(launch: Launch, upst
     """A retry that reaches another gateway first is served there as soon as the first attempt has ended."""
     one, two = [await launch(REDIS_URL=store.url) for _ in range(2)]
     for _ in range(REPETITIONS):
-        stream = HeldStream()
-        await stream.begin(one, upstream)
+        stream = await held(one, upstream)
         spare = await two.connect()
         retry = asyncio.ensure_future(retried(spare, stream.task_id))
         again = await two.ask("POST", CHAT, named(stream.task_id), body=BODY)  # the retry is there, and waits
@@ -102,8 +98,7 @@ async def test_a_request_that_goes_on_elsewhere_is_not_waited_for_longer(
 ) -> None:
     """The same id at another gateway is 409 after a second, nothing is called, and the first request goes on."""
     one, two = [await launch(REDIS_URL=store.url) for _ in range(2)]
-    stream = HeldStream()
-    await stream.begin(one, upstream)
+    stream = await held(one, upstream)
     began = time.monotonic()
     refused = await two.ask("POST", CHAT, named(stream.task_id), body=BODY)
     assert (refused.status, refused.json()["error"]["code"]) == (409, "task_id_in_use")
@@ -119,10 +114,8 @@ async def test_a_client_that_leaves_while_its_claim_waits_takes_nothing(
 ) -> None:
     """A retry that is given up while it waits reaches nothing, and leaves the first request as it is."""
     one, two = [await launch(REDIS_URL=store.url) for _ in range(2)]
-    stream = HeldStream()
-    await stream.begin(one, upstream)
-    spare = await two.connect()
-    await spare.send(request("POST", CHAT, named(stream.task_id), body=BODY))
+    stream = await held(one, upstream)
+    spare = await two.send("POST", CHAT, named(stream.task_id), body=BODY)
 
     async def is_waiting() -> bool:
         return in_flight(await metrics(two)) == 1

@@ -10,31 +10,26 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from tests.support.outcome import DONE, outcome
 from tests.support.schema import faults
-from tests.support.scripted import Gated, answering
+from tests.support.scripted import answering
 from tests.support.waiting import next_millisecond, until
-from tests.support.wire import request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.conftest import Launch, NewStore
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 
 
-@pytest_asyncio.fixture(loop_scope="session", params=["store", "in-process"])
-async def fresh(request: pytest.FixtureRequest, launch: Launch, new_store: NewStore) -> AsyncIterator[Gateway]:
+@pytest.fixture(params=["store", "in-process"])
+async def fresh(request: pytest.FixtureRequest, launch: Launch, new_store: NewStore) -> Gateway:
     """A gateway without any task yet, once over a store of its own and once without a store."""
     settings = {"REDIS_URL": (await new_store()).url} if request.param == "store" else {}
-    yield await launch(**settings)
+    return await launch(**settings)
 
 
 async def make(gateway: Gateway, *task_ids: str) -> None:
@@ -55,6 +50,14 @@ async def listed(gateway: Gateway, **params: Any) -> dict[str, Any]:
     assert page.keys() == {"items", "count", "next_cursor"}
     assert page["count"] == len(page["items"])
     return page
+
+
+async def walk(gateway: Gateway, **params: Any) -> list[dict[str, Any]]:
+    """All pages of the list."""
+    pages = [await listed(gateway, **params)]
+    while (cursor := pages[-1]["next_cursor"]) is not None:
+        pages.append(await listed(gateway, cursor=cursor, **params))
+    return pages
 
 
 def ids(page: dict[str, Any]) -> list[str]:
@@ -98,16 +101,9 @@ async def test_the_limit_cuts_and_the_cursor_goes_on(fresh: Gateway) -> None:
     """Pages of a limit follow each other without gap or double, the last one has no cursor."""
     made = [f"task-{number:03}" for number in range(23)]
     await make(fresh, *made)
-    found, cursor, sizes = [], None, []
-    while True:
-        page = await listed(fresh, limit=7, **({"cursor": cursor} if cursor else {}))
-        found += ids(page)
-        sizes.append(page["count"])
-        cursor = page["next_cursor"]
-        if cursor is None:
-            break
-    assert found == made[::-1]
-    assert sizes == [7, 7, 7, 2]
+    pages = await walk(fresh, limit=7)
+    assert [task_id for page in pages for task_id in ids(page)] == made[::-1]
+    assert [page["count"] for page in pages] == [7, 7, 7, 2]
 
 
 async def test_the_default_limit_is_fifty(fresh: Gateway) -> None:
@@ -139,11 +135,9 @@ async def test_the_state_filters(fresh: Gateway, upstream: Upstream) -> None:
     await make(fresh, "good-1")
     upstream.then(answering(500, body=b"no"), answering(200, body=b"{}"), answering(404, body=b"no"))
     await make(fresh, "bad-1", "good-2", "bad-2")
-    stream = Gated()
-    upstream.then(stream)
+    stream = upstream.gated()
     await next_millisecond()
-    client = await fresh.connect()
-    await client.send(request("POST", CHAT, (b"X-Task-Id", b"now"), body=b"{}"))
+    client = await fresh.send("POST", CHAT, (b"X-Task-Id", b"now"), body=b"{}")
     stream.head()
     await client.head()
     assert ids(await listed(fresh, state="SUCCESS")) == ["good-2", "good-1"]
@@ -156,7 +150,6 @@ async def test_the_state_filters(fresh: Gateway, upstream: Upstream) -> None:
     assert ids(await listed(fresh, state="RUNNING")) == []
     assert ids(await listed(fresh, state="SUCCESS")) == ["now", "good-2", "good-1"]
     stream.end()
-    await client.close()
 
 
 async def test_a_filtered_walk_is_exact(fresh: Gateway, upstream: Upstream) -> None:
@@ -166,15 +159,9 @@ async def test_a_filtered_walk_is_exact(fresh: Gateway, upstream: Upstream) -> N
     for task_id in made:
         upstream.then(answering(500 if int(task_id[-3:]) % 3 == 0 else 200, body=b"{}"))
         await make(fresh, task_id)
-    found, cursor = [], None
-    while True:
-        page = await listed(fresh, limit=3, state="FAILED", **({"cursor": cursor} if cursor else {}))
-        found += ids(page)
-        cursor = page["next_cursor"]
-        if cursor is None:
-            break
-        assert page["count"] == 3
-    assert found == made[21::-3]
+    pages = await walk(fresh, limit=3, state="FAILED")
+    assert [page["count"] for page in pages[:-1]] == [3] * (len(pages) - 1)
+    assert [task_id for page in pages for task_id in ids(page)] == made[21::-3]
 
 
 async def test_a_new_attempt_is_a_new_creation(fresh: Gateway) -> None:
@@ -192,13 +179,7 @@ async def test_tasks_made_at_once_are_all_listed(fresh: Gateway) -> None:
     assert sorted(ids(page)) == [f"task-{number:03}" for number in range(40)]
     order = [(item["extensions"]["created_ms"], item["task_id"]) for item in page["items"]]
     assert [created for created, _ in order] == sorted((created for created, _ in order), reverse=True)
-    by_pages: list[str] = []
-    cursor = None
-    while cursor is not None or not by_pages:
-        part = await listed(fresh, limit=9, **({"cursor": cursor} if cursor else {}))
-        by_pages += ids(part)
-        cursor = part["next_cursor"]
-    assert by_pages == ids(page)
+    assert [task_id for part in await walk(fresh, limit=9) for task_id in ids(part)] == ids(page)
 
 
 BAD_PARAMETERS = [

@@ -9,7 +9,6 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 import redis.asyncio
 
 from tests.support.scripted import answering
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LIMIT_SECONDS = 20
 
@@ -56,7 +54,7 @@ class Guarded:
         return document is not None and '"SUCCESS"' in document
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def guarded(new_store: NewStore, tmp_path: Path) -> AsyncIterator[Guarded]:
     """A store that wants `first` of its default user, which is in the file."""
     store = await new_store()
@@ -91,7 +89,7 @@ async def lost(gateway: Gateway) -> None:
     """Wait until the gateway says that its store is away."""
 
     async def is_away() -> bool:
-        return (await gateway.http.get("/readyz")).json()["store"] == "down"
+        return bool((await gateway.http.get("/readyz")).json()["store"] == "down")
 
     await until(is_away, LIMIT_SECONDS, "the store is away")
 

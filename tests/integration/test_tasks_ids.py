@@ -6,15 +6,13 @@ Contract section 4.1.
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import openai
 import pytest
 
-from tests.support.scripted import Gated, answering, sending
+from tests.support.scripted import answering, sending
 from tests.support.store import DOCUMENTS
-from tests.support.wire import request
 
 if TYPE_CHECKING:
     from tests.conftest import Launch
@@ -23,33 +21,15 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Field, Response
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 KEY = (b"Authorization", b"Bearer sk-of-the-ids-0123")
 
 GOOD_IDS = [
-    "a",
-    "Z9",
-    "0",
-    "job.1",
-    "a:b@c_d-e",
-    "x" * 128,
-    "550e8400-e29b-41d4-a716-446655440000",
-    "A" + "._:@-" * 25,
-    "null",
-    "status",
-    "0" * 128,
-    "a--b..c__d::e@@f",
-    "user@example.com",
-    "urn:uuid:550e8400-e29b-41d4-a716-446655440000",
-    "2026-08-01T10:00:00.000",
-    "all",
-    "z-",
-    "z.",
-    "z:",
-    "z@_",
-]
+    "a", "Z9", "0", "job.1", "a:b@c_d-e", "x" * 128, "550e8400-e29b-41d4-a716-446655440000", "A" + "._:@-" * 25,
+    "null", "status", "0" * 128, "a--b..c__d::e@@f", "user@example.com",
+    "urn:uuid:550e8400-e29b-41d4-a716-446655440000", "2026-08-01T10:00:00.000", "all", "z-", "z.", "z:", "z@_",
+]  # fmt: skip
 
 BAD_IDS = [
     b"-a", b".a", b"_a", b":a", b"@a", b"a b", b"a/b", b"a\\b", b"../x", b"a?b", b"a#b", b"a%20b", b"a,b",
@@ -117,7 +97,6 @@ async def test_a_refused_request_leaves_its_connection_usable(tracked: Gateway, 
     refused = await client.ask("POST", CHAT, (b"X-Task-Id", b"a b"), body=b"x" * 1000)
     assert refused.status == 400
     assert (await client.ask("POST", CHAT, body=b"{}")).status == 200
-    await client.close()
 
 
 REFUSED: list[tuple[int, str, str, list[Field], bytes]] = [
@@ -143,7 +122,6 @@ async def test_a_refusal_names_the_task_that_was_asked_for(
     for odd in ([(b"X-Task-Id", b"a b")], [(b"X-Task-Id", b"a")] * 2, [(b"X-Task-Id", b"")], []):
         assert (await gateway.ask(method, target, *fields, *odd, body=body)).head.all("x-task-id") == []
     assert upstream.exchanges == []
-    await gateway.close_clients()
 
 
 @pytest.mark.parametrize("retries", [0, 2])
@@ -151,18 +129,16 @@ async def test_openais_client_does_not_repeat_a_409(
     gateway: Gateway, upstream: Upstream, fresh_id: str, retries: int
 ) -> None:
     """An id in flight stays so while the client waits: the answer says not to try again, and names the id."""
-    first = Gated()
-    upstream.then(first)
-    running = await gateway.connect()
-    await running.send(request("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=b"{}"))
+    upstream.gated()
+    await gateway.send("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=b"{}")
     await upstream.exchange()
-    asked: list[httpx.Response] = []
+    asked: list[Any] = []
 
-    async def keep(answer: httpx.Response) -> None:
+    async def keep(answer: Any) -> None:
         asked.append(answer)
 
     async with (
-        httpx.AsyncClient(trust_env=False, event_hooks={"response": [keep]}) as http,
+        openai.DefaultAsyncHttpxClient(trust_env=False, event_hooks={"response": [keep]}) as http,
         openai.AsyncOpenAI(base_url=gateway.base_url, api_key="x", max_retries=retries, http_client=http) as client,
     ):
         with pytest.raises(openai.ConflictError):

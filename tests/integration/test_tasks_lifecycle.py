@@ -11,26 +11,23 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from tests.support.outcome import CLIENT_LEFT, DONE, failed, outcome
-from tests.support.scripted import EVENTS, JSON, Gated, answering, streaming
+from tests.support.scripted import EVENTS, JSON, Gated, answering, sending, streaming
+from tests.support.streams import held
 from tests.support.waiting import until
-from tests.support.wire import request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.conftest import Launch
     from tests.support.gateway import Gateway
-    from tests.support.scripted import Exchange, Upstream
+    from tests.support.scripted import Upstream
     from tests.support.store import Store
     from tests.support.wire import Client, Field
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m","messages":[]}'
+SHORT = {"HEARTBEAT_SEC": "1", "TTL_RUNNING": "60", "TTL_DONE": "600"}
 
 KEYS: dict[str, type | tuple[type, ...]] = {
     "version": str,
@@ -71,8 +68,7 @@ async def begin(gateway: Gateway, task_id: str, stream: Gated, upstream: Upstrea
     """A request that has reached a gated upstream."""
     upstream.then(stream)
     index = len(upstream.exchanges)
-    client = await gateway.connect()
-    await client.send(request("POST", CHAT, named(task_id), body=BODY))
+    client = await gateway.send("POST", CHAT, named(task_id), body=BODY)
     await upstream.exchange(index)
     return client
 
@@ -159,7 +155,6 @@ async def test_the_states_of_a_stream(gateway: Gateway, upstream: Upstream, fres
     assert [d["extensions"]["status_code"] for d in (forwarding, running)] == [None, 200]
     assert forwarding["extensions"]["first_byte_ms"] is None
     assert running["extensions"]["finished_ms"] is None
-    await client.close()
 
 
 async def test_running_is_stored_when_the_client_has_the_head(
@@ -167,10 +162,8 @@ async def test_running_is_stored_when_the_client_has_the_head(
 ) -> None:
     """A client that holds a response head finds RUNNING in the store, by a generated id too; a stream is streaming."""
     for kind in (JSON, EVENTS):
-        stream = Gated(kind)
-        upstream.then(stream)
-        client = await tracked.connect()
-        await client.send(request("POST", CHAT, body=BODY))
+        stream = upstream.gated(kind)
+        client = await tracked.send("POST", CHAT, body=BODY)
         stream.head()
         document = await store.document((await client.head()).task_id)
         assert document["state"] == "RUNNING"
@@ -195,10 +188,8 @@ async def test_the_end_is_stored_with_the_piece_that_holds_the_end_event(
     tracked: Gateway, upstream: Upstream, store: Store
 ) -> None:
     """A client that holds [DONE] finds SUCCESS in the store while the upstream still owes its terminator."""
-    stream = Gated()
-    upstream.then(stream)
-    client = await tracked.connect()
-    await client.send(request("POST", CHAT, body=BODY))
+    stream = upstream.gated()
+    client = await tracked.send("POST", CHAT, body=BODY)
     stream.head()
     head = await client.head()
     stream.piece(b'data: {"n":1}\n\n')
@@ -209,7 +200,6 @@ async def test_the_end_is_stored_with_the_piece_that_holds_the_end_event(
     assert outcome(await store.document(head.task_id)) == DONE
     stream.end()
     assert (await client.up_to(b"0\r\n\r\n")).endswith(b"0\r\n\r\n")
-    await client.close()
 
 
 @pytest.mark.parametrize("end", [b"\r\n\r\n", b"\n\n"])
@@ -230,45 +220,23 @@ async def test_bytes_are_counted_both_ways(gateway: Gateway, upstream: Upstream,
     assert (extensions["request_bytes"], extensions["response_bytes"]) == (5, 24)
 
 
-async def test_running_and_done_have_their_ttls(tracked: Gateway, upstream: Upstream, store: Store) -> None:
-    """By default a running task's key lives 3600 s, a finished one's 86400 s."""
-    stream = Gated()
-    upstream.then(stream)
-    client = await tracked.connect()
-    await client.send(request("POST", CHAT, body=BODY))
-    stream.head()
-    task_id = (await client.head()).task_id
-    assert 3595 <= await store.ttl(task_id) <= 3600
-    stream.piece(b"data: [DONE]\n\n")
-    await client.up_to(b"[DONE]")
-    assert 86395 <= await store.ttl(task_id) <= 86400
-    stream.end()
-    await client.close()
+@pytest.mark.parametrize(("settings", "running", "done"), [({}, 3600, 86400), (SHORT, 60, 600)])
+async def test_running_and_done_have_their_ttls(
+    gateways: Launch, upstream: Upstream, store: Store, settings: dict[str, str], running: int, done: int
+) -> None:
+    """A running task's key lives TTL_RUNNING, 3600 s by default, a finished one's TTL_DONE, 86400 s by default."""
+    stream = await held(await gateways(REDIS_URL=store.url, **settings), upstream)
+    assert running - 5 <= await store.ttl(stream.task_id) <= running
+    stream.script.piece(b"data: [DONE]\n\n")
+    await stream.client.up_to(b"[DONE]")
+    assert done - 5 <= await store.ttl(stream.task_id) <= done
+    stream.script.end()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def beating(gateways: Launch, store: Store, upstream: Upstream) -> AsyncIterator[Gateway]:
+@pytest.fixture
+async def beating(gateways: Launch, store: Store) -> Gateway:
     """A gateway with a heartbeat each second and short lives for its documents."""
-    gateway = await gateways(REDIS_URL=store.url, HEARTBEAT_SEC="1", TTL_RUNNING="60", TTL_DONE="600")
-    yield gateway
-    await gateway.close_clients()
-    gateway.check_log()
-
-
-async def test_the_ttls_are_settings(beating: Gateway, upstream: Upstream, store: Store) -> None:
-    """TTL_RUNNING and TTL_DONE are what the keys get."""
-    stream = Gated()
-    upstream.then(stream)
-    client = await beating.connect()
-    await client.send(request("POST", CHAT, body=BODY))
-    stream.head()
-    task_id = (await client.head()).task_id
-    assert 55 <= await store.ttl(task_id) <= 60
-    stream.piece(b"data: [DONE]\n\n")
-    await client.up_to(b"[DONE]")
-    assert 595 <= await store.ttl(task_id) <= 600
-    stream.end()
-    await client.close()
+    return await gateways(REDIS_URL=store.url, **SHORT)
 
 
 async def test_the_heartbeat_moves_the_timestamp_only(
@@ -306,7 +274,6 @@ async def test_the_heartbeat_restores_a_lost_key(
     await until(lambda: store.raw(fresh_id), 30, "the key is back")
     assert (await store.document(fresh_id))["state"] == "RUNNING"
     assert 55 <= await store.ttl(fresh_id) <= 60
-    await client.close()
 
 
 async def test_the_heartbeat_renews_the_ttl(beating: Gateway, upstream: Upstream, store: Store, fresh_id: str) -> None:
@@ -321,7 +288,6 @@ async def test_the_heartbeat_renews_the_ttl(beating: Gateway, upstream: Upstream
         return await store.ttl(fresh_id) > 50
 
     await until(is_renewed, 30, "the TTL is renewed")
-    await client.close()
 
 
 async def test_an_ended_task_has_no_heartbeat(
@@ -331,7 +297,7 @@ async def test_an_ended_task_has_no_heartbeat(
     await beating.ask("POST", CHAT, named(fresh_id), body=BODY)
     final = await store.raw(fresh_id)
     witness = str(uuid.uuid4())
-    client = await begin(beating, witness, Gated(), upstream)
+    await begin(beating, witness, Gated(), upstream)
     await until(lambda: store.raw(witness), 30)
     begun = (await store.document(witness))["timestamp"]
 
@@ -340,7 +306,6 @@ async def test_an_ended_task_has_no_heartbeat(
 
     await until(has_beaten_twice, 30)
     assert await store.raw(fresh_id) == final
-    await client.close()
 
 
 async def test_an_id_in_flight_cannot_be_used_again(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
@@ -357,7 +322,6 @@ async def test_an_id_in_flight_cannot_be_used_again(gateway: Gateway, upstream: 
     assert (await client.answer()).body.complete
     document = await gateway.status(fresh_id)
     assert (outcome(document), document["extensions"]["attempt"]) == (DONE, 1)
-    await client.close()
 
 
 async def test_a_second_attempt_counts(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
@@ -379,7 +343,6 @@ async def test_an_id_may_be_used_again_at_once(gateway: Gateway, upstream: Upstr
     answers = [await client.ask("GET", CHAT, named(fresh_id)) for _ in range(200)]
     assert {answer.status for answer in answers} == {200}
     assert (await gateway.status(fresh_id))["extensions"]["attempt"] == 200
-    await client.close()
 
 
 SECRETS = ("zebra-prompt", "zebra-answer", "zebra-bearer", "zebra-cookie", "zebra-query")
@@ -433,14 +396,8 @@ async def test_every_key_is_ours_and_has_a_ttl(tracked: Gateway, store: Store) -
 
 async def test_a_silent_request_is_running_not_pending(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
     """A request the upstream has but does not answer is RUNNING forwarding and has its start."""
-
-    async def script(exchange: Exchange) -> None:
-        await exchange.read()
-        await exchange.closed.wait()
-
-    upstream.then(script)
-    client = await gateway.connect()
-    await client.send(request("POST", CHAT, named(fresh_id), body=BODY))
+    upstream.then(sending(then="wait"))
+    await gateway.send("POST", CHAT, named(fresh_id), body=BODY)
     await upstream.exchange()
 
     async def is_running() -> bool:
@@ -451,4 +408,3 @@ async def test_a_silent_request_is_running_not_pending(gateway: Gateway, upstrea
     document = await gateway.status(fresh_id)
     assert document["stage"] == "forwarding"
     assert document["extensions"]["started_ms"] >= document["extensions"]["created_ms"]
-    await client.close()

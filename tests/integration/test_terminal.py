@@ -16,7 +16,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from tests.support.ports import refusing_port
 from tests.support.process import ROOT, environment
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
     Ask = Callable[..., Awaitable["Said"]]
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 COMMAND = [sys.executable, "-m", "gateway"]
 CHAT = "/v1/chat/completions"
@@ -66,7 +64,7 @@ async def said(*words: str, **settings: str) -> Said:
     return Said(process.returncode, out, error)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def ask(tracked: Gateway) -> Ask:
     """Runs commands that ask the gateway of this test."""
 
@@ -76,11 +74,10 @@ async def ask(tracked: Gateway) -> Ask:
     return run
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def stream(tracked: Gateway, upstream: Upstream, fresh_id: str) -> AsyncIterator[Gated]:
     """A task in flight, its id `fresh_id`, that the test ends or leaves to the fixture."""
-    gated = Gated()
-    upstream.then(gated)
+    gated = upstream.gated()
     gated.head()
     fields = [(b"X-Task-Id", fresh_id.encode()), (b"Content-Length", b"0")]
     client = asyncio.create_task(tracked.ask("POST", CHAT, *fields))

@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
 from tests.monitoring.server import Prometheus
 from tests.monitoring.test_files import alerts, dashboard_queries
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Exchange, Upstream
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 SECONDS = int(os.environ.get("MONITORING_SECONDS", "20"))
 CLIENTS = 4
@@ -34,7 +33,7 @@ CHAT = "/v1/chat/completions"
 RANGE = "[30m]"
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def gateway(launch: Launch, new_store: NewStore, upstream: Upstream) -> Gateway:
     """A gateway with answers of three kinds and a loaded model behind it."""
     kinds = [answering(200, JSON, body=b"{}"), answering(500), streaming(b"data: {}\n\n", b"data: [DONE]\n\n")]
@@ -50,7 +49,7 @@ async def gateway(launch: Launch, new_store: NewStore, upstream: Upstream) -> Ga
     return await launch(REDIS_URL=(await new_store()).url)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def prometheus(
     prometheus_program: str, gateway: Gateway, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Prometheus]:

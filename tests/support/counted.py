@@ -124,7 +124,8 @@ class Counted(Gateway):
         self.report.unlink(missing_ok=True)
         self.process.send_signal(signal.SIGUSR1)
         await until(self.report.exists, 30, "the counts")
-        return json.loads(self.report.read_text())
+        found: dict[str, Any] = json.loads(self.report.read_text())
+        return found
 
     async def _read(self) -> Cost:
         own = await self._report()
@@ -192,19 +193,19 @@ def _count_tasks(counts: Counter[str]) -> None:
         counts["tasks"] += 1
         return asyncio.Task(coroutine, loop=loop, **more)
 
-    def counting() -> asyncio.AbstractEventLoop:
+    def counting() -> uvloop.Loop:
         loop = new_event_loop()
-        loop.set_task_factory(create)
+        loop.set_task_factory(create)  # type: ignore[arg-type]  # uvloop says that tasks are made of generators
         return loop
 
     uvloop.new_event_loop = counting
 
 
 def _stop_clocks() -> None:
-    from gateway.tracking import outbox, writer
+    from gateway.tracking import lookout, outbox
 
     outbox.LINGER_SECONDS = FOREVER_SECONDS
-    writer._WATCH_SECONDS = FOREVER_SECONDS
+    lookout.WATCH_SECONDS = FOREVER_SECONDS
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import httpx
 from tests.support.ports import free_port
 from tests.support.process import ROOT, environment, spawn, terminate
 from tests.support.waiting import GUARD_SECONDS, until
-from tests.support.wire import Client
+from tests.support.wire import Client, request
 
 if TYPE_CHECKING:
     from tests.support.wire import Field, Response
@@ -104,6 +104,12 @@ class Gateway:
         """A raw connection to it."""
         self.clients.append(await Client.connect(self.port, receive_buffer))
         return self.clients[-1]
+
+    async def send(self, method: str, target: bytes | str, *fields: Field, **more: Any) -> Client:
+        """A connection of its own on which a request was sent."""
+        client = await self.connect()
+        await client.send(request(method, target, *fields, **more))
+        return client
 
     async def ask(self, method: str, target: bytes | str, *fields: Field, **more: Any) -> Response:
         """One request on a connection of its own, and its whole answer."""

@@ -293,9 +293,10 @@ class Trial:
     async def close(self) -> None:
         """No connection is left open."""
         self.server.close()
-        for end in (*self.callers, *self.peers):
+        ends: list[Caller | Peer] = [*self.callers, *self.peers]
+        for end in ends:
             end.transport.abort()
-        await until(lambda: all(end.is_lost for end in (*self.callers, *self.peers)), what="all are closed")
+        await until(lambda: all(end.is_lost for end in ends), what="all are closed")
 
     async def _connected(self, gateway: Gateway) -> Caller:
         _, caller = await asyncio.get_running_loop().create_connection(Caller, "127.0.0.1", gateway.port)

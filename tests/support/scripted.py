@@ -136,14 +136,16 @@ def answering(status: int, *fields: Field, body: bytes = b"") -> Script:
 
 
 def sending(*pieces: bytes, read: bool = True, then: str = "keep") -> Script:
-    """A script that sends these bytes as they are, then keeps the connection, drops or resets it."""
+    """A script that sends these bytes as they are; `then`: keep the connection, wait for its end, drop or reset it."""
 
     async def script(exchange: Exchange) -> None:
         if read:
             await exchange.read()
         for piece in pieces:
             await exchange.send(piece)
-        if then == "drop":
+        if then == "wait":
+            await exchange.closed.wait()
+        elif then == "drop":
             exchange.drop()
         elif then == "reset":
             exchange.reset()
@@ -152,7 +154,7 @@ def sending(*pieces: bytes, read: bool = True, then: str = "keep") -> Script:
 
 
 def streaming(*events: bytes, fields: tuple[Field, ...] = (EVENTS,), then: str = "finish") -> Script:
-    """A script that sends each event as one chunk; `then`: finish, drop or reset."""
+    """A script that sends each event as one chunk; `then`: finish, or as in `sending`."""
     pieces = [head(200, *fields, CHUNKED), *map(chunk, events)]
     if then == "finish":
         return sending(*pieces, LAST_CHUNK)
@@ -243,6 +245,12 @@ class Upstream:
     def then(self, *scripts: Script) -> None:
         """Queue scripts for the next requests."""
         self.scripts.extend(scripts)
+
+    def gated(self, *fields: Field, status: int = 200) -> Gated:
+        """Queue an answer to the next request that the test releases step by step."""
+        script = Gated(*fields, status=status)
+        self.then(script)
+        return script
 
     async def exchange(self, index: int = 0) -> Exchange:
         """The request number `index` of this test, as soon as its head is here."""

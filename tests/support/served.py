@@ -72,6 +72,10 @@ class Served:
                     one.connection.end(reset=number < 0.85)
             await asyncio.sleep(0)
 
+    async def has_seen(self, count: int) -> None:
+        """Waits until so many requests have come, with their bodies."""
+        await until(lambda: self.seen >= count, what=f"{count} seen")
+
     async def holds(self, count: int) -> None:
         """Waits until so many requests are here, with their bodies, and no more."""
         await until(lambda: len([one for one in self.here if not one.closed.is_set()]) == count, what=f"{count} here")

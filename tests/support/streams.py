@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tests.support.scripted import Gated
 from tests.support.store import DOCUMENTS
 from tests.support.waiting import until
-from tests.support.wire import Client, request
+from tests.support.wire import Client
 
 if TYPE_CHECKING:
     import httpx
@@ -40,8 +40,7 @@ class HeldStream:
         """Send the request and wait until the upstream has it."""
         number = len(upstream.exchanges)
         upstream.then(self.script)
-        self.client = await gateway.connect()
-        await self.client.send(request("POST", CHAT, (b"X-Task-Id", self.task_id.encode()), body=BODY))
+        self.client = await gateway.send("POST", CHAT, (b"X-Task-Id", self.task_id.encode()), body=BODY)
         self.exchange = await upstream.exchange(number)
 
     async def begin(self, gateway: Gateway, upstream: Upstream) -> None:
@@ -59,6 +58,13 @@ class HeldStream:
     async def is_cut(self) -> bool:
         """Whether the client's connection ends without another byte: no terminator is forged."""
         return await self.client.at_end()
+
+
+async def held(gateway: Gateway, upstream: Upstream) -> HeldStream:
+    """A stream that has begun."""
+    stream = HeldStream()
+    await stream.begin(gateway, upstream)
+    return stream
 
 
 async def stored_states(store: Store, task_ids: list[str]) -> dict[str, str | None]:

@@ -137,7 +137,7 @@ class ScriptedStore:
         await self._enter("ask_cancel")
         self.asked.append(name)
 
-    async def listen(self, on_cancel: Callable[[str], None]) -> None:
+    async def listen(self, on_cancel: Callable[[str], object]) -> None:
         """Hears what a test says."""
         self.calls["listen"] += 1
         if self.listen_failure is not None:
@@ -215,9 +215,11 @@ class Subject:
         await until(lambda: not self.tracker.is_store_up, 30, "the tracker notices")
 
 
-async def begun(tracker: Tracker, task_id: str | None, *request: str) -> TrackedTask:
+async def begun(
+    tracker: Tracker, task_id: str | None, method: str, path: str, query: str, owner: str = ""
+) -> TrackedTask:
     """A new task, its id claimed where it is the client's. Raises TaskIdInUse, and what `Tracker.begin` does."""
-    task = tracker.begin(task_id, *request)
+    task = tracker.begin(task_id, method, path, query, owner)
     if task_id is None:
         return task
     granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

@@ -33,7 +33,7 @@ async def until(predicate: Callable[[], Any], seconds: float = GUARD_SECONDS, wh
         await asyncio.sleep(STEP_SECONDS)
 
 
-async def until_steady(measure: Callable[[], int], steady_seconds: float, seconds: float = GUARD_SECONDS) -> int:
+async def until_steady(measure: Callable[[], T], steady_seconds: float, seconds: float = GUARD_SECONDS) -> T:
     """The value of `measure` once it has not changed for `steady_seconds`."""
     end = time.monotonic() + seconds
     value, since = measure(), time.monotonic()

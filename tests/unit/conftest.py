@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest_asyncio
+import pytest
 
 from tests.conftest import started_store
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.support.store import Store
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest.fixture(scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Store]:
     """A server of one file's own, which may be emptied."""
     server = await started_store(tmp_path_factory)

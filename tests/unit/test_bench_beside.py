@@ -132,7 +132,9 @@ def test_a_ratio_of_checkouts_is_taken_inside_each_turn() -> None:
 def test_the_brackets_are_of_the_rounds() -> None:
     """Between rounds the processes change, and with them the layout of their memory: that is the spread that counts."""
     ratios_of_turns = [1, 2, 9, 3, 4, 9]
-    found = measured(*({"gateway": {"proxy_us": ratio}, "before": {"proxy_us": 1}} for ratio in ratios_of_turns))
+    found = measured(
+        *({"gateway": {"proxy_us": float(ratio)}, "before": {"proxy_us": 1.0}} for ratio in ratios_of_turns)
+    )
     cells = row_of(ratios([(replace(JSON_32, turns=3), found)]), "Small JSON, 32 clients: gateway: CPU us")
     assert cells[2:] == ["3.50 [2.00-4.00]", "6"]
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from gateway.http.request import BodyMismatch, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Wire:
@@ -16,10 +21,16 @@ class Wire:
     def __init__(self) -> None:
         self.sent = b""
         self.end = ""
+        self.send: Callable[[bytes], None] = self._take
 
-    def send(self, data: bytes) -> None:
-        """Bytes for the client."""
+    def _take(self, data: bytes) -> None:
         self.sent += data
+
+    def hold_reading(self) -> None:
+        """What waits in memory has changed."""
+
+    def look_for_client(self) -> None:
+        """Whether the client is still there is asked."""
 
     def finish(self, request: Request) -> None:
         """The answer is complete."""

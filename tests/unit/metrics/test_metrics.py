@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway import errors
+from gateway.metrics import counts
 from gateway.metrics.counts import FAMILIES, SIZE, Counts
-from gateway.metrics.exposition import MAX_MODELS, Metrics, ModelMemory, counts
+from gateway.metrics.exposition import MAX_MODELS, Metrics, ModelMemory
 from gateway.store.memory import MemoryStore
 from gateway.tasks.task import Reason, Stage, Task
 from gateway.tracking.tracker import Tracker
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 CHAT = "/v1/chat/completions"
 
 
-def tracker_of(row: Counts) -> Tracker:
+def tracker_of(row: Counts, store: MemoryStore | None = None) -> Tracker:
     """A tracker that counts in this row."""
     return Tracker(
-        MemoryStore(),
+        store or MemoryStore(),
         algorithm_id="a",
         instance="i",
         boot="b",
@@ -153,8 +154,9 @@ async def test_every_end_counts_by_state_and_reason(reason: Reason | None) -> No
 async def test_what_was_found_lost_counts() -> None:
     """A task of another gateway counts at the gateway that made it lost."""
     row = Counts()
-    tracker = tracker_of(row)
-    tracker._store.lost = 2
+    store = MemoryStore()
+    store.lost = 2
+    tracker = tracker_of(row, store)
     text, _ = Metrics(row, tracker, None, has_store=True).render("", is_upstream_up=True, models=())
     assert Scrape(text.decode()).series("tasks_total") == {("lost", "FAILED"): 2}
 

@@ -10,7 +10,7 @@ import ctypes
 import socket
 import struct
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -88,12 +88,12 @@ async def test_a_peer_that_is_waited_for_is_asked_after(listener: socket.socket)
 
 
 @pytest.mark.usefixtures("hurried")
-async def test_a_peer_with_a_closed_window_is_alive(listener: socket.socket) -> None:
+async def test_a_peer_with_a_closed_window_is_alive(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     """An upstream that takes nothing more for a long time, but acknowledges that, is waited for."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     answer, peer, upstream = await asked(listener, bytes(4_000_000))
     with peer:
-        looks = counted_looks(upstream)
+        looks = counted_looks(upstream, monkeypatch)
         await until(lambda: looks() > 40, 20, "four times the silence that is allowed has passed")
         assert answer._connection.is_open
         upstream.release(answer._connection)
@@ -107,17 +107,17 @@ def unacknowledged(answer: AwaitedAnswer) -> int:
     return int.from_bytes(info[24:28], sys.byteorder)
 
 
-def counted_looks(upstream: Upstream) -> Callable[[], int]:
+def counted_looks(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How often the pool's connections were looked at since."""
     count = 0
     look = upstream._peers._look_at
 
-    def counting(*arguments: object) -> None:
+    def counting(*arguments: Any) -> None:
         nonlocal count
         count += 1
         look(*arguments)
 
-    upstream._peers._look_at = counting
+    monkeypatch.setattr(upstream._peers, "_look_at", counting)
     return lambda: count
 
 

@@ -9,16 +9,18 @@ from gateway.pull.puller import Meter, PullFailed, pause_seconds
 
 def test_layers_add_up() -> None:
     """The percentage is that of all layers so far; a layer's later message replaces its earlier one."""
+    messages: list[tuple[dict[str, object], tuple[int, int, int | None]]] = [
+        ({}, (0, 0, None)),
+        ({"status": "pulling manifest"}, (0, 0, None)),
+        ({"status": "pulling a", "digest": "a", "total": 300}, (0, 300, 0)),
+        ({"status": "pulling a", "digest": "a", "total": 300, "completed": 150}, (150, 300, 50)),
+        ({"status": "pulling b", "digest": "b", "total": 100, "completed": 100}, (250, 400, 62)),
+    ]
     meter = Meter()
     assert meter.percent is None
-    meter.feed({"status": "pulling manifest"})
-    assert meter.percent is None
-    meter.feed({"status": "pulling a", "digest": "a", "total": 300})
-    assert (meter.completed_bytes, meter.percent) == (0, 0)
-    meter.feed({"status": "pulling a", "digest": "a", "total": 300, "completed": 150})
-    assert meter.percent == 50
-    meter.feed({"status": "pulling b", "digest": "b", "total": 100, "completed": 100})
-    assert (meter.completed_bytes, meter.total_bytes, meter.percent) == (250, 400, 62)
+    for message, known in messages:
+        meter.feed(message)
+        assert (meter.completed_bytes, meter.total_bytes, meter.percent) == known
 
 
 def test_a_hundred_percent_is_all() -> None:

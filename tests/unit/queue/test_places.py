@@ -11,6 +11,7 @@ import pytest
 
 from gateway.errors import GatewayError, QueueFull, ShuttingDown, UpstreamUnavailable
 from gateway.queue import places as module
+from gateway.queue.fair import Standing
 from gateway.queue.places import REFUSAL_SECONDS, Place, Places
 from tests.support.waiting import until
 
@@ -54,7 +55,7 @@ class Request:
 
     @property
     def is_running(self) -> bool:
-        return self.place.standing is module.Standing.RUNNING
+        return self.place.standing is Standing.RUNNING
 
     def ready(self) -> Request:
         """As it says; returns itself."""

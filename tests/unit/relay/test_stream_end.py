@@ -71,7 +71,7 @@ def ordinary_events(draw: st.DrawFn, route: bytes) -> tuple[str, str]:
     """Name ("" where the route has none) and data of an event that ends nothing."""
     content = draw(CONTENTS)
     if route in (CHAT, COMPLETIONS):
-        data = {"id": "c"} if draw(st.booleans()) else {}
+        data: dict[str, object] = {"id": "c"} if draw(st.booleans()) else {}
         data |= {"choices": [{"delta": {"content": content}}]}
         return "", json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return ORDINARY[route], json.dumps({"type": ORDINARY[route], "delta": content}, separators=(",", ":"))

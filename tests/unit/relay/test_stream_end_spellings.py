@@ -94,7 +94,9 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
     max_leaves=3,
 )
-ERRORS = st.sampled_from([None, False, "", "no", 0, 1, {}, [], {"message": "no"}, {"error": None}])
+ERRORS: st.SearchStrategy[object] = st.sampled_from(
+    [None, False, "", "no", 0, 1, {}, [], {"message": "no"}, {"error": None}]
+)
 
 
 @st.composite

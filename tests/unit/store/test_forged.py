@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from gateway.store.interface import Written
 from gateway.store.redis import RedisStore
@@ -42,7 +41,7 @@ OURS = {"PENDING", "SUCCESS", "RUNNING", "lists", "expiry", "beats", "cancels", 
 LATER = 2_000
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def store(server: Server, patience: None) -> AsyncIterator[RedisStore]:
     """The store of one gateway process, on the empty server."""
     await server.client.flushall()
@@ -161,7 +160,8 @@ async def test_many_malformed_records_make_short_pages(store: RedisStore, server
         pipe.set(f"{DOCUMENTS}t{n}", "{}", ex=60)
         pipe.zadd(LISTS + "SUCCESS", {f"{1000 + n:013d}:t{n}": 0})
     await pipe.execute()
-    found, skipped, cursor, pages = [], 0, None, 0
+    found: list[str] = []
+    skipped, cursor, pages = 0, None, 0
     while pages == 0 or cursor is not None:
         page = await store.page(10, None, cursor)
         found, skipped, cursor, pages = found + ids(page), skipped + page.skipped, page.next_cursor, pages + 1
@@ -177,7 +177,7 @@ async def test_a_forged_member_of_the_expiry_is_removed(
     store: RedisStore, server: Server, entry: str | bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Any text in `expiry` that is due: the sweep removes and logs it, and all goes on."""
-    await server.client.zadd(LISTS + "expiry", {entry: 1})
+    await server.client.zadd(LISTS + "expiry", dict[Any, float]([(entry, 1)]))
     await all_goes_on(store)
     assert await server.client.zscore(LISTS + "expiry", entry) is None
     assert len([line for line in caplog.messages if "malformed" in line]) == 1
@@ -197,7 +197,7 @@ async def test_a_forged_place_is_removed(store: RedisStore, server: Server, plac
     """Any member of any list, with any score: pages work, and say that it was left out; then it is removed."""
     await put(store, [record(f"t{n}", Stage.DONE, created_ms=1000 + n) for n in range(3)])
     for name in ("SUCCESS", "beats", "expiry", "cancels"):
-        await server.client.zadd(LISTS + name, {place: score})
+        await server.client.zadd(LISTS + name, dict[Any, float]([(place, score)]))
     page = await store.page(10, None, None)
     assert (ids(page), page.skipped) == (["t2", "t1", "t0"], 1)
     assert await walk(store, limit=1, state=State.SUCCESS) == ["t2", "t1", "t0"]

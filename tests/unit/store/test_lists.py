@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from gateway.store.interface import StoreError, Written
 from gateway.store.layout import LIST_PREFIX, list_names
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from tests.support.store import Store as Server
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def store(server: Server, patience: None, caplog: pytest.LogCaptureFixture) -> AsyncIterator[RedisStore]:
     """The store of one gateway process that has looked once, on the empty server."""
     await server.client.flushall()
@@ -36,7 +35,7 @@ async def store(server: Server, patience: None, caplog: pytest.LogCaptureFixture
     assert [record for record in caplog.get_records("call") if record.exc_info] == [], "a rebuild that broke"
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def other(server: Server, store: RedisStore) -> AsyncIterator[RedisStore]:
     """The same, of another process."""
     other = RedisStore(server.url, boot="boot-2", longest_ttl_seconds=3600)
@@ -44,14 +43,19 @@ async def other(server: Server, store: RedisStore) -> AsyncIterator[RedisStore]:
     await other.close()
 
 
+async def members(server: Server, name: str) -> list[str]:
+    """All that stands in one of the lists."""
+    return [str(member) for member in await server.client.zrange(LIST_PREFIX + name, 0, -1)]
+
+
 async def listed(server: Server, name: str) -> list[str]:
     """The ids in one of the lists, as the server has them."""
-    return [str(place)[14:] for place in await server.client.zrange(LIST_PREFIX + name, 0, -1) if place[0].isdigit()]
+    return [place[14:] for place in await members(server, name) if place[0].isdigit()]
 
 
 async def beats(server: Server) -> list[str]:
     """The ids that count as in flight."""
-    return [str(name) for name in await server.client.zrange(LIST_PREFIX + "beats", 0, -1)]
+    return await members(server, "beats")
 
 
 async def list_keys(server: Server) -> list[str]:
@@ -408,7 +412,7 @@ async def test_a_gateway_that_slept_completes_nothing(store: RedisStore, other: 
     assert await server.client.get("tsx:ollama:rebuild") == "the other"
     await server.client.delete("tsx:ollama:rebuild")
     assert await walk(store, state=State.SUCCESS) == ["t4", "t2"]
-    marks = [m for name in State for m in await server.client.zrange(LIST_PREFIX + name, 0, -1) if m.startswith("#")]
+    marks = [m for name in State for m in await members(server, name) if m.startswith("#")]
     assert set(marks) == {"#"}
 
 
@@ -458,16 +462,16 @@ async def test_a_task_is_listed_until_its_document_expires(store: RedisStore, se
     for n, left_ms in enumerate([60_400, 61_480, 62_500, 499_480]):
         await server.client.pexpire(f"ts:ollama:t{n}", left_ms)
     await walk(store)
-    expiry = dict(await server.client.zrange(LIST_PREFIX + "expiry", 0, -1, withscores=True))
+    expiry: Any = await server.client.zrange(LIST_PREFIX + "expiry", 0, -1, withscores=True)
     for n in range(4):
-        [swept_at] = [score for member, score in expiry.items() if member.endswith(f":t{n}")]
+        [swept_at] = [score for member, score in expiry if member.endswith(f":t{n}")]
         assert (swept_at + 1) * 1000 >= await server.client.pexpiretime(f"ts:ollama:t{n}")
 
 
 async def test_a_text_that_is_too_long_is_not_looked_into(store: RedisStore, server: Server) -> None:
     """Building does not decode what no gateway has written: that would hold up the server for seconds."""
     await several(store)
-    long = json.loads(await server.client.get("ts:ollama:t0")) | {"message": "x" * 2_000_000}
+    long = await server.document("t0") | {"message": "x" * 2_000_000}
     await server.client.set("ts:ollama:long", json.dumps(long), ex=60)
     await server.client.delete(*await list_keys(server))
     assert await walk(store) == ALL
@@ -526,7 +530,7 @@ async def test_thousands_of_wrong_scores_are_put_right_first(store: RedisStore, 
 
 async def end_elsewhere(server: Server, task_id: str, stage: Stage = Stage.DONE) -> None:
     """A gateway of the version before moves its task on."""
-    document = json.loads(await server.client.get(f"ts:ollama:{task_id}"))
+    document = await server.document(task_id)
     document |= {"stage": stage, "state": stage.state}
     document["extensions"]["lost_after_ms"] = None
     await server.client.set(f"ts:ollama:{task_id}", json.dumps(document), ex=600)
@@ -547,7 +551,7 @@ async def test_a_task_of_the_version_before_stays_listed(store: RedisStore, serv
     await put(store, [record(f"t{n}", Stage.STREAMING, created_ms=n) for n in range(3)])
     await end_elsewhere(server, "t1")
     await server.client.delete("ts:ollama:t2")
-    expired = await server.client.zrange(LIST_PREFIX + "expiry", 0, -1)
+    expired = await members(server, "expiry")
     await server.client.zadd(LIST_PREFIX + "expiry", {member: 1 for member in expired if member != "#"})
     await store.watch(())
     assert await walk(store) == ["t1", "t0"]

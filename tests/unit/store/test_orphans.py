@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from gateway.store.interface import Written, request_name
 from gateway.store.redis import RedisStore
@@ -34,7 +33,7 @@ IN_FLIGHT = [Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING]
 NO_ONE: tuple[str, ...] = ()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def client(server: Server, patience: None) -> AsyncIterator[NewClient]:
     """Makes stores of several gateway processes on the empty server."""
     await server.client.flushall()
@@ -129,11 +128,11 @@ async def test_twenty_notice_it_and_it_is_lost_once(client: NewClient) -> None:
     """Clients that read, list and look at the same moment get the same document, and one of them wrote it."""
     clients = [client(boot=f"m-r{n}-p{n}") for n in range(4)]
     await leave(clients[0], silent("t"))
-    reads = [each.read(["t"], NO_ONE) for each in clients for _ in range(3)]
-    pages = [each.page(5, None, None, spared=NO_ONE) for each in clients]
-    looks = [each.watch(NO_ONE) for each in clients]
-    answers = await asyncio.gather(*reads, *pages, *looks)
-    told = {answer[0] for answer in answers[:12]} | {answer.documents[0] for answer in answers[12:16]}
+    reads = asyncio.gather(*(each.read(["t"], NO_ONE) for each in clients for _ in range(3)))
+    pages = asyncio.gather(*(each.page(5, None, None, spared=NO_ONE) for each in clients))
+    looks = asyncio.gather(*(each.watch(NO_ONE) for each in clients))
+    told = {text for [text] in await reads} | {page.documents[0] for page in await pages}
+    await looks
     assert told == {await text_of(clients[0], "t")}
     assert sum(each.lost for each in clients) == 1
     assert await walk(clients[0], state=State.FAILED) == ["t"]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,7 +58,7 @@ class Subject:
         await until(is_gone, 30, f"{task_id} expires")
 
 
-@pytest_asyncio.fixture(loop_scope="session", params=["redis", "memory"])
+@pytest.fixture(params=["redis", "memory"])
 async def subject(request: pytest.FixtureRequest, server: Server, patience: None) -> AsyncIterator[Subject]:
     """Each store, empty."""
     if request.param == "memory":

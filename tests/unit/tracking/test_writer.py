@@ -74,6 +74,10 @@ class Subject:
         self.post()
         await until(lambda: not self.writer.is_up, 30, "the writer notices")
 
+    async def until_written(self, task: TrackedTask) -> None:
+        """Waits until the store has its end."""
+        await until(lambda: task.task_id in [one.task_id for one in self.store.records], 30, "it is written")
+
     async def until_up(self) -> None:
         """Waits until the store is known to be back."""
         await until(lambda: self.writer.is_up, 30, "the store is back")
@@ -168,9 +172,7 @@ async def test_a_slow_store_stays_away_and_is_written_to() -> None:
         await subject.lose_store()
         subject.store.failure, subject.store.delay_seconds = None, 0.2
         for _ in range(3):
-            count = len(subject.store.records)
-            subject.post(is_ended=True)
-            await until(lambda count=count: len(subject.store.records) > count, 30, "it is written")
+            await subject.until_written(subject.post(is_ended=True))
             assert not subject.writer.is_up
         subject.store.delay_seconds = 0.05
         subject.post()

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
 from gateway.errors import UpstreamBroken, UpstreamFailure, UpstreamTimeout, UpstreamUnavailable
 from gateway.upstream.connection import Connection, State
@@ -32,7 +31,7 @@ REQUEST = b"GET /v1/x HTTP/1.1\r\nhost: h\r\n\r\n"
 HELD_BYTES = 256 * 1024  # the contract's bound per stream
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def peer() -> AsyncIterator[Peer]:
     """A scripted server of one test's own."""
     peer = Peer()
@@ -41,7 +40,7 @@ async def peer() -> AsyncIterator[Peer]:
     await peer.stop()
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest.fixture
 async def upstream(peer: Peer) -> AsyncIterator[Upstream]:
     """The pool under test."""
     upstream = Upstream("127.0.0.1", peer.port)
@@ -649,7 +648,9 @@ def test_the_host_field_names_the_upstream(host: str, port: int, field: bytes) -
 
 
 @pytest.mark.parametrize("when", ["before the head", "in the body"])
-async def test_abort_closes_at_once_and_tells_nobody(peer: Peer, upstream: Upstream, when: str) -> None:
+async def test_abort_closes_at_once_and_tells_nobody(
+    peer: Peer, upstream: Upstream, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Aborting closes the connection within a second; who aborts need not hear of it, and nothing can be taken."""
     gated = Gated()
     peer.then(gated)
@@ -661,7 +662,7 @@ async def test_abort_closes_at_once_and_tells_nobody(peer: Peer, upstream: Upstr
             await until(lambda: connection.waiting, what="a piece is here")
         await peer.exchange()
         told: list[str] = []
-        connection.on_answer = lambda: told.append("answer")
+        monkeypatch.setattr(connection, "on_answer", lambda: told.append("answer"))
         connection.abort(UpstreamFailure("the client left"))
         await within(1, peer.connections[0].closed.wait(), "closed")
         assert not told

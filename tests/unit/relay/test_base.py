@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.relay.phase import MOVES, Phase
+from gateway.relay.base import MOVES, Phase
 from gateway.relay.stream_end import ENDS
 
 
