@@ -1,10 +1,13 @@
 """Admits requests to the relay: each becomes a task and an exchange, or is refused."""
 
-from gateway.errors import BodyTooLarge, GatewayError, MethodNotAllowed
+import asyncio
+from typing import NamedTuple
+
+from gateway.errors import BodyTooLarge, GatewayError, MethodNotAllowed, TaskIdInUse
 from gateway.http.head import TASK_ID, Target
 from gateway.http.request import Request
 from gateway.metrics.counts import Counts
-from gateway.queue.places import Place, Places
+from gateway.queue.places import Places
 from gateway.relay.exchange import Exchange
 from gateway.tasks.options import TaskOptions, options_of
 from gateway.tasks.task import READING_METHODS, chosen_id, stored_target
@@ -28,32 +31,47 @@ class Proxy:
         """Begins to relay a request, or refuses it."""
         try:
             self._check(request)
-            options = options_of(request.by_name, request.values)
-            task_id = chosen_id(request.values(TASK_ID))
-            place = self._reserve(request, task_id, options)
-            task = self.tracker.begin(
-                task_id, request.method, *stored_target(target.path, target.query), request.owner, options.label, place
-            )
+            asked = Asked(target, chosen_id(request.values(TASK_ID)), options_of(request.by_name, request.values))
+            if asked.task_id is not None and self._needs_place(request) and self._is_queue_full():
+                self.tracker.check(asked.task_id, request.owner)
+                _Inquiry(self, request, asked).begin()
+            else:
+                self._begin(request, asked)
         except GatewayError as error:
             self.refuse(request, error)
-            return
-        Exchange(self, request, target, task, place).begin(options)
+
+    def begin(self, request: Request, asked: "Asked") -> None:
+        """Begins a task for a request that was checked, or refuses it."""
+        try:
+            self._begin(request, asked)
+        except GatewayError as error:
+            self.refuse(request, error)
 
     def _check(self, request: Request) -> None:
         """Raises GatewayError if the request must not reach the upstream, whatever its task."""
         if request.method == "TRACE":
             raise MethodNotAllowed("TRACE is not allowed")
-        # At most one field, of digits and perhaps leading zeros: the parser refuses all others.
         length = request.by_name.get(b"content-length", b"").lstrip(b"0")
         if len(length) > len(str(self.max_body_bytes)) or int(length or b"0") > self.max_body_bytes:
             raise self.body_too_large()
 
-    def _reserve(self, request: Request, task_id: str | None, options: TaskOptions) -> Place | None:
-        """A place in the queue, if the request needs one. Raises GatewayError if it may not begin: QueueFull last."""
-        if self._places is None or request.method in READING_METHODS:
-            return None
-        self.tracker.check(task_id, request.owner)
-        return self._places.reserve(request.owner, is_low=options.is_low)
+    def _begin(self, request: Request, asked: "Asked") -> None:
+        """Reserves a place in the queue, if the request needs one, and begins. Raises GatewayError: QueueFull last."""
+        target, task_id, options = asked
+        place = None
+        if self._places is not None and self._needs_place(request):
+            self.tracker.check(task_id, request.owner)
+            place = self._places.reserve(request.owner, is_low=options.is_low)
+        task = self.tracker.begin(
+            task_id, request.method, *stored_target(target.path, target.query), request.owner, options.label, place
+        )
+        Exchange(self, request, target, task, place).begin(options)
+
+    def _needs_place(self, request: Request) -> bool:
+        return self._places is not None and request.method not in READING_METHODS
+
+    def _is_queue_full(self) -> bool:
+        return self._places is not None and self._places.is_full
 
     def refuse(self, request: Request, error: GatewayError) -> None:
         """Answers a request that does not become a task."""
@@ -63,3 +81,49 @@ class Proxy:
     def body_too_large(self) -> BodyTooLarge:
         """The error for a request body of more than `max_body_bytes`."""
         return BodyTooLarge(f"the request body is longer than {self.max_body_bytes} bytes")
+
+
+class Asked(NamedTuple):
+    """What a checked request asks for."""
+
+    target: Target
+    task_id: str | None
+    options: TaskOptions
+
+
+class _Inquiry:
+    """Asks the store whether another gateway has an id, before the full queue refuses its request.
+
+    The client would try again after a 429; the 409 says that this is useless. Answers the request meanwhile, so that a
+    client that leaves is noticed.
+    """
+
+    def __init__(self, proxy: Proxy, request: Request, asked: Asked) -> None:
+        self._proxy = proxy
+        self._request = request
+        self._asked = asked
+        self._asking: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Asks; then the request begins, or is refused."""
+        self._request.answered_by(self)
+        self._asking = asyncio.get_running_loop().create_task(self._ask())
+
+    async def _ask(self) -> None:
+        task_id = self._asked.task_id or ""
+        if await self._proxy.tracker.is_taken(task_id, self._request.owner):
+            error = TaskIdInUse(f"the task id {task_id!r} is in flight at another gateway, or another key's")
+            self._proxy.refuse(self._request, error)
+        else:
+            self._proxy.begin(self._request, self._asked)
+
+    def on_request(self) -> None:
+        """The body waits."""
+
+    def on_writable(self) -> None:
+        """Nothing is written yet."""
+
+    def on_left(self) -> None:
+        """The request is no task, so there is nothing to end."""
+        if self._asking is not None:
+            self._asking.cancel()

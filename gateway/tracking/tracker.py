@@ -15,6 +15,7 @@ from contextlib import suppress
 from gateway.errors import GatewayError, ShuttingDown, TaskIdInUse
 from gateway.metrics.counts import QUEUE_WAIT, Counts
 from gateway.store.interface import Names, Page, Store
+from gateway.tasks.document import has_ended, is_visible
 from gateway.tasks.task import MAX_ATTEMPT, READING_METHODS, Reason, Stage, State, new_id
 from gateway.tracking.answers import Answers, StoreUnavailable
 from gateway.tracking.changes import Changes
@@ -24,7 +25,7 @@ from gateway.tracking.documents import Documents
 from gateway.tracking.listing import Listing
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.own import OwnTasks
-from gateway.tracking.tracked import QueuePlace, TrackedTask
+from gateway.tracking.tracked import MAX_WAIT_SECONDS, QueuePlace, TrackedTask
 from gateway.tracking.writer import StoreWriter
 
 __all__ = ["SILENT_BEATS", "StoreUnavailable", "Tracker"]
@@ -128,6 +129,14 @@ class Tracker:
             raise ShuttingDown("the gateway is about to stop; try again at another one, or a little later")
         if task_id is not None:
             self._check_id(task_id, owner)
+
+    async def is_taken(self, task_id: str, owner: str) -> bool:
+        """Whether the id is in flight at any gateway, or another key's. False if the store does not say so in time."""
+        with suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(MAX_WAIT_SECONDS):
+                document = await self._answers.read(task_id, None)
+            return document is not None and not (has_ended(document) and is_visible(document, owner or None))
+        return False
 
     def begin(
         self,

@@ -284,7 +284,7 @@ async def test_an_id_that_is_in_flight_elsewhere_is_409_also_while_the_queue_is_
     other = await second.ask("POST", CHAT, (b"X-Task-Id", b"free-to-use"), body=BODY)
     assert (other.status, other.json()["error"]["code"]) == (429, "queue_full")
     served.finish()
-    served.finish(served.here[1])
+    served.finish()
 
 
 async def test_openais_client_comes_back_by_itself_and_succeeds(launch: Launch, store: Store, served: Served) -> None:
