@@ -49,6 +49,7 @@ class Record(NamedTuple):  # a frozen dataclass takes four times as long to crea
     ttl_seconds: int
     owner: str = ""
     grace_seconds: float = 30
+    is_first: bool = False  # nothing of this request was sent before; if wrong, the write only takes longer
 
 
 class Written(NamedTuple):

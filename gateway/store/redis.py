@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from gateway.store.credentials import PasswordFile
-from gateway.store.interface import Incomplete, Page, Record, StoreError, Then
+from gateway.store.interface import Incomplete, Page, StoreError
 from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.orphans import Orphans
@@ -55,6 +55,7 @@ class RedisStore:
         credentials = PasswordFile(password_file, user) if password_file else None
         self._pipeline = Pipeline(url, [STATUS.text, PROBE.text, MEND.text], credentials=credentials)
         self._statuses = Statuses(self._pipeline, boot, lists_ttl_seconds, malformed)
+        self.write = self._statuses.write  # a task's status and its place in the lists, in one atomic step
         self._reader = Reader(url, credentials, malformed)
         self._orphans = Orphans(
             self._reader,
@@ -82,10 +83,6 @@ class RedisStore:
         return self._pipeline.connections
 
     # -- the writer --
-
-    def write(self, records: Sequence[Record], then: Then) -> None:
-        """Writes each record and its place in the lists in one atomic step, all of them in one round trip."""
-        self._statuses.write(records, then)
 
     async def ping(self) -> None:
         """Tries writing, watching and reading: a server may accept some commands only. Raises StoreError."""

@@ -32,6 +32,7 @@ class Documents:
             self.ttl_running_seconds if task.finished_ms is None else self.ttl_done_seconds,
             task.owner,
             self.grace_seconds,
+            task.is_first_record,
         )
 
     def document(self, task: TrackedTask) -> str:

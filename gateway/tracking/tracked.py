@@ -39,7 +39,7 @@ class TrackedTask(Task):
 
     __slots__ = (
         "_beat_at", "_claim", "_cut_by", "_likely_attempt", "_saved_rank", "_sent_rank", "_wait_left",
-        "on_cut", "on_look",
+        "is_first_record", "on_cut", "on_look",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +59,7 @@ class TrackedTask(Task):
         self._beat_at = 0.0  # monotonic seconds
         self._saved_rank = -1  # of the newest status that the store has
         self._sent_rank = -1  # of the record that was sent last
+        self.is_first_record = True  # whether no record was sent before that one
         self._wait_left = MAX_WAITS_SECONDS
         self._cut_by: GatewayError | None = None
         self.on_cut: Callable[[], None] | None = None
@@ -126,6 +127,7 @@ class TrackedTask(Task):
 
     def sent(self) -> None:
         """A record of its present stage is on its way to the store."""
+        self.is_first_record = self._sent_rank < 0
         self._sent_rank = self.stage.rank
 
     def saved(self, attempt: int) -> None:
