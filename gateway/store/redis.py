@@ -95,15 +95,15 @@ class RedisStore:
 
     async def _probe_reads(self) -> None:
         await self._reader.documents(["-"])
-        await self._orphans.look(spared=None)
+        await self._orphans.look(exempt=None)
         with suppress(Incomplete):
             await self._pages.read(1, State.PENDING, start_of(None), None, None)
 
     # -- reads --
 
-    async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
+    async def read(self, task_ids: Sequence[str], exempt: Container[str] | None = None) -> list[str | None]:
         """The documents of `task_ids`, in that order; None for a task without a well-formed document."""
-        documents = await self._reader.asked(self._orphans.documents(task_ids, spared))
+        documents = await self._reader.asked(self._orphans.documents(task_ids, exempt))
         return [document or None for document in documents]
 
     async def page(
@@ -113,7 +113,7 @@ class RedisStore:
         cursor: str | None,
         *,
         owner: str | None = None,
-        spared: Container[str] | None = None,
+        exempt: Container[str] | None = None,
     ) -> Page:
         """Up to `limit` documents (of `owner`), newest first, after `cursor`.
 
@@ -123,7 +123,7 @@ class RedisStore:
         deadline = time.monotonic() + _REBUILD_SECONDS
         while True:
             try:
-                return await self._reader.asked(self._pages.read(limit, state, start, owner, spared))
+                return await self._reader.asked(self._pages.read(limit, state, start, owner, exempt))
             except Incomplete:
                 left_seconds = deadline - time.monotonic()
                 if left_seconds <= 0:
@@ -132,13 +132,13 @@ class RedisStore:
 
     # -- orphans and cancels --
 
-    async def bury(self) -> None:
+    async def end_earlier_run(self) -> None:
         """Makes lost the tasks that an earlier run of this gateway, at the same place, left in flight."""
-        await self._reader.asked(self._orphans.bury())
+        await self._reader.asked(self._orphans.end_earlier_run())
 
-    async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:
+    async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = str) -> list[str]:
         """Makes silent tasks lost. Returns the names of requests to cancel. Starts a rebuild if lists lack tasks."""
-        cancels, is_complete = await self._reader.asked(self._orphans.look(spared, on_spared))
+        cancels, is_complete = await self._reader.asked(self._orphans.look(exempt, on_silent))
         if not is_complete:
             self._rebuild.begin()
         return cancels

@@ -1,6 +1,6 @@
 """What pollers ask: one status, a page of them, a status once it has changed, an end to a task.
 
-The store answers, and this process where it knows more (`told_by`), or where the store is away. Begins no task.
+The store answers, and this process where it knows more (`source_of`), or where the store is away. Begins no task.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from gateway.tasks.task import State
 from gateway.tracking.changes import Changes, event_id
 from gateway.tracking.documents import Documents
 from gateway.tracking.listing import Listing
-from gateway.tracking.lookup import Teller, told_by
+from gateway.tracking.lookup import Source, source_of
 from gateway.tracking.own import OwnTasks
 from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.writer import StoreWriter
@@ -98,7 +98,7 @@ class Answers:
 
     async def _read_both(self, task_id: str, own: TrackedTask | None) -> tuple[str | None, TrackedTask | None]:
         """The store's document, and our own task if this process knows more of it. Raises StoreUnavailable."""
-        [document] = await self._ask(self.store.read([task_id], self.writer.spared), is_short=own is not None)
+        [document] = await self._ask(self.store.read([task_id], self.writer.exempt), is_short=own is not None)
         return document, self._news_of(task_id, document)
 
     async def _ask(self, answer: Awaitable[T], *, is_short: bool = False) -> T:
@@ -120,9 +120,9 @@ class Answers:
         if own is None:
             return None
         name, fields = self.own.name(own), fields_of(document or "")
-        teller = told_by(own, name, fields, is_expired=self.documents.is_expired(own))
-        if teller is Teller.ANOTHER:
+        source = source_of(own, name, fields, is_expired=self.documents.is_expired(own))
+        if source is Source.ANOTHER:
             own.superseded()
-        elif teller is Teller.OWN_AGAIN:
-            self.own.tell_again(name)
-        return own if teller in (Teller.OWN, Teller.OWN_AGAIN) else None
+        elif source is Source.OWN_AGAIN:
+            self.own.write_again(name)
+        return own if source in (Source.OWN, Source.OWN_AGAIN) else None

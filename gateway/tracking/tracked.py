@@ -136,7 +136,7 @@ class TrackedTask(Task):
         self._claim = Claim.GRANTED
         self._saved_rank = max(self._saved_rank, self._sent_rank)
 
-    def not_saved(self) -> None:
+    def rejected(self) -> None:
         """The store has not written the record, for good; if the task has gone on since, it is to be written again."""
         if self._sent_rank == self.stage.rank:
             self._saved_rank = self._sent_rank

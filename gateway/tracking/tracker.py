@@ -69,10 +69,10 @@ class Tracker:
             self._outbox,
             render=documents.record,
             own=Names(self._own.is_own),
-            is_alone=lambda: not self._in_flight,
+            is_idle=lambda: not self._in_flight,
             on_cancel=self._own.cancel,
-            on_spared=self._own.tell_again,
-            on_doubt=self._own.tell_all_again,
+            on_silent=self._own.write_again,
+            on_possible_loss=self._own.write_all_again,
             counts=self._counts,
             grace_seconds=grace_seconds,
         )

@@ -97,9 +97,9 @@ async def test_a_list_reports_it(client: NewClient) -> None:
     """A list shows a silent task as lost: it is no longer in RUNNING, and is in FAILED from then on."""
     store = client()
     await leave(store, silent("a", created_ms=1), record("b", Stage.STREAMING, created_ms=2))
-    page = await store.page(10, State.RUNNING, None, spared=NO_ONE)
+    page = await store.page(10, State.RUNNING, None, exempt=NO_ONE)
     assert ids(page) == ["b"]
-    page = await store.page(10, State.FAILED, None, spared=NO_ONE)
+    page = await store.page(10, State.FAILED, None, exempt=NO_ONE)
     assert (ids(page), json.loads(page.documents[0])["stage"]) == (["a"], "lost")
 
 
@@ -130,7 +130,7 @@ async def test_twenty_notice_it_and_it_is_lost_once(client: NewClient) -> None:
     clients = [client(boot=f"m-r{n}-p{n}") for n in range(4)]
     await leave(clients[0], silent("t"))
     reads = [each.read(["t"], NO_ONE) for each in clients for _ in range(3)]
-    pages = [each.page(5, None, None, spared=NO_ONE) for each in clients]
+    pages = [each.page(5, None, None, exempt=NO_ONE) for each in clients]
     looks = [each.watch(NO_ONE) for each in clients]
     answers = await asyncio.gather(*reads, *pages, *looks)
     told = {answer[0] for answer in answers[:12]} | {answer.documents[0] for answer in answers[12:16]}
@@ -223,12 +223,12 @@ async def test_the_spared_are_not_lost(client: NewClient, server: Server) -> Non
     """A gateway's own tasks, and after an outage all tasks, are read, listed and looked at unchanged."""
     store = client()
     await leave(store, silent("own"), silent("foreign"))
-    spared = {request_name("m-r1-p1", 1000, "own")}
-    assert [json.loads(text or "")["stage"] for text in await store.read(["own", "foreign"], spared)] == [
+    exempt = {request_name("m-r1-p1", 1000, "own")}
+    assert [json.loads(text or "")["stage"] for text in await store.read(["own", "foreign"], exempt)] == [
         "streaming", "lost",
     ]  # fmt: skip
-    await store.page(10, None, None, spared=spared)
-    await store.watch(spared)
+    await store.page(10, None, None, exempt=exempt)
+    await store.watch(exempt)
     assert await stage_and_attempt(store, "own") == ("streaming", 1)
     assert await beats(server) == ["own"]
 
@@ -338,7 +338,7 @@ async def test_only_the_former_self_is_buried(client: NewClient, boot: str, inst
     for n, stage in enumerate(IN_FLIGHT):
         await put(store, [record(f"t{n}", stage, boot=boot, instance=instance)])
     await put(store, [record("done", Stage.DONE, boot=boot, instance=instance)])
-    await store.bury()
+    await store.end_earlier_run()
     for n, stage in enumerate(IN_FLIGHT):
         assert await stage_and_attempt(store, f"t{n}") == ("lost" if is_buried else stage, 1)
     assert await stage_and_attempt(store, "done") == ("done", 1)
@@ -348,7 +348,7 @@ async def test_any_number_is_buried(client: NewClient, server: Server) -> None:
     """A gateway that had a thousand streams when it was killed has none after its restart."""
     store = client(boot="m-r2-p2", instance="gateway")
     await put(store, [record(f"t{n}", Stage.STREAMING, boot="m-r1-p1", instance="gateway") for n in range(1000)])
-    await store.bury()
+    await store.end_earlier_run()
     assert await beats(server) == []
     assert len(await walk(store, state=State.FAILED)) == 1000
 

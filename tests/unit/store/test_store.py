@@ -459,7 +459,7 @@ async def test_an_ended_id_is_free_for_its_owner(store: Store, before: str, now:
 
 
 async def test_reading_alone_loses_nothing(store: Store) -> None:
-    """Without `spared`, a silent task is read and listed unchanged."""
+    """Without `exempt`, a silent task is read and listed unchanged."""
     await put(store, [record("t", Stage.STREAMING, grace_seconds=0)])
     assert await stage_and_attempt(store, "t") == ("streaming", 1)
     assert await walk(store, state=State.RUNNING) == ["t"]
@@ -467,7 +467,7 @@ async def test_reading_alone_loses_nothing(store: Store) -> None:
 
 async def test_nothing_to_bury_and_nothing_to_watch(store: Store) -> None:
     """A look at an empty store does no harm."""
-    await store.bury()
+    await store.end_earlier_run()
     assert await store.watch(()) == []
 
 

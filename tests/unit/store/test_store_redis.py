@@ -92,7 +92,7 @@ async def test_no_command_looks_at_all_keys(new_store: NewStore) -> None:
     await next_millisecond()
     await store.ask_cancel("1:t")
     await store.watch(())
-    await store.bury()
+    await store.end_earlier_run()
     assert not {name for name in await server.commands() if "scan" in name or name in ("keys", "sort", "randomkey")}
     await store.close()
 
@@ -439,7 +439,7 @@ CALLS: dict[str, Call] = {
     "page by state": lambda store: store.page(5, State.RUNNING, None),
     "ping": lambda store: store.ping(),
     "watch": lambda store: store.watch(()),
-    "bury": lambda store: store.bury(),
+    "end_earlier_run": lambda store: store.end_earlier_run(),
     "ask_cancel": lambda store: store.ask_cancel("1:t"),
 }
 
