@@ -10,7 +10,8 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from gateway.tasks.task import ID_PATTERN, State
+from gateway.tasks.stages import State
+from gateway.tasks.task import ID_PATTERN
 
 _PLACE = re.compile(rf"\d{{13}}:{ID_PATTERN}")
 

@@ -7,7 +7,7 @@ lists.lua, which describes the lists; those that read documents have documents.l
 from hashlib import sha1
 from importlib.resources import files
 
-from gateway.tasks.task import FINAL_RANK, MAX_ATTEMPT, Stage, State
+from gateway.tasks.stages import FINAL_RANK, MAX_ATTEMPT, Stage, State
 
 DOCUMENT_PREFIX = "ts:ollama:"
 OWN_PREFIX = "tsx:ollama:"

@@ -11,7 +11,7 @@ from gateway.store.layout import DOCUMENT_PREFIX, LIST_PREFIX, SHARED_KEYS, Scri
 from gateway.store.malformed import Malformed
 from gateway.store.reader import MALFORMED, Reader
 from gateway.tasks.document import fields_of
-from gateway.tasks.task import State
+from gateway.tasks.stages import State
 
 PAGE, FORGET = Script("page"), Script("forget")
 _STEP = 128

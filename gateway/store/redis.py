@@ -21,7 +21,7 @@ from gateway.store.pipeline import Pipeline, Replies, mapped
 from gateway.store.reader import Reader
 from gateway.store.rebuild import Rebuild
 from gateway.store.statuses import MEND, PROBE, STATUS, Statuses
-from gateway.tasks.task import State
+from gateway.tasks.stages import State
 
 CANCEL_CHANNEL = OWN_PREFIX + "cancel"
 _LISTS_MARGIN_SECONDS = 3600

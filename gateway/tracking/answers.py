@@ -12,7 +12,7 @@ from typing import TypeVar
 from gateway.errors import Cancelled
 from gateway.store.interface import Incomplete, Page, Store, StoreError, name_in
 from gateway.tasks.document import fields_of, has_ended, is_visible
-from gateway.tasks.task import State
+from gateway.tasks.stages import State
 from gateway.tracking.changes import Changes, event_id
 from gateway.tracking.documents import Documents
 from gateway.tracking.listing import Listing

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from gateway.store.interface import Page, Store, decode_cursor, encode_cursor, place
 from gateway.tasks.document import fields_of
-from gateway.tasks.task import State
+from gateway.tasks.stages import State
 from gateway.tracking.own import OwnTasks
 from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.writer import StoreWriter

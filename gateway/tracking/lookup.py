@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.store.interface import name_in
 from gateway.tasks.document import rank_of
-from gateway.tasks.task import FINAL_RANK
+from gateway.tasks.stages import FINAL_RANK
 from gateway.tracking.tracked import TrackedTask
 
 

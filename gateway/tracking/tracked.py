@@ -8,7 +8,8 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from gateway.errors import GatewayError
-from gateway.tasks.task import FINAL_RANK, Task
+from gateway.tasks.stages import FINAL_RANK
+from gateway.tasks.task import Task
 
 # A wait for the store ends after the first, one request's waits together after the second (contract 5).
 MAX_WAIT_SECONDS = 0.25

@@ -15,7 +15,8 @@ from contextlib import suppress
 from gateway.errors import GatewayError, ShuttingDown, TaskIdInUse
 from gateway.metrics.counts import Counts
 from gateway.store.interface import Names, Page, Store
-from gateway.tasks.task import MAX_ATTEMPT, Reason, Stage, State, new_id
+from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
+from gateway.tasks.task import Reason, new_id
 from gateway.tracking.answers import Answers, StoreUnavailable
 from gateway.tracking.changes import Changes
 from gateway.tracking.claims import Claims

@@ -14,7 +14,7 @@ from functools import partial
 
 from gateway.metrics.counts import STORE_FAILED, STORE_WRITE, Counts
 from gateway.store.interface import Record, Store, StoreError, Written
-from gateway.tasks.task import Stage
+from gateway.tasks.stages import Stage
 from gateway.tracking.condition import Condition
 from gateway.tracking.lookout import RETRY_SECONDS, Lookout
 from gateway.tracking.outbox import Outbox

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container, Sequence
 
     from gateway.store.interface import Page, Record, Then
-    from gateway.tasks.task import Stage, State
+    from gateway.tasks.stages import Stage, State
     from gateway.tracking.tracked import TrackedTask
 
 

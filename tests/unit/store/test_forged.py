@@ -15,7 +15,7 @@ import pytest_asyncio
 from gateway.store.interface import Written
 from gateway.store.redis import RedisStore
 from gateway.tasks.document import fields_of
-from gateway.tasks.task import MAX_ATTEMPT, Stage, State
+from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
 from tests.support.forged import (
     ENTRIES,
     EXTENSIONS,

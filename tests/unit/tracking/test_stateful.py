@@ -24,7 +24,8 @@ from gateway.store.interface import StoreError, name_in
 from gateway.store.layout import LIST_PREFIX
 from gateway.store.redis import RedisStore
 from gateway.tasks.document import has_ended, rank_of
-from gateway.tasks.task import Reason, Stage, State
+from gateway.tasks.stages import Stage, State
+from gateway.tasks.task import Reason
 from gateway.tracking import claims
 from gateway.tracking.tracker import StoreUnavailable, Tracker
 from tests.support.faults import elapse

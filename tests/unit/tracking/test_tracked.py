@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.tasks.task import Stage
+from gateway.tasks.stages import Stage
 from gateway.tracking.tracked import MAX_WAITS_SECONDS, TrackedTask
 
 

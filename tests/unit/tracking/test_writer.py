@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.store.interface import StoreError
-from gateway.tasks.task import Stage
+from gateway.tasks.stages import Stage
 from gateway.tracking import condition as condition_module
 from gateway.tracking import outbox as outbox_module
 from gateway.tracking.outbox import Outbox
