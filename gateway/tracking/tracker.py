@@ -20,8 +20,7 @@ from gateway.tasks.task import Reason, new_id
 from gateway.tracking.answers import Answers, StoreUnavailable
 from gateway.tracking.changes import Changes
 from gateway.tracking.claims import Claims
-from gateway.tracking.clock import Clock
-from gateway.tracking.documents import Documents
+from gateway.tracking.documents import Clock, Documents
 from gateway.tracking.listing import Listing
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.own import OwnTasks
