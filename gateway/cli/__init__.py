@@ -19,7 +19,8 @@ from gateway.cli.client import Away, Client, Document, UnknownTask, has_ended
 from gateway.cli.watch import ended, follow
 from gateway.logs import readable
 from gateway.settings import terminal_peer
-from gateway.tasks.task import State, is_valid_id
+from gateway.tasks.stages import State
+from gateway.tasks.task import is_valid_id
 
 DONE = 0
 FAILED = 1

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import httpx
 
 from gateway.tasks.document import is_document
-from gateway.tasks.task import State
+from gateway.tasks.stages import State
 
 Document = dict[str, Any]
 

@@ -11,7 +11,8 @@ from itertools import product
 from typing import Literal
 
 from gateway.errors import GatewayError
-from gateway.tasks.task import FINAL_RANK, Reason, Stage, State, Task
+from gateway.tasks.stages import FINAL_RANK, Stage, State
+from gateway.tasks.task import Reason, Task
 
 OTHER = "other"
 PATHS = (OTHER, "chat_completions", "completions", "responses", "embeddings", "models", "messages")

@@ -28,7 +28,7 @@ from prometheus_client.utils import floatToGoString
 from gateway import __version__
 from gateway.metrics import counts
 from gateway.metrics.counts import FAMILIES, Counts, Family
-from gateway.tasks.task import Stage
+from gateway.tasks.stages import Stage
 
 MAX_MODELS = 32
 _MAX_NAME = 200

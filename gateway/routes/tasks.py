@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from gateway.http.request import Request as ClientRequest
 from gateway.store.interface import InvalidCursor
 from gateway.tasks.document import has_ended
-from gateway.tasks.task import ID_PATTERN, MAX_ATTEMPT, Reason, Stage, State, is_valid_id
+from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
+from gateway.tasks.task import ID_PATTERN, Reason, is_valid_id
 from gateway.tracking.answers import ListIncomplete, StoreUnavailable
 from gateway.tracking.changes import event_id
 from gateway.tracking.tracker import Tracker

@@ -10,7 +10,8 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from gateway.tasks.task import ID_PATTERN, State
+from gateway.tasks.stages import State
+from gateway.tasks.task import ID_PATTERN
 
 _PLACE = re.compile(rf"\d{{13}}:{ID_PATTERN}")
 
@@ -49,6 +50,7 @@ class Record(NamedTuple):  # a frozen dataclass takes four times as long to crea
     ttl_seconds: int
     owner: str = ""
     grace_seconds: float = 30
+    is_first: bool = False  # nothing of this request was sent before; if wrong, the write only takes longer
 
 
 class Written(NamedTuple):
@@ -77,8 +79,8 @@ class Page:
 class Store(Protocol):
     """Keeps the tracker's statuses. Every method but `write` and `close` raises StoreError when the store is away.
 
-    With `spared`, a read makes a task that has been silent for too long FAILED lost before it returns the task, unless
-    the name of its request is in `spared`. `lost` counts these tasks. With `spared` None, documents stay unchanged.
+    With `exempt`, a read makes a task that has been silent for too long FAILED lost before it returns the task, unless
+    the name of its request is in `exempt`. `lost` counts these tasks. With `exempt` None, documents stay unchanged.
     """
 
     answers_at_once: bool  # `write` calls its `then` before it returns
@@ -94,7 +96,7 @@ class Store(Protocol):
     def write(self, records: Sequence[Record], then: Then) -> None:
         """Writes each record in one atomic step, and calls `then` once with the results."""
 
-    async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
+    async def read(self, task_ids: Sequence[str], exempt: Container[str] | None = None) -> list[str | None]:
         """The documents of `task_ids`, in that order; None for a task without a well-formed document."""
         ...
 
@@ -105,18 +107,18 @@ class Store(Protocol):
         cursor: str | None,
         *,
         owner: str | None = None,
-        spared: Container[str] | None = None,
+        exempt: Container[str] | None = None,
     ) -> Page: ...
     async def ping(self) -> None:
         """Tries everything that the gateway needs. Raises StoreError if any of it fails."""
 
-    async def bury(self) -> None:
+    async def end_earlier_run(self) -> None:
         """Makes lost the tasks that an earlier run of this gateway left in flight."""
 
-    async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:
+    async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = str) -> list[str]:
         """Makes silent tasks lost. Returns the names of requests to cancel.
 
-        Calls `on_spared` with the names in `spared` whose tasks are silent: the store lacks their last heartbeats.
+        Calls `on_silent` with the names in `exempt` whose tasks are silent: the store lacks their last heartbeats.
         """
         ...
 

@@ -1,20 +1,21 @@
 """The keys in Redis, and the Lua scripts that know them. Sends nothing itself.
 
 At load, the scripts get ranks and limits from gateway/tasks, so that each is defined once. Each script begins with
-lists.lua, which describes the lists.
+lists.lua, which describes the lists; those that read documents have documents.lua behind it.
 """
 
 from hashlib import sha1
 from importlib.resources import files
 
-from gateway.tasks.task import FINAL_RANK, MAX_ATTEMPT, Stage, State
+from gateway.tasks.stages import FINAL_RANK, MAX_ATTEMPT, Stage, State
 
 DOCUMENT_PREFIX = "ts:ollama:"
 OWN_PREFIX = "tsx:ollama:"
 LIST_PREFIX = OWN_PREFIX + "2:"  # the second layout; the first was {index}:
-BEATS, CANCELS = LIST_PREFIX + "beats", LIST_PREFIX + "cancels"
+LISTS, EXPIRY, BEATS, CANCELS = (LIST_PREFIX + name for name in ("lists", "expiry", "beats", "cancels"))
+_READING = ("status", "lost", "relist", "rebuild", "watch")  # these scripts read stored documents
 # Scripts name these two as keys, beside documents. They are in other slots, so a Redis Cluster refuses the scripts.
-SHARED_KEYS = (LIST_PREFIX + "lists", LIST_PREFIX + "expiry")
+SHARED_KEYS = (LISTS, EXPIRY)
 
 
 def list_names(state: State | None, owner: str | None) -> list[str]:
@@ -24,14 +25,14 @@ def list_names(state: State | None, owner: str | None) -> list[str]:
 
 
 def _of_tasks() -> str:
-    """Lua code that defines what the scripts need from gateway/tasks."""
-    ranks = ", ".join(f"{stage} = {stage.rank}" for stage in Stage)
-    states = " or ".join(f"state == '{state}'" for state in State)
+    """Lua code that defines the names of keys, and what the scripts need from gateway/tasks."""
+    ranks = ", ".join(f"{stage} = {stage.rank}" for stage in Stage if stage.rank < FINAL_RANK)
+    states = ", ".join(f"{state} = true" for state in State)
     return (
         f"local DOCUMENT, PREFIX = '{DOCUMENT_PREFIX}', '{LIST_PREFIX}'\n"
+        f"local LISTS, EXPIRY, BEATS, CANCELS = '{LISTS}', '{EXPIRY}', '{BEATS}', '{CANCELS}'\n"
         f"local FINAL_RANK, MAX_ATTEMPT = {FINAL_RANK}, {MAX_ATTEMPT}\n"
-        f"local function is_state(state) return {states} end\n"
-        f"local function rank_of(stage) return ({{ {ranks} }})[stage] or FINAL_RANK end\n"
+        f"local STATES, RANKS = {{ {states} }}, {{ {ranks} }} -- a final stage has FINAL_RANK\n"
     )
 
 
@@ -40,6 +41,7 @@ class Script:
 
     def __init__(self, name: str) -> None:
         here = files("gateway.store")
-        parts = [here.joinpath(f"{part}.lua").read_text() for part in ("lists", name)]
+        before = ["lists", "documents"] if name in _READING else ["lists"]
+        parts = [here.joinpath(f"{part}.lua").read_text() for part in (*before, name)]
         self.text = _of_tasks() + "".join(parts)
         self.digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest()

@@ -1,5 +1,5 @@
 -- The lists of tasks: what every script that touches them begins with. layout.py puts it in front of each, and in front
--- of that DOCUMENT, PREFIX, FINAL_RANK, MAX_ATTEMPT, is_state and rank_of, which come from gateway/tasks.
+-- of that the names of keys, and FINAL_RANK, MAX_ATTEMPT, STATES and RANKS, which come from gateway/tasks.
 --
 -- All keys are sorted sets under PREFIX, and each has a TTL:
 --   <STATE>           the tasks in a state; score 0, members "<created_ms, 13 digits>:<task id>" in order of creation
@@ -14,9 +14,7 @@
 -- called again: what it did may be done again.
 
 local call = redis.call
-local LISTS, EXPIRY, BEATS, CANCELS = PREFIX .. 'lists', PREFIX .. 'expiry', PREFIX .. 'beats', PREFIX .. 'cancels'
 local COMPLETE = '#'
-local MAX_BYTES = 1048576 -- no document is longer
 local time = call('TIME')
 local now = tonumber(time[1])
 local now_ms = now * 1000 + math.floor(time[2] / 1000)
@@ -31,32 +29,39 @@ local function add(key, score, member, ttl)
   return false
 end
 
-local function add_to_list(name, place, ttl)
+local function add_to_list(name, place, ttl, is_of_owner)
   if known[name] then
-    call('ZADD', PREFIX .. name, 0, place)
+    call('ZADD', PREFIX .. name, '0', place)
     return
   end
   known[name] = true
-  -- It is named also where the list is there: `lists` may have been evicted alone.
-  local is_new_name = call('ZADD', LISTS, 0, name) == 1
-  if add(PREFIX .. name, 0, place, ttl) and is_new_name then
-    call('ZADD', PREFIX .. name, 0, COMPLETE)
+  -- `lists` may have been evicted alone. A rebuild names the lists of the states, but may not know one of an owner.
+  local is_new_name = is_of_owner and call('ZADD', LISTS, '0', name) == 1
+  if add(PREFIX .. name, '0', place, ttl) then
+    is_new_name = is_new_name or call('ZADD', LISTS, '0', name) == 1
+    if is_new_name then
+      call('ZADD', PREFIX .. name, 0, COMPLETE)
+    end
   end
   if is_new_name then
     call('EXPIRE', LISTS, ttl)
   end
 end
 
--- Puts a task into its lists. `created` has 13 digits, `expires` is in seconds from now.
-local function enlist(id, created, state, owner, expires, ttl)
+-- Puts a task into its lists. `created` has 13 digits, `expires` is in seconds from now; `lost_after_ms` is nil for a
+-- task that has ended.
+local function enlist(id, created, state, owner, expires, lost_after_ms, ttl)
   local place = created .. ':' .. id
   local member = created .. ':' .. state .. ':' .. owner .. ':' .. id
-  if call('ZADD', EXPIRY, now + expires, member, 'inf', COMPLETE) == 2 then
+  if call('ZADD', EXPIRY, string.format('%d', now + expires), member, 'inf', COMPLETE) == 2 then
     call('EXPIRE', EXPIRY, ttl)
   end
-  add_to_list(state, place, ttl)
+  add_to_list(state, place, ttl, false)
   if owner ~= '' then
-    add_to_list(state .. '@' .. owner, place, ttl)
+    add_to_list(state .. '@' .. owner, place, ttl, true)
+  end
+  if lost_after_ms then
+    add(BEATS, lost_after_ms, id, ttl)
   end
 end
 
@@ -67,58 +72,4 @@ local function delist(id, created, state, owner)
     call('ZREM', PREFIX .. state .. '@' .. owner, place)
   end
   call('ZREM', EXPIRY, created .. ':' .. state .. ':' .. owner .. ':' .. id)
-end
-
--- What decides about a document: attempt, rank, state, boot, created (13 digits) and owner; nil where `text` is none.
--- Only as much is checked as the scripts rely on; the whole shape is checked by the gateway (tasks/document.py).
-local function decoded(text)
-  if #text > MAX_BYTES then
-    return nil
-  end
-  local is_json, document = pcall(cjson.decode, text)
-  local more = is_json and type(document) == 'table' and document.extensions
-  if type(more) ~= 'table' then
-    return nil
-  end
-  local attempt, created = more.attempt, more.created_ms
-  local is_count = type(attempt) == 'number' and attempt >= 1 and attempt <= MAX_ATTEMPT and attempt % 1 == 0
-  local function is_moment(value)
-    return type(value) == 'number' and value >= 0 and value < 1e13 and value % 1 == 0 -- no NaN, no fraction
-  end
-  if not is_count or not is_moment(created) or not is_state(document.state) then
-    return nil
-  end
-  return {
-    attempt = attempt,
-    rank = rank_of(document.stage),
-    state = document.state,
-    boot = more.boot,
-    created = string.format('%013d', created),
-    owner = type(more.owner) == 'string' and more.owner or '',
-    lost_after_ms = is_moment(more.lost_after_ms) and more.lost_after_ms or nil,
-  }
-end
-
--- What GET replies; an error where a key of another type stands there. Any other error ends the script: a document that
--- must not be read is neither malformed nor gone.
-local function text_at(key)
-  local text = redis.pcall('GET', key)
-  if type(text) == 'table' and not string.find(text.err, 'WRONGTYPE', 1, true) then
-    call('GET', key)
-  end
-  return text
-end
-
--- Puts a task into its lists as its document says, if it has one: a gateway of the version before may have written it.
-local function enlist_as_stored(id, ttl)
-  local text = text_at(DOCUMENT .. id)
-  local document = type(text) == 'string' and decoded(text)
-  local left = document and call('TTL', DOCUMENT .. id) or -1 -- rounded
-  if left < 0 then
-    return
-  end
-  enlist(id, document.created, document.state, document.owner, left + 1, ttl)
-  if document.lost_after_ms then
-    add(BEATS, document.lost_after_ms, id, ttl)
-  end
 end

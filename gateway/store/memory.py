@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from gateway.store.interface import Page, Record, Then, Written, decode_cursor, encode_cursor, place
 from gateway.tasks.shares import Shares
-from gateway.tasks.stages import Stored, verdict
-from gateway.tasks.task import State, complete_document
+from gateway.tasks.stages import State, Stored, verdict
+from gateway.tasks.task import complete_document
 
 MAX_TASKS = 10_000
 MAX_BYTES = 32 * 1024 * 1024
@@ -117,7 +117,7 @@ class MemoryStore:
             return None
         return entry
 
-    async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:  # noqa: ARG002
+    async def read(self, task_ids: Sequence[str], exempt: Container[str] | None = None) -> list[str | None]:  # noqa: ARG002
         """The documents of `task_ids`, None for a task that is not in the table."""
         entries = map(self._live, task_ids)
         return [None if entry is None else entry.document for entry in entries]
@@ -129,7 +129,7 @@ class MemoryStore:
         cursor: str | None,
         *,
         owner: str | None = None,
-        spared: Container[str] | None = None,  # noqa: ARG002
+        exempt: Container[str] | None = None,  # noqa: ARG002
     ) -> Page:
         """Up to `limit` documents (of `owner`), newest first, after `cursor`. Raises InvalidCursor."""
         places = self._places.get((state, owner or None), [])
@@ -148,13 +148,13 @@ class MemoryStore:
 
     # All tasks here are this process's own: no other run leaves tasks behind, and no other gateway cancels them.
 
-    async def bury(self) -> None:
+    async def end_earlier_run(self) -> None:
         """Does nothing: no task outlives its run."""
 
     async def watch(
         self,
-        spared: Container[str],  # noqa: ARG002
-        on_spared: Callable[[str], object] = str,  # noqa: ARG002
+        exempt: Container[str],  # noqa: ARG002
+        on_silent: Callable[[str], object] = str,  # noqa: ARG002
     ) -> list[str]:
         """Returns no names: no task is ever silent, and no other gateway asks for cancels."""
         return []

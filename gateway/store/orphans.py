@@ -14,7 +14,7 @@ from gateway.tasks.document import fields_of, lost_document
 
 _LOST_AFTER = re.compile(r'"lost_after_ms":(\d{1,15})\}\}$')
 _CLOCK_STEP_SECONDS = 2.0
-_BURIED_AT_ONCE = 256
+_ENDED_AT_ONCE = 256
 _SWEPT = 1000  # expired tasks that leave the lists in one step
 _SWEEPS = 10
 
@@ -48,16 +48,16 @@ class Orphans:
         self._steady_at = 0.0
         self._watch, self._lost, self._relist = map(Script, ("watch", "lost", "relist"))
 
-    async def documents(self, task_ids: Sequence[str], spared: Container[str] | None) -> list[str | None]:
+    async def documents(self, task_ids: Sequence[str], exempt: Container[str] | None) -> list[str | None]:
         """The documents of `task_ids`, as `Reader.documents` returns them, after silent tasks were made lost.
 
-        A task whose request is named in `spared` is not made lost; None spares all. Raises redis-py's errors.
+        A task whose request is named in `exempt` is not made lost; None exempts all. Raises redis-py's errors.
         """
         now_ms, documents = await self._reader.documents(task_ids)
-        if not self._is_clock_steady(now_ms) or spared is None:
+        if not self._is_clock_steady(now_ms) or exempt is None:
             return documents
         return [
-            await self._make_lost(document, spared) if document and _is_silent(document, now_ms) else document
+            await self._make_lost(document, exempt) if document and _is_silent(document, now_ms) else document
             for document in documents
         ]
 
@@ -69,10 +69,10 @@ class Orphans:
         self._clock_offset_seconds = offset_seconds
         return now >= self._steady_at
 
-    async def _make_lost(self, document: str, spared: Container[str] = ()) -> str | None:
+    async def _make_lost(self, document: str, exempt: Container[str] = ()) -> str | None:
         """Replaces `document` by FAILED lost. Returns the new document, or the one that was written meanwhile."""
         fields = fields_of(document)
-        if fields is None or name_in(fields) in spared:
+        if fields is None or name_in(fields) in exempt:
             return document
         lost, task_id = lost_document(fields, time.time()), fields["task_id"]
         arguments = [document, lost, self._ttl_done_seconds, self._lists_ttl_seconds, task_id]
@@ -83,12 +83,12 @@ class Orphans:
         self.lost += 1
         return lost
 
-    async def bury(self) -> None:
+    async def end_earlier_run(self) -> None:
         """Makes lost the tasks that an earlier run of this gateway, at the same place, left in flight."""
-        await self.look(spared=None)  # deletes BEATS if that key has another type
+        await self.look(exempt=None)  # deletes BEATS if that key has another type
         task_ids = cast("list[str]", await self._reader.redis.zrange(BEATS, 0, -1))
-        for start in range(0, len(task_ids), _BURIED_AT_ONCE):
-            _, documents = await self._reader.documents(task_ids[start : start + _BURIED_AT_ONCE])
+        for start in range(0, len(task_ids), _ENDED_AT_ONCE):
+            _, documents = await self._reader.documents(task_ids[start : start + _ENDED_AT_ONCE])
             for document in filter(None, documents):
                 if self._is_former_self(document):
                     await self._make_lost(document)
@@ -101,16 +101,16 @@ class Orphans:
         return is_same_place and is_other_run and is_running(document)
 
     async def look(
-        self, spared: Container[str] | None, on_spared: Callable[[str], object] = str
+        self, exempt: Container[str] | None, on_silent: Callable[[str], object] = str
     ) -> tuple[list[str], bool]:
         """Makes silent tasks lost, and removes expired tasks from the lists.
 
-        Returns the names of requests to cancel, and whether the lists are complete. Calls `on_spared` with the names in
-        `spared` whose tasks are silent. With `spared` None it makes no task lost. Raises redis-py's errors.
+        Returns the names of requests to cancel, and whether the lists are complete. Calls `on_silent` with the names in
+        `exempt` whose tasks are silent. With `exempt` None it makes no task lost. Raises redis-py's errors.
         """
         silent, cancels, now_ms, is_complete = await self._silent_and_cancelled()
-        if self._is_clock_steady(now_ms) and silent and spared is not None:
-            documents = await self.documents(silent, spared)
+        if self._is_clock_steady(now_ms) and silent and exempt is not None:
+            documents = await self.documents(silent, exempt)
             # A gateway of the previous version has ended the task, or its document has expired.
             ended = [task_id for task_id, found in zip(silent, documents, strict=True) if not is_running(found or "")]
             if ended:
@@ -118,7 +118,7 @@ class Orphans:
                 await self._reader.evaluate(self._relist, keys, [self._lists_ttl_seconds, *ended])
             for document in filter(None, documents):
                 if _is_silent(document, now_ms):
-                    on_spared(name_in(fields_of(document) or {}))
+                    on_silent(name_in(fields_of(document) or {}))
         return cancels, is_complete
 
     async def _silent_and_cancelled(self) -> tuple[list[str], list[str], int, bool]:

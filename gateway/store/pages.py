@@ -11,7 +11,7 @@ from gateway.store.layout import DOCUMENT_PREFIX, LIST_PREFIX, SHARED_KEYS, Scri
 from gateway.store.malformed import Malformed
 from gateway.store.reader import MALFORMED, Reader
 from gateway.tasks.document import fields_of
-from gateway.tasks.task import State
+from gateway.tasks.stages import State
 
 PAGE, FORGET = Script("page"), Script("forget")
 _STEP = 128
@@ -28,7 +28,7 @@ class _Walk:
 
     names: list[str]
     state: State | None
-    spared: Container[str] | None
+    exempt: Container[str] | None
     found: list[tuple[str, str]] = field(default_factory=list)  # place and document, newest first
     skipped: dict[str, str] = field(default_factory=dict)  # malformed records: id, or the member itself -> place
     size_bytes: int = 0
@@ -43,13 +43,13 @@ class Pages:
         self._documents = documents
 
     async def read(
-        self, limit: int, state: State | None, start: str, owner: str | None, spared: Container[str] | None
+        self, limit: int, state: State | None, start: str, owner: str | None, exempt: Container[str] | None
     ) -> Page:
         """Walks the lists from `start` on until it has `limit` documents that still match the lists.
 
         A page ends early after 4 MiB of documents or 1,000 malformed records. Raises Incomplete and redis-py's errors.
         """
-        walk = _Walk(list_names(state, owner), state, spared)
+        walk = _Walk(list_names(state, owner), state, exempt)
         step, is_end, last = _STEP, False, ""
         while not is_end and len(walk.found) <= limit and walk.size_bytes <= _PAGE_BYTES:
             if len(walk.skipped) >= _MOST_SKIPPED and last:  # without a place there is no cursor
@@ -87,7 +87,7 @@ class Pages:
             self._malformed.report(f"{LIST_PREFIX}{walk.names[0]} {place}")
             walk.skipped[place] = place
         right = [place for place in places if is_place(place)] if odd else places
-        documents = dict(zip(right, await self._documents([place[14:] for place in right], walk.spared), strict=True))
+        documents = dict(zip(right, await self._documents([place[14:] for place in right], walk.exempt), strict=True))
         await self._remove(walk.names, odd)
         await self._forget(walk.names, [place for place, document in documents.items() if document is None])
         walk.skipped |= {place[14:]: place for place, document in documents.items() if document == MALFORMED}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from gateway.store.credentials import PasswordFile
-from gateway.store.interface import Incomplete, Page, Record, StoreError, Then
+from gateway.store.interface import Incomplete, Page, StoreError
 from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.orphans import Orphans
@@ -21,7 +21,7 @@ from gateway.store.pipeline import Pipeline, Replies, mapped
 from gateway.store.reader import Reader
 from gateway.store.rebuild import Rebuild
 from gateway.store.statuses import MEND, PROBE, STATUS, Statuses
-from gateway.tasks.task import State
+from gateway.tasks.stages import State
 
 CANCEL_CHANNEL = OWN_PREFIX + "cancel"
 _LISTS_MARGIN_SECONDS = 3600
@@ -55,6 +55,7 @@ class RedisStore:
         credentials = PasswordFile(password_file, user) if password_file else None
         self._pipeline = Pipeline(url, [STATUS.text, PROBE.text, MEND.text], credentials=credentials)
         self._statuses = Statuses(self._pipeline, boot, lists_ttl_seconds, malformed)
+        self.write = self._statuses.write  # a task's status and its place in the lists, in one atomic step
         self._reader = Reader(url, credentials, malformed)
         self._orphans = Orphans(
             self._reader,
@@ -83,10 +84,6 @@ class RedisStore:
 
     # -- the writer --
 
-    def write(self, records: Sequence[Record], then: Then) -> None:
-        """Writes each record and its place in the lists in one atomic step, all of them in one round trip."""
-        self._statuses.write(records, then)
-
     async def ping(self) -> None:
         """Tries writing, watching and reading: a server may accept some commands only. Raises StoreError."""
         replies: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
@@ -98,15 +95,15 @@ class RedisStore:
 
     async def _probe_reads(self) -> None:
         await self._reader.documents(["-"])
-        await self._orphans.look(spared=None)
+        await self._orphans.look(exempt=None)
         with suppress(Incomplete):
             await self._pages.read(1, State.PENDING, start_of(None), None, None)
 
     # -- reads --
 
-    async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
+    async def read(self, task_ids: Sequence[str], exempt: Container[str] | None = None) -> list[str | None]:
         """The documents of `task_ids`, in that order; None for a task without a well-formed document."""
-        documents = await self._reader.asked(self._orphans.documents(task_ids, spared))
+        documents = await self._reader.asked(self._orphans.documents(task_ids, exempt))
         return [document or None for document in documents]
 
     async def page(
@@ -116,7 +113,7 @@ class RedisStore:
         cursor: str | None,
         *,
         owner: str | None = None,
-        spared: Container[str] | None = None,
+        exempt: Container[str] | None = None,
     ) -> Page:
         """Up to `limit` documents (of `owner`), newest first, after `cursor`.
 
@@ -126,7 +123,7 @@ class RedisStore:
         deadline = time.monotonic() + _REBUILD_SECONDS
         while True:
             try:
-                return await self._reader.asked(self._pages.read(limit, state, start, owner, spared))
+                return await self._reader.asked(self._pages.read(limit, state, start, owner, exempt))
             except Incomplete:
                 left_seconds = deadline - time.monotonic()
                 if left_seconds <= 0:
@@ -135,13 +132,13 @@ class RedisStore:
 
     # -- orphans and cancels --
 
-    async def bury(self) -> None:
+    async def end_earlier_run(self) -> None:
         """Makes lost the tasks that an earlier run of this gateway, at the same place, left in flight."""
-        await self._reader.asked(self._orphans.bury())
+        await self._reader.asked(self._orphans.end_earlier_run())
 
-    async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:
+    async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = str) -> list[str]:
         """Makes silent tasks lost. Returns the names of requests to cancel. Starts a rebuild if lists lack tasks."""
-        cancels, is_complete = await self._reader.asked(self._orphans.look(spared, on_spared))
+        cancels, is_complete = await self._reader.asked(self._orphans.look(exempt, on_silent))
         if not is_complete:
             self._rebuild.begin()
         return cancels

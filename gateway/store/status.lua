@@ -2,17 +2,37 @@
 --
 -- KEYS[n]  ts:ollama:<task id>, the status document of record n: a JSON string with a TTL; the last is that of `lists`
 -- ARGV[1]  "boot" of the process that writes   ARGV[2] TTL of the lists in seconds
--- ARGV[3…] FIELDS of each record: task id; the document up to its last two values, the attempt and lost_after_ms;
---          attempt (0 claims the id: the attempt after the one that has ended); rank of its stage; state;
---          created_ms in 13 digits; owner, '' for none; TTL of the document in seconds; how many ms the task may be
---          silent before it counts as lost; SHA-1 of a stored text that the gateway found malformed, '' for none
+-- ARGV[3…] FIELDS of each record: the document, but up to its last two values, the attempt and lost_after_ms, where it
+--          is not of an end or claims the id; attempt (0 claims the id: the attempt after the one that has ended); rank
+--          of its stage; state; created_ms in 13 digits; owner, '' for none; TTL of the document in seconds; how many ms
+--          the task may be silent before it counts as lost; what the gateway expects under the key: '-' nothing, '' a
+--          document, or the SHA-1 of a malformed text
 --
--- Returns for each record: {1, attempt} if it was written, or if the same end is stored already; {1, attempt, 1} if it
--- replaced a malformed text; {0, attempt, document, its SHA-1} if the stored document stays. A repeated call changes
+-- Returns for each record: its attempt if it was written, or if the same end is stored already; {attempt, 'malformed'}
+-- if it replaced a malformed text; {attempt, document, its SHA-1} if the stored document stays. A repeated call changes
 -- nothing. The rules are those of `verdict` in gateway/tasks/stages.py.
+--
+-- This script runs for every request. Redis hashes each byte of each new string, and formats numbers slowly. So the
+-- common cases make few strings, above all few long ones, and leave numbers as the text that they came as.
 
-local FIELDS = 10
+local FIELDS, NOTHING = 9, '-'
 local boot, lists_ttl = ARGV[1], ARGV[2]
+
+-- As `decoded`, for a document that this request has written under `attempt` while in flight; nil if it may be another.
+-- It compares texts, at a fraction of the cost: nearly every document that is replaced is of this kind.
+local function own(text, attempt, created, owner)
+  local names = '"boot":"' .. boot .. '","owner":' .. (owner == '' and 'null' or '"' .. owner .. '"')
+  local last = names .. ',"attempt":' .. attempt .. ',"lost_after_ms":'
+  local is_own = string.sub(text, -15 - #last, -16) == last -- behind it are 13 digits and two braces
+    and string.find(text, '^%d+}}$', -15)
+    and string.find(text, '"created_ms":' .. string.format('%d', created) .. ',', 1, true)
+  local from = is_own and string.find(text, '"state":"', 1, true)
+  local state, stage = string.match(text, '^"state":"(%u+)","stage":"(%l+)"', from or #text)
+  if STATES[state] and RANKS[stage] then
+    attempt = tonumber(attempt)
+    return { attempt = attempt, rank = RANKS[stage], state = state, boot = boot, created = created, owner = owner }
+  end
+end
 
 -- The attempt under which a record is written; nil if the stored document stays.
 local function verdict(stored, is_ours, attempt, rank, owner)
@@ -38,44 +58,46 @@ local replies = {}
 for n = 1, #KEYS - 1 do
   local key = KEYS[n]
   local at = 3 + (n - 1) * FIELDS
-  local id, head, attempt, rank = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-  local state, created, owner = ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
-  local ttl, grace_ms, judged = ARGV[at + 7], ARGV[at + 8], ARGV[at + 9]
+  local id, head, attempt, rank = string.sub(key, #DOCUMENT + 1), ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+  local state, created, owner, ttl = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
+  local expected = ARGV[at + 8]
+  local beat = rank < FINAL_RANK and string.format('%d', now_ms + ARGV[at + 7]) or nil
+  local document = not beat and attempt ~= '0' and head or nil -- else it depends on the attempt or the time
+  local tail = document == nil and ',"lost_after_ms":' .. (beat or 'null') .. '}}'
+  local first = attempt == '0' and '1' or attempt
 
-  local text = text_at(key)
-  local stored
-  if type(text) == 'string' and (judged == '' or redis.sha1hex(text) ~= judged) then
-    stored = decoded(text)
-  end
-  local is_over_malformed = text and not stored
-  local is_ours = stored and stored.boot == boot and stored.created == created
-  local granted = verdict(stored, is_ours, attempt, rank, owner)
-  local tail = rank < FINAL_RANK and now_ms + grace_ms or 'null'
-  local document = head .. (granted or stored.attempt) .. ',"lost_after_ms":' .. tail .. '}}'
-  local is_same = not granted and text == document -- the same end again
-
-  if not granted and not is_same then
-    replies[n] = { 0, stored.attempt, text, redis.sha1hex(text) }
+  if expected == NOTHING and call('SET', key, document or head .. first .. tail, 'EX', ttl, 'NX') then
+    enlist(id, created, state, owner, ttl, beat, lists_ttl)
+    replies[n] = tonumber(first)
   else
-    if not is_same then
-      call('SET', key, document, 'EX', ttl)
-    end
-    if stored and (stored.created ~= created or stored.state ~= state or stored.owner ~= owner) then
-      delist(id, stored.created, stored.state, stored.owner)
-    end
-    enlist(id, created, state, owner, ttl, lists_ttl)
-    if rank < FINAL_RANK then
-      add(BEATS, now_ms + grace_ms, id, lists_ttl)
-    elseif stored then
-      call('ZREM', BEATS, id)
-      if has_cancels == nil then
-        has_cancels = call('EXISTS', CANCELS) == 1
+    local text = text_at(key)
+    local is_known = type(text) == 'string' and (#expected < 40 or redis.sha1hex(text) ~= expected)
+    local stored = is_known and (own(text, attempt, created, owner) or decoded(text)) or nil
+    local is_ours = stored and stored.boot == boot and stored.created == created
+    local granted = verdict(stored, is_ours, tonumber(attempt), rank, owner)
+
+    if not granted and text ~= (document or head .. stored.attempt .. tail) then
+      replies[n] = { stored.attempt, text, redis.sha1hex(text) }
+    else
+      if granted then -- else it is the same end again
+        call('SET', key, document or head .. granted .. tail, 'EX', ttl)
       end
-      if has_cancels then
-        call('ZREM', CANCELS, boot .. ':' .. tonumber(created) .. ':' .. id)
+      if stored and (stored.created ~= created or stored.state ~= state or stored.owner ~= owner) then
+        delist(id, stored.created, stored.state, stored.owner)
       end
+      enlist(id, created, state, owner, ttl, beat, lists_ttl)
+      if stored and not beat then
+        call('ZREM', BEATS, id)
+        if has_cancels == nil then
+          has_cancels = call('EXISTS', CANCELS) == 1
+        end
+        if has_cancels then
+          call('ZREM', CANCELS, boot .. ':' .. tonumber(created) .. ':' .. id)
+        end
+      end
+      local attempt_now = granted or stored.attempt
+      replies[n] = (text and not stored) and { attempt_now, 'malformed' } or attempt_now
     end
-    replies[n] = { 1, granted or stored.attempt, is_over_malformed and 1 or nil }
   end
 end
 return replies

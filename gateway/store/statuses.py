@@ -13,10 +13,13 @@ from gateway.store.layout import DOCUMENT_PREFIX, OWN_PREFIX, SHARED_KEYS, Scrip
 from gateway.store.malformed import Malformed
 from gateway.store.pipeline import Command, Pipeline, Replies, WrongType
 from gateway.tasks.document import fields_of
+from gateway.tasks.stages import FINAL_RANK
+from gateway.tasks.task import complete_document
 
 STATUS, PROBE, MEND = map(Script, ("status", "probe", "mend"))
 _PROBE_KEYS = (OWN_PREFIX + "probe", DOCUMENT_PREFIX + "-")
 _PROBE_TTL_SECONDS = 60
+_NOTHING = "-"  # nothing is expected in a record's place
 
 
 class Statuses:
@@ -31,16 +34,16 @@ class Statuses:
     def write(self, records: Sequence[Record], then: Then) -> None:
         """Writes each record, and calls `then` once: with one result per record, or with a StoreError."""
         if records:
-            self._write(records, [""] * len(records), then)
+            self._write(records, [_NOTHING if record.is_first else "" for record in records], then)
         else:
             then([])
 
-    def _write(self, records: Sequence[Record], judged: Sequence[str], then: Then) -> None:
-        """`judged`: for each record the SHA-1 of the malformed text that it may overwrite, "" for none."""
+    def _write(self, records: Sequence[Record], expected: Sequence[str], then: Then) -> None:
+        """`expected`: what stands in each record's place: _NOTHING, "" for a document, or a malformed text's SHA-1."""
         keys = [*(DOCUMENT_PREFIX + record.task_id for record in records), SHARED_KEYS[0]]
-        fields = chain.from_iterable(map(_fields, records, judged))
+        arguments = chain.from_iterable(map(_arguments, records, expected))
         command: Command = (
-            "EVALSHA", STATUS.digest, len(keys), *keys, self._boot, self._lists_ttl_seconds, *fields
+            "EVALSHA", STATUS.digest, len(keys), *keys, self._boot, self._lists_ttl_seconds, *arguments
         )  # fmt: skip
         self._ask(command, records, partial(self._take, records, then))
 
@@ -83,8 +86,8 @@ class Statuses:
         decided = [result for result in written if isinstance(result, Written)]
         again = [number for number, result in enumerate(written) if isinstance(result, str)]
         if again:
-            judged = [str(written[number]) for number in again]
-            self._write([records[number] for number in again], judged, partial(_complete, written, again, then))
+            expected = [str(written[number]) for number in again]
+            self._write([records[number] for number in again], expected, partial(_complete, written, again, then))
         else:
             then(decided)
 
@@ -94,12 +97,12 @@ class Statuses:
         Raises ValueError if status.lua cannot have returned `answer`.
         """
         match answer:
-            case [1, int(attempt)]:
+            case int(attempt):
                 return Written(True, attempt)
-            case [1, int(attempt), 1]:
+            case [int(attempt), "malformed"]:
                 self._malformed.report(DOCUMENT_PREFIX + record.task_id)
                 return Written(True, attempt)
-            case [0, int(attempt), str(document), str(digest)]:
+            case [int(attempt), str(document), str(digest)]:
                 if fields_of(document, record.task_id) is not None:
                     return Written(False, attempt)
                 self._malformed.report(DOCUMENT_PREFIX + record.task_id)
@@ -107,11 +110,11 @@ class Statuses:
         raise ValueError(repr(answer))
 
 
-def _fields(record: Record, judged: str) -> Command:
+def _arguments(record: Record, expected: str) -> Command:
     """A record's arguments for status.lua, in its order."""
+    is_known_end = record.rank == FINAL_RANK and record.attempt
     return (
-        record.task_id,
-        record.head,
+        complete_document(record.head, record.attempt) if is_known_end else record.head,
         record.attempt,
         record.rank,
         record.state,
@@ -119,7 +122,7 @@ def _fields(record: Record, judged: str) -> Command:
         record.owner,
         record.ttl_seconds,
         int(record.grace_seconds * 1000),
-        judged,
+        expected,
     )
 
 

@@ -13,7 +13,7 @@ local function sweep(most, ttl)
   local expired = call('ZRANGEBYSCORE', EXPIRY, '-inf', '(' .. now, 'LIMIT', 0, most)
   for _, member in ipairs(expired) do
     local created, state, owner, id = string.match(member, '^(%d+):(%u+):([^:]*):(.*)$')
-    if is_state(state) then
+    if STATES[state] then
       delist(id, created, state, owner)
       enlist_as_stored(id, ttl)
     else

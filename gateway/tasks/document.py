@@ -12,17 +12,8 @@ from typing import Any, TypeAlias
 import orjson
 
 from gateway.tasks.options import is_label
-from gateway.tasks.task import (
-    EVENT_TYPE,
-    FINAL_RANK,
-    MAX_ATTEMPT,
-    VERSION,
-    Reason,
-    Stage,
-    State,
-    is_valid_id,
-    new_id,
-)
+from gateway.tasks.stages import FINAL_RANK, MAX_ATTEMPT, Stage, State
+from gateway.tasks.task import EVENT_TYPE, VERSION, Reason, is_valid_id, new_id
 
 MAX_CHARACTERS = 256 * 1024  # earlier versions stored targets of 64 KiB whole
 MAX_MS = 9_999_999_999_999  # places in the lists have thirteen digits

@@ -1,11 +1,49 @@
-"""Decides which status may replace which when several processes write: the rules of every store.
+"""The states and stages of a task, and which status may replace which: within one process, and when several write.
 
-Pure. status.lua has the same rules for Redis; a test runs both through all cases.
+Pure. status.lua has the rules of `verdict` for Redis; a test runs both through all cases.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
-from gateway.tasks.task import FINAL_RANK, MAX_ATTEMPT
+
+class State(StrEnum):
+    """What a poller acts on."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+
+
+class Stage(StrEnum):
+    """A task's place within its state. A status never goes to a lower rank, and never changes at FINAL_RANK."""
+
+    rank: int
+    state: State
+
+    def __new__(cls, value: str, rank: int, state: State) -> "Stage":
+        stage = str.__new__(cls, value)
+        stage._value_, stage.rank, stage.state = value, rank, state
+        return stage
+
+    QUEUED = "queued", 0, State.PENDING
+    FORWARDING = "forwarding", 1, State.RUNNING  # sent to Ollama, no answer yet
+    STREAMING = "streaming", 2, State.RUNNING  # the response head is here
+    DONE = "done", 3, State.SUCCESS
+    ERROR = "error", 3, State.FAILED
+    CANCELLED = "cancelled", 3, State.FAILED  # the client left, or a cancel call
+    SHUTDOWN = "shutdown", 3, State.FAILED  # the gateway was stopped
+    LOST = "lost", 3, State.FAILED  # the gateway that ran it is gone
+
+
+FINAL_RANK = 3
+MAX_ATTEMPT = 2**31  # the count of an id's attempts stops here
+
+
+def can_follow(now: Stage, then: Stage) -> bool:
+    """Whether a task at `now` may become `then`: only forward, never from a final stage."""
+    return now.rank < FINAL_RANK and then.rank > now.rank
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""A task: its states and stages, which may follow which, and its status document.
+"""A task: the record of one request, its ids and reasons, and its status document.
 
-Pure: time is an argument. This file decides what a status may become within one process. stages.py and status.lua
-decide it between processes. document.py reads documents.
+Pure: time is an argument. stages.py has the states and stages, and decides which may follow which. document.py reads
+documents.
 """
 
 import re
@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import orjson
 
 from gateway.errors import InvalidTaskId
+from gateway.tasks.stages import Stage, State, can_follow
 
 VERSION = "1.0"
 EVENT_TYPE = "task.status.update"
@@ -30,40 +31,6 @@ REDACTED = "REDACTED"
 TARGET_CHARACTERS = 2048  # the most of path and query together that a status has
 CUT = "\u2026"  # an ellipsis; no target has one, because a target is bytes, decoded as Latin-1
 _SPLIT_ESCAPE = re.compile(r"%[0-9A-Fa-f]?$")
-
-
-class State(StrEnum):
-    """What a poller acts on."""
-
-    PENDING = "PENDING"
-    RUNNING = "RUNNING"
-    SUCCESS = "SUCCESS"
-    FAILED = "FAILED"
-
-
-class Stage(StrEnum):
-    """A task's place within its state. A status never goes to a lower rank, and never changes at FINAL_RANK."""
-
-    rank: int
-    state: State
-
-    def __new__(cls, value: str, rank: int, state: State) -> "Stage":
-        stage = str.__new__(cls, value)
-        stage._value_, stage.rank, stage.state = value, rank, state
-        return stage
-
-    QUEUED = "queued", 0, State.PENDING
-    FORWARDING = "forwarding", 1, State.RUNNING  # sent to Ollama, no answer yet
-    STREAMING = "streaming", 2, State.RUNNING  # the response head is here
-    DONE = "done", 3, State.SUCCESS
-    ERROR = "error", 3, State.FAILED
-    CANCELLED = "cancelled", 3, State.FAILED  # the client left, or a cancel call
-    SHUTDOWN = "shutdown", 3, State.FAILED  # the gateway was stopped
-    LOST = "lost", 3, State.FAILED  # the gateway that ran it is gone
-
-
-FINAL_RANK = 3
-MAX_ATTEMPT = 2**31  # the count of an id's attempts stops here
 
 
 # Requests with these methods only read: they neither wait for a place nor take one (contract 8.1).
@@ -99,11 +66,6 @@ _STAGE_OF_REASON = {
 def failed_stage(reason: Reason) -> Stage:
     """The final stage of a task that fails for `reason`."""
     return _STAGE_OF_REASON.get(reason, Stage.ERROR)
-
-
-def can_follow(now: Stage, then: Stage) -> bool:
-    """Whether a task at `now` may become `then`: only forward, never from a final stage."""
-    return now.rank < FINAL_RANK and then.rank > now.rank
 
 
 def is_valid_id(text: str) -> bool:

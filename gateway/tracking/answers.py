@@ -1,6 +1,6 @@
 """What pollers ask: one status, a page of them, a status once it has changed, an end to a task.
 
-The store answers, and this process where it knows more (`told_by`), or where the store is away. Begins no task.
+The store answers, and this process where it knows more (`source_of`), or where the store is away. Begins no task.
 """
 
 import asyncio
@@ -12,11 +12,11 @@ from typing import TypeVar
 from gateway.errors import Cancelled
 from gateway.store.interface import Incomplete, Page, Store, StoreError, name_in
 from gateway.tasks.document import fields_of, has_ended, is_visible
-from gateway.tasks.task import State
+from gateway.tasks.stages import State
 from gateway.tracking.changes import Changes, event_id
 from gateway.tracking.documents import Documents
 from gateway.tracking.listing import Listing
-from gateway.tracking.lookup import Teller, told_by
+from gateway.tracking.lookup import Source, source_of
 from gateway.tracking.own import OwnTasks
 from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.writer import StoreWriter
@@ -98,7 +98,7 @@ class Answers:
 
     async def _read_both(self, task_id: str, own: TrackedTask | None) -> tuple[str | None, TrackedTask | None]:
         """The store's document, and our own task if this process knows more of it. Raises StoreUnavailable."""
-        [document] = await self._ask(self.store.read([task_id], self.writer.spared), is_short=own is not None)
+        [document] = await self._ask(self.store.read([task_id], self.writer.exempt), is_short=own is not None)
         return document, self._news_of(task_id, document)
 
     async def _ask(self, answer: Awaitable[T], *, is_short: bool = False) -> T:
@@ -120,10 +120,10 @@ class Answers:
         if own is None:
             return None
         name, fields = self.own.name(own), fields_of(document or "")
-        teller = told_by(own, name, fields, is_expired=self.documents.is_expired(own))
-        if teller is Teller.ANOTHER:
+        source = source_of(own, name, fields, is_expired=self.documents.is_expired(own))
+        if source is Source.ANOTHER:
             own.superseded()
-        elif teller is Teller.OWN_AGAIN:
-            self.own.tell_again(name)
-        is_live = teller is Teller.STORE and own.is_claimed and not own.is_final  # it knows its sizes, and its turn
-        return own if is_live or teller in (Teller.OWN, Teller.OWN_AGAIN) else None
+        elif source is Source.OWN_AGAIN:
+            self.own.write_again(name)
+        is_live = source is Source.STORE and own.is_claimed and not own.is_final  # it knows its sizes, and its turn
+        return own if is_live or source in (Source.OWN, Source.OWN_AGAIN) else None

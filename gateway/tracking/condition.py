@@ -76,7 +76,7 @@ class Condition:
             if self._outbox.is_empty:
                 self._return()
 
-    def take_batch(self, seconds: float) -> None:
+    def batch_written(self, seconds: float) -> None:
         """A batch was written, in that time. The store is back when a request that waits is in the next one or two."""
         if self._state is _State.TAKING and seconds <= QUICK_SECONDS and self._outbox.due <= BATCH_TASKS:
             self._return()

@@ -1,11 +1,35 @@
-"""What is written and told of a task: its record for the store, its document for pollers. Changes no task's status."""
+"""What is written and told of a task: its record for the store, its document for pollers, and the clock of both.
 
+Changes no task's status.
+"""
+
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.store.interface import Record
 from gateway.tasks.task import complete_document
-from gateway.tracking.clock import Clock
 from gateway.tracking.tracked import TrackedTask
+
+_STEP_MS = 1000  # a clock that steps back by more is believed
+
+
+class Clock:
+    """The time that tasks are stamped with; the machine's may be set back at any time. `seconds` gives Unix seconds."""
+
+    def __init__(self, seconds: Callable[[], float] = time.time) -> None:
+        self.seconds = seconds
+        self._last_claim_ms = 0
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        return int(self.seconds() * 1000)
+
+    def claim_ms(self) -> int:
+        """As `now_ms`, but no two the same: with `boot` it tells the claims of one id from each other."""
+        now_ms, last_ms = self.now_ms(), self._last_claim_ms
+        self._last_claim_ms = now_ms if now_ms < last_ms - _STEP_MS else max(now_ms, last_ms + 1)
+        return self._last_claim_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +56,7 @@ class Documents:
             self.ttl_running_seconds if task.finished_ms is None else self.ttl_done_seconds,
             task.owner,
             self.grace_seconds,
+            task.is_first_record,
         )
 
     def document(self, task: TrackedTask) -> str:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from gateway.store.interface import Page, Store, decode_cursor, encode_cursor, place
 from gateway.tasks.document import fields_of
-from gateway.tasks.task import State
+from gateway.tasks.stages import State
 from gateway.tracking.own import OwnTasks
 from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.writer import StoreWriter
@@ -33,7 +33,7 @@ class Listing:
         """Up to `limit` documents, newest first, from behind `cursor` on. Raises StoreError and InvalidCursor."""
 
         def page_of(size: int, at: str | None) -> Awaitable[Page]:
-            return self.store.page(size, state, at, owner=reader, spared=self.writer.spared)
+            return self.store.page(size, state, at, owner=reader, exempt=self.writer.exempt)
 
         if self.writer.is_up:
             page = await page_of(limit, cursor)

@@ -20,8 +20,8 @@ RETRY_SECONDS = 0.5  # how often a store that is away is asked again
 class Lookout:
     """Looks and listens. `on_failure` is told why the store could not be asked.
 
-    `spared` gives the names of requests that are not to be called lost; `on_cancel` is called with the names of those
-    to be cancelled, `on_spared` with those of `spared` that the store takes for silent.
+    `exempt` gives the names of requests that are not to be called lost; `on_cancel` is called with the names of those
+    to be cancelled, `on_silent` with those of `exempt` that the store takes for silent.
     """
 
     def __init__(
@@ -29,28 +29,28 @@ class Lookout:
         store: Store,
         condition: Condition,
         *,
-        spared: Callable[[], Container[str]],
+        exempt: Callable[[], Container[str]],
         on_cancel: Callable[[str], object],
-        on_spared: Callable[[str], object],
+        on_silent: Callable[[str], object],
         on_failure: Callable[[StoreError], None],
     ) -> None:
         self._store = store
         self._condition = condition
-        self._spared = spared
+        self._exempt = exempt
         self._on_cancel = on_cancel
-        self._on_spared = on_spared
+        self._on_silent = on_silent
         self._on_failure = on_failure
         self._is_polling_told = False
 
     async def watch(self) -> None:
         """Once a second; twice, while the store is away."""
-        has_buried = False
+        has_ended_earlier_run = False
         await self._look(self._probe)
         while True:
             if not self._condition.is_up:
                 await self._look(self._probe)
             else:
-                has_buried = has_buried or await self._look(self._store.bury)
+                has_ended_earlier_run = has_ended_earlier_run or await self._look(self._store.end_earlier_run)
                 await self._look(self._watch)
             self._condition.tell()
             await asyncio.sleep(WATCH_SECONDS if self._condition.is_up else RETRY_SECONDS)
@@ -67,7 +67,7 @@ class Lookout:
         return False
 
     async def _watch(self) -> None:
-        for name in await self._store.watch(self._spared(), self._on_spared):
+        for name in await self._store.watch(self._exempt(), self._on_silent):
             self._on_cancel(name)
 
     async def _probe(self) -> None:

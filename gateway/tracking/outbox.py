@@ -152,7 +152,7 @@ class Outbox:
             self._urgent |= over
             self._writer.wake()
 
-    def take_batch(self) -> list[TrackedTask]:
+    def next_batch(self) -> list[TrackedTask]:
         """Some of what is to be written now. `give_back` or `finish_batch` has to follow."""
         batch: list[TrackedTask] = []
         for waiting in (self._ended, self._urgent):

@@ -47,14 +47,14 @@ class OwnTasks:
         task.cut(Cancelled("the task was cancelled"))
         return True
 
-    def tell_again(self, name: str) -> None:
+    def write_again(self, name: str) -> None:
         """The store has an old status of the request of this name: it has forgotten what it was told since."""
         own = self.find(_id_in(name))
         if own is not None and self.name(own) == name:
             own.forgotten()
             self.outbox.post_urgently(own)
 
-    def tell_all_again(self, since: float) -> None:
+    def write_all_again(self, since: float) -> None:
         """The store may have forgotten all that is in flight, and the ends since this monotonic time."""
         self.outbox.post_again(self.in_flight.values(), since)
 

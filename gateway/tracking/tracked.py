@@ -8,7 +8,8 @@ from enum import Enum, auto
 from typing import Protocol
 
 from gateway.errors import GatewayError
-from gateway.tasks.task import FINAL_RANK, Task
+from gateway.tasks.stages import FINAL_RANK
+from gateway.tasks.task import Task
 
 # A wait for the store ends after the first, one request's waits together after the second (contract 5).
 MAX_WAIT_SECONDS = 0.25
@@ -57,7 +58,7 @@ class TrackedTask(Task):
 
     __slots__ = (
         "_beat_at", "_claim", "_cut_by", "_likely_attempt", "_place", "_runner", "_saved_rank", "_sent_rank",
-        "_wait_left",
+        "_wait_left", "is_first_record",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +80,7 @@ class TrackedTask(Task):
         self._beat_at = 0.0  # monotonic seconds
         self._saved_rank = -1  # of the newest status that the store has
         self._sent_rank = -1  # of the record that was sent last
+        self.is_first_record = True  # whether no record was sent before that one
         self._wait_left = MAX_WAITS_SECONDS
         self._cut_by: GatewayError | None = None
         self._runner: Runner | None = None
@@ -146,6 +148,7 @@ class TrackedTask(Task):
 
     def sent(self) -> None:
         """A record of its present stage is on its way to the store."""
+        self.is_first_record = self._sent_rank < 0
         self._sent_rank = self.stage.rank
 
     def saved(self, attempt: int) -> None:
@@ -154,7 +157,7 @@ class TrackedTask(Task):
         self._claim = Claim.GRANTED
         self._saved_rank = max(self._saved_rank, self._sent_rank)
 
-    def not_saved(self) -> None:
+    def rejected(self) -> None:
         """The store has not written the record, for good; if the task has gone on since, it is to be written again."""
         if self._sent_rank == self.stage.rank:
             self._saved_rank = self._sent_rank

@@ -16,12 +16,12 @@ from gateway.errors import GatewayError, ShuttingDown, TaskIdInUse
 from gateway.metrics.counts import QUEUE_WAIT, Counts
 from gateway.store.interface import Names, Page, Store
 from gateway.tasks.document import has_ended, is_visible
-from gateway.tasks.task import MAX_ATTEMPT, READING_METHODS, Reason, Stage, State, new_id
+from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
+from gateway.tasks.task import READING_METHODS, Reason, new_id
 from gateway.tracking.answers import Answers, StoreUnavailable
 from gateway.tracking.changes import Changes
 from gateway.tracking.claims import Claims
-from gateway.tracking.clock import Clock
-from gateway.tracking.documents import Documents
+from gateway.tracking.documents import Clock, Documents
 from gateway.tracking.listing import Listing
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.own import OwnTasks
@@ -70,10 +70,10 @@ class Tracker:
             self._outbox,
             render=documents.record,
             own=Names(self._own.is_own),
-            is_alone=lambda: not self._in_flight,
+            is_idle=lambda: not self._in_flight,
             on_cancel=self._own.cancel,
-            on_spared=self._own.tell_again,
-            on_doubt=self._own.tell_all_again,
+            on_silent=self._own.write_again,
+            on_possible_loss=self._own.write_all_again,
             counts=self._counts,
             grace_seconds=grace_seconds,
         )

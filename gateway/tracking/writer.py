@@ -14,7 +14,7 @@ from functools import partial
 
 from gateway.metrics.counts import STORE_FAILED, STORE_WRITE, Counts
 from gateway.store.interface import Record, Store, StoreError, Written
-from gateway.tasks.task import Stage
+from gateway.tasks.stages import Stage
 from gateway.tracking.condition import Condition
 from gateway.tracking.lookout import RETRY_SECONDS, Lookout
 from gateway.tracking.outbox import Outbox
@@ -45,10 +45,10 @@ class _Everything:
 class StoreWriter:
     """Writes what is in `outbox`; `render` makes the record of a task as it is now.
 
-    `own` are the names of requests that may not be called lost, and `is_alone` tells that none of them is in flight;
-    `on_cancel` is called with the names of tasks to cancel, `on_spared` with those of `own` that the store takes for
-    silent. `on_doubt` is called when the store may have forgotten what it was told: all that is in flight, and the ends
-    since the monotonic time that it gives.
+    `own` are the names of requests that may not be called lost, and `is_idle` tells that none of them is in flight;
+    `on_cancel` is called with the names of tasks to cancel, `on_silent` with those of `own` that the store takes for
+    silent. `on_possible_loss` is called when the store may have forgotten what it was told: all that is in flight, and
+    the ends since the monotonic time that it gives.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class StoreWriter:
         *,
         render: Callable[[TrackedTask], Record],
         own: Container[str],
-        is_alone: Callable[[], bool],
+        is_idle: Callable[[], bool],
         on_cancel: Callable[[str], object],
-        on_spared: Callable[[str], object] = str,
-        on_doubt: Callable[[float], object] = float,
+        on_silent: Callable[[str], object] = str,
+        on_possible_loss: Callable[[float], object] = float,
         grace_seconds: float,
         counts: Counts | None = None,
     ) -> None:
@@ -70,14 +70,14 @@ class StoreWriter:
         self._outbox = outbox
         self._render = render
         self._own = own
-        self._is_alone = is_alone
-        self._doubt = _Doubt(store, on_doubt)
+        self._is_idle = is_idle
+        self._possible_loss = _PossibleLoss(store, on_possible_loss)
         self._lookout = Lookout(
             store,
             self.condition,
-            spared=lambda: self.spared,
+            exempt=lambda: self.exempt,
             on_cancel=on_cancel,
-            on_spared=on_spared,
+            on_silent=on_silent,
             on_failure=self._fail,
         )
         self._counts = counts or Counts()
@@ -88,7 +88,7 @@ class StoreWriter:
         outbox.serve(self)
 
     @property
-    def spared(self) -> Container[str]:
+    def exempt(self) -> Container[str]:
         """The names of requests whose silence means nothing.
 
         Those of this process, and all for a while after the store was away, as no gateway could write then.
@@ -154,7 +154,7 @@ class StoreWriter:
         if self._phase is not _Phase.IDLE:
             return
         self._phase = _Phase.BUSY
-        if self._store.answers_at_once or self._is_alone():
+        if self._store.answers_at_once or self._is_idle():
             self._send(self._go_on)
         else:
             self._next = asyncio.get_running_loop().call_soon(self._write)
@@ -189,7 +189,7 @@ class StoreWriter:
 
     def _send(self, then: Callable[[bool], None]) -> None:
         """Sends a batch as it is now; `then` is told whether it was written, before the requests that waited for it."""
-        batch = self._outbox.take_batch()
+        batch = self._outbox.next_batch()
         self._batch_number += 1
         take = partial(self._take, batch, self._batch_number, time.monotonic(), then)
         try:
@@ -217,8 +217,8 @@ class StoreWriter:
             return
         self._outbox.finish_batch()
         seconds = time.monotonic() - started
-        self._doubt.take_batch()
-        self.condition.take_batch(seconds)
+        self._possible_loss.batch_written()
+        self.condition.batch_written(seconds)
         released = []
         for task, result in zip(batch, written, strict=True):
             if self._take_result(task, result):
@@ -238,21 +238,21 @@ class StoreWriter:
             task.refused()
             self._outbox.discard(task)
         else:
-            task.not_saved()
+            task.rejected()
         return is_awaited
 
     def _fail(self, error: StoreError) -> None:
         if self.condition.fail(error):
-            self._doubt.fail()
+            self._possible_loss.fail()
         self._waits.release_all()
 
 
-class _Doubt:
+class _PossibleLoss:
     """What the store may have forgotten: it has failed, or it may be another one by now."""
 
-    def __init__(self, store: Store, on_doubt: Callable[[float], object]) -> None:
+    def __init__(self, store: Store, on_possible_loss: Callable[[float], object]) -> None:
         self._store = store
-        self._on_doubt = on_doubt
+        self._on_possible_loss = on_possible_loss
         self._connections: int | None = None  # of the store at the last batch; None since a failure
         self._written_at = time.monotonic()
 
@@ -261,7 +261,7 @@ class _Doubt:
         self._connections = None
         self._tell()
 
-    def take_batch(self) -> None:
+    def batch_written(self) -> None:
         """A batch was written. A new connection without a failure before may lead to another server."""
         connections = self._store.connections
         if self._connections not in (None, connections):
@@ -270,4 +270,4 @@ class _Doubt:
         self._written_at = time.monotonic()
 
     def _tell(self) -> None:
-        self._on_doubt(self._written_at - _UNHEARD_SECONDS)
+        self._on_possible_loss(self._written_at - _UNHEARD_SECONDS)

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gateway.tasks.document import fields_of
-from gateway.tasks.task import Stage
+from gateway.tasks.stages import Stage
 from tests.support.forged import all_documents, document, forge_document
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ CALLS_BETWEEN_FILES = 189
 WHOLE = 0.5
 A_LITTLE = 0.05
 # The document, its id and the list's commands; this request's head and path are short.
-STORE_BYTES_PER_REQUEST = 936 * 1.1
+STORE_BYTES_PER_REQUEST = 919 * 1.1
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ async def test_a_small_request_costs_no_more(counted: Counted, upstream: Upstrea
     assert cost.writes <= 3 + WHOLE, "one to Ollama, one to the store, one to the client"
     assert cost.reads <= 3 + WHOLE
     assert cost.scripts <= 1 + A_LITTLE, "a status and its place in the lists"
-    assert cost.commands <= 8 + WHOLE, "the script, its time, GET and SET, expiry, the list's name, its place and size"
+    assert cost.commands <= 6 + WHOLE, "the script, its time, SET, expiry, the list's place and size"
     assert cost.store_bytes <= STORE_BYTES_PER_REQUEST
 
 
@@ -117,7 +117,7 @@ async def test_a_request_that_names_its_task_costs_two_more_round_trips(counted:
     assert cost.writes <= 4 + WHOLE
     assert cost.reads <= 4 + WHOLE
     assert cost.scripts <= 2 + A_LITTLE, "one for each of the two"
-    assert cost.commands <= 23 + WHOLE
+    assert cost.commands <= 20 + WHOLE
 
 
 async def test_a_piece_costs_no_more(counted: Counted, upstream: Upstream) -> None:

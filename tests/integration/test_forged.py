@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.tasks.document import fields_of
-from gateway.tasks.task import Stage
+from gateway.tasks.stages import Stage
 from tests.integration.test_terminal import said
 from tests.support.forged import FIELDS, KINDS, LISTS, all_documents, document, forge_document, forge_key, with_shape
 from tests.support.scripted import Gated

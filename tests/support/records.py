@@ -11,13 +11,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from gateway.store.interface import Record, StoreError, Written
-from gateway.tasks.task import FINAL_RANK, Stage, Task
+from gateway.tasks.stages import FINAL_RANK, Stage
+from gateway.tasks.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.store.interface import Page, Store
-    from gateway.tasks.task import State
+    from gateway.tasks.stages import State
 
 BOOT = "boot-1"
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from gateway.errors import GatewayError
     from gateway.store.interface import Page, Record, Then
-    from gateway.tasks.task import Stage, State
+    from gateway.tasks.stages import Stage, State
     from gateway.tracking.tracked import TrackedTask
 
 
@@ -64,7 +64,7 @@ class ScriptedStore:
         self._writing: set[asyncio.Task[None]] = set()
         self.cancels: list[str] = []
         self.asked: list[str] = []
-        self.spared: Container[str] = ()
+        self.exempt: Container[str] = ()
 
     @property
     def records(self) -> list[Record]:
@@ -112,24 +112,24 @@ class ScriptedStore:
         self.batches.append(list(records))
         self.table.write(records, then)
 
-    async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
+    async def read(self, task_ids: Sequence[str], exempt: Container[str] | None = None) -> list[str | None]:
         """Reads once the door is open."""
         await self._enter("read")
-        return await self.table.read(task_ids, spared)
+        return await self.table.read(task_ids, exempt)
 
     async def page(self, limit: int, state: State | None, cursor: str | None, **more: Any) -> Page:
         """Lists once the door is open."""
         await self._enter("page")
         return await self.table.page(limit, state, cursor, **more)
 
-    async def bury(self) -> None:
+    async def end_earlier_run(self) -> None:
         """No one is left behind."""
-        await self._enter("bury")
+        await self._enter("end_earlier_run")
 
-    async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:
-        """What is to be cancelled, once the door is open; remembers who was spared."""
+    async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = str) -> list[str]:
+        """What is to be cancelled, once the door is open; remembers who was exempt."""
         await self._enter("watch")
-        self.spared = spared
+        self.exempt = exempt
         return self.cancels
 
     async def ask_cancel(self, name: str) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from gateway import errors
 from gateway.app import create_app
 from gateway.settings import load
-from gateway.tasks.task import Reason, Stage, Task, complete_document, failed_stage
+from gateway.tasks.stages import Stage
+from gateway.tasks.task import Reason, Task, complete_document, failed_stage
 from tests.support.process import ROOT
 
 README = (ROOT / "README.md").read_text()

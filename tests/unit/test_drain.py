@@ -16,7 +16,8 @@ import pytest
 
 from gateway.errors import ShuttingDown
 from gateway.stopping import _MOVES, Drain, Phase, _Event
-from gateway.tasks.task import Reason, Stage
+from gateway.tasks.stages import Stage
+from gateway.tasks.task import Reason
 from tests.support.tracking import Cut, Subject, tracking
 from tests.support.waiting import until, until_steady
 

@@ -13,7 +13,8 @@ from gateway.metrics import counts
 from gateway.metrics.counts import FAMILIES, SIZE, Counts
 from gateway.metrics.exposition import MAX_MODELS, Metrics, ModelMemory
 from gateway.store.memory import MemoryStore
-from gateway.tasks.task import Reason, Stage, Task
+from gateway.tasks.stages import Stage
+from gateway.tasks.task import Reason, Task
 from gateway.tracking.tracker import Tracker
 from tests.support.exposition import Scrape
 from tests.support.process import ROOT

@@ -14,7 +14,7 @@ import pytest
 from gateway.store.interface import Written
 from gateway.store.redis import RedisStore
 from gateway.tasks.document import fields_of
-from gateway.tasks.task import MAX_ATTEMPT, Stage, State
+from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
 from tests.support.forged import (
     ENTRIES,
     EXTENSIONS,
@@ -63,7 +63,7 @@ async def all_goes_on(store: RedisStore, name: str = "z") -> None:
     assert await put(store, batch[1:]) == [Written(True, 1)] * 2
     assert await put(store, [record(claim, Stage.DONE, created_ms=LATER)]) == [Written(True, 1)]
     await store.watch(NO_ONE)
-    await store.bury()
+    await store.end_earlier_run()
     await store.ask_cancel(f"{BOOT}:{LATER}:{run}")
     assert f"{BOOT}:{LATER}:{run}" in await store.watch(NO_ONE)
     for task_id, stage in ((plain, "done"), (run, "streaming"), (claim, "done")):
@@ -218,7 +218,8 @@ async def test_a_forged_score_hides_no_task(store: RedisStore, server: Server, s
 @pytest.mark.parametrize("name", sorted(OURS))
 async def test_a_key_of_the_list_may_have_any_type(store: RedisStore, server: Server, name: str, kind: str) -> None:
     """Each key of the lists in each type: the next writes, lists and looks work, and restore its own type."""
-    for n, act in enumerate((store.watch(NO_ONE), store.bury(), store.page(10, None, None), store.ask_cancel("1:2:t"))):
+    acts = store.watch(NO_ONE), store.end_earlier_run(), store.page(10, None, None), store.ask_cancel("1:2:t")
+    for n, act in enumerate(acts):
         await forge_key(server.client, LISTS + name, kind)
         await act
         await all_goes_on(store, f"z{n}")

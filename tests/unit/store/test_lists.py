@@ -12,7 +12,7 @@ import pytest
 from gateway.store.interface import StoreError, Written
 from gateway.store.layout import LIST_PREFIX, list_names
 from gateway.store.redis import RedisStore
-from gateway.tasks.task import Stage, State
+from gateway.tasks.stages import Stage, State
 from tests.support.forged import all_documents
 from tests.support.records import BOOT, ids, put, record, walk
 from tests.support.waiting import next_millisecond, until

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.store.interface import Written, request_name
 from gateway.store.redis import RedisStore
-from gateway.tasks.task import Stage, State
+from gateway.tasks.stages import Stage, State
 from tests.support.records import ids, put, record, stage_and_attempt, stored, text_of, walk
 from tests.support.waiting import next_millisecond
 
@@ -96,9 +96,9 @@ async def test_a_list_reports_it(client: NewClient) -> None:
     """A list shows a silent task as lost: it is no longer in RUNNING, and is in FAILED from then on."""
     store = client()
     await leave(store, silent("a", created_ms=1), record("b", Stage.STREAMING, created_ms=2))
-    page = await store.page(10, State.RUNNING, None, spared=NO_ONE)
+    page = await store.page(10, State.RUNNING, None, exempt=NO_ONE)
     assert ids(page) == ["b"]
-    page = await store.page(10, State.FAILED, None, spared=NO_ONE)
+    page = await store.page(10, State.FAILED, None, exempt=NO_ONE)
     assert (ids(page), json.loads(page.documents[0])["stage"]) == (["a"], "lost")
 
 
@@ -129,7 +129,7 @@ async def test_twenty_notice_it_and_it_is_lost_once(client: NewClient) -> None:
     clients = [client(boot=f"m-r{n}-p{n}") for n in range(4)]
     await leave(clients[0], silent("t"))
     reads = asyncio.gather(*(each.read(["t"], NO_ONE) for each in clients for _ in range(3)))
-    pages = asyncio.gather(*(each.page(5, None, None, spared=NO_ONE) for each in clients))
+    pages = asyncio.gather(*(each.page(5, None, None, exempt=NO_ONE) for each in clients))
     looks = asyncio.gather(*(each.watch(NO_ONE) for each in clients))
     told = {text for [text] in await reads} | {page.documents[0] for page in await pages}
     await looks
@@ -222,12 +222,12 @@ async def test_the_spared_are_not_lost(client: NewClient, server: Server) -> Non
     """A gateway's own tasks, and after an outage all tasks, are read, listed and looked at unchanged."""
     store = client()
     await leave(store, silent("own"), silent("foreign"))
-    spared = {request_name("m-r1-p1", 1000, "own")}
-    assert [json.loads(text or "")["stage"] for text in await store.read(["own", "foreign"], spared)] == [
+    exempt = {request_name("m-r1-p1", 1000, "own")}
+    assert [json.loads(text or "")["stage"] for text in await store.read(["own", "foreign"], exempt)] == [
         "streaming", "lost",
     ]  # fmt: skip
-    await store.page(10, None, None, spared=spared)
-    await store.watch(spared)
+    await store.page(10, None, None, exempt=exempt)
+    await store.watch(exempt)
     assert await stage_and_attempt(store, "own") == ("streaming", 1)
     assert await beats(server) == ["own"]
 
@@ -337,7 +337,7 @@ async def test_only_the_former_self_is_buried(client: NewClient, boot: str, inst
     for n, stage in enumerate(IN_FLIGHT):
         await put(store, [record(f"t{n}", stage, boot=boot, instance=instance)])
     await put(store, [record("done", Stage.DONE, boot=boot, instance=instance)])
-    await store.bury()
+    await store.end_earlier_run()
     for n, stage in enumerate(IN_FLIGHT):
         assert await stage_and_attempt(store, f"t{n}") == ("lost" if is_buried else stage, 1)
     assert await stage_and_attempt(store, "done") == ("done", 1)
@@ -347,7 +347,7 @@ async def test_any_number_is_buried(client: NewClient, server: Server) -> None:
     """A gateway that had a thousand streams when it was killed has none after its restart."""
     store = client(boot="m-r2-p2", instance="gateway")
     await put(store, [record(f"t{n}", Stage.STREAMING, boot="m-r1-p1", instance="gateway") for n in range(1000)])
-    await store.bury()
+    await store.end_earlier_run()
     assert await beats(server) == []
     assert len(await walk(store, state=State.FAILED)) == 1000
 

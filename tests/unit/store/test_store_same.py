@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, 
 
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
-from gateway.tasks.task import Stage, State
+from gateway.tasks.stages import Stage, State
 from tests.support.records import BOOT, ids, put, record, stage_and_attempt, text_of, undated
 
 if TYPE_CHECKING:

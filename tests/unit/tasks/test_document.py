@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.tasks.document import MAX_CHARACTERS, fields_of, has_ended, is_visible
-from gateway.tasks.task import MAX_ATTEMPT, Stage
+from gateway.tasks.stages import MAX_ATTEMPT, Stage
 from tests.support.forged import EXTENSIONS, FIELDS, MISSING, SHAPES, document, with_shape
 
 # What the fields take of SHAPES; what was added since an earlier version may be missing, too.

@@ -9,8 +9,7 @@ import pytest
 
 from gateway.store.interface import Written
 from gateway.store.redis import RedisStore
-from gateway.tasks.stages import Stored, verdict
-from gateway.tasks.task import FINAL_RANK, MAX_ATTEMPT, Stage
+from gateway.tasks.stages import FINAL_RANK, MAX_ATTEMPT, Stage, Stored, verdict
 from tests.support.records import put, record
 
 if TYPE_CHECKING:

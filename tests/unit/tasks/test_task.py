@@ -14,16 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.tasks.document import lost_document
+from gateway.tasks.stages import FINAL_RANK, Stage, State, can_follow
 from gateway.tasks.task import (
     CUT,
-    FINAL_RANK,
     REDACTED,
     TARGET_CHARACTERS,
     Reason,
-    Stage,
-    State,
     Task,
-    can_follow,
     complete_document,
     failed_stage,
     is_valid_id,

@@ -109,17 +109,17 @@ def test_a_probe_and_a_batch_together_make_a_store_come_back() -> None:
     condition = Condition(outbox, 30)
     outbox.post_urgently(TrackedTask("t", "POST", "/v1/x", "", 1, 1))
     condition.fail(StoreError("NOPERM", "NOPERM"))
-    condition.take_batch(0.0)
+    condition.batch_written(0.0)
     assert not condition.is_up
     condition.pass_probe(0.0)
     assert not condition.is_up
     condition.fail(StoreError("NOPERM", "NOPERM"))
-    condition.take_batch(0.0)
+    condition.batch_written(0.0)
     assert not condition.is_up
     condition.pass_probe(0.0)
-    condition.take_batch(QUICK_SECONDS * 1.1)
+    condition.batch_written(QUICK_SECONDS * 1.1)
     assert not condition.is_up
-    condition.take_batch(QUICK_SECONDS)
+    condition.batch_written(QUICK_SECONDS)
     assert condition.is_up
 
 
@@ -131,9 +131,9 @@ def test_requests_do_not_wait_behind_what_was_kept() -> None:
     for number in range(BATCH_TASKS + 1):
         outbox.post_urgently(TrackedTask(f"t{number}", "POST", "/v1/x", "", 1, 1))
     condition.pass_probe(0.0)
-    condition.take_batch(0.0)
+    condition.batch_written(0.0)
     assert not condition.is_up
-    outbox.take_batch()
+    outbox.next_batch()
     outbox.finish_batch()
-    condition.take_batch(0.0)
+    condition.batch_written(0.0)
     assert condition.is_up

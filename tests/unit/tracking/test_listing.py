@@ -8,7 +8,8 @@ import random
 import pytest
 
 from gateway.store.interface import StoreError
-from gateway.tasks.task import Reason, Stage, State
+from gateway.tasks.stages import Stage, State
+from gateway.tasks.task import Reason
 from gateway.tracking.tracker import StoreUnavailable
 from tests.support.records import put, record
 from tests.support.tracking import Subject, tracking

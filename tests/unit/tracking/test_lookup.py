@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from gateway.store.interface import request_name
-from gateway.tasks.task import Stage, complete_document
-from gateway.tracking.lookup import Teller, told_by
+from gateway.tasks.stages import Stage
+from gateway.tasks.task import complete_document
+from gateway.tracking.lookup import Source, source_of
 from gateway.tracking.tracked import TrackedTask
 from tests.support.records import BOOT, record
 
@@ -35,29 +36,29 @@ def found(stage: Stage, attempt: int = 1, *, boot: str = BOOT) -> dict[str, Any]
 
 RUNNING, DONE, LOST = Stage.STREAMING, Stage.DONE, Stage.LOST
 CASES = {
-    "not written yet": (own(RUNNING), None, Teller.OWN),
-    "lost by the store": (own(RUNNING, is_saved=True), None, Teller.OWN_AGAIN),
-    "the store is behind": (own(RUNNING), found(Stage.QUEUED), Teller.OWN),
-    "the store fell behind": (own(DONE, is_saved=True), found(Stage.QUEUED), Teller.OWN_AGAIN),
-    "a later attempt here": (own(Stage.QUEUED, 2), found(DONE), Teller.OWN),
-    "a likely attempt": (own(RUNNING, 0, likely_attempt=2), found(DONE, boot="other"), Teller.OWN),
-    "the same": (own(RUNNING, is_saved=True), found(RUNNING), Teller.STORE),
-    "the same end": (own(DONE, is_saved=True), found(DONE), Teller.STORE),
-    "a claim without an answer": (own(Stage.QUEUED, 0, likely_attempt=1), found(RUNNING, boot="other"), Teller.STORE),
-    "called lost while it runs": (own(RUNNING, is_saved=True), found(LOST), Teller.ANOTHER),
-    "called lost before its end came": (own(DONE), found(LOST), Teller.ANOTHER),
-    "another request": (own(RUNNING), found(RUNNING, boot="other"), Teller.ANOTHER),
-    "a later attempt elsewhere": (own(DONE, is_saved=True), found(Stage.QUEUED, 2, boot="other"), Teller.ANOTHER),
+    "not written yet": (own(RUNNING), None, Source.OWN),
+    "lost by the store": (own(RUNNING, is_saved=True), None, Source.OWN_AGAIN),
+    "the store is behind": (own(RUNNING), found(Stage.QUEUED), Source.OWN),
+    "the store fell behind": (own(DONE, is_saved=True), found(Stage.QUEUED), Source.OWN_AGAIN),
+    "a later attempt here": (own(Stage.QUEUED, 2), found(DONE), Source.OWN),
+    "a likely attempt": (own(RUNNING, 0, likely_attempt=2), found(DONE, boot="other"), Source.OWN),
+    "the same": (own(RUNNING, is_saved=True), found(RUNNING), Source.STORE),
+    "the same end": (own(DONE, is_saved=True), found(DONE), Source.STORE),
+    "a claim without an answer": (own(Stage.QUEUED, 0, likely_attempt=1), found(RUNNING, boot="other"), Source.STORE),
+    "called lost while it runs": (own(RUNNING, is_saved=True), found(LOST), Source.ANOTHER),
+    "called lost before its end came": (own(DONE), found(LOST), Source.ANOTHER),
+    "another request": (own(RUNNING), found(RUNNING, boot="other"), Source.ANOTHER),
+    "a later attempt elsewhere": (own(DONE, is_saved=True), found(Stage.QUEUED, 2, boot="other"), Source.ANOTHER),
 }
 
 
-@pytest.mark.parametrize(("task", "fields", "teller"), CASES.values(), ids=CASES)
-def test_who_knows_more_tells(task: TrackedTask, fields: dict[str, Any] | None, teller: Teller) -> None:
+@pytest.mark.parametrize(("task", "fields", "source"), CASES.values(), ids=CASES)
+def test_who_knows_more_tells(task: TrackedTask, fields: dict[str, Any] | None, source: Source) -> None:
     """The later attempt and the higher rank tell; what the store says of another request stands."""
-    assert told_by(task, NAME, fields, is_expired=False) is teller
+    assert source_of(task, NAME, fields, is_expired=False) is source
 
 
 @pytest.mark.parametrize("is_saved", [True, False])
 def test_what_has_expired_is_told_no_more(is_saved: bool) -> None:
     """An end older than its TTL is not put back, and the store's nothing is the answer."""
-    assert told_by(own(DONE, is_saved=is_saved), NAME, None, is_expired=True) is Teller.STORE
+    assert source_of(own(DONE, is_saved=is_saved), NAME, None, is_expired=True) is Source.STORE

@@ -39,7 +39,7 @@ def posted(*tasks: TrackedTask) -> Outbox:
 
 def save(outbox: Outbox) -> list[str]:
     """Takes a batch and writes it; the ids in their order."""
-    batch = outbox.take_batch()
+    batch = outbox.next_batch()
     outbox.finish_batch()
     return [task.task_id for task in batch]
 
@@ -65,14 +65,14 @@ async def test_an_end_goes_ahead_of_the_next_claim_of_its_id() -> None:
     outbox = posted(second, first)
     first.finish(None, "", 1002)
     outbox.post_urgently(first)
-    assert outbox.take_batch() == [first, second]
+    assert outbox.next_batch() == [first, second]
 
 
 async def test_what_nobody_waits_for_lingers() -> None:
     """A status that is only posted is not written before the linger ends, and then without anybody asking."""
     outbox = Outbox()
     outbox.post(running("a"))
-    assert (outbox.take_batch(), outbox.is_due, outbox.unsaved) == ([], False, 1)
+    assert (outbox.next_batch(), outbox.is_due, outbox.unsaved) == ([], False, 1)
     await until(lambda: outbox.is_due, LINGER_SECONDS * 20)
     assert save(outbox) == ["a"]
     assert outbox.is_empty
@@ -84,7 +84,7 @@ async def test_all_that_lingers_goes_with_the_first() -> None:
     outbox.post(first)
     outbox.post(second)
     await until(lambda: outbox.is_due, LINGER_SECONDS * 20)
-    assert outbox.take_batch() == [first, second]
+    assert outbox.next_batch() == [first, second]
 
 
 async def test_what_somebody_waits_for_does_not_linger() -> None:
@@ -141,7 +141,7 @@ async def test_what_is_discarded_is_not_written() -> None:
 async def test_a_batch_that_failed_goes_first_in_its_order() -> None:
     """What comes back is written before what came meanwhile: ends before ends, the others before the others."""
     outbox = posted(running("a"), ended("b"), running("c"))
-    outbox.take_batch()
+    outbox.next_batch()
     for task in (running("d"), ended("e")):
         outbox.post_urgently(task)
     outbox.give_back()
@@ -153,14 +153,14 @@ async def test_a_batch_that_failed_comes_back_as_it_is_by_then() -> None:
     """A task that ended while its earlier status was on its way is among the ended, once, with its end."""
     task, other = running("a"), running("b")
     outbox = posted(task, other)
-    outbox.take_batch()
+    outbox.next_batch()
     task.finish(None, "", 1002)
     outbox.post_urgently(task)
     outbox.post(other)
     outbox.give_back()
     assert outbox.unsaved == 2
     outbox.end_linger()
-    assert outbox.take_batch() == [task, other]
+    assert outbox.next_batch() == [task, other]
     assert task.is_end_sent
 
 
@@ -168,7 +168,7 @@ async def test_a_task_under_way_counts_once() -> None:
     """A task that beats while it is being written is one that waits, not two."""
     task = running("a")
     outbox = posted(task)
-    outbox.take_batch()
+    outbox.next_batch()
     outbox.post(task)
     assert outbox.unsaved == 1
 
@@ -226,7 +226,7 @@ async def test_a_drop_during_a_batch_counts_once() -> None:
     """An end that was on its way, or came while an earlier status was, counts once when both are lost."""
     late, final = running("late"), ended("final")
     outbox = posted(late, final)
-    outbox.take_batch()
+    outbox.next_batch()
     late.finish(None, "", 1002)
     outbox.post_urgently(late)
     for n in range(10):
@@ -239,7 +239,7 @@ async def test_a_drop_during_a_batch_counts_once() -> None:
 async def test_a_batch_that_is_written_was_no_drop() -> None:
     """An end that left the memory while it was on its way, and arrived, is no loss."""
     outbox = posted(ended("on its way"))
-    outbox.take_batch()
+    outbox.next_batch()
     for n in range(10):
         outbox.post_urgently(ended(f"t{n}"))
     outbox.finish_batch()

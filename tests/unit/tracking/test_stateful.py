@@ -24,7 +24,8 @@ from gateway.store.interface import StoreError, name_in
 from gateway.store.layout import LIST_PREFIX
 from gateway.store.redis import RedisStore
 from gateway.tasks.document import has_ended, rank_of
-from gateway.tasks.task import Reason, Stage, State
+from gateway.tasks.stages import Stage, State
+from gateway.tasks.task import Reason
 from gateway.tracking import claims
 from gateway.tracking.tracker import StoreUnavailable, Tracker
 from tests.support.faults import elapse
@@ -93,9 +94,9 @@ class Weather:
         except StoreError as error:
             then(error)
 
-    async def read(self, task_ids: Sequence[str], spared: Container[str] | None = None) -> list[str | None]:
+    async def read(self, task_ids: Sequence[str], exempt: Container[str] | None = None) -> list[str | None]:
         """Reads."""
-        documents: list[str | None] = await self._pass(lambda: self.store.read(task_ids, spared))
+        documents: list[str | None] = await self._pass(lambda: self.store.read(task_ids, exempt))
         return documents
 
     async def page(self, limit: int, state: State | None, cursor: str | None, **more: Any) -> Page:
@@ -103,13 +104,13 @@ class Weather:
         page: Page = await self._pass(lambda: self.store.page(limit, state, cursor, **more))
         return page
 
-    async def bury(self) -> None:
+    async def end_earlier_run(self) -> None:
         """Buries."""
-        await self._pass(self.store.bury)
+        await self._pass(self.store.end_earlier_run)
 
-    async def watch(self, spared: Container[str], on_spared: Callable[[str], object] = str) -> list[str]:
+    async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = str) -> list[str]:
         """Looks."""
-        names: list[str] = await self._pass(lambda: self.store.watch(spared, on_spared))
+        names: list[str] = await self._pass(lambda: self.store.watch(exempt, on_silent))
         return names
 
     async def ask_cancel(self, name: str) -> None:
@@ -146,7 +147,7 @@ class SteppedTracker(Tracker):
 
     async def look(self) -> None:
         """What the writer does once a second."""
-        for name in await self._store.watch(self._writer.spared):
+        for name in await self._store.watch(self._writer.exempt):
             self._own.cancel(name)
 
 
@@ -364,7 +365,7 @@ class Histories(RuleBasedStateMachine):
         self.run(gateway.die())
         self.gateways[gateway.number] = successor = self.new_gateway(gateway.number)
         if not is_found_by_silence:
-            self.run(successor.weather.bury())
+            self.run(successor.weather.end_earlier_run())
 
     @rule(gateway=an_awake)
     def recover(self, gateway: Gateway) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.store.interface import new_boot
 from gateway.store.redis import RedisStore
-from gateway.tasks.task import Stage, State
+from gateway.tasks.stages import Stage, State
 from gateway.tracking.tracker import Tracker
 from tests.support.records import ids, text_of
 from tests.support.tracking import Cut, begun

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.tasks.task import Stage
+from gateway.tasks.stages import Stage
 from gateway.tracking.tracked import MAX_WAITS_SECONDS, TrackedTask
 
 
@@ -51,7 +51,7 @@ def test_a_record_that_is_not_written_supersedes_the_task_unless_it_went_on() ->
         one.sent()
     later.forward(1001)
     for one in (task, later):
-        one.not_saved()
+        one.rejected()
     assert (task.is_superseded, task.is_saved) == (True, True)
     assert (later.is_superseded, later.is_saved) == (False, False)
 

@@ -17,7 +17,8 @@ import pytest
 from gateway.errors import Cancelled, ShuttingDown, TaskIdInUse
 from gateway.store.interface import InvalidCursor, StoreError, new_boot
 from gateway.store.memory import MemoryStore
-from gateway.tasks.task import Reason, Stage, State
+from gateway.tasks.stages import Stage, State
+from gateway.tasks.task import Reason
 from gateway.tracking import condition as condition_module
 from gateway.tracking import outbox as outbox_module
 from gateway.tracking.tracked import Claim

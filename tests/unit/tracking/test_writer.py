@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.store.interface import StoreError
-from gateway.tasks.task import Stage
+from gateway.tasks.stages import Stage
 from gateway.tracking import condition as condition_module
 from gateway.tracking import outbox as outbox_module
 from gateway.tracking.outbox import Outbox
@@ -41,13 +41,13 @@ class Subject:
         self.outbox = Outbox()
         self.in_flight: dict[str, TrackedTask] = {}
         self.cancelled: list[str] = []
-        self.is_alone = False
+        self.is_idle = False
         self.writer = StoreWriter(
             self.store,
             self.outbox,
             render=render,
             own=self.in_flight,
-            is_alone=lambda: self.is_alone,
+            is_idle=lambda: self.is_idle,
             on_cancel=self.cancelled.append,
             grace_seconds=GRACE_SECONDS,
         )
@@ -265,10 +265,10 @@ async def test_the_dead_are_buried_once() -> None:
     subject.store.failure = StoreError("not yet")
     async with running(subject):
         await until(lambda: not subject.writer.is_up, 30)
-        assert subject.store.calls["bury"] == 0
+        assert subject.store.calls["end_earlier_run"] == 0
         subject.store.failure = None
         await until(lambda: subject.store.calls["watch"] >= 3, 30, "several looks")
-        assert subject.store.calls["bury"] == 1
+        assert subject.store.calls["end_earlier_run"] == 1
 
 
 async def test_own_tasks_are_spared() -> None:
@@ -276,22 +276,22 @@ async def test_own_tasks_are_spared() -> None:
     async with running() as subject:
         subject.in_flight["own"] = subject.post()
         await until(lambda: subject.store.calls["watch"], 30)
-        assert "own" in subject.store.spared
-        assert "foreign" not in subject.store.spared
+        assert "own" in subject.store.exempt
+        assert "foreign" not in subject.store.exempt
         del subject.in_flight["own"]
-        assert "own" not in subject.store.spared
+        assert "own" not in subject.store.exempt
 
 
 async def test_after_an_outage_everybody_is_spared_for_a_while() -> None:
     """While the store is away, and for three heartbeats after, silence means nothing; then it does again."""
     async with running() as subject:
         await subject.lose_store()
-        assert "anybody" in subject.writer.spared
+        assert "anybody" in subject.writer.exempt
         subject.store.failure = None
         await subject.until_up()
         back = time.monotonic()
-        assert "anybody" in subject.writer.spared
-        await until(lambda: "anybody" not in subject.writer.spared, 30, "the grace is over")
+        assert "anybody" in subject.writer.exempt
+        await until(lambda: "anybody" not in subject.writer.exempt, 30, "the grace is over")
         assert GRACE_SECONDS * 0.9 <= time.monotonic() - back <= GRACE_SECONDS + AT_ONCE_SECONDS
 
 
@@ -341,7 +341,7 @@ async def test_ending_it_loses_nothing() -> None:
         subject.store.door.clear()
         task = subject.post(is_ended=True)
         await until(lambda: subject.store.calls["put"], 30, "it is on its way")
-    assert subject.outbox.take_batch() == [task]
+    assert subject.outbox.next_batch() == [task]
 
 
 async def test_an_empty_outbox_is_left_alone() -> None:
@@ -401,7 +401,7 @@ async def test_a_status_goes_with_all_that_the_turn_brings() -> None:
 async def test_who_is_alone_is_written_at_once_and_once() -> None:
     """Where no other request is in flight nothing could come along: its end is on the way before anybody waits."""
     async with running() as subject:
-        subject.is_alone = True
+        subject.is_idle = True
         task = subject.post(is_ended=True)
         assert subject.store.calls["put"] == 1
         await subject.wait(task)

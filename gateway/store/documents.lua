@@ -1,0 +1,55 @@
+
+-- What scripts read in stored documents. layout.py puts it behind lists.lua in the scripts that need it.
+
+local MAX_BYTES = 1048576 -- no document is longer
+
+-- What GET replies; an error where a key of another type stands there. Any other error ends the script: a document that
+-- must not be read is neither malformed nor gone.
+local function text_at(key)
+  local text = redis.pcall('GET', key)
+  if type(text) == 'table' and not string.find(text.err, 'WRONGTYPE', 1, true) then
+    call('GET', key)
+  end
+  return text
+end
+
+-- What decides about a document: attempt, rank, state, boot, created (13 digits) and owner; nil where `text` is none.
+-- Only as much is checked as the scripts rely on; the whole shape is checked by the gateway (tasks/document.py).
+local function decoded(text)
+  if #text > MAX_BYTES then
+    return nil
+  end
+  local is_json, document = pcall(cjson.decode, text)
+  local more = is_json and type(document) == 'table' and document.extensions
+  if type(more) ~= 'table' then
+    return nil
+  end
+  local attempt, created = more.attempt, more.created_ms
+  local is_count = type(attempt) == 'number' and attempt >= 1 and attempt <= MAX_ATTEMPT and attempt % 1 == 0
+  local function is_moment(value)
+    return type(value) == 'number' and value >= 0 and value < 1e13 and value % 1 == 0 -- no NaN, no fraction
+  end
+  if not is_count or not is_moment(created) or not STATES[document.state] then
+    return nil
+  end
+  return {
+    attempt = attempt,
+    rank = RANKS[document.stage] or FINAL_RANK,
+    state = document.state,
+    boot = more.boot,
+    created = string.format('%013d', created),
+    owner = type(more.owner) == 'string' and more.owner or '',
+    lost_after_ms = is_moment(more.lost_after_ms) and more.lost_after_ms or nil,
+  }
+end
+
+-- Puts a task into its lists as its document says, if it has one: a gateway of the version before may have written it.
+local function enlist_as_stored(id, ttl)
+  local text = text_at(DOCUMENT .. id)
+  local document = type(text) == 'string' and decoded(text)
+  local left = document and call('TTL', DOCUMENT .. id) or -1 -- rounded
+  if left < 0 then
+    return
+  end
+  enlist(id, document.created, document.state, document.owner, left + 1, document.lost_after_ms, ttl)
+end
