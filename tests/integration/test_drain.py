@@ -144,7 +144,7 @@ async def test_the_end_of_an_answer_is_waited_for(launch: Launch, upstream: Upst
     await elapse(2, time.monotonic(), "what uvicorn itself would give them is over")
     answers = []
     for client in clients.values():
-        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        client.go_on_reading()
         head = await client.head()
         answers.append(len(await client.reader.readexactly(int(head.get("content-length") or b"0"))))
     assert answers == list(clients)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.exposition import scrape
 from tests.support.scripted import JSON, Gated, answering, head, sending, streaming
-from tests.support.waiting import until, within
+from tests.support.waiting import within
 
 if TYPE_CHECKING:
     from tests.conftest import Launch, NewStore
@@ -49,15 +49,9 @@ async def leave(gateway: Gateway, upstream: Upstream) -> None:
     """A client that leaves before there is an answer."""
     upstream.then(Gated())
     client = await gateway.send("POST", CHAT, (b"X-Task-Id", b"left"), body=BODY)
-    await until(lambda: is_stage(gateway, "left", "forwarding"))
+    await gateway.at("left", "forwarding")
     await client.close()
     await gateway.ended("left")
-
-
-async def is_stage(gateway: Gateway, task_id: str, stage: str) -> bool:
-    """Whether the task is at this stage now."""
-    answer = await gateway.http.get(f"/tasks/status/{task_id}")
-    return answer.status_code == 200 and answer.json()["stage"] == stage
 
 
 async def cancel(gateway: Gateway, upstream: Upstream) -> None:
@@ -66,7 +60,7 @@ async def cancel(gateway: Gateway, upstream: Upstream) -> None:
     gated.head()
     gated.piece(DELTA)
     asking = asyncio.create_task(gateway.ask("POST", CHAT, (b"X-Task-Id", b"cancelled"), body=BODY))
-    await until(lambda: is_stage(gateway, "cancelled", "streaming"))
+    await gateway.at("cancelled", "streaming")
     await gateway.http.post("/tasks/cancelled/cancel")
     await asking
 
@@ -131,7 +125,7 @@ async def test_refusals_count_by_code(launch: Launch, new_store: NewStore, upstr
     await gateway.ask("GET", "/v1/models", *[(b"X-%d" % number, b"y" * 8000) for number in range(10)])
     gated = upstream.gated()
     asking = asyncio.create_task(gateway.ask("POST", CHAT, (b"X-Task-Id", b"twice")))
-    await until(lambda: is_stage(gateway, "twice", "forwarding"))
+    await gateway.at("twice", "forwarding")
     assert (await gateway.ask("POST", CHAT, (b"X-Task-Id", b"twice"))).head.status == 409
     gated.head()
     gated.end()
@@ -168,10 +162,10 @@ async def test_tasks_in_flight_are_shown_by_stage(launch: Launch, upstream: Upst
     gateway = await launch()
     gated = upstream.gated()
     asking = asyncio.create_task(gateway.ask("POST", CHAT, (b"X-Task-Id", b"one"), body=BODY))
-    await until(lambda: is_stage(gateway, "one", "forwarding"))
+    await gateway.at("one", "forwarding")
     assert (await scrape(gateway.http)).series("tasks_in_flight") == {("forwarding",): 1}
     gated.head()
-    await until(lambda: is_stage(gateway, "one", "streaming"))
+    await gateway.at("one", "streaming")
     assert (await scrape(gateway.http)).series("tasks_in_flight") == {("streaming",): 1}
     gated.piece(DONE)
     gated.end()

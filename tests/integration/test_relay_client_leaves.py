@@ -164,7 +164,7 @@ async def test_a_half_close_of_who_does_not_read_is_noticed(
 
     upstream.then(script)
     client = await gateway.connect()
-    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    client.stop_reading()
     await client.send(request("POST", CHAT, (b"X-Task-Id", fresh_id.encode()), body=BODY))
     got = await upstream.exchange()
     await until(lambda: got.body.complete, what="the request is there")

@@ -129,13 +129,7 @@ async def test_the_states_of_a_stream(gateway: Gateway, upstream: Upstream, fres
     """RUNNING forwarding, then RUNNING streaming, then SUCCESS done, each with an event_id of its own."""
     stream = Gated()
     client = await begin(gateway, fresh_id, stream, upstream)
-
-    async def at_stage(stage: str) -> dict[str, Any] | None:
-        answer = await gateway.http.get(f"/tasks/status/{fresh_id}")
-        document: dict[str, Any] = answer.json()
-        return document if document.get("stage") == stage else None
-
-    forwarding = await until(lambda: at_stage("forwarding"), 30)
+    forwarding = await gateway.at(fresh_id, "forwarding")
     stream.head()
     await client.head()
     stream.piece(b"data: {}\n\n")
@@ -399,12 +393,6 @@ async def test_a_silent_request_is_running_not_pending(gateway: Gateway, upstrea
     upstream.then(sending(then="wait"))
     await gateway.send("POST", CHAT, named(fresh_id), body=BODY)
     await upstream.exchange()
-
-    async def is_running() -> bool:
-        answer = await gateway.http.get(f"/tasks/status/{fresh_id}")
-        return bool(answer.status_code == 200 and answer.json()["state"] == "RUNNING")
-
-    await until(is_running, 30)
-    document = await gateway.status(fresh_id)
-    assert document["stage"] == "forwarding"
+    document = await gateway.at(fresh_id, "forwarding")
+    assert document["state"] == "RUNNING"
     assert document["extensions"]["started_ms"] >= document["extensions"]["created_ms"]

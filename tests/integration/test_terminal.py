@@ -81,12 +81,7 @@ async def stream(tracked: Gateway, upstream: Upstream, fresh_id: str) -> AsyncIt
     gated.head()
     fields = [(b"X-Task-Id", fresh_id.encode()), (b"Content-Length", b"0")]
     client = asyncio.create_task(tracked.ask("POST", CHAT, *fields))
-
-    async def is_streaming() -> bool:
-        answer = await tracked.http.get(f"/tasks/status/{fresh_id}")
-        return answer.status_code == 200 and answer.json()["stage"] == "streaming"
-
-    await until(is_streaming, what="the task streams")
+    await tracked.at(fresh_id, "streaming")
     yield gated
     client.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):  # broken off, cancelled: the test has seen to it

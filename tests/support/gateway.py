@@ -126,6 +126,16 @@ class Gateway:
         document: dict[str, Any] = answer.json()
         return document
 
+    async def at(self, task_id: str, stage: str, seconds: float = GUARD_SECONDS) -> dict[str, Any]:
+        """The document of a task as soon as it is at this stage."""
+
+        async def there() -> dict[str, Any] | None:
+            document: dict[str, Any] = (await self.http.get(f"/tasks/status/{task_id}")).json()
+            return document if document.get("stage") == stage else None
+
+        found: dict[str, Any] = await until(there, seconds, f"task {task_id} is {stage}")
+        return found
+
     async def ended(self, task_id: str, seconds: float = GUARD_SECONDS) -> dict[str, Any]:
         """The document of a task as soon as its state is final."""
 

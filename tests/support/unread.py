@@ -30,7 +30,7 @@ async def unread_answers(gateway: Gateway, upstream: Upstream) -> dict[int, Clie
     for size in SIZES:
         upstream.then(answering(200, body=b"x" * size))
         client = await gateway.connect(receive_buffer=4096)
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.stop_reading()
         await client.send(request("GET", "/v1/x", (b"X-Task-Id", name(size).encode())))
         await until(lambda: len(upstream.exchanges) == len(clients) + 1, 30, "the upstream has it")
         clients[size] = client

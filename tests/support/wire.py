@@ -273,6 +273,14 @@ class Client:
         except ConnectionError:
             return True
 
+    def stop_reading(self) -> None:
+        """Leave what comes in the kernel's buffers, until `go_on_reading`."""
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a transport for both directions
+
+    def go_on_reading(self) -> None:
+        """Take what comes again."""
+        self.writer.transport.resume_reading()  # type: ignore[attr-defined]  # as above
+
     def half_close(self) -> None:
         """Say that nothing more will be sent, and keep reading."""
         self.writer.write_eof()
