@@ -166,7 +166,7 @@ class Task:
     started_ms: int | None = None
     first_byte_ms: int | None = None
     finished_ms: int | None = None
-    queued_ms: int = 0  # how long it waited for a place with Ollama
+    queued_ms: int | None = None  # how long it waited for its place with Ollama; None without a queue
     request_bytes: int = 0
     response_bytes: int = 0
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from gateway.errors import GatewayError, ShuttingDown, TaskIdInUse
-from gateway.metrics.counts import QUEUE_WAIT, Counts
+from gateway.metrics.counts import Counts
 from gateway.store.interface import Names, Page, Store
 from gateway.tasks.document import has_ended, is_visible
 from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
@@ -183,11 +183,6 @@ class Tracker:
         no more.
         """
         self._claims.claim(task, then)
-
-    def queued(self, task: TrackedTask, seconds: float) -> None:
-        """The request waited so long for a place with Ollama, and has it now."""
-        task.queued_ms = int(seconds * 1000)
-        self._counts.observe(QUEUE_WAIT, seconds)
 
     def forward(self, task: TrackedTask) -> None:
         """The request was handed to the upstream."""
