@@ -58,15 +58,14 @@ class Proxy:
     def _begin(self, request: Request, asked: "Asked") -> None:
         """Reserves a place in the queue, if the request needs one, and begins. Raises GatewayError: QueueFull last."""
         target, task_id, options = asked
+        path, query = stored_target(target.path, target.query)
         place = None
         if self._places is not None and request.method not in READING_METHODS:
             if task_id is not None:
                 self.tracker.check(task_id, request.owner)
             is_ready = task_id is None and request.is_whole
             place = self._places.reserve(request.owner, is_low=options.is_low, is_ready=is_ready)
-        task = self.tracker.begin(
-            task_id, request.method, *stored_target(target.path, target.query), request.owner, options.label, place
-        )
+        task = self.tracker.begin(task_id, request.method, path, query, request.owner, options.label, place)
         Exchange(self, request, target, task, place).begin(options)
 
     def _is_queue_full(self, request: Request) -> bool:
