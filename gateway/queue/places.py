@@ -49,14 +49,14 @@ class Place:
         "_places", "_waiter", "is_low", "is_ready", "number", "owner", "placed_at", "standing", "waiting_since",
     )  # fmt: skip
 
-    def __init__(self, places: "Places", owner: str, now: float, *, is_low: bool, is_ready: bool) -> None:
+    def __init__(self, places: "Places", owner: str, now: float, *, is_low: bool) -> None:
         self._places = places
         self._waiter: Waiter | None = None  # until it leaves: the two hold each other
         self.waiting_since = self.placed_at = now  # monotonic seconds
         # as a Ticket
         self.owner = owner
         self.is_low = is_low
-        self.is_ready = is_ready
+        self.is_ready = False
         self.number = 0
         self.standing = Standing.GONE  # until it is in the queue
 
@@ -166,7 +166,7 @@ class Places:
             if displaced is None:
                 raise error
             displaced.dismiss(error)
-        place = Place(self, owner, self._clock(), is_low=is_low, is_ready=is_ready)
+        place = Place(self, owner, self._clock(), is_low=is_low)
         is_idle = not self.queue.waiting and self.queue.places < self.max_running
         if is_ready and is_idle and self._condition is _Condition.OPEN:
             self.queue.place(place)
