@@ -13,6 +13,7 @@ import pty
 import re
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -253,7 +254,7 @@ async def test_a_waiting_tasks_position_and_label_are_shown(launch: Launch, upst
     for number in range(3):
         fields = [(b"X-Task-Id", b"in-line-%d" % number), (b"X-Task-Label", b"job:%d" % number)]
         await gateway.send("POST", CHAT, *fields, body=b"{}")
-        await until(lambda number=number: is_known(gateway, f"in-line-{number}"), what="the task is known")
+        await until(partial(is_known, gateway, f"in-line-{number}"), what="the task is known")
     await served.holds(1)
     found = await said("tasks", **settings)
     rows = found.out.splitlines()
