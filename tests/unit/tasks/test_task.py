@@ -37,7 +37,7 @@ EXTENSION_KEYS = {
     "method", "path", "query", "stream", "status_code", "reason", "created_ms", "started_ms", "first_byte_ms",
     "finished_ms", "request_bytes", "response_bytes", "attempt", "instance",
 }  # fmt: skip
-OWN_ADDITIONS = {"boot", "owner", "lost_after_ms"}
+OWN_ADDITIONS = {"boot", "owner", "label", "queue_position", "queue_length", "lost_after_ms"}
 
 
 def new_task(path: str = "/v1/models", query: str = "") -> Task:
@@ -113,10 +113,11 @@ def test_states_and_stages_are_the_contracts() -> None:
 
 
 def test_the_reasons_are_the_contracts() -> None:
-    """Twelve reasons, and each leads to a failed stage."""
+    """Thirteen reasons, and each leads to a failed stage."""
     assert {str(reason) for reason in Reason} == {
         "upstream_status", "upstream_unavailable", "upstream_error", "upstream_truncated", "stream_incomplete",
         "stream_error", "client_disconnect", "cancelled", "timeout", "shutdown", "lost", "gateway_error",
+        "queue_full",
     }  # fmt: skip
     assert all(failed_stage(reason).state is State.FAILED for reason in Reason)
 
@@ -276,6 +277,9 @@ def test_the_documents_values() -> None:
             "instance": "host-1",
             "boot": "b",
             "owner": None,
+            "label": None,
+            "queue_position": None,
+            "queue_length": None,
             "lost_after_ms": None,
         },
     }
