@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.store.interface import Record
-from gateway.tasks.task import complete_document
+from gateway.tasks.document import complete_document, document_head
 from gateway.tracking.tracked import TrackedTask
 
 _STEP_MS = 1000  # a clock that steps back by more is believed
@@ -71,7 +71,8 @@ class Documents:
     def _head(self, task: TrackedTask) -> str:
         """The document as of now; an ended task's is of its end, and the same whenever it is rendered."""
         now = self.clock.seconds() if task.finished_ms is None else task.finished_ms / 1000
-        return task.document_head(
+        return document_head(
+            task,
             algorithm_id=self.algorithm_id,
             instance=self.instance,
             boot=self.boot,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.tasks.document import lost_document
+from gateway.tasks.document import complete_document, document_head, lost_document
 from gateway.tasks.stages import FINAL_RANK, Stage, State, can_follow
 from gateway.tasks.task import (
     CUT,
@@ -21,7 +21,6 @@ from gateway.tasks.task import (
     TARGET_CHARACTERS,
     Reason,
     Task,
-    complete_document,
     failed_stage,
     is_valid_id,
     new_id,
@@ -47,7 +46,7 @@ def new_task(path: str = "/v1/models", query: str = "") -> Task:
 
 def document(task: Task, now: float = 1.5, attempt: int = 1) -> dict[str, Any]:
     """The document of `task` as a poller reads it."""
-    head = task.document_head(algorithm_id="a", instance="host-1", boot="b", now=now)
+    head = document_head(task, algorithm_id="a", instance="host-1", boot="b", now=now)
     found: dict[str, Any] = json.loads(complete_document(head, attempt))
     return found
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.store.interface import StoreError
-from gateway.tasks.task import complete_document
+from gateway.tasks.document import complete_document
 from gateway.tracking.changes import Changes
 from tests.support.records import record
 from tests.support.tracking import seconds_of
