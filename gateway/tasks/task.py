@@ -12,7 +12,7 @@ from enum import StrEnum
 from urllib.parse import unquote
 
 from gateway.errors import InvalidTaskId
-from gateway.tasks.stages import Stage, State, can_follow
+from gateway.tasks.stages import Stage, State
 
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}"
 _ID = re.compile(ID_PATTERN)
@@ -199,7 +199,7 @@ class Task:
         return max(now_ms, self.first_byte_ms or self.started_ms or self.created_ms)
 
     def _advance(self, stage: Stage, message: str) -> bool:
-        if not can_follow(self.stage, stage):
+        if stage.rank <= self.stage.rank:  # only forward, and nowhere from a final stage, whose rank is the highest
             return False
         self.stage, self.message, self.event_id = stage, message, ""
         return True

@@ -193,14 +193,16 @@ class Tracker:
         """The request was handed to the upstream."""
         if task.forward(self._clock.now_ms()):
             self._outbox.post(task)
-            self._changes.changed(task.task_id)
+            if self._changes.waiters:
+                self._changes.changed(task.task_id)
         self._spare_id = self._spare_id or new_id()  # now there is time for that
 
     def answer(self, task: TrackedTask, status_code: int, *, is_stream: bool) -> None:
         """The upstream's response head has come."""
         if task.answer(status_code, is_stream, self._clock.now_ms()):
             self._outbox.post(task)
-            self._changes.changed(task.task_id)
+            if self._changes.waiters:
+                self._changes.changed(task.task_id)
 
     def finish(self, task: TrackedTask, reason: Reason | None, message: str) -> None:
         """The one end of a task: SUCCESS without a reason, else FAILED. Later ends are ignored."""
@@ -208,7 +210,8 @@ class Tracker:
             self._leave(task)
             self._outbox.post_urgently(task)
             self._counts.ended(task)
-            self._changes.changed(task.task_id)
+            if self._changes.waiters:
+                self._changes.changed(task.task_id)
 
     def _leave(self, task: TrackedTask) -> None:
         task.let_go()

@@ -871,7 +871,7 @@ async def test_a_wait_ends_with_the_change() -> None:
         task = await subject.begin("t")
         for stage in (Stage.FORWARDING, Stage.STREAMING, Stage.DONE):
             waiting = asyncio.create_task(subject.tracker.wait("t", None, 10))
-            await until(lambda: subject.tracker._changes._waiters, 30, "someone waits")
+            await until(lambda: subject.tracker._changes.waiters, 30, "someone waits")
             advance(subject, task, stage)
             document = await within(AT_ONCE_SECONDS, waiting)
             assert json.loads(document or "")["stage"] == stage
@@ -1091,7 +1091,7 @@ async def test_pollers_do_not_hold_up_the_stop() -> None:
     async with tracking() as subject:
         await subject.begin("t")
         waiting = asyncio.create_task(subject.tracker.wait("t", None, 30))
-        await until(lambda: subject.tracker._changes._waiters, 30, "someone waits")
+        await until(lambda: subject.tracker._changes.waiters, 30, "someone waits")
         subject.tracker.drain()
         assert (await document_of(within(AT_ONCE_SECONDS, waiting)))["stage"] == "queued"
         assert await seconds_of(subject.tracker.wait("t", None, 30)) < AT_ONCE_SECONDS
