@@ -1,13 +1,17 @@
 """A task with what only this process knows of it: what the store has of it, and what the store said of its claim.
 
-The record that all of tracking shares. Others tell it what happened; it alone decides what that means for it. Knows no
-clock: time comes in as an argument.
+`TrackedTask` is the record that all of tracking shares. Others tell it what happened; it alone decides what that means
+for it. `Documents` makes what is written and told of it, and changes no task's status.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
 from gateway.errors import GatewayError
+from gateway.store.interface import Record
+from gateway.tasks.document import complete_document, document_head
 from gateway.tasks.stages import FINAL_RANK
 from gateway.tasks.task import Task
 
@@ -218,3 +222,55 @@ class TrackedTask(Task):
     def let_go(self) -> None:
         """Its request is not called any more, and waits for nothing."""
         self._runner = self._place = None
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """What is written and told of the tasks of one process: records for the store, documents for pollers.
+
+    A task in flight that is silent for `grace_seconds` counts as lost.
+    """
+
+    algorithm_id: str
+    instance: str
+    boot: str
+    ttl_running_seconds: int
+    ttl_done_seconds: int
+    grace_seconds: float
+    seconds: Callable[[], float]  # Unix time
+
+    def record(self, task: TrackedTask) -> Record:
+        """The record of a task as it is now."""
+        return Record(
+            task.task_id,
+            self._head(task),
+            task.attempt,
+            task.stage.rank,
+            task.stage.state,
+            task.created_ms,
+            self.ttl_running_seconds if task.finished_ms is None else self.ttl_done_seconds,
+            task.owner,
+            self.grace_seconds,
+            task.is_first_record,
+        )
+
+    def document(self, task: TrackedTask) -> str:
+        """The status document of a task as it is now."""
+        return complete_document(self._head(task), task.likely_attempt)
+
+    def is_expired(self, task: TrackedTask) -> bool:
+        """Whether the task ended so long ago that the store need not have it any more."""
+        ended_ms = task.finished_ms
+        return ended_ms is not None and int(self.seconds() * 1000) - ended_ms >= self.ttl_done_seconds * 1000
+
+    def _head(self, task: TrackedTask) -> str:
+        """The document as of now; an ended task's is of its end, and the same whenever it is rendered."""
+        now = self.seconds() if task.finished_ms is None else task.finished_ms / 1000
+        return document_head(
+            task,
+            algorithm_id=self.algorithm_id,
+            instance=self.instance,
+            boot=self.boot,
+            now=now,
+            standing_in_queue=task.standing_in_queue,
+        )

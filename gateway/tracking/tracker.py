@@ -21,11 +21,10 @@ from gateway.tasks.task import READING_METHODS, Reason, new_id
 from gateway.tracking.answers import Answers, StoreUnavailable
 from gateway.tracking.changes import Changes
 from gateway.tracking.claims import Claims
-from gateway.tracking.documents import Clock, Documents
 from gateway.tracking.listing import Listing
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.own import OwnTasks
-from gateway.tracking.tracked import MAX_WAIT_SECONDS, QueuePlace, TrackedTask
+from gateway.tracking.tracked import MAX_WAIT_SECONDS, Documents, QueuePlace, TrackedTask
 from gateway.tracking.writer import StoreWriter
 
 __all__ = ["SILENT_BEATS", "StoreUnavailable", "Tracker"]
@@ -35,6 +34,25 @@ log = logging.getLogger("gateway.tracker")
 _CLOSE_SECONDS = 1.5
 _BEAT_TICKS = 10  # the heartbeat timer looks this often per interval
 SILENT_BEATS = 3  # so many missed heartbeats make a task lost
+_STEP_MS = 1000  # a clock that steps back by more is believed
+
+
+class _Clock:
+    """The time that tasks are stamped with; the machine's may be set back at any time. `seconds` gives Unix seconds."""
+
+    def __init__(self, seconds: Callable[[], float] = time.time) -> None:
+        self.seconds = seconds
+        self._last_claim_ms = 0
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        return int(self.seconds() * 1000)
+
+    def claim_ms(self) -> int:
+        """As `now_ms`, but no two the same: with `boot` it tells the claims of one id from each other."""
+        now_ms, last_ms = self.now_ms(), self._last_claim_ms
+        self._last_claim_ms = now_ms if now_ms < last_ms - _STEP_MS else max(now_ms, last_ms + 1)
+        return self._last_claim_ms
 
 
 class Tracker:
@@ -57,14 +75,12 @@ class Tracker:
         self._store = store
         self._heartbeat_seconds = heartbeat_seconds
         self._counts = counts or Counts()
-        self._clock = Clock(clock)
+        self._clock = _Clock(clock)
         self._in_flight: dict[str, TrackedTask] = {}
         self._outbox = Outbox()
         self._own = OwnTasks(self._in_flight, self._outbox, boot)
         grace_seconds = SILENT_BEATS * heartbeat_seconds
-        documents = Documents(
-            algorithm_id, instance, boot, ttl_running_seconds, ttl_done_seconds, grace_seconds, self._clock
-        )
+        documents = Documents(algorithm_id, instance, boot, ttl_running_seconds, ttl_done_seconds, grace_seconds, clock)
         self._writer = StoreWriter(
             store,
             self._outbox,
