@@ -61,8 +61,8 @@ class TrackedTask(Task):
     """A task with what only this process knows of it. `attempt` 0: the id is to be claimed (as in `Record`)."""
 
     __slots__ = (
-        "_beat_at", "_claim", "_cut_by", "_likely_attempt", "_place", "_runner", "_saved_rank", "_sent_rank",
-        "_wait_left", "is_first_record",
+        "_claim", "_cut_by", "_likely_attempt", "_place", "_runner", "beat_at", "is_first_record", "saved_rank",
+        "sent_rank", "size_bytes", "wait_left",
     )  # fmt: skip
 
     def __init__(
@@ -81,19 +81,16 @@ class TrackedTask(Task):
         super().__init__(task_id, method, path, query, created_ms, attempt, owner, label)
         self._claim = Claim.GRANTED if attempt else Claim.UNCLAIMED
         self._likely_attempt = likely_attempt or attempt
-        self._beat_at = 0.0  # monotonic seconds
-        self._saved_rank = -1  # of the newest status that the store has
-        self._sent_rank = -1  # of the record that was sent last
+        # Every request reads these, so they are plain; the verbs below change those of its records.
+        self.size_bytes = _TASK_BYTES + len(path) + len(query)  # about what it takes in memory
+        self.beat_at = 0.0  # when its next heartbeat is due, in monotonic seconds
+        self.wait_left = MAX_WAITS_SECONDS  # how long its request may still wait for the store
+        self.saved_rank = -1  # of the newest status that the store has
+        self.sent_rank = -1  # of the record that was sent last
         self.is_first_record = True  # whether no record was sent before that one
-        self._wait_left = MAX_WAITS_SECONDS
         self._cut_by: GatewayError | None = None
         self._runner: Runner | None = None
         self._place = place  # until the task ends
-
-    @property
-    def size_bytes(self) -> int:
-        """About what it takes in memory."""
-        return _TASK_BYTES + len(self.path) + len(self.query)
 
     # -- its claim --
 
@@ -120,7 +117,7 @@ class TrackedTask(Task):
     def claim_again(self) -> None:
         """The id was in flight elsewhere, and is free by now: the claim is to be written again."""
         self._claim = Claim.GRANTED if self.attempt else Claim.UNCLAIMED
-        self._sent_rank = -1
+        self.sent_rank = -1
 
     def refused(self) -> None:
         """The store refused the claim, and the request still waits for it."""
@@ -135,60 +132,33 @@ class TrackedTask(Task):
     @property
     def is_saved(self) -> bool:
         """Whether the store has its present stage."""
-        return self._saved_rank >= self.stage.rank
+        return self.saved_rank >= self.stage.rank
 
     @property
     def is_end_sent(self) -> bool:
         """Whether the record that was sent last is of its end."""
-        return self._sent_rank == FINAL_RANK
-
-    def has_saved(self, rank: int) -> bool:
-        """Whether the store has its status of this rank, or a later one."""
-        return self._saved_rank >= rank
-
-    def has_sent(self, rank: int) -> bool:
-        """Whether a record of this rank, or a later one, was sent."""
-        return self._sent_rank >= rank
+        return self.sent_rank == FINAL_RANK
 
     def sent(self) -> None:
         """A record of its present stage is on its way to the store."""
-        self.is_first_record = self._sent_rank < 0
-        self._sent_rank = self.stage.rank
+        self.is_first_record = self.sent_rank < 0
+        self.sent_rank = self.stage.rank
 
     def saved(self, attempt: int) -> None:
         """The store has written the record that was sent; `attempt` is what the store says."""
         self.attempt = self._likely_attempt = attempt
         self._claim = Claim.GRANTED
-        self._saved_rank = max(self._saved_rank, self._sent_rank)
+        self.saved_rank = max(self.saved_rank, self.sent_rank)
 
     def rejected(self) -> None:
         """The store has not written the record, for good; if the task has gone on since, it is to be written again."""
-        if self._sent_rank == self.stage.rank:
-            self._saved_rank = self._sent_rank
+        if self.sent_rank == self.stage.rank:
+            self.saved_rank = self.sent_rank
             self._claim = Claim.SUPERSEDED
 
     def forgotten(self) -> None:
         """The store may have lost what it had of this task."""
-        self._saved_rank = -1
-
-    # -- its waits and heartbeats --
-
-    @property
-    def wait_left(self) -> float:
-        """How many seconds its request may still wait for the store."""
-        return self._wait_left
-
-    def waited(self, seconds: float) -> None:
-        """Its request has waited this long for the store."""
-        self._wait_left -= seconds
-
-    def is_beat_due(self, now: float) -> bool:
-        """Whether its next heartbeat is due at `now` (monotonic seconds)."""
-        return self._beat_at <= now
-
-    def beats_at(self, at: float) -> None:
-        """Its next heartbeat is due at `at` (monotonic seconds)."""
-        self._beat_at = at
+        self.saved_rank = -1
 
     # -- its request --
 

@@ -20,11 +20,11 @@ from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
 from gateway.tasks.task import READING_METHODS, Reason, new_id
 from gateway.tracking.answers import Answers, StoreUnavailable
 from gateway.tracking.changes import Changes
-from gateway.tracking.claims import Claims
 from gateway.tracking.listing import Listing
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.own import OwnTasks
 from gateway.tracking.tracked import MAX_WAIT_SECONDS, Documents, QueuePlace, TrackedTask
+from gateway.tracking.waits import Claims
 from gateway.tracking.writer import StoreWriter
 
 __all__ = ["SILENT_BEATS", "StoreUnavailable", "Tracker"]
@@ -86,14 +86,14 @@ class Tracker:
             self._outbox,
             render=documents.record,
             own=Names(self._own.is_own),
-            is_idle=lambda: not self._in_flight,
+            in_flight=self._in_flight,
             on_cancel=self._own.cancel,
             on_silent=self._own.write_again,
             on_possible_loss=self._own.write_all_again,
             counts=self._counts,
             grace_seconds=grace_seconds,
         )
-        self._claims = Claims(self._writer, store, self._leave)
+        self._claims = Claims(self._writer.waits, store, self._leave)
         self._changes = Changes(store.read, self._in_flight)
         listing = Listing(store, self._writer, self._own, documents.document)
         self._answers = Answers(store, self._writer, self._own, documents, listing, self._changes)
@@ -174,11 +174,11 @@ class Tracker:
             task = TrackedTask(new, method, path, query, self._clock.now_ms(), 1, owner, label, place=place)
             self._outbox.post(task)
         else:
-            before = self._outbox.ended(task_id)
+            before = self._outbox.remembered.get(task_id)
             likely_attempt = 1 if before is None else min(before.likely_attempt + 1, MAX_ATTEMPT)
             claim_ms = self._clock.claim_ms()
             task = TrackedTask(task_id, method, path, query, claim_ms, 0, owner, label, likely_attempt, place)
-        task.beats_at(time.monotonic() + self._heartbeat_seconds)
+        task.beat_at = time.monotonic() + self._heartbeat_seconds
         self._in_flight[task.task_id] = task
         return task
 
@@ -187,7 +187,7 @@ class Tracker:
             running.look_for_client()
         if task_id in self._in_flight:
             raise TaskIdInUse(f"a request with the task id {task_id!r} is still in flight")
-        before = self._outbox.ended(task_id)
+        before = self._outbox.remembered.get(task_id)
         if before is not None and len({before.owner, owner} - {""}) > 1:
             raise TaskIdInUse(f"the task id {task_id!r} is another key's")
 
@@ -242,15 +242,11 @@ class Tracker:
         At once if there is nothing to wait for: the store has it already, or is away. A request has one wait at a time:
         the next one, or `forget_wait`, ends the one before without a call.
         """
-        if task.is_saved:
-            self._writer.forget(task)
-            then()
-        else:
-            self._writer.wait_for(task, task.stage.rank, then)
+        self._writer.waits.settle(task, then)
 
     def forget_wait(self, task: TrackedTask) -> None:
         """What waits for this task is not called any more."""
-        self._writer.forget(task)
+        self._writer.waits.forget(task)
 
     # -- the process's life --
 
@@ -268,8 +264,8 @@ class Tracker:
             await asyncio.sleep(self._heartbeat_seconds / _BEAT_TICKS)
             now = time.monotonic()
             for task in self._in_flight.values():
-                if task.is_beat_due(now):
-                    task.beats_at(now + self._heartbeat_seconds)
+                if task.beat_at <= now:
+                    task.beat_at = now + self._heartbeat_seconds
                     self._outbox.post(task)
 
     def drain(self) -> None:

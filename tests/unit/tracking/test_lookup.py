@@ -22,7 +22,7 @@ def own(stage: Stage, attempt: int = 1, *, is_saved: bool = False, likely_attemp
     """The task as this process knows it."""
     task = TrackedTask("t", "POST", "/v1/x", "", CREATED_MS, attempt, likely_attempt=likely_attempt or attempt)
     task.stage = stage
-    task._saved_rank = stage.rank if is_saved else -1
+    task.saved_rank = stage.rank if is_saved else -1
     return task
 
 
