@@ -14,11 +14,10 @@ from gateway.store.interface import Incomplete, Page, Store, StoreError, name_in
 from gateway.tasks.document import fields_of, has_ended, is_visible
 from gateway.tasks.stages import State
 from gateway.tracking.changes import Changes, event_id
-from gateway.tracking.documents import Documents
 from gateway.tracking.listing import Listing
 from gateway.tracking.lookup import Source, source_of
 from gateway.tracking.own import OwnTasks
-from gateway.tracking.tracked import TrackedTask
+from gateway.tracking.tracked import Documents, TrackedTask
 from gateway.tracking.writer import StoreWriter
 
 T = TypeVar("T")

@@ -16,7 +16,8 @@ import pytest
 
 from gateway.cli import AWAY, BROKEN_PIPE, DONE, FAILED, INTERRUPTED, NOT_ENDED, UNKNOWN, USAGE, main, show
 from gateway.logs import readable
-from gateway.tasks.task import Task, complete_document
+from gateway.tasks.document import complete_document, document_head
+from gateway.tasks.task import Task
 from tests.support.ports import refusing_port
 from tests.support.process import ROOT, environment
 
@@ -34,7 +35,7 @@ HOSTILE = {
 def document(path: str = "/v1/models", query: str = "", message: str = "m") -> dict[str, Any]:
     """A task's document with these texts."""
     task = Task("one", "GET", "", "", created_ms=1)
-    head = task.document_head(algorithm_id="a", instance="i", boot="b", now=1.5)
+    head = document_head(task, algorithm_id="a", instance="i", boot="b", now=1.5)
     found: dict[str, Any] = json.loads(complete_document(head, 1))
     return found | {"message": message, "extensions": found["extensions"] | {"path": path, "query": query}}
 
