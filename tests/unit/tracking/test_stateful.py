@@ -105,7 +105,7 @@ class Weather:
         return page
 
     async def end_earlier_run(self) -> None:
-        """Buries."""
+        """Makes lost what an earlier run left."""
         await self._pass(self.store.end_earlier_run)
 
     async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = str) -> list[str]:
@@ -358,7 +358,7 @@ class Histories(RuleBasedStateMachine):
             self.kill(gateway)
 
     def kill(self, gateway: Gateway) -> None:
-        """A gateway goes without a word. Its successor buries what it left, or it falls silent."""
+        """A gateway goes without a word. Its successor makes lost what it left, or it falls silent."""
         is_found_by_silence = gateway.weather.is_fine
         if is_found_by_silence:
             self.run(gateway.fall_silent())

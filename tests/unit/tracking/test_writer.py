@@ -259,7 +259,7 @@ async def test_what_is_to_be_cancelled_is_told() -> None:
         await until(lambda: "1:found" in subject.cancelled, 30, "it is found")
 
 
-async def test_the_dead_are_buried_once() -> None:
+async def test_an_earlier_run_is_ended_once() -> None:
     """What a former run left behind is looked for once after the start, again only where that failed."""
     subject = Subject()
     subject.store.failure = StoreError("not yet")
@@ -271,7 +271,7 @@ async def test_the_dead_are_buried_once() -> None:
         assert subject.store.calls["end_earlier_run"] == 1
 
 
-async def test_own_tasks_are_spared() -> None:
+async def test_own_tasks_are_exempt() -> None:
     """No one but the gateway itself knows that its tasks live: it never calls them lost."""
     async with running() as subject:
         subject.in_flight["own"] = subject.post()
@@ -282,7 +282,7 @@ async def test_own_tasks_are_spared() -> None:
         assert "own" not in subject.store.exempt
 
 
-async def test_after_an_outage_everybody_is_spared_for_a_while() -> None:
+async def test_after_an_outage_all_tasks_are_exempt_for_a_while() -> None:
     """While the store is away, and for three heartbeats after, silence means nothing; then it does again."""
     async with running() as subject:
         await subject.lose_store()
