@@ -20,7 +20,7 @@ AT_ONCE_SECONDS = 2.0
 STREAMS = 50
 
 
-async def test_it_buries_its_former_self(mortal: LaunchMortal, new_store: NewStore, upstream: Upstream) -> None:
+async def test_it_ends_its_earlier_run(mortal: LaunchMortal, new_store: NewStore, upstream: Upstream) -> None:
     """What it had in flight is lost as soon as it is back, not three heartbeats later, and no one else is needed."""
     store = await new_store()
     gateway = await mortal(REDIS_URL=store.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS), GATEWAY_INSTANCE="phoenix")
