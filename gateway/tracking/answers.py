@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 _READ_SECONDS = 0.25  # for a read while the store is known to be away; it may take reads and no writes
 _CANCEL_SECONDS = 1.0  # how long a cancel call waits for the end
+_LARGEST_PAGE = 1000
+_ASKED_AT_ONCE = 16  # cancels, of half as many connections as the store has
 
 
 class StoreUnavailable(Exception):
@@ -33,6 +35,10 @@ class StoreUnavailable(Exception):
 
 class ListIncomplete(StoreUnavailable):
     """The store rebuilds its lists."""
+
+
+class PartlyCancelled(StoreUnavailable):
+    """The tasks of a label in flight here are cancelled; the store could not be asked for those of other gateways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +68,11 @@ class Answers:
             raise StoreUnavailable("it may be a task whose gateway cannot write it now")
         return document if document is not None and is_visible(document, reader) else None
 
-    async def page(self, limit: int, state: State | None, cursor: str | None, reader: str | None) -> Page:
+    async def page(
+        self, limit: int, state: State | None, cursor: str | None, reader: str | None, label: str = ""
+    ) -> Page:
         """Some status documents, newest first. Raises StoreUnavailable and InvalidCursor."""
-        return await self._ask(self.listing.page(limit, state, cursor, reader))
+        return await self._ask(self.listing.page(limit, state, cursor, reader, label))
 
     async def wait(self, task_id: str, seen: str | None, seconds: float, reader: str | None) -> str | None:
         """As `read`, as soon as the event is not `seen` (None: the present one), the task has ended, or time is up."""
@@ -95,6 +103,40 @@ class Answers:
         while document is not None and not has_ended(document) and time.monotonic() < deadline:
             document = await self.wait(task_id, event_id(document), deadline - time.monotonic(), reader)
         return document
+
+    async def cancel_label(self, label: str, reader: str | None) -> int:
+        """Asks all tasks of `label` in flight to end, here and at other gateways. Returns how many.
+
+        Raises PartlyCancelled if the store is away: then those of this gateway are cancelled.
+        """
+        count = self.own.cancel_label(label, reader)
+        try:
+            if not self.writer.is_up:
+                raise StoreUnavailable("it takes no writes")
+            names = await self._in_flight_elsewhere(label, reader)
+            for start in range(0, len(names), _ASKED_AT_ONCE):
+                await self._ask(asyncio.gather(*map(self.store.ask_cancel, names[start : start + _ASKED_AT_ONCE])))
+        except StoreUnavailable as error:
+            raise PartlyCancelled(f"{error}; of this gateway's own tasks {count} were cancelled") from error
+        return count + len(names)
+
+    async def _in_flight_elsewhere(self, label: str, reader: str | None) -> list[str]:
+        """The names of the requests of `label` in flight at other gateways. Looks at all tasks in flight.
+
+        A task that moves on meanwhile is found: the states are read in the order of its moves.
+        """
+        names: set[str] = set()
+        for state in (State.PENDING, State.RUNNING):
+            cursor = None
+            while True:
+                asked = self.store.page(_LARGEST_PAGE, state, cursor, owner=reader, exempt=self.writer.exempt)
+                page = await self._ask(asked)
+                tasks = (fields_of(document) or {} for document in page.documents)
+                names.update(name_in(task) for task in tasks if task["extensions"].get("label") == label)
+                cursor = page.next_cursor
+                if cursor is None:
+                    break
+        return [name for name in names if not self.own.is_own(name)]
 
     async def _read_both(self, task_id: str, own: TrackedTask | None) -> tuple[str | None, TrackedTask | None]:
         """The store's document, and our own task if this process knows more of it. Raises StoreUnavailable."""

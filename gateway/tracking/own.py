@@ -47,6 +47,13 @@ class OwnTasks:
         task.cut(Cancelled("the task was cancelled"))
         return True
 
+    def cancel_label(self, label: str, reader: str | None) -> int:
+        """Ends the requests of this label that are in flight here. Returns how many; `reader` (None: all) owns them."""
+        found = [task for task in self.in_flight.values() if task.label == label and reader in (None, task.owner)]
+        for task in found:
+            task.cut(Cancelled(f"the tasks with the label {label!r} were cancelled"))
+        return len(found)
+
     def write_again(self, name: str) -> None:
         """The store has an old status of the request of this name: it has forgotten what it was told since."""
         own = self.find(_id_in(name))
