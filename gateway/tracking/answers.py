@@ -107,36 +107,38 @@ class Answers:
     async def cancel_label(self, label: str, reader: str | None) -> int:
         """Asks all tasks of `label` in flight to end, here and at other gateways. Returns how many.
 
-        Raises PartlyCancelled if the store is away: then those of this gateway are cancelled.
+        Those that wait are asked first: a place that another task leaves is not for them. Raises PartlyCancelled if the
+        store is away: then the tasks of this gateway are cancelled.
         """
         count = self.own.cancel_label(label, reader)
         try:
             if not self.writer.is_up:
                 raise StoreUnavailable("it takes no writes")
-            names = await self._in_flight_elsewhere(label, reader)
-            for start in range(0, len(names), _ASKED_AT_ONCE):
-                await self._ask(asyncio.gather(*map(self.store.ask_cancel, names[start : start + _ASKED_AT_ONCE])))
+            # In the order of a task's moves: so one that moves on meanwhile is found.
+            waiting = await self._names_elsewhere(label, State.PENDING, reader)
+            running = await self._names_elsewhere(label, State.RUNNING, reader)
+            running = list(set(running).difference(waiting))
+            await self._ask_cancels(waiting)
+            await self._ask_cancels(running)
         except StoreUnavailable as error:
             raise PartlyCancelled(f"{error}; of this gateway's own tasks {count} were cancelled") from error
-        return count + len(names)
+        return count + len(waiting) + len(running)
 
-    async def _in_flight_elsewhere(self, label: str, reader: str | None) -> list[str]:
-        """The names of the requests of `label` in flight at other gateways. Looks at all tasks in flight.
+    async def _names_elsewhere(self, label: str, state: State, reader: str | None) -> list[str]:
+        """The names of the requests of `label` in `state` at other gateways. Looks at all tasks in that state."""
+        names, cursor = [], None
+        while True:
+            asked = self.store.page(_LARGEST_PAGE, state, cursor, owner=reader, exempt=self.writer.exempt)
+            page = await self._ask(asked)
+            tasks = [fields_of(document) or {} for document in page.documents]
+            names += [name_in(task) for task in tasks if task["extensions"].get("label") == label]
+            cursor = page.next_cursor
+            if cursor is None:
+                return [name for name in names if not self.own.is_own(name)]
 
-        A task that moves on meanwhile is found: the states are read in the order of its moves.
-        """
-        names: set[str] = set()
-        for state in (State.PENDING, State.RUNNING):
-            cursor = None
-            while True:
-                asked = self.store.page(_LARGEST_PAGE, state, cursor, owner=reader, exempt=self.writer.exempt)
-                page = await self._ask(asked)
-                tasks = (fields_of(document) or {} for document in page.documents)
-                names.update(name_in(task) for task in tasks if task["extensions"].get("label") == label)
-                cursor = page.next_cursor
-                if cursor is None:
-                    break
-        return [name for name in names if not self.own.is_own(name)]
+    async def _ask_cancels(self, names: list[str]) -> None:
+        for start in range(0, len(names), _ASKED_AT_ONCE):
+            await self._ask(asyncio.gather(*map(self.store.ask_cancel, names[start : start + _ASKED_AT_ONCE])))
 
     async def _read_both(self, task_id: str, own: TrackedTask | None) -> tuple[str | None, TrackedTask | None]:
         """The store's document, and our own task if this process knows more of it. Raises StoreUnavailable."""
