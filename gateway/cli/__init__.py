@@ -19,6 +19,7 @@ from gateway.cli.client import Away, Client, Document, UnknownTask, has_ended
 from gateway.cli.watch import ended, follow
 from gateway.logs import readable
 from gateway.settings import terminal_peer
+from gateway.tasks.options import is_label
 from gateway.tasks.stages import State
 from gateway.tasks.task import is_valid_id
 
@@ -33,8 +34,9 @@ BROKEN_PIPE = 141  # as in shells: 128 plus SIGPIPE
 
 _KEY = re.compile(r"[!-~]+")
 _CODES = {"SUCCESS": DONE, "FAILED": FAILED, "PENDING": NOT_ENDED, "RUNNING": NOT_ENDED}
-_EPILOG = """Exit codes: 0 SUCCESS (cancel: ended), 1 FAILED, 2 wrong usage, 3 not ended, 4 no such task, 5 the gateway
-is away or refuses. Without a command the gateway itself is started; with --check alone its settings are checked."""
+_EPILOG = """Exit codes: 0 SUCCESS (cancel: ended; cancel --label: asked), 1 FAILED, 2 wrong usage, 3 not ended, 4 no
+such task, 5 the gateway is away or refuses. Without a command the gateway itself is started; with --check alone its
+settings are checked."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,12 +65,13 @@ def _complain(text: str, code: int) -> int:
 
 
 def _tasks(client: Client, chosen: argparse.Namespace) -> int:
+    only = {name: text for name, text in (("state", chosen.state), ("label", chosen.label)) if text}
     if chosen.watch and not chosen.json and not sys.stdout.isatty():
         return _complain("--watch needs a terminal; for scripts: --watch --json", USAGE)
     if chosen.watch:
-        follow(client, chosen.limit, chosen.state, show.JsonLines() if chosen.json else show.LiveTable())
+        follow(client, chosen.limit, only, show.JsonLines() if chosen.json else show.LiveTable())
         return DONE
-    page = client.page(chosen.limit, chosen.state)
+    page = client.page(chosen.limit, only)
     if chosen.json:
         show.print_json(page.content)
     else:
@@ -84,6 +87,13 @@ def _status(client: Client, chosen: argparse.Namespace) -> int:
 
 
 def _cancel(client: Client, chosen: argparse.Namespace) -> int:
+    if chosen.label:
+        answer = client.cancel_label(chosen.label)
+        if chosen.json:
+            show.print_json(answer)
+        else:
+            show.print_cancelled(answer["cancelled"])
+        return DONE
     document = client.cancel(chosen.task_id)
     _print(document, chosen)
     return DONE if has_ended(document) else NOT_ENDED
@@ -110,7 +120,9 @@ def _parser() -> argparse.ArgumentParser:
 
     tasks = commands.add_parser("tasks", parents=[common], help="the newest tasks")
     tasks.add_argument("--watch", action="store_true", help="keep showing them, until Ctrl-C; with --json each change")
-    tasks.add_argument("--state", type=str.upper, choices=[str(state) for state in State])
+    only = tasks.add_mutually_exclusive_group()
+    only.add_argument("--state", type=str.upper, choices=[str(state) for state in State])
+    only.add_argument("--label", type=_label, help="only tasks with this X-Task-Label")
     tasks.add_argument("--limit", type=_limit, default=20, metavar="N", help="at most so many, 1 to 1000 (20)")
     tasks.set_defaults(run=_tasks)
 
@@ -122,8 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.set_defaults(run=_status)
 
-    cancel = commands.add_parser("cancel", parents=[common], help="end a task that is in flight")
-    cancel.add_argument("task_id", type=_task_id, metavar="ID")
+    cancel = commands.add_parser("cancel", parents=[common], help="end a task that is in flight, or all of a label")
+    which = cancel.add_mutually_exclusive_group(required=True)
+    which.add_argument("task_id", type=_task_id, nargs="?", metavar="ID")
+    which.add_argument("--label", type=_label, help="all tasks in flight with this X-Task-Label")
     cancel.set_defaults(run=_cancel)
     return parser
 
@@ -144,6 +158,12 @@ def _seconds(text: str) -> float:
 def _task_id(text: str) -> str:
     if not is_valid_id(text):
         raise argparse.ArgumentTypeError(f"not a task id: {text!r}")
+    return text
+
+
+def _label(text: str) -> str:
+    if not is_label(text):
+        raise argparse.ArgumentTypeError(f"not a label: {text!r}")
     return text
 
 

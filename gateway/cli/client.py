@@ -5,6 +5,7 @@ goes only to the named gateway.
 """
 
 import ssl
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -60,9 +61,12 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._http.close()
 
-    def page(self, limit: int, state: str | None) -> Page:
-        """The newest tasks. If the page has not changed since the last call, the gateway sends only its ETag."""
-        query = {"limit": str(limit)} | ({"state": state} if state else {})
+    def page(self, limit: int, only: Mapping[str, str]) -> Page:
+        """The newest tasks. `only` is the list's filter: a `state` or a `label`.
+
+        If the page has not changed since the last call, the gateway sends only its ETag.
+        """
+        query = {"limit": str(limit), **only}
         answer = self._ask("GET", "/tasks/status", query, self._page_etag)
         if answer.status_code != 304:
             self._page_etag, self._page = answer.headers.get("etag", ""), _page(self._json(answer, "items"))
@@ -77,6 +81,13 @@ class Client:
     def cancel(self, task_id: str) -> Document:
         """Cancels a task. Returns its status then, ended or not yet. Raises UnknownTask and Away."""
         return self._task(self._ask("POST", f"/tasks/{task_id}/cancel", {}))
+
+    def cancel_label(self, label: str) -> Document:
+        """Cancels all tasks of a label. Returns the gateway's answer, which has their number. Raises Away."""
+        answer = self._json(self._ask("POST", "/tasks/cancel", {"label": label}), "cancelled")
+        if type(answer["cancelled"]) is not int:
+            raise Away(f"{self._name} answers a number that is none: {str(answer)[:80]!r}")
+        return answer
 
     def _ask(
         self, method: str, path: str, query: dict[str, str], etag: str = "", wait_seconds: float = 0

@@ -57,6 +57,11 @@ def print_document(document: Document) -> None:
     _console().print(grid)
 
 
+def print_cancelled(count: int) -> None:
+    """Prints how many tasks were asked to end."""
+    _console().print(f"asked {count} task{'' if count == 1 else 's'} to end")
+
+
 @contextmanager
 def waiting(task_id: str, *, is_wanted: bool) -> Iterator[Callable[[Document], None]]:
     """Shows a task's stage on a terminal while the command waits for its end. Yields a function that takes each status.

@@ -5,7 +5,7 @@ positions wake no `wait`. For the list it asks every two seconds, with the ETag.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from gateway.cli.client import Away, Client, Document, Page, has_ended
@@ -42,15 +42,15 @@ def ended(client: Client, task_id: str, seconds: float, tell: Callable[[Document
             document = client.document(task_id, left, last["event_id"])
 
 
-def follow(client: Client, limit: int, state: str | None, view: View) -> None:
+def follow(client: Client, limit: int, only: Mapping[str, str], view: View) -> None:
     """Shows the newest tasks until interrupted. Raises Away if the first answer fails; later failures are shown."""
-    page = client.page(limit, state)
+    page = client.page(limit, only)
     trouble = ""
     with view:
         while True:
             view.show(page, trouble)
             time.sleep(_AGAIN_SECONDS)
             try:
-                page, trouble = client.page(limit, state), ""
+                page, trouble = client.page(limit, only), ""
             except Away as error:
                 trouble = str(error)

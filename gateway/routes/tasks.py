@@ -7,15 +7,16 @@ import asyncio
 import hashlib
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.http.request import Request as ClientRequest
 from gateway.store.interface import InvalidCursor
 from gateway.tasks.document import has_ended
+from gateway.tasks.options import LABEL_PATTERN, MAX_LABEL
 from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
 from gateway.tasks.task import ID_PATTERN, Reason, is_valid_id
 from gateway.tracking.answers import ListIncomplete, StoreUnavailable
@@ -77,6 +78,12 @@ class TaskPage(BaseModel):
     skipped: int = Field(0, description="malformed records in the store that were left out; not there where none were")
 
 
+class LabelCancelled(BaseModel):
+    """What became of a call that cancels by label."""
+
+    cancelled: int = Field(description="how many tasks were asked to end")
+
+
 class Problem(BaseModel):
     """The reason for an error."""
 
@@ -84,6 +91,9 @@ class Problem(BaseModel):
 
 
 _STORE_AWAY = {"model": Problem, "description": "the store is away and this gateway does not know it itself"}
+_PARTLY_CANCELLED = {"model": Problem, "description": "the store is away; the tasks of this gateway are cancelled"}
+
+_Label: TypeAlias = Annotated[str, StringConstraints(pattern=LABEL_PATTERN, max_length=MAX_LABEL)]
 
 
 def _tracker(request: Request) -> Tracker:
@@ -95,6 +105,11 @@ def _reader(request: Request) -> str | None:
     """The name of the API key whose tasks the client may see; None: all tasks."""
     client: ClientRequest = request.scope["extensions"]["gateway"]
     return client.reader
+
+
+def _refused(name: str, value: str | None, problem: str) -> RequestValidationError:
+    """422 for a query parameter whose value is not a matter of its form alone."""
+    return RequestValidationError([{"type": "value_error", "loc": ("query", name), "msg": problem, "input": value}])
 
 
 def _store_is_away(error: StoreUnavailable) -> HTTPException:
@@ -202,6 +217,21 @@ async def task_cancel(task_id: str, request: Request) -> Response:
     return _tagged(found, event_id(found), status_code=200 if has_ended(found) else 202)
 
 
+@router.post("/cancel", response_model=LabelCancelled, responses={503: _PARTLY_CANCELLED})
+async def tasks_cancel(
+    label: Annotated[_Label, Query(description="the X-Task-Label of the tasks")], request: Request
+) -> dict[str, int]:
+    """Cancels all tasks in flight with this label, at all gateways. With keys: the caller's own, `admin`: all.
+
+    Does not wait for their ends. If the store is away, it cancels the tasks of this gateway and answers 503; the call
+    can be repeated.
+    """
+    try:
+        return {"cancelled": await _tracker(request).cancel_label(label, _reader(request))}
+    except StoreUnavailable as error:
+        raise _store_is_away(error) from error
+
+
 @router.get(
     "/status",
     response_model=TaskPage,
@@ -211,17 +241,21 @@ async def task_list(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     state: State | Literal[""] | None = None,
+    label: Annotated[
+        _Label | None, Query(description="only tasks with this X-Task-Label; not together with `state`")
+    ] = None,
     cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before")] = None,
     if_none_match: Annotated[str | None, Header(description="the ETag of the page that is known already")] = None,
 ) -> Response:
     """Tasks by creation, newest first. The `ETag` changes with any change of the page, also with heartbeats."""
+    if state and label:
+        raise _refused("label", label, "allowed: `state` or `label`, not both at once")
     try:
-        page = await _tracker(request).page(limit, state or None, cursor or None, _reader(request))
+        page = await _tracker(request).page(limit, state or None, cursor or None, _reader(request), label or "")
     except StoreUnavailable as error:
         raise _store_is_away(error) from error
     except InvalidCursor as error:
-        problem = {"type": "value_error", "loc": ("query", "cursor"), "msg": "allowed: next_cursor of an earlier page"}
-        raise RequestValidationError([problem | {"input": cursor}]) from error
+        raise _refused("cursor", cursor, "allowed: next_cursor of an earlier page") from error
     next_cursor = "null" if page.next_cursor is None else f'"{page.next_cursor}"'
     skipped = f',"skipped":{page.skipped}' if page.skipped else ""
     items, count = ",".join(page.documents), len(page.documents)

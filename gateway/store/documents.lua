@@ -13,7 +13,13 @@ local function text_at(key)
   return text
 end
 
--- What decides about a document: attempt, rank, state, boot, created (13 digits) and owner; nil where `text` is none.
+-- Whether `label` can be one; the rule of gateway/tasks/options.py.
+local function is_label(label)
+  return type(label) == 'string' and #label <= MAX_LABEL and string.find(label, '^[!-~]+$') ~= nil
+end
+
+-- What decides about a document: attempt, rank, state, boot, created (13 digits), owner and label; nil where `text` is
+-- none.
 -- Only as much is checked as the scripts rely on; the whole shape is checked by the gateway (tasks/document.py).
 local function decoded(text)
   if #text > MAX_BYTES then
@@ -39,6 +45,7 @@ local function decoded(text)
     boot = more.boot,
     created = string.format('%013d', created),
     owner = type(more.owner) == 'string' and more.owner or '',
+    label = is_label(more.label) and more.label or '',
     lost_after_ms = is_moment(more.lost_after_ms) and more.lost_after_ms or nil,
   }
 end
@@ -51,5 +58,6 @@ local function enlist_as_stored(id, ttl)
   if left < 0 then
     return
   end
-  enlist(id, document.created, document.state, document.owner, left + 1, document.lost_after_ms, ttl)
+  local owner, label = document.owner, document.label
+  enlist(id, document.created, document.state, owner, label, left + 1, document.lost_after_ms, ttl)
 end

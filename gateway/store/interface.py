@@ -51,6 +51,7 @@ class Record(NamedTuple):  # a frozen dataclass takes four times as long to crea
     owner: str = ""
     grace_seconds: float = 30
     is_first: bool = False  # nothing of this request was sent before; if wrong, the write only takes longer
+    label: str = ""
 
 
 class Written(NamedTuple):
@@ -107,8 +108,15 @@ class Store(Protocol):
         cursor: str | None,
         *,
         owner: str | None = None,
+        label: str = "",
         exempt: Container[str] | None = None,
-    ) -> Page: ...
+    ) -> Page:
+        """Up to `limit` documents, newest first, after `cursor`.
+
+        Those of one owner (None: of all), and of a state or of a label, not both at once. Raises InvalidCursor too.
+        """
+        ...
+
     async def ping(self) -> None:
         """Tries everything that the gateway needs. Raises StoreError if any of it fails."""
 

@@ -7,12 +7,14 @@ lists.lua, which describes the lists; those that read documents have documents.l
 from hashlib import sha1
 from importlib.resources import files
 
+from gateway.tasks.options import MAX_LABEL
 from gateway.tasks.stages import FINAL_RANK, MAX_ATTEMPT, Stage, State
 
 DOCUMENT_PREFIX = "ts:ollama:"
 OWN_PREFIX = "tsx:ollama:"
 LIST_PREFIX = OWN_PREFIX + "2:"  # the second layout; the first was {index}:
 LISTS, EXPIRY, BEATS, CANCELS = (LIST_PREFIX + name for name in ("lists", "expiry", "beats", "cancels"))
+LABELS, LABEL_EXPIRY = LIST_PREFIX + "labels", LIST_PREFIX + "label-expiry"
 _READING = ("status", "lost", "relist", "rebuild", "watch")  # these scripts read stored documents
 # Scripts name these two as keys, beside documents. They are in other slots, so a Redis Cluster refuses the scripts.
 SHARED_KEYS = (LISTS, EXPIRY)
@@ -24,6 +26,11 @@ def list_names(state: State | None, owner: str | None) -> list[str]:
     return [f"{which}@{owner}" if owner else str(which) for which in states]
 
 
+def label_list_name(label: str, owner: str | None) -> str:
+    """The name of the list with the tasks of `label`. No two are the same: the name of an owner has no ":"."""
+    return f"label:{owner or ''}:{label}"
+
+
 def _of_tasks() -> str:
     """Lua code that defines the names of keys, and what the scripts need from gateway/tasks."""
     ranks = ", ".join(f"{stage} = {stage.rank}" for stage in Stage if stage.rank < FINAL_RANK)
@@ -31,7 +38,8 @@ def _of_tasks() -> str:
     return (
         f"local DOCUMENT, PREFIX = '{DOCUMENT_PREFIX}', '{LIST_PREFIX}'\n"
         f"local LISTS, EXPIRY, BEATS, CANCELS = '{LISTS}', '{EXPIRY}', '{BEATS}', '{CANCELS}'\n"
-        f"local FINAL_RANK, MAX_ATTEMPT = {FINAL_RANK}, {MAX_ATTEMPT}\n"
+        f"local LABELS, LABEL_EXPIRY = '{LABELS}', '{LABEL_EXPIRY}'\n"
+        f"local FINAL_RANK, MAX_ATTEMPT, MAX_LABEL = {FINAL_RANK}, {MAX_ATTEMPT}, {MAX_LABEL}\n"
         f"local STATES, RANKS = {{ {states} }}, {{ {ranks} }} -- a final stage has FINAL_RANK\n"
     )
 

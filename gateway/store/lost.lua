@@ -11,6 +11,6 @@ end
 local before, after = decoded(ARGV[1]), decoded(ARGV[2])
 call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 delist(ARGV[5], before.created, before.state, before.owner)
-enlist(ARGV[5], after.created, after.state, after.owner, ARGV[3], nil, ARGV[4])
+enlist(ARGV[5], after.created, after.state, after.owner, after.label, ARGV[3], nil, tonumber(ARGV[4]))
 call('ZREM', BEATS, ARGV[5])
 return 1

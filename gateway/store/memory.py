@@ -9,6 +9,7 @@ from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from gateway.store.interface import Page, Record, Then, Written, decode_cursor, encode_cursor, place
 from gateway.tasks.document import complete_document
@@ -17,6 +18,9 @@ from gateway.tasks.stages import State, Stored, verdict
 
 MAX_TASKS = 10_000
 MAX_BYTES = 32 * 1024 * 1024
+
+# Names a list: state (None: all states), owner (None: all owners; "": no API key), label ("": with any label or none).
+_List: TypeAlias = tuple[State | None, str | None, str]
 
 
 def _stored(found: "_Entry", record: Record) -> Stored:
@@ -36,9 +40,11 @@ class _Entry:
         return place(self.record.created_ms, self.record.task_id)
 
     @property
-    def lists(self) -> list[tuple[State | None, str | None]]:
-        """The lists that it is in, by state (None: all states) and owner (None: all owners; "": no API key)."""
-        return [(state, owner) for state in (None, self.record.state) for owner in (None, self.record.owner)]
+    def lists(self) -> list[_List]:
+        """The lists that it is in."""
+        owners, label = (None, self.record.owner), self.record.label
+        lists: list[_List] = [(state, owner, "") for state in (None, self.record.state) for owner in owners]
+        return lists + [(None, owner, label) for owner in owners] if label else lists
 
     @property
     def document(self) -> str:
@@ -60,7 +66,7 @@ class MemoryStore:
         self._entries: dict[str, _Entry] = {}
         self._bytes = 0
         self._shares = Shares()
-        self._places: defaultdict[tuple[State | None, str | None], list[str]] = defaultdict(list)
+        self._places: defaultdict[_List, list[str]] = defaultdict(list)
 
     def write(self, records: Sequence[Record], then: Then) -> None:
         """Writes each record by the rules of `verdict`."""
@@ -106,9 +112,9 @@ class MemoryStore:
     def _oldest(self) -> _Entry:
         """Of the owner with the most tasks: the oldest ended one, or the oldest of all if none has ended."""
         owner = self._shares.largest
-        ended = [(state, owner) for state in (State.SUCCESS, State.FAILED)]
+        ended: list[_List] = [(state, owner, "") for state in (State.SUCCESS, State.FAILED)]
         oldest = [self._places[which][0] for which in ended if which in self._places]
-        return self._entries[min(oldest, default=self._places[None, owner][0])[14:]]
+        return self._entries[min(oldest, default=self._places[None, owner, ""][0])[14:]]
 
     def _live(self, task_id: str) -> _Entry | None:
         entry = self._entries.get(task_id)
@@ -129,10 +135,11 @@ class MemoryStore:
         cursor: str | None,
         *,
         owner: str | None = None,
+        label: str = "",
         exempt: Container[str] | None = None,  # noqa: ARG002
     ) -> Page:
-        """Up to `limit` documents (of `owner`), newest first, after `cursor`. Raises InvalidCursor."""
-        places = self._places.get((state, owner or None), [])
+        """Up to `limit` documents (of `owner`, of `label`), newest first, after `cursor`. Raises InvalidCursor."""
+        places = self._places.get((state, owner or None, label), [])
         end = bisect_left(places, decode_cursor(cursor)) if cursor else len(places)
         found: list[_Entry] = []
         while end > 0 and len(found) <= limit:

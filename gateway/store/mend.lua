@@ -1,6 +1,6 @@
 -- Deletes the keys that hold another type than a sorted set: those are not ours, and in the way of a script.
 --
--- ARGV  names of the lists that the script may touch, beside those in `lists`
+-- ARGV  names of the lists that the script may touch, beside those in `lists` and `labels`
 -- Returns the keys that are gone.
 
 local gone = {}
@@ -13,10 +13,10 @@ local function mend(key)
   end
 end
 
-for _, key in ipairs({ LISTS, EXPIRY, BEATS, CANCELS }) do
+for _, key in ipairs({ LISTS, EXPIRY, BEATS, CANCELS, LABELS, LABEL_EXPIRY }) do
   mend(key)
 end
-for _, names in ipairs({ ARGV, call('ZRANGE', LISTS, 0, -1) }) do
+for _, names in ipairs({ ARGV, call('ZRANGE', LISTS, 0, -1), call('ZRANGE', LABELS, 0, -1) }) do
   for _, name in ipairs(names) do
     mend(PREFIX .. name)
   end

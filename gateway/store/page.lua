@@ -24,13 +24,21 @@ local function put_right(key)
   return is_right
 end
 
-local is_complete = call('ZSCORE', LISTS, COMPLETE)
+-- Whether the list is known to have been begun: if it is not there, Redis evicted it. A name in `labels` may have
+-- outlived its set.
+local function is_named(names, name)
+  local score = call('ZSCORE', names, name)
+  return score and (names == LISTS or tonumber(score) >= now)
+end
+
+local is_complete = true
 local found = {}
 for n = 3, #ARGV do
   local key = PREFIX .. ARGV[n]
-  is_complete = put_right(key) and is_complete
+  local names = string.sub(ARGV[n], 1, 6) == 'label:' and LABELS or LISTS
+  is_complete = put_right(key) and is_complete and call('ZSCORE', names, COMPLETE)
   if not call('ZSCORE', key, COMPLETE) then
-    local was_begun = call('ZSCORE', LISTS, ARGV[n]) or call('EXISTS', key) == 1
+    local was_begun = is_named(names, ARGV[n]) or call('EXISTS', key) == 1
     is_complete = is_complete and not was_begun
   end
   found[#found + 1] = call('ZRANGE', key, ARGV[1], '[0', 'BYLEX', 'REV', 'LIMIT', 0, ARGV[2])

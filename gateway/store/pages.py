@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from redis.exceptions import ResponseError
 
 from gateway.store.interface import Incomplete, Page, decode_cursor, encode_cursor, is_place
-from gateway.store.layout import DOCUMENT_PREFIX, LIST_PREFIX, SHARED_KEYS, Script, list_names
+from gateway.store.layout import DOCUMENT_PREFIX, LIST_PREFIX, SHARED_KEYS, Script
 from gateway.store.malformed import Malformed
 from gateway.store.reader import MALFORMED, Reader
 from gateway.tasks.document import fields_of
@@ -28,6 +28,7 @@ class _Walk:
 
     names: list[str]
     state: State | None
+    label: str
     exempt: Container[str] | None
     found: list[tuple[str, str]] = field(default_factory=list)  # place and document, newest first
     skipped: dict[str, str] = field(default_factory=dict)  # malformed records: id, or the member itself -> place
@@ -43,13 +44,21 @@ class Pages:
         self._documents = documents
 
     async def read(
-        self, limit: int, state: State | None, start: str, owner: str | None, exempt: Container[str] | None
+        self,
+        limit: int,
+        names: list[str],
+        start: str,
+        exempt: Container[str] | None,
+        *,
+        state: State | None = None,
+        label: str = "",
     ) -> Page:
-        """Walks the lists from `start` on until it has `limit` documents that still match the lists.
+        """Walks the lists of these `names` from `start` on until it has `limit` documents that still match the lists.
 
-        A page ends early after 4 MiB of documents or 1,000 malformed records. Raises Incomplete and redis-py's errors.
+        Those are lists of `state`, or of `label`, or of all tasks. A page ends early after 4 MiB of documents or 1,000
+        malformed records. Raises Incomplete and redis-py's errors.
         """
-        walk = _Walk(list_names(state, owner), state, exempt)
+        walk = _Walk(names, state, label, exempt)
         step, is_end, last = _STEP, False, ""
         while not is_end and len(walk.found) <= limit and walk.size_bytes <= _PAGE_BYTES:
             if len(walk.skipped) >= _MOST_SKIPPED and last:  # without a place there is no cursor
@@ -91,7 +100,7 @@ class Pages:
         await self._remove(walk.names, odd)
         await self._forget(walk.names, [place for place, document in documents.items() if document is None])
         walk.skipped |= {place[14:]: place for place, document in documents.items() if document == MALFORMED}
-        here = [(p, d) for p, d in documents.items() if d and _stands_at(p, d, walk.state)]
+        here = [(p, d) for p, d in documents.items() if d and _stands_at(p, d, walk)]
         walk.found += here
         walk.size_bytes += sum(len(document) for _, document in here)
         return bool(here)
@@ -111,14 +120,16 @@ class Pages:
             await self._reader.evaluate(FORGET, [*documents, *SHARED_KEYS], [*places, *names], names)
 
 
-def _stands_at(place: str, document: str, state: State | None) -> bool:
-    """Whether `document` has the creation time and the state of its place in the list.
+def _stands_at(place: str, document: str, walk: _Walk) -> bool:
+    """Whether `document` has the creation time of its place in the list, and the state or the label of the list.
 
     The document is read after the list, and the task may change in between.
     """
     fields = fields_of(document) or {}
-    is_same = fields.get("extensions", {}).get("created_ms") == int(place[:13])
-    return is_same and (state is None or fields.get("state") == state)
+    extensions = fields.get("extensions", {})
+    is_same = extensions.get("created_ms") == int(place[:13])
+    is_of_state = walk.state is None or fields.get("state") == walk.state
+    return is_same and is_of_state and (not walk.label or extensions.get("label") == walk.label)
 
 
 def start_of(cursor: str | None) -> str:

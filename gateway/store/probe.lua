@@ -6,7 +6,7 @@
 call('SET', KEYS[1], '', 'EX', ARGV[1])
 call('SET', KEYS[2], '', 'XX', 'EX', ARGV[1])
 call('GET', KEYS[2])
-enlist('-', '0000000000000', 'FAILED', '', 0, 0, ARGV[2])
+enlist('-', '0000000000000', 'FAILED', '', '', 0, 0, ARGV[2])
 delist('-', '0000000000000', 'FAILED', '')
 call('ZREM', BEATS, '-')
 add(CANCELS, now, '-', ARGV[2])

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from gateway.store.credentials import PasswordFile
 from gateway.store.interface import Incomplete, Page, StoreError
-from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, list_names
+from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, label_list_name, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.orphans import Orphans
 from gateway.store.pages import Pages, start_of
@@ -97,7 +97,7 @@ class RedisStore:
         await self._reader.documents(["-"])
         await self._orphans.look(exempt=None)
         with suppress(Incomplete):
-            await self._pages.read(1, State.PENDING, start_of(None), None, None)
+            await self._pages.read(1, list_names(State.PENDING, None), start_of(None), None)
 
     # -- reads --
 
@@ -113,22 +113,24 @@ class RedisStore:
         cursor: str | None,
         *,
         owner: str | None = None,
+        label: str = "",
         exempt: Container[str] | None = None,
     ) -> Page:
-        """Up to `limit` documents (of `owner`), newest first, after `cursor`.
+        """Up to `limit` documents (of `owner`, of `label`), newest first, after `cursor`.
 
         Waits up to a second for lists that are being rebuilt. Raises InvalidCursor and StoreError (Incomplete).
         """
         start = start_of(cursor)
+        names = [label_list_name(label, owner)] if label else list_names(state, owner)
         deadline = time.monotonic() + _REBUILD_SECONDS
         while True:
             try:
-                return await self._reader.asked(self._pages.read(limit, state, start, owner, exempt))
+                return await self._reader.asked(self._pages.read(limit, names, start, exempt, state=state, label=label))
             except Incomplete:
                 left_seconds = deadline - time.monotonic()
                 if left_seconds <= 0:
                     raise
-                await self._rebuild.wait(left_seconds, list_names(state, owner))
+                await self._rebuild.wait(left_seconds, names)
 
     # -- orphans and cancels --
 

@@ -4,6 +4,6 @@
 
 for n = 2, #ARGV do
   call('ZREM', BEATS, ARGV[n])
-  enlist_as_stored(ARGV[n], ARGV[1])
+  enlist_as_stored(ARGV[n], tonumber(ARGV[1]))
 end
 return 1

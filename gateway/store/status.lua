@@ -6,7 +6,7 @@
 --          is not of an end or claims the id; attempt (0 claims the id: the attempt after the one that has ended); rank
 --          of its stage; state; created_ms in 13 digits; owner, '' for none; TTL of the document in seconds; how many ms
 --          the task may be silent before it counts as lost; what the gateway expects under the key: '-' nothing, '' a
---          document, or the SHA-1 of a malformed text
+--          document, or the SHA-1 of a malformed text; label, '' for none
 --
 -- Returns for each record: its attempt if it was written, or if the same end is stored already; {attempt, 'malformed'}
 -- if it replaced a malformed text; {attempt, document, its SHA-1} if the stored document stays. A repeated call changes
@@ -15,22 +15,36 @@
 -- This script runs for every request. Redis hashes each byte of each new string, and formats numbers slowly. So the
 -- common cases make few strings, above all few long ones, and leave numbers as the text that they came as.
 
-local FIELDS, NOTHING = 9, '-'
-local boot, lists_ttl = ARGV[1], ARGV[2]
+local FIELDS, NOTHING = 10, '-'
+local MOST_BEHIND = 110 -- bytes that a document has behind its label and the name of the next value
+local boot, lists_ttl = ARGV[1], tonumber(ARGV[2])
+
+-- How an owner or a label stands in a document.
+local function quoted(text)
+  return text == '' and 'null' or '"' .. string.gsub(text, '["\\]', '\\%0') .. '"'
+end
 
 -- As `decoded`, for a document that this request has written under `attempt` while in flight; nil if it may be another.
 -- It compares texts, at a fraction of the cost: nearly every document that is replaced is of this kind.
-local function own(text, attempt, created, owner)
-  local names = '"boot":"' .. boot .. '","owner":' .. (owner == '' and 'null' or '"' .. owner .. '"')
-  local last = names .. ',"attempt":' .. attempt .. ',"lost_after_ms":'
-  local is_own = string.sub(text, -15 - #last, -16) == last -- behind it are 13 digits and two braces
-    and string.find(text, '^%d+}}$', -15)
+local function own(text, attempt, created, owner, label)
+  local names = '"boot":"' .. boot .. '","owner":' .. quoted(owner) .. ',"label":' .. quoted(label) .. ',"queue_position":'
+  local _, names_end = string.find(text, names, -#names - MOST_BEHIND, true)
+  local last = '^[%dnul]+,"queue_length":[%dnul]+,"attempt":' .. attempt .. ',"lost_after_ms":%d+}}$'
+  local is_own = names_end
+    and string.find(text, last, names_end + 1)
     and string.find(text, '"created_ms":' .. string.format('%d', created) .. ',', 1, true)
   local from = is_own and string.find(text, '"state":"', 1, true)
   local state, stage = string.match(text, '^"state":"(%u+)","stage":"(%l+)"', from or #text)
   if STATES[state] and RANKS[stage] then
-    attempt = tonumber(attempt)
-    return { attempt = attempt, rank = RANKS[stage], state = state, boot = boot, created = created, owner = owner }
+    return {
+      attempt = tonumber(attempt),
+      rank = RANKS[stage],
+      state = state,
+      boot = boot,
+      created = created,
+      owner = owner,
+      label = label,
+    }
   end
 end
 
@@ -53,6 +67,11 @@ local function verdict(stored, is_ours, attempt, rank, owner)
   return is_next and attempt or nil
 end
 
+-- Whether the stored document has the place in the lists of labels that the record has.
+local function is_same_place(stored, created, owner, label)
+  return stored.created == created and stored.owner == owner and stored.label == label
+end
+
 local has_cancels -- asked for at the first end of a task that was stored in flight: others cannot be cancelled
 local replies = {}
 for n = 1, #KEYS - 1 do
@@ -60,19 +79,19 @@ for n = 1, #KEYS - 1 do
   local at = 3 + (n - 1) * FIELDS
   local id, head, attempt, rank = string.sub(key, #DOCUMENT + 1), ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   local state, created, owner, ttl = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
-  local expected = ARGV[at + 8]
+  local expected, label = ARGV[at + 8], ARGV[at + 9]
   local beat = rank < FINAL_RANK and string.format('%d', now_ms + ARGV[at + 7]) or nil
   local document = not beat and attempt ~= '0' and head or nil -- else it depends on the attempt or the time
   local tail = document == nil and ',"lost_after_ms":' .. (beat or 'null') .. '}}'
   local first = attempt == '0' and '1' or attempt
 
   if expected == NOTHING and call('SET', key, document or head .. first .. tail, 'EX', ttl, 'NX') then
-    enlist(id, created, state, owner, ttl, beat, lists_ttl)
+    enlist(id, created, state, owner, label, ttl, beat, lists_ttl)
     replies[n] = tonumber(first)
   else
     local text = text_at(key)
     local is_known = type(text) == 'string' and (#expected < 40 or redis.sha1hex(text) ~= expected)
-    local stored = is_known and (own(text, attempt, created, owner) or decoded(text)) or nil
+    local stored = is_known and (own(text, attempt, created, owner, label) or decoded(text)) or nil
     local is_ours = stored and stored.boot == boot and stored.created == created
     local granted = verdict(stored, is_ours, tonumber(attempt), rank, owner)
 
@@ -85,7 +104,10 @@ for n = 1, #KEYS - 1 do
       if stored and (stored.created ~= created or stored.state ~= state or stored.owner ~= owner) then
         delist(id, stored.created, stored.state, stored.owner)
       end
-      enlist(id, created, state, owner, ttl, beat, lists_ttl)
+      if stored and stored.label ~= '' and not is_same_place(stored, created, owner, label) then
+        delist_label(id, stored.created, stored.owner, stored.label)
+      end
+      enlist(id, created, state, owner, label, ttl, beat, lists_ttl)
       if stored and not beat then
         call('ZREM', BEATS, id)
         if has_cancels == nil then

@@ -122,6 +122,7 @@ def _arguments(record: Record, expected: str) -> Command:
         record.ttl_seconds,
         int(record.grace_seconds * 1000),
         expected,
+        record.label,
     )
 
 

@@ -4,7 +4,6 @@
 -- Returns {ids that have been silent for too long, names of requests to cancel, this server's clock in Unix ms, how many
 -- tasks were swept, 1 where the lists are complete or 0, members of `expiry` that were malformed}; some ids and names.
 
-local RENEWED_EVERY = 60 -- seconds
 local malformed = {}
 
 -- Takes tasks out of the lists whose documents have expired; returns how many. A document that is still there was
@@ -24,7 +23,26 @@ local function sweep(most, ttl)
   return #expired
 end
 
--- Lists live as long as gateways do, and `ttl` longer.
+-- As `sweep`, for the lists of labels.
+local function sweep_labels(most, ttl)
+  local expired = call('ZRANGEBYSCORE', LABEL_EXPIRY, '-inf', '(' .. now, 'LIMIT', 0, most)
+  for _, member in ipairs(expired) do
+    local created, owner, id, label = string.match(member, '^(%d+):([^: ]*):([^ ]+) ([!-~]+)$')
+    if created then
+      delist_label(id, created, owner, label)
+      enlist_as_stored(id, ttl)
+    else
+      malformed[#malformed + 1] = LABEL_EXPIRY .. ' ' .. member
+      call('ZREM', LABEL_EXPIRY, member)
+    end
+  end
+  for _, name in ipairs(call('ZRANGEBYSCORE', LABELS, '-inf', '(' .. now, 'LIMIT', 0, most)) do
+    call('ZREM', LABELS, name)
+  end
+  return #expired
+end
+
+-- Lists live as long as gateways do, and `ttl` longer; those of labels as long as they are written to.
 local function renew(ttl)
   if call('TTL', EXPIRY) < ttl - RENEWED_EVERY then
     call('EXPIRE', EXPIRY, ttl)
@@ -32,21 +50,23 @@ local function renew(ttl)
   if call('TTL', LISTS) > ttl - RENEWED_EVERY then
     return
   end
-  call('EXPIRE', LISTS, ttl)
-  call('EXPIRE', BEATS, ttl)
+  for _, key in ipairs({ LISTS, BEATS, LABELS, LABEL_EXPIRY }) do
+    call('EXPIRE', key, ttl)
+  end
   for _, name in ipairs(call('ZRANGE', LISTS, 0, -1)) do
     call('EXPIRE', PREFIX .. name, ttl)
   end
 end
 
 local lists_ttl = tonumber(ARGV[2])
-local swept = sweep(ARGV[1], lists_ttl)
+local swept = math.max(sweep(ARGV[1], lists_ttl), sweep_labels(ARGV[1], lists_ttl))
+local is_complete = call('ZSCORE', LISTS, COMPLETE) and call('ZSCORE', LABELS, COMPLETE)
 renew(lists_ttl)
 return {
   call('ZRANGEBYSCORE', BEATS, '-inf', '(' .. now_ms, 'LIMIT', 0, 256),
   call('ZRANGE', CANCELS, 0, 999),
   now_ms,
   swept,
-  call('ZSCORE', LISTS, COMPLETE) and 1 or 0,
+  is_complete and 1 or 0,
   malformed,
 }

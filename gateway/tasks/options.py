@@ -15,6 +15,7 @@ START_TIMEOUT, TIMEOUT = b"x-task-start-timeout", b"x-task-timeout"
 OPTION_FIELDS = frozenset({LABEL, PRIORITY, START_TIMEOUT, TIMEOUT})
 
 MAX_LABEL = 128
+LABEL_PATTERN = "^[!-~]+$"  # beside its length
 _LABEL = re.compile(rb"[!-~]{1,%d}" % MAX_LABEL)
 _IS_LOW = {b"normal": False, b"low": True}
 _SECONDS = re.compile(rb"0*([1-9][0-9]{0,4})")

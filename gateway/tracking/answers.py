@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 _READ_SECONDS = 0.25  # for a read while the store is known to be away; it may take reads and no writes
 _CANCEL_SECONDS = 1.0  # how long a cancel call waits for the end
+_LARGEST_PAGE = 1000
+_ASKED_AT_ONCE = 16  # cancels, of half as many connections as the store has
 
 
 class StoreUnavailable(Exception):
@@ -32,6 +34,10 @@ class StoreUnavailable(Exception):
 
 class ListIncomplete(StoreUnavailable):
     """The store rebuilds its lists."""
+
+
+class PartlyCancelled(StoreUnavailable):
+    """The tasks of a label in flight here are cancelled; the store could not be asked for those of other gateways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +67,11 @@ class Answers:
             raise StoreUnavailable("it may be a task whose gateway cannot write it now")
         return document if document is not None and is_visible(document, reader) else None
 
-    async def page(self, limit: int, state: State | None, cursor: str | None, reader: str | None) -> Page:
+    async def page(
+        self, limit: int, state: State | None, cursor: str | None, reader: str | None, label: str = ""
+    ) -> Page:
         """Some status documents, newest first. Raises StoreUnavailable and InvalidCursor."""
-        return await self._ask(self.listing.page(limit, state, cursor, reader))
+        return await self._ask(self.listing.page(limit, state, cursor, reader, label))
 
     async def wait(self, task_id: str, seen: str | None, seconds: float, reader: str | None) -> str | None:
         """As `read`, as soon as the event is not `seen` (None: the present one), the task has ended, or time is up."""
@@ -94,6 +102,42 @@ class Answers:
         while document is not None and not has_ended(document) and time.monotonic() < deadline:
             document = await self.wait(task_id, event_id(document), deadline - time.monotonic(), reader)
         return document
+
+    async def cancel_label(self, label: str, reader: str | None) -> int:
+        """Asks all tasks of `label` in flight to end, here and at other gateways. Returns how many.
+
+        Those that wait are asked first: a place that another task leaves is not for them. Raises PartlyCancelled if the
+        store is away: then the tasks of this gateway are cancelled.
+        """
+        count = self.own.cancel_label(label, reader)
+        try:
+            if not self.writer.is_up:
+                raise StoreUnavailable("it takes no writes")
+            # In the order of a task's moves: so one that moves on meanwhile is found.
+            waiting = await self._names_elsewhere(label, State.PENDING, reader)
+            running = await self._names_elsewhere(label, State.RUNNING, reader)
+            running = list(set(running).difference(waiting))
+            await self._ask_cancels(waiting)
+            await self._ask_cancels(running)
+        except StoreUnavailable as error:
+            raise PartlyCancelled(f"{error}; of this gateway's own tasks {count} were cancelled") from error
+        return count + len(waiting) + len(running)
+
+    async def _names_elsewhere(self, label: str, state: State, reader: str | None) -> list[str]:
+        """The names of the requests of `label` in `state` at other gateways. Looks at all tasks in that state."""
+        names, cursor = [], None
+        while True:
+            asked = self.store.page(_LARGEST_PAGE, state, cursor, owner=reader, exempt=self.writer.exempt)
+            page = await self._ask(asked)
+            tasks = [fields_of(document) or {} for document in page.documents]
+            names += [name_in(task) for task in tasks if task["extensions"].get("label") == label]
+            cursor = page.next_cursor
+            if cursor is None:
+                return [name for name in names if not self.own.is_own(name)]
+
+    async def _ask_cancels(self, names: list[str]) -> None:
+        for start in range(0, len(names), _ASKED_AT_ONCE):
+            await self._ask(asyncio.gather(*map(self.store.ask_cancel, names[start : start + _ASKED_AT_ONCE])))
 
     async def _read_both(self, task_id: str, own: TrackedTask | None) -> tuple[str | None, TrackedTask | None]:
         """The store's document, and our own task if this process knows more of it. Raises StoreUnavailable."""

@@ -29,11 +29,13 @@ class Listing:
     own: OwnTasks
     render: Callable[[TrackedTask], str]
 
-    async def page(self, limit: int, state: State | None, cursor: str | None, reader: str | None) -> Page:
+    async def page(
+        self, limit: int, state: State | None, cursor: str | None, reader: str | None, label: str = ""
+    ) -> Page:
         """Up to `limit` documents, newest first, from behind `cursor` on. Raises StoreError and InvalidCursor."""
 
         def page_of(size: int, at: str | None) -> Awaitable[Page]:
-            return self.store.page(size, state, at, owner=reader, exempt=self.writer.exempt)
+            return self.store.page(size, state, at, owner=reader, label=label, exempt=self.writer.exempt)
 
         if self.writer.is_up:
             page = await page_of(limit, cursor)
@@ -44,7 +46,7 @@ class Listing:
         rows = [
             (place(task.created_ms, task.task_id), task)
             for task in own.values()
-            if state in (None, task.state) and reader in (None, task.owner)
+            if state in (None, task.state) and reader in (None, task.owner) and label in ("", task.label)
         ]
         fresh: list[_Row] = [row for row in rows if start is None or row[0] < start]
         return await self._merged(page_of, own, fresh, limit, cursor)

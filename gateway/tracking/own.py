@@ -47,6 +47,16 @@ class OwnTasks:
         task.cut(Cancelled("the task was cancelled"))
         return True
 
+    def cancel_label(self, label: str, reader: str | None) -> int:
+        """Ends the requests of this label that are in flight here. Returns how many; `reader` (None: all) owns them.
+
+        First those that Ollama does not have: else one of them would get the place that another leaves.
+        """
+        found = [task for task in self.in_flight.values() if task.label == label and reader in (None, task.owner)]
+        for task in sorted(found, key=lambda task: task.started_ms is not None):
+            task.cut(Cancelled("the task was cancelled"))
+        return len(found)
+
     def write_again(self, name: str) -> None:
         """The store has an old status of the request of this name: it has forgotten what it was told since."""
         own = self.find(_id_in(name))

@@ -222,6 +222,7 @@ class Documents:
             task.owner,
             self.grace_seconds,
             task.is_first_record,
+            task.label,
         )
 
     def document(self, task: TrackedTask) -> str:

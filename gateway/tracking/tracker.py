@@ -301,9 +301,11 @@ class Tracker:
         """
         return await self._answers.read(task_id, reader)
 
-    async def page(self, limit: int, state: State | None, cursor: str | None, reader: str | None = None) -> Page:
+    async def page(
+        self, limit: int, state: State | None, cursor: str | None, reader: str | None = None, label: str = ""
+    ) -> Page:
         """Some status documents, newest first. Raises StoreUnavailable and InvalidCursor."""
-        return await self._answers.page(limit, state, cursor, reader)
+        return await self._answers.page(limit, state, cursor, reader, label)
 
     async def wait(self, task_id: str, seen: str | None, seconds: float, reader: str | None = None) -> str | None:
         """As `read`, as soon as the event is not `seen` (None: the present one), the task has ended, or time is up."""
@@ -315,3 +317,10 @@ class Tracker:
         None if there is none. Raises StoreUnavailable.
         """
         return await self._answers.cancel(task_id, reader)
+
+    async def cancel_label(self, label: str, reader: str | None = None) -> int:
+        """Asks all tasks of `label` in flight to end, here and at other gateways. Returns how many.
+
+        Raises PartlyCancelled if the store is away: then those of this gateway are cancelled.
+        """
+        return await self._answers.cancel_label(label, reader)

@@ -134,8 +134,22 @@ async def test_the_cancel_example_ends_the_task(tracked: Gateway, upstream: Upst
     stream.head()
     client = await ask(tracked, "report-17")
     await client.head()
-    shown = await output("bash", "-c", here(the_block(PAGE, "sh", "/cancel"), tracked.port), cwd=tmp_path)
+    shown = await output("bash", "-c", here(the_block(PAGE, "sh", "report-17/cancel"), tracked.port), cwd=tmp_path)
     assert json.loads(shown)["extensions"]["reason"] == "cancelled"
+    await within(30, upstream.exchanges[-1].closed.wait(), "the upstream is closed")
+    await client.close()
+
+
+async def test_the_label_example_lists_and_cancels(tracked: Gateway, upstream: Upstream, tmp_path: Path) -> None:
+    """It shows the tasks of the label, and ends the one in flight."""
+    stream = upstream.gated()
+    stream.head()
+    client = await tracked.send("POST", CHAT, (b"X-Task-Label", b"report-november"), body=b"{}")
+    await client.head()
+    shown = await output("bash", "-c", here(the_block(PAGE, "sh", "?label="), tracked.port), cwd=tmp_path)
+    listed, found, cancelled = shown.partition('{"cancelled":')
+    assert json.loads(listed)["items"][0]["extensions"]["label"] == "report-november"
+    assert json.loads(found + cancelled) == {"cancelled": 1}
     await within(30, upstream.exchanges[-1].closed.wait(), "the upstream is closed")
     await client.close()
 
@@ -158,6 +172,6 @@ async def test_every_reason_has_its_advice() -> None:
 async def test_every_example_of_the_page_is_run() -> None:
     """The page has no other examples than those above, and the terminal's command, which has tests of its own."""
     shell = blocks(PAGE, "sh")
-    assert (len(blocks(PAGE, "python")), len(shell), PAGE.count("\n```")) == (2, 3, 10)
+    assert (len(blocks(PAGE, "python")), len(shell), PAGE.count("\n```")) == (2, 4, 12)
     (command,) = [block for block in shell if "curl" not in block]
     assert command == "docker compose exec gateway ollama-gateway status report-17 --wait\n"

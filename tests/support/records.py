@@ -36,14 +36,18 @@ def record(
     owner: str = "",
     instance: str = "i",
     grace_seconds: float = 30,
+    label: str = "",
 ) -> Record:
     """The status of a task at `stage`, as the tracker of process `boot` writes it; attempt 0 claims the id."""
     finished_ms = created_ms if stage.rank == FINAL_RANK else None
     task = Task(
-        task_id, "POST", "/v1/x", "", created_ms, stage=stage, message=message, owner=owner, finished_ms=finished_ms
-    )
+        task_id, "POST", "/v1/x", "", created_ms, owner=owner, label=label, stage=stage, message=message,
+        finished_ms=finished_ms,
+    )  # fmt: skip
     head = document_head(task, algorithm_id="a", instance=instance, boot=boot, now=created_ms / 1000)
-    return Record(task_id, head, attempt, stage.rank, stage.state, created_ms, ttl_seconds, owner, grace_seconds)
+    return Record(
+        task_id, head, attempt, stage.rank, stage.state, created_ms, ttl_seconds, owner, grace_seconds, label=label
+    )
 
 
 async def put(store: Store, records: Sequence[Record]) -> list[Written]:
@@ -92,11 +96,13 @@ def ids(page: Page) -> list[str]:
     return [json.loads(document)["task_id"] for document in page.documents]
 
 
-async def walk(store: Store, limit: int = 1000, state: State | None = None, owner: str | None = None) -> list[str]:
+async def walk(
+    store: Store, limit: int = 1000, state: State | None = None, owner: str | None = None, label: str = ""
+) -> list[str]:
     """The ids of all pages, from the newest on."""
     found, cursor = [], None
     while True:
-        page = await store.page(limit, state, cursor, owner=owner)
+        page = await store.page(limit, state, cursor, owner=owner, label=label)
         assert len(page.documents) <= limit
         found += ids(page)
         cursor = page.next_cursor

@@ -15,7 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, 
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
 from gateway.tasks.stages import Stage, State
-from tests.support.records import BOOT, ids, put, record, stage_and_attempt, text_of, undated
+from tests.support.records import BOOT, ids, put, record, stage_and_attempt, stored, text_of, undated
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.store.interface import Record
     from tests.support.store import Store as Server
 
+labels = st.sampled_from(["", "job", "job:1@x", '"\\'])
 owners = st.sampled_from(["", "alice", "bob"])
 LIVES = [Stage.FORWARDING, Stage.STREAMING, Stage.DONE, Stage.ERROR, Stage.CANCELLED]
 
@@ -35,6 +36,7 @@ class Request:
     created_ms: int
     attempt: int
     owner: str = ""
+    label: str = ""
     stage: Stage = Stage.QUEUED
     written: list[Record] = field(default_factory=list)
 
@@ -46,6 +48,7 @@ class Request:
             attempt=self.attempt,
             created_ms=self.created_ms,
             owner=self.owner,
+            label=self.label,
         )
 
 
@@ -74,17 +77,17 @@ class Stores(RuleBasedStateMachine):
         """Closes the connections of this run."""
         self.run(self.redis.close())
 
-    @rule(target=requests, task_id=st.sampled_from("abc"), later_ms=st.integers(1, 3), owner=owners)
-    def begin(self, task_id: str, later_ms: int, owner: str) -> Request:
+    @rule(target=requests, task_id=st.sampled_from("abc"), later_ms=st.integers(1, 3), owner=owners, label=labels)
+    def begin(self, task_id: str, later_ms: int, owner: str, label: str) -> Request:
         """A request of any process with an id that the client chose."""
         self.now_ms += later_ms
-        return self.known(Request(task_id, self.now_ms, attempt=0, owner=owner))
+        return self.known(Request(task_id, self.now_ms, attempt=0, owner=owner, label=label))
 
-    @rule(target=requests, later_ms=st.integers(0, 1))
-    def begin_with_a_new_id(self, later_ms: int) -> Request:
+    @rule(target=requests, later_ms=st.integers(0, 1), label=labels)
+    def begin_with_a_new_id(self, later_ms: int, label: str) -> Request:
         """A request with a generated id, perhaps in the same millisecond as the last one."""
         self.now_ms += later_ms
-        return self.known(Request(f"generated-{len(self.seen)}", self.now_ms, attempt=1))
+        return self.known(Request(f"generated-{len(self.seen)}", self.now_ms, attempt=1, label=label))
 
     def known(self, request: Request) -> Request:
         """Remembers a request for the comparison."""
@@ -122,16 +125,33 @@ class Stores(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 4), state=st.none() | st.sampled_from(State), owner=st.none() | owners)
     def list_all(self, limit: int, state: State | None, owner: str | None) -> None:
         """Page for page the same tasks in the same order, with the same cursors."""
+        self.list_pages(limit, state, owner, "")
+
+    @rule(limit=st.integers(1, 4), label=labels, owner=st.none() | owners)
+    def list_label(self, limit: int, label: str, owner: str | None) -> None:
+        """The same with a label: exactly the tasks that have it now."""
+        listed = self.list_pages(limit, None, owner, label)
+        every = self.list_pages(1000, None, owner, "")
+        assert listed == [task_id for task_id in every if not label or self.label_of(task_id) == label]
+
+    def label_of(self, task_id: str) -> str | None:
+        """The label in a task's document."""
+        label: str | None = self.run(stored(self.memory, task_id))["extensions"]["label"]
+        return label
+
+    def list_pages(self, limit: int, state: State | None, owner: str | None, label: str) -> list[str]:
+        """The ids of all pages, after both stores were found to give the same."""
         cursor, listed = None, []
         while True:
-            one = self.run(self.redis.page(limit, state, cursor, owner=owner))
-            other = self.run(self.memory.page(limit, state, cursor, owner=owner))
+            one = self.run(self.redis.page(limit, state, cursor, owner=owner, label=label))
+            other = self.run(self.memory.page(limit, state, cursor, owner=owner, label=label))
             assert (ids(one), one.next_cursor) == (ids(other), other.next_cursor)
             listed += ids(one)
             cursor = one.next_cursor
             if cursor is None:
                 break
         assert len(listed) == len(set(listed))
+        return listed
 
     @invariant()
     def documents_agree(self) -> None:
