@@ -55,7 +55,11 @@ class _Value:
     name: str
     source: str
     check: _Check
-    is_needed: bool = False  # False: documents of earlier versions may be without it
+    is_needed: bool = False  # in `extensions`: no version wrote documents without it
+
+
+def _as_code(values: tuple[_Value, ...]) -> str:
+    return "{" + ", ".join(f"{value.name!r}: {value.source}" for value in values) + "}"
 
 
 # The layout of the document (contract 4.3), in the order in which it is written.
@@ -82,11 +86,6 @@ _EXTENSIONS = (
     _Value("lost_after_ms", "None", _or_null(_is_ms)),
 )
 _STORES_TAIL = '0,"lost_after_ms":null}}'  # the text from the value of `attempt` on
-
-
-def _as_code(values: tuple[_Value, ...]) -> str:
-    return "{" + ", ".join(f"{value.name!r}: {value.source}" for value in values) + "}"
-
 
 _DOCUMENT = (
     _Value("version", "VERSION", _is(VERSION)),
