@@ -198,6 +198,29 @@ async def test_if_the_one_that_tries_leaves_another_one_tries(monkeypatch: pytes
     await until(lambda: second.is_running, 5, "it runs")
 
 
+class Connecting(Request):
+    """A request that connects to Ollama until the test says how that ends."""
+
+    def on_place(self) -> None:
+        self.tries += 1
+
+
+@pytest.mark.asyncio
+async def test_one_that_was_refused_tries_again_though_another_got_through_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two connect at once, as Ollama comes up: the one that was refused must not keep its place for nothing."""
+    monkeypatch.setattr(module, "_TRY_SECONDS", 0.01)
+    places = make(2, 10)
+    refused, lucky, waiting = (Connecting(places).ready() for _ in range(3))
+    assert refused.place.refused(REFUSED)
+    lucky.place.run()
+    await until(lambda: refused.tries == 2, 5, "it tries again")
+    refused.place.run()
+    lucky.place.leave()
+    assert waiting.tries == 1
+
+
 @pytest.mark.asyncio
 async def test_after_fifteen_seconds_of_refusals_all_that_wait_are_dismissed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then each request tries once and fails at once, until Ollama takes one, or was not asked for as long again."""
