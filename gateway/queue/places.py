@@ -243,15 +243,21 @@ class Places:
         self._next_try = asyncio.get_running_loop().call_later(_TRY_SECONDS, self._try_again, error)
 
     def _try_again(self, error: UpstreamUnavailable) -> None:
-        """Those that were refused try again. If all of them have left, the next request gets a place to try with."""
+        """Those that were refused try again. If there is none, the next request gets a place to try with.
+
+        Those that have a place may still wait for their body, so they do not count as tries. Nor is a request dismissed
+        for refusals before it came.
+        """
         self._next_try = None
         if self._condition is not _Condition.REFUSING:
             return
-        if self._clock() - self._refusing_since >= REFUSAL_SECONDS:
+        is_over = self._clock() - self._refusing_since >= REFUSAL_SECONDS
+        if is_over and (self._refused or not self.queue.length):
             self._condition = _Condition.DOWN
             self._dismiss_all(error)
             return
-        if not self.queue.placed and (place := self.queue.place_next()) is not None:
+        can_place = not self._refused and self.queue.places < self.max_running
+        if can_place and (place := self.queue.place_next()) is not None:
             self._refused[place] = None
         self._tell_refused()
         self._try_later(error)

@@ -222,6 +222,33 @@ async def test_one_that_was_refused_tries_again_though_another_got_through_meanw
 
 
 @pytest.mark.asyncio
+async def test_one_with_a_place_whose_body_is_not_here_keeps_none_from_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its place ahead of its body, and may never ask Ollama."""
+    monkeypatch.setattr(module, "_TRY_SECONDS", 0.01)
+    places = make(2, 10)
+    _without_body, refused, waiting = (Connecting(places).ready() for _ in range(3))
+    assert refused.place.refused(REFUSED)
+    refused.place.leave()
+    await until(lambda: waiting.tries == 1, 5, "the next one tries")
+
+
+@pytest.mark.asyncio
+async def test_one_that_comes_after_the_last_refusal_is_not_dismissed_without_a_try(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that were refused have left, so Ollama may be up for long."""
+    monkeypatch.setattr(module, "_TRY_SECONDS", 0.01)
+    clock = Clock()
+    places = make(1, 10, clock)
+    refused = Request(places, refuses=lambda: True).ready()
+    refused.place.leave()
+    clock.now += REFUSAL_SECONDS
+    late = Request(places).ready()
+    await until(lambda: late.is_running or late.error is not None, 5, "it tries, or is dismissed")
+    assert late.error is None
+
+
+@pytest.mark.asyncio
 async def test_after_fifteen_seconds_of_refusals_all_that_wait_are_dismissed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then each request tries once and fails at once, until Ollama takes one, or was not asked for as long again."""
     monkeypatch.setattr(module, "_TRY_SECONDS", 0.01)
