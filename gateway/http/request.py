@@ -23,6 +23,8 @@ _PAGE_FIELDS = [
     (b"content-type", b"text/html; charset=utf-8"),
     (b"content-security-policy", b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
 ]
+# Each piece of a body takes some 50 bytes beside its own. A chunk may have a single byte.
+_MOST_PIECES = 512
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Each answer of our own has these fields, unless it has its own value: browsers do not guess its type, pages of other
 # sites cannot load it as an image or a script, caches do not keep it.
@@ -141,6 +143,8 @@ class Request(RequestHead):
 
     def feed(self, piece: bytes) -> None:
         """A piece of the body has come."""
+        if len(self._pieces) == _MOST_PIECES:
+            self._pieces = [b"".join(self._pieces)]
         self._pieces.append(piece)
         self.body_bytes += len(piece)
         self.waiting_bytes += len(piece)

@@ -132,6 +132,7 @@ class Places:
         self._refusing_since = 0.0
         self._refused_at = -math.inf  # the last time
         self._refused: dict[Place, None] = {}  # those that are to try again
+        self._next_try: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Places {self.running} of {self.max_running} taken, {self.waiting} waiting, {self._condition.name}>"
@@ -201,7 +202,7 @@ class Places:
         self._running[place] = self._clock()
         if self._condition is not _Condition.OPEN:
             self._condition = _Condition.OPEN
-            asyncio.get_running_loop().call_soon(self.give)
+            asyncio.get_running_loop().call_soon(self._go_on)
 
     def left(self, place: Place) -> None:
         """A request has left. The next one gets its place in this turn of the loop."""
@@ -219,28 +220,47 @@ class Places:
         self._refused_at = now
         if is_new:
             self._refusing_since = now
-            if self._condition is not _Condition.REFUSING:
-                self._condition = _Condition.REFUSING
-                asyncio.get_running_loop().call_later(_TRY_SECONDS, self._try_again, error)
+            self._condition = _Condition.REFUSING
+            if self._next_try is None:
+                self._try_later(error)
         if self._condition is _Condition.DOWN:
             return False
         self._refused[place] = None
         return True
 
+    def _go_on(self) -> None:
+        """Ollama takes connections again. Those that were refused before have their places still."""
+        if self._condition is _Condition.OPEN:
+            self._tell_refused()
+            self.give()
+
+    def _tell_refused(self) -> None:
+        trying, self._refused = self._refused, {}
+        for place in trying:
+            place.tell(self._clock())
+
+    def _try_later(self, error: UpstreamUnavailable) -> None:
+        self._next_try = asyncio.get_running_loop().call_later(_TRY_SECONDS, self._try_again, error)
+
     def _try_again(self, error: UpstreamUnavailable) -> None:
-        """Those that were refused try again. If all of them have left, the next request gets a place to try with."""
+        """Those that were refused try again. If there is none, the next request gets a place to try with.
+
+        Those that have a place may still wait for their body, so they do not count as tries. Nor is a request dismissed
+        for refusals before it came.
+        """
+        self._next_try = None
         if self._condition is not _Condition.REFUSING:
             return
-        if self._clock() - self._refusing_since >= REFUSAL_SECONDS:
+        is_over = self._clock() - self._refusing_since >= REFUSAL_SECONDS
+        if is_over and (self._refused or not self.queue.length):
             self._condition = _Condition.DOWN
             self._dismiss_all(error)
             return
-        trying, self._refused = self._refused, {}
-        if not self.queue.placed and (place := self.queue.place_next()) is not None:
-            trying[place] = None
-        for place in trying:
-            place.tell(self._clock())
-        asyncio.get_running_loop().call_later(_TRY_SECONDS, self._try_again, error)
+        can_place = not self._refused and self.queue.places < self.max_running
+        if can_place and (place := self.queue.place_next()) is not None:
+            self._refused[place] = None
+        self._tell_refused()
+        self._try_later(error)
 
     def _dismiss_all(self, error: GatewayError) -> None:
         """Dismisses all that are not with Ollama. None of them gets a place that another gives back meanwhile."""

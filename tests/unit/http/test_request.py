@@ -1,7 +1,11 @@
-"""Owns what the head of an answer leaves room for: no body goes out that the head does not announce (contract 3.1)."""
+"""Owns what the head of an answer leaves room for: no body goes out that the head does not announce (contract 3.1).
+
+And what a body that waits takes in memory (contract 8.7).
+"""
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -103,3 +107,17 @@ def test_a_body_without_a_length_has_any(is_http_10: bool) -> None:
     request.end(b"!")
     assert wire.body == (b"hello!" if is_http_10 else b"5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n")
     assert wire.end == "finished"
+
+
+def test_a_body_in_tiny_chunks_takes_no_more_memory_than_its_bytes() -> None:
+    """Each piece would else take twenty times its size."""
+    request, _ = asked("POST")
+    tracemalloc.start()
+    try:
+        for number in range(2**16):
+            request.feed(number.to_bytes(2))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 2 * request.waiting_bytes
+    assert request.take() == b"".join(number.to_bytes(2) for number in range(2**16))

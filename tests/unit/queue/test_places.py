@@ -198,6 +198,56 @@ async def test_if_the_one_that_tries_leaves_another_one_tries(monkeypatch: pytes
     await until(lambda: second.is_running, 5, "it runs")
 
 
+class Connecting(Request):
+    """A request that connects to Ollama until the test says how that ends."""
+
+    def on_place(self) -> None:
+        self.tries += 1
+
+
+@pytest.mark.asyncio
+async def test_one_that_was_refused_tries_again_though_another_got_through_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two connect at once, as Ollama comes up: the one that was refused must not keep its place for nothing."""
+    monkeypatch.setattr(module, "_TRY_SECONDS", 0.01)
+    places = make(2, 10)
+    refused, lucky, waiting = (Connecting(places).ready() for _ in range(3))
+    assert refused.place.refused(REFUSED)
+    lucky.place.run()
+    await until(lambda: refused.tries == 2, 5, "it tries again")
+    refused.place.run()
+    lucky.place.leave()
+    assert waiting.tries == 1
+
+
+@pytest.mark.asyncio
+async def test_one_with_a_place_whose_body_is_not_here_keeps_none_from_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its place ahead of its body, and may never ask Ollama."""
+    monkeypatch.setattr(module, "_TRY_SECONDS", 0.01)
+    places = make(2, 10)
+    _without_body, refused, waiting = (Connecting(places).ready() for _ in range(3))
+    assert refused.place.refused(REFUSED)
+    refused.place.leave()
+    await until(lambda: waiting.tries == 1, 5, "the next one tries")
+
+
+@pytest.mark.asyncio
+async def test_one_that_comes_after_the_last_refusal_is_not_dismissed_without_a_try(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that were refused have left, so Ollama may be up for long."""
+    monkeypatch.setattr(module, "_TRY_SECONDS", 0.01)
+    clock = Clock()
+    places = make(1, 10, clock)
+    refused = Request(places, refuses=lambda: True).ready()
+    refused.place.leave()
+    clock.now += REFUSAL_SECONDS
+    late = Request(places).ready()
+    await until(lambda: late.is_running or late.error is not None, 5, "it tries, or is dismissed")
+    assert late.error is None
+
+
 @pytest.mark.asyncio
 async def test_after_fifteen_seconds_of_refusals_all_that_wait_are_dismissed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then each request tries once and fails at once, until Ollama takes one, or was not asked for as long again."""
