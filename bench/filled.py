@@ -12,6 +12,7 @@ import uvloop
 
 from gateway.store.interface import Record, StoreError, Written
 from gateway.store.redis import RedisStore
+from gateway.tasks.document import document_head
 from gateway.tasks.task import Reason, Task
 
 _BATCH_TASKS = 256
@@ -67,5 +68,5 @@ def _record(number: int, created_ms: int) -> Record:
         task.finish(None, "complete", created_ms)
     else:
         task.finish(Reason.UPSTREAM_STATUS, "the upstream answered HTTP 500", created_ms)
-    head = task.document_head(algorithm_id="ollama-openai", instance="bench", boot="bench-1-1", now=created_ms / 1000)
+    head = document_head(task, algorithm_id="ollama-openai", instance="bench", boot="bench-1-1", now=created_ms / 1000)
     return Record(task.task_id, head, task.attempt, task.stage.rank, task.state, created_ms, _TTL_SECONDS)

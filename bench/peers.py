@@ -18,7 +18,9 @@ from bench.filled import fill
 from bench.process import Process, StartFailedError, answers, free_port, frozen, running
 from bench.procstat import Meter, tree
 
-GATEWAYS = ("gateway", "gateway-ids", "gateway-no-store", "gateway-frozen", "gateway-1k", "gateway-1m")
+GATEWAYS = (
+    "gateway", "gateway-ids", "gateway-queue", "gateway-no-store", "gateway-frozen", "gateway-1k", "gateway-1m",
+)  # fmt: skip
 # The variants of another checkout, by the variant of this one that each is measured beside.
 BEFORE = {"gateway": "before", "gateway-ids": "before-ids"}
 PEERS = ("nginx", "nginx-tuned", "haproxy", "floor", "fastapi", "litellm", "portkey")
@@ -29,6 +31,7 @@ TITLES = {
     "haproxy": "HAProxy",
     "gateway": "gateway",
     "gateway-ids": "gateway, client ids",
+    "gateway-queue": "gateway, MAX_RUNNING=64",
     "before": "before",
     "before-ids": "before, client ids",
     "gateway-no-store": "gateway, no store",
@@ -176,6 +179,7 @@ class _Builder:
             "gateway-ids": lambda: self._tracking(
                 "gateway-ids", self._once("gateway", self._common_gateway), sends_task_ids=True
             ),
+            "gateway-queue": lambda: self._tracking("gateway-queue", self._gateway(self._store(), MAX_RUNNING="64")),
             "before": lambda: self._tracking("before", self._once("before", self._before)),
             "before-ids": lambda: self._tracking("before-ids", self._once("before", self._before), sends_task_ids=True),
             "gateway-no-store": lambda: self._plain("gateway-no-store", self._gateway(None)),
@@ -228,7 +232,7 @@ class _Builder:
     def _before(self) -> Process:
         return self._gateway(self._old_store(), self._beside)
 
-    def _gateway(self, store: Process | None, checkout: Path = tools.ROOT) -> Process:
+    def _gateway(self, store: Process | None, checkout: Path = tools.ROOT, **settings: str) -> Process:
         port = free_port()
         env = {
             "UPSTREAM_BASE": f"http://127.0.0.1:{self._upstream.port}",
@@ -238,6 +242,7 @@ class _Builder:
             "LOG_LEVEL": "warning",  # no access lines, as with nginx
             **({"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(store.port)} if store else {}),
             **self._gateway_env,
+            **settings,
         }
         argv = [sys.executable, "-m", "gateway"]
         how = running(self._folder, "gateway", argv, port, env, cwd=checkout, is_ready=answers(_READY))

@@ -1,4 +1,4 @@
-"""Plots as SVG: one dot per variant on a logarithmic scale, with the range of its rounds.
+"""Plots as SVG: one dot per variant on a logarithmic scale, with the range of its rounds; or lines from left to right.
 
 Owns the drawing, which is readable on light and dark pages. Pure.
 """
@@ -29,6 +29,9 @@ text.ours { font-weight: 600; stroke: none; }
   .ours { fill: #4493f8; stroke: #4493f8; }
 }
 """
+
+
+_LINES_LEFT, _LINES_RIGHT, _LINES_HEIGHT = 40, 150, 260
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,57 @@ def dot_plot(title: str, unit: str, dots: Sequence[Dot]) -> str:
     for number, dot in enumerate(dots):
         lines += _row(dot, _TOP + _ROW * number + _ROW / 2, x(dot.lowest), x(dot.middle), x(dot.highest))
     return "\n".join([*lines, "</svg>", ""])
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One value per position, from 1 on."""
+
+    title: str
+    values: Sequence[float]
+
+
+def line_plot(title: str, unit: str, lines: Sequence[Line]) -> str:
+    """The plot, from 0 up. Each line has its title at its right end; all have the same number of values."""
+    most, count = _round_up(max(max(line.values) for line in lines)), len(lines[0].values)
+    bottom = _TOP + _LINES_HEIGHT
+
+    def x(position: int) -> float:
+        return _LINES_LEFT + (position - 1) / max(1, count - 1) * (_WIDTH - _LINES_LEFT - _LINES_RIGHT)
+
+    def y(value: float) -> float:
+        return bottom - max(0.0, value) / most * _LINES_HEIGHT
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {bottom + 28}" role="img"',
+        f' aria-label="{escape(title)}">',
+        f"<style>{_STYLE}</style>",
+        f'<text class="title" x="0" y="16">{escape(title)}</text>',
+        f'<text class="note" x="0" y="34">{escape(unit)}</text>',
+    ]
+    for number in range(5):
+        value = most * number / 4
+        parts += [
+            f'<line class="grid" x1="{_LINES_LEFT}" y1="{y(value):.1f}" x2="{x(count):.1f}" y2="{y(value):.1f}"/>',
+            f'<text class="tick" x="{_LINES_LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>',
+        ]
+    for position in (1, *range(10, count + 1, 10)):
+        parts.append(
+            f'<text class="tick" x="{x(position):.1f}" y="{bottom + 18}" text-anchor="middle">{position}</text>'
+        )
+    for line in lines:
+        points = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in enumerate(line.values, 1))
+        parts += [
+            f'<polyline class="ours" points="{points}" style="fill: none" stroke-width="2"/>',
+            f'<text x="{x(count) + 10:.1f}" y="{y(line.values[-1]) + 4:.1f}">{escape(line.title)}</text>',
+        ]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _round_up(value: float) -> float:
+    """The least of 1, 2, 4 or 10 times a power of ten that is not below the value: a fourth of it is a short number."""
+    power: float = 10 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 4, 10) if value <= step * power)
 
 
 def _tick(power: int) -> str:

@@ -16,7 +16,8 @@ _PLAIN = ("direct", "nginx", "nginx-tuned", "haproxy", "gateway")
 _FEW = ("direct", "nginx", "haproxy", "gateway")
 _FILLED = ("gateway-1k", "gateway-1m")
 _ALL = (
-    *_PLAIN, "gateway-ids", "gateway-no-store", "gateway-frozen", "floor", "fastapi", "litellm", "portkey",
+    *_PLAIN, "gateway-ids", "gateway-queue", "gateway-no-store", "gateway-frozen", "floor", "fastapi", "litellm",
+    "portkey",
 )  # fmt: skip
 
 SCENARIOS: tuple[Scenario, ...] = (

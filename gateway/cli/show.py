@@ -72,7 +72,7 @@ def waiting(task_id: str, *, is_wanted: bool) -> Iterator[Callable[[Document], N
         yield lambda _: None
         return
     with _console().status(Text(task_id)) as status:
-        yield lambda document: status.update(Text(readable(f"{task_id}: {document['state']} {document['stage']}")))
+        yield lambda document: status.update(Text(readable(f"{task_id}: {document['state']} {_stage(document)}")))
 
 
 class LiveTable:
@@ -122,21 +122,26 @@ def _table(tasks: list[Document]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, is_whole in (("TASK", False), ("STATE", True), ("STAGE", True), ("REQUEST", False)):
         table.add_column(name, overflow="fold", no_wrap=is_whole)
+    has_labels = any(_more(task)["label"] for task in tasks)
+    if has_labels:
+        table.add_column("LABEL", overflow="fold")
     for name in ("AGE", "FIRST BYTE", "TOOK", "BYTES"):
         table.add_column(name, justify="right", no_wrap=True)
     now_ms = time.time() * 1000
     for task in tasks:
-        table.add_row(*_row(task, now_ms))
+        table.add_row(*_row(task, now_ms, has_labels=has_labels))
     return table
 
 
-def _row(task: Document, now_ms: float) -> list[Text]:
+def _row(task: Document, now_ms: float, *, has_labels: bool) -> list[Text]:
     more = _more(task)
+    label = [Text(readable(more["label"] or ""))] if has_labels else []
     return [
         Text(readable(task["task_id"])),
         _state(task),
         Text(_stage(task)),
         Text(readable(f"{more['method']} {more['path']}")),
+        *label,
         Text(_span(more["created_ms"], now_ms)),
         Text(_span(more["started_ms"], more["first_byte_ms"])),
         Text(_span(more["started_ms"], more["finished_ms"] or now_ms)),
@@ -150,11 +155,14 @@ def _facts(task: Document) -> Iterator[tuple[str, str | Text]]:
     yield "task", task["task_id"]
     yield "state", _state(task)
     yield "stage", task["stage"]
+    yield "queue", f"position {_position(more)}" if _position(more) else "-"
     yield "reason", more["reason"] or "-"
     yield "message", task["message"]
     yield "request", f"{more['method']} {more['path']}{query}, {_size(more['request_bytes'])}"
+    yield "label", more["label"] or "-"
     yield "answer", f"status {more['status_code'] or '-'}, {_size(more['response_bytes'])}"
     yield "created", _moment(more["created_ms"])
+    yield "waited", _span(more["created_ms"], more["started_ms"] or more["finished_ms"] or time.time() * 1000)
     yield "first byte", _span(more["started_ms"], more["first_byte_ms"])
     yield "took", _span(more["started_ms"], more["finished_ms"] or time.time() * 1000)
     yield "heartbeat", _moment(task["timestamp"] * 1000)
@@ -179,8 +187,14 @@ def _state(task: Document) -> Text:
 
 
 def _stage(task: Document) -> str:
-    """The stage, or a failed task's reason, which says more."""
-    return readable(_more(task)["reason"] or task["stage"])
+    """The stage, with the position in the queue; or a failed task's reason, which says more."""
+    more = _more(task)
+    return readable(more["reason"] or f"{task['stage']} {_position(more)}".rstrip())
+
+
+def _position(more: _More) -> str:
+    """Position and length, "3 of 12". Empty if the task is not in the queue."""
+    return "" if more["queue_position"] is None else f"{more['queue_position']} of {more['queue_length']}"
 
 
 def _moment(unix_ms: float | None) -> str:

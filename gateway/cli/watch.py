@@ -1,6 +1,7 @@
 """Follows tasks of a gateway: one task until it has ended, or the list until the user stops.
 
-For one task it uses the gateway's `wait` parameter. For the list it asks every two seconds, with the ETag.
+For one task it uses the gateway's `wait` parameter; while the task is in the queue it asks every two seconds, because
+positions wake no `wait`. For the list it asks every two seconds, with the ETag.
 """
 
 import time
@@ -35,7 +36,10 @@ def ended(client: Client, task_id: str, seconds: float, tell: Callable[[Document
         left = min(end - time.monotonic(), _LONGEST_WAIT_SECONDS)
         if has_ended(last) or left <= 0:
             return last
-        document = client.document(task_id, left, last["event_id"])
+        if last["extensions"].get("queue_position") is not None:
+            document = client.document(task_id, min(left, _AGAIN_SECONDS))
+        else:
+            document = client.document(task_id, left, last["event_id"])
 
 
 def follow(client: Client, limit: int, only: Mapping[str, str], view: View) -> None:

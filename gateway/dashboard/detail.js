@@ -3,7 +3,7 @@
 import { Away, Refused } from "./api.js";
 import { byId, el, setText } from "./dom.js";
 import { readable } from "./format.js";
-import { isInFlight, later } from "./history.js";
+import { isInFlight, isWaiting, later } from "./history.js";
 import { describe } from "./tasks.js";
 
 const WAIT_SECONDS = 25;
@@ -74,11 +74,16 @@ export class Detail {
   }
 
   #draw(task) {
-    setText(byId("detail-note"), isInFlight(task) ? "The task is running. Changes appear here." : "");
+    setText(byId("detail-note"), note(task));
     const rows = describe(task, this.api.now()).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, el("bdi", {}, value))]);
     byId("detail-fields").replaceChildren(...rows);
     setText(byId("detail-document"), JSON.stringify(task, null, 2).split("\n").map(readable).join("\n"));
   }
+}
+
+function note(task) {
+  if (!isInFlight(task)) return "";
+  return isWaiting(task) ? "The task waits for its turn. Changes appear here." : "The task is running. Changes appear here.";
 }
 
 export function statusPath(id) {

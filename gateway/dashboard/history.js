@@ -13,6 +13,7 @@ const RANKS = { queued: 0, forwarding: 1, streaming: 2 };
 const rank = (task) => RANKS[task.stage] ?? 3;
 
 export const isInFlight = (task) => task.state === "PENDING" || task.state === "RUNNING";
+export const isWaiting = (task) => task.state === "PENDING" && task.extensions.queue_position != null;
 export const createdMs = (task) => task.extensions.created_ms;
 export const newestFirst = (a, b) => createdMs(b) - createdMs(a) || (a.task_id < b.task_id ? 1 : -1);
 
@@ -96,7 +97,8 @@ export class History {
     const add = (name, rest, kind, parameters) => others.push({ name, rest, kind, path: path(parameters) });
     if (this.#isNewestFull) add("RUNNING", 5, "in-flight", { limit: IN_FLIGHT_PAGE, state: "RUNNING" });
     if (this.#walks.length) add("walk", 0, "walk", { limit: WALK_PAGE, cursor: this.#walks.at(-1) });
-    if (this.#isNewestFull) add("PENDING", 9, "in-flight", { limit: IN_FLIGHT_PAGE, state: "PENDING" });
+    const rest = this.#all().some(isWaiting) ? 3 : 9; // positions change often
+    if (this.#isNewestFull) add("PENDING", rest, "in-flight", { limit: IN_FLIGHT_PAGE, state: "PENDING" });
     if (viewPath) others.push({ name: "view", rest: 1, kind: "view", path: viewPath });
     return others;
   }

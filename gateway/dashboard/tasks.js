@@ -3,7 +3,7 @@
 import { Away } from "./api.js";
 import { announce, byId, el, Rows, setClass, setText } from "./dom.js";
 import { age, bytes, clock, count, duration, readable, REASONS } from "./format.js";
-import { createdMs, isInFlight } from "./history.js";
+import { createdMs, isInFlight, isWaiting } from "./history.js";
 
 // A field that an earlier version did not write into `extensions` is undefined here; it is shown like null.
 const MOST_IN_FLIGHT = 200;
@@ -11,6 +11,7 @@ const key = (task) => `${task.extensions.attempt}:${task.task_id}`;
 const target = ({ method, path, query }) => readable(`${method} ${path}${query ? `?${query}` : ""}`);
 const firstByte = ({ created_ms, first_byte_ms }) => duration(first_byte_ms == null ? null : first_byte_ms - created_ms);
 
+const position = ({ queue_position, queue_length }) => (queue_position == null ? "" : `position ${queue_position} of ${queue_length}`);
 const took = ({ extensions }) => duration(extensions.finished_ms == null ? null : extensions.finished_ms - extensions.created_ms);
 
 export class TaskTables {
@@ -21,6 +22,7 @@ export class TaskTables {
     this.inFlight = new Rows(byId("in-flight"), this.#inFlightColumns(cancel), key, byId("h-in-flight"));
     this.recent = new Rows(byId("recent"), this.#recentColumns(), key, byId("h-recent"));
     this.shownInFlight = [];
+    this.waiting = []; // all of them, also those that the table leaves out
   }
 
   // `isOld` says that lists fail at the moment.
@@ -28,6 +30,10 @@ export class TaskTables {
     this.shownInFlight = tasks.slice(0, MOST_IN_FLIGHT);
     this.inFlight.show(this.shownInFlight);
     setText(byId("in-flight-count"), String(tasks.length));
+    this.waiting = tasks.filter(isWaiting);
+    setText(byId("queue-running"), tasks.filter(({ state }) => state === "RUNNING").length.toLocaleString());
+    setText(byId("queue-waiting"), this.waiting.length.toLocaleString());
+    this.#showLongestWait();
     const left = tasks.length - this.shownInFlight.length;
     const nothing = isOld ? "Nothing was running at the last update." : "Nothing runs at the moment.";
     setText(byId("in-flight-note"), left > 0 ? `and ${left} older` : tasks.length ? "" : nothing);
@@ -36,6 +42,12 @@ export class TaskTables {
   // Ages grow between two answers.
   tick() {
     this.inFlight.show(this.shownInFlight);
+    this.#showLongestWait();
+  }
+
+  #showLongestWait() {
+    const oldest = Math.min(...this.waiting.map(createdMs));
+    setText(byId("queue-longest"), this.waiting.length ? age(this.api.now() - oldest) : "–");
   }
 
   // `leftOut` says how many records of the page are malformed.
@@ -49,7 +61,7 @@ export class TaskTables {
   #inFlightColumns(cancel) {
     return [
       (cell, task) => this.#fillTask(cell, task),
-      (cell, { stage }) => fillBadge(cell, stage, stage),
+      fillStage,
       (cell, task) => setText(cell, age(this.api.now() - createdMs(task))),
       (cell, { extensions }) => setText(cell, firstByte(extensions)),
       (cell, { extensions }) => setText(cell, bytes(extensions.response_bytes)),
@@ -75,9 +87,11 @@ export class TaskTables {
     if (!cell.firstChild) {
       const button = el("button", { type: "button", class: "id", title: task.task_id }, task.task_id);
       button.addEventListener("click", () => this.open(task.task_id));
-      cell.append(button, el("bdi", { class: "target" }));
+      cell.append(button, el("bdi", { class: "target" }), el("bdi", { class: "label" }));
     }
-    fillText(cell.lastChild, target(task.extensions));
+    const [, request, label] = cell.children;
+    fillText(request, target(task.extensions));
+    fillText(label, readable(task.extensions.label ?? ""));
   }
 }
 
@@ -90,6 +104,13 @@ function fillBadge(cell, text, kind) {
   if (!cell.firstChild) cell.append(el("span"));
   setText(cell.firstChild, text);
   setClass(cell.firstChild, `badge ${kind}`);
+}
+
+// The stage; below it, in the queue, the position.
+function fillStage(cell, { stage, extensions }) {
+  fillBadge(cell, stage, stage);
+  if (cell.children.length === 1) cell.append(el("span", { class: "position" }));
+  setText(cell.lastChild, position(extensions));
 }
 
 function fillResult(cell, { extensions, stage }) {
@@ -160,8 +181,11 @@ export function describe(task, now) {
     ["Message", readable(task.message)],
     ["Reason", more.reason ? `${readable(more.reason)}: ${REASONS[more.reason] ?? "?"}` : "–"],
     ["Request", target(more)],
+    ["Label", readable(more.label ?? "–")],
+    ["Queue", position(more) ? `${position(more)}, waiting since ${at(more.created_ms)}` : "–"],
     ["Answer", more.status_code == null ? "–" : `HTTP ${more.status_code}${more.stream ? ", a stream" : ""}`],
     ["Created", at(more.created_ms)],
+    ["With Ollama", `${at(more.started_ms)}${more.started_ms == null ? "" : `, after ${duration(more.started_ms - more.created_ms)}`}`],
     ["First byte", `${at(more.first_byte_ms)}${more.first_byte_ms == null ? "" : `, after ${firstByte(more)}`}`],
     ["Ended", more.finished_ms == null ? "–" : `${at(more.finished_ms)}, after ${took(task)}`],
     ["Bytes", `${bytes(more.request_bytes)} up, ${bytes(more.response_bytes)} down`],

@@ -121,7 +121,7 @@ HANDOVER = _add(
 QUEUE_WAIT = _add(
     "histogram",
     _PREFIX + "queue_wait_seconds",
-    "How long a request waited in the queue until it went to Ollama, with MAX_RUNNING.",
+    "With MAX_RUNNING: how long a request waited in the queue until it had its place.",
     buckets=LONG,
 )
 REQUEST_BYTES = _add("counter", _PREFIX + "request_body_bytes", "Body bytes of ended requests.", ("path",), _BY_PATH)
@@ -199,8 +199,10 @@ class Counts:
         row[_TASKS + _REASON_OF[task.reason]] += 1
         row[_REQUEST_BYTES + path] += task.request_bytes
         row[_RESPONSE_BYTES + path] += task.response_bytes
-        created_ms, queued_ms = task.created_ms, task.queued_ms
+        created_ms, queued_ms = task.created_ms, task.queued_ms or 0
         self.observe(DURATION, ((task.finished_ms or 0) - created_ms) / 1000, path)
+        if task.queued_ms is not None:
+            self.observe(QUEUE_WAIT, queued_ms / 1000)
         if task.first_byte_ms is not None:
             self.observe(FIRST_BYTE, (task.first_byte_ms - created_ms - queued_ms) / 1000, path)
         if task.started_ms is not None:

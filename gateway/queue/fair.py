@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterator
 from enum import Enum, auto
 from itertools import chain
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 
 class Standing(Enum):
@@ -22,21 +22,17 @@ class Standing(Enum):
     GONE = auto()  # it has not joined, or has left
 
 
-class Ticket:
-    """One request in the queue. `number` counts arrivals; `is_ready` says that it could use a place at once."""
+class Ticket(Protocol):
+    """One request in the queue. The queue alone sets `number`, the count of arrivals, and `standing`.
 
-    __slots__ = ("is_low", "is_ready", "number", "owner", "standing")
+    `owner` is the name of its key. `is_ready` says that it could use a place at once.
+    """
 
-    def __init__(self, owner: str, *, is_low: bool) -> None:
-        self.owner = owner
-        self.is_low = is_low
-        self.number = 0
-        self.is_ready = False
-        self.standing = Standing.GONE  # until it joins
-
-    def __repr__(self) -> str:
-        priority = "low" if self.is_low else "normal"
-        return f"<Ticket {self.number} of {self.owner!r}, {priority}, {self.standing.name}>"
+    owner: str
+    is_low: bool
+    is_ready: bool
+    number: int
+    standing: Standing
 
 
 T = TypeVar("T", bound=Ticket)
@@ -45,25 +41,20 @@ T = TypeVar("T", bound=Ticket)
 class _Owner(Generic[T]):
     """The requests of one key. Its waiting tickets stand in order of arrival, by their numbers."""
 
-    __slots__ = ("last_turn", "low", "normal", "places")
+    __slots__ = ("last_turn", "places", "tickets")
 
     def __init__(self) -> None:
         self.places = 0
         self.last_turn = 0  # the number of the turn in which it was given a place; 0: never
-        self.normal: dict[int, T] = {}
-        self.low: dict[int, T] = {}
+        self.tickets: tuple[dict[int, T], dict[int, T]] = ({}, {})  # of normal and of low priority
 
     @property
     def waiting(self) -> int:
-        return len(self.normal) + len(self.low)
-
-    def tickets(self, *, is_low: bool) -> dict[int, T]:
-        """The waiting tickets of one priority."""
-        return self.low if is_low else self.normal
+        return len(self.tickets[False]) + len(self.tickets[True])
 
     def youngest(self) -> T:
         """The ticket that joined last."""
-        return max(chain(self.normal.values(), self.low.values()), key=lambda ticket: ticket.number)
+        return max((ticket for tickets in self.tickets for ticket in tickets.values()), key=lambda one: one.number)
 
 
 class _Claim(NamedTuple, Generic[T]):
@@ -83,6 +74,7 @@ class FairQueue(Generic[T]):
         self.waiting = 0  # tickets without a place
         self._placed: dict[T, None] = {}  # those that are not RUNNING yet, in the order of their turns
         self._owners: dict[str, _Owner[T]] = {}  # as many as there are names of keys
+        self._asking: tuple[dict[str, _Owner[T]], dict[str, _Owner[T]]] = ({}, {})  # those with tickets, by priority
         self._arrivals = 0
         self._turns = 0
         self._positions: dict[T, int] | None = None  # of the present order, once it was asked for
@@ -102,44 +94,63 @@ class FairQueue(Generic[T]):
 
     def not_running(self) -> list[T]:
         """Those requests, in no particular order."""
-        waiting = (owner.tickets(is_low=is_low) for owner in self._owners.values() for is_low in (False, True))
+        waiting = chain.from_iterable(owner.tickets for owner in self._owners.values())
         return [*self._placed, *chain.from_iterable(tickets.values() for tickets in waiting)]
 
     def join(self, ticket: T) -> None:
         """A new request waits."""
-        self._arrivals += 1
-        ticket.number = self._arrivals
+        owner = self._take_in(ticket)
         ticket.standing = Standing.WAITING
-        owner = self._owners.setdefault(ticket.owner, _Owner[T]())
-        owner.tickets(is_low=ticket.is_low)[ticket.number] = ticket
+        owner.tickets[ticket.is_low][ticket.number] = ticket
+        self._asking[ticket.is_low][ticket.owner] = owner
         self.waiting += 1
         self._positions = None
+
+    def place(self, ticket: T) -> None:
+        """A new request has a place at once, without waiting. Only while none waits: it would overtake."""
+        self._give(ticket, self._take_in(ticket))
+
+    def _take_in(self, ticket: T) -> _Owner[T]:
+        self._arrivals += 1
+        ticket.number = self._arrivals
+        owner = self._owners.get(ticket.owner)
+        if owner is None:
+            owner = self._owners[ticket.owner] = _Owner()
+        return owner
 
     def place_next(self) -> T | None:
         """Gives a place to the request that is next. Passes over those that are not ready. None if none is."""
         for is_low in (False, True):
-            claims = [
-                _Claim(owner.places, owner.last_turn, ticket.number, ticket)
-                for owner in self._owners.values()
-                if (ticket := _first_ready(owner.tickets(is_low=is_low))) is not None
-            ]
-            if claims:
-                ticket = min(claims).ticket
-                self._place(ticket)
-                return ticket
+            best: _Claim[T] | None = None
+            for owner in self._asking[is_low].values():
+                for number, ticket in owner.tickets[is_low].items():
+                    if ticket.is_ready:
+                        claim = _Claim(owner.places, owner.last_turn, number, ticket)
+                        best = claim if best is None else min(best, claim)
+                        break
+            if best is not None:
+                self._give(best.ticket, self._stop_waiting(best.ticket))
+                return best.ticket
         return None
 
-    def _place(self, ticket: T) -> None:
-        owner = self._owners[ticket.owner]
-        del owner.tickets(is_low=ticket.is_low)[ticket.number]
+    def _give(self, ticket: T, owner: _Owner[T]) -> None:
         self._turns += 1
         owner.last_turn = self._turns
         owner.places += 1
         self.places += 1
-        self.waiting -= 1
         ticket.standing = Standing.PLACED
         self._placed[ticket] = None
         self._positions = None
+
+    def _stop_waiting(self, ticket: T) -> _Owner[T]:
+        owner = self._owners[ticket.owner]
+        tickets = owner.tickets[ticket.is_low]
+        del tickets[ticket.number]
+        if not tickets:
+            del self._asking[ticket.is_low][ticket.owner]
+        self.waiting -= 1
+        self._positions = None
+        return owner
 
     def run(self, ticket: T) -> None:
         """A request that has a place is with Ollama now."""
@@ -152,15 +163,13 @@ class FairQueue(Generic[T]):
         standing, ticket.standing = ticket.standing, Standing.GONE
         if standing is Standing.GONE:
             return False
-        owner = self._owners[ticket.owner]
         if standing is Standing.WAITING:
-            del owner.tickets(is_low=ticket.is_low)[ticket.number]
-            self.waiting -= 1
+            self._stop_waiting(ticket)
         else:
             self._placed.pop(ticket, None)
-            owner.places -= 1
+            self._owners[ticket.owner].places -= 1
             self.places -= 1
-        self._positions = None
+            self._positions = None
         return True
 
     def displaced_by(self, owner: str) -> T | None:
@@ -188,7 +197,7 @@ class FairQueue(Generic[T]):
         turn = self._turns
         standings = {name: (owner.places, owner.last_turn) for name, owner in self._owners.items()}
         for is_low in (False, True):
-            left = {name: iter(owner.tickets(is_low=is_low).values()) for name, owner in self._owners.items()}
+            left = {name: iter(owner.tickets[is_low].values()) for name, owner in self._asking[is_low].items()}
             claims = [
                 _Claim(*standings[name], ticket.number, ticket)
                 for name, tickets in left.items()
@@ -205,7 +214,3 @@ class FairQueue(Generic[T]):
                     heapq.heappop(claims)
                 else:
                     heapq.heapreplace(claims, _Claim(places + 1, turn, following.number, following))
-
-
-def _first_ready(tickets: dict[int, T]) -> T | None:
-    return next((ticket for ticket in tickets.values() if ticket.is_ready), None)

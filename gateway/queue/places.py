@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Protocol
 
 from gateway.errors import GatewayError, QueueFull, UpstreamUnavailable
-from gateway.queue.fair import FairQueue, Standing, Ticket
+from gateway.queue.fair import FairQueue, Standing
 
 # While Ollama refuses connections it is probably starting again. Requests wait for that so long, and try so often.
 REFUSAL_SECONDS = 15.0
@@ -42,18 +42,27 @@ class _Condition(Enum):
     DOWN = auto()  # for longer: each request tries once, and fails at once
 
 
-class Place(Ticket):
+class Place:
     """What one request has in the queue. All verbs may be called at any time; those that no longer apply do nothing."""
 
-    __slots__ = ("_placed_at", "_places", "_running_since", "_waiter", "_waiting_since")
+    __slots__ = (
+        "_places", "_waiter", "is_low", "is_ready", "number", "owner", "placed_at", "standing", "waiting_since",
+    )  # fmt: skip
 
-    def __init__(self, places: "Places", owner: str, *, is_low: bool, now: float) -> None:
-        super().__init__(owner, is_low=is_low)
+    def __init__(self, places: "Places", owner: str, now: float, *, is_low: bool) -> None:
         self._places = places
         self._waiter: Waiter | None = None  # until it leaves: the two hold each other
-        self._waiting_since = now
-        self._placed_at = now
-        self._running_since = math.inf
+        self.waiting_since = self.placed_at = now  # monotonic seconds
+        # as a Ticket
+        self.owner = owner
+        self.is_low = is_low
+        self.is_ready = False
+        self.number = 0
+        self.standing = Standing.GONE  # until it is in the queue
+
+    def __repr__(self) -> str:
+        priority = "low" if self.is_low else "normal"
+        return f"<Place {self.number} of {self.owner!r}, {priority}, {self.standing.name}>"
 
     @property
     def position(self) -> int | None:
@@ -78,8 +87,8 @@ class Place(Ticket):
     def run(self) -> float:
         """The request goes to Ollama, on an open connection. Returns how many seconds it waited for its place."""
         if self.standing is Standing.PLACED:
-            self._running_since = self._places.ran(self)
-        return self._placed_at - self._waiting_since
+            self._places.ran(self)
+        return self.placed_at - self.waiting_since
 
     def refused(self, error: UpstreamUnavailable) -> bool:
         """Ollama refused the connection. Whether the request keeps its place and is told when to try again.
@@ -92,11 +101,11 @@ class Place(Ticket):
         """The request needs no place any more, or waits no longer."""
         self._waiter = None
         if self.standing is not Standing.GONE:
-            self._places.left(self, self._running_since)
+            self._places.left(self)
 
     def tell(self, now: float) -> None:
         """Tells the request that it has its place."""
-        self._placed_at = now
+        self.placed_at = now
         if self._waiter is not None:
             self._waiter.on_place()
 
@@ -115,6 +124,7 @@ class Places:
         self._most = max_running + max_queued
         self._clock = clock
         self._is_giving = False
+        self._closed_by: GatewayError | None = None
         self._running: dict[Place, float] = {}  # since when
         self._took: deque[float] = deque(maxlen=_HISTORY)  # seconds from `ran` to `left`
         # Ollama refuses connections
@@ -141,19 +151,27 @@ class Places:
         """Whether one more request is refused, or takes the place of another in the queue."""
         return self.queue.places + self.queue.waiting >= self._most
 
-    def reserve(self, owner: str, *, is_low: bool) -> Place:
-        """A place in the queue for a request of `owner`, the name of its key. Raises QueueFull.
+    def reserve(self, owner: str, *, is_low: bool, is_ready: bool = False) -> Place:
+        """A place in the queue for a request of the key `owner`. Raises QueueFull, and after `close` its error.
 
-        In a full queue the youngest request of another key may have to leave for it.
+        In a full queue the youngest request of another key may have to leave for it. A request that is ready gets its
+        place at once if one is free and no other waits: a fast path, without which an idle queue costs 9 % of a small
+        request instead of 4 %.
         """
-        if self.is_full:
+        if self._closed_by is not None:
+            raise self._closed_by
+        if self.queue.places + self.queue.waiting >= self._most:
             error = QueueFull(self._retry_after_seconds())
             displaced = self.queue.displaced_by(owner)
             if displaced is None:
                 raise error
             displaced.dismiss(error)
-        place = Place(self, owner, is_low=is_low, now=self._clock())
-        self.queue.join(place)
+        place = Place(self, owner, self._clock(), is_low=is_low)
+        is_idle = not self.queue.waiting and self.queue.places < self.max_running
+        if is_ready and is_idle and self._condition is _Condition.OPEN:
+            self.queue.place(place)
+        else:
+            self.queue.join(place)
         return place
 
     def give(self) -> None:
@@ -162,38 +180,37 @@ class Places:
             return
         self._is_giving = True
         try:
-            while self._condition is not _Condition.REFUSING and self.queue.places < self.max_running:
-                place = self.queue.place_next()
-                if place is None:
+            while self.queue.waiting and self.queue.places < self.max_running:
+                if self._condition is _Condition.REFUSING or (place := self.queue.place_next()) is None:
                     break
                 place.tell(self._clock())
         finally:
             self._is_giving = False
 
     def close(self, error: GatewayError) -> None:
-        """Dismisses all that wait. From now on no place is given, and nothing may be reserved."""
+        """Dismisses all that wait. From now on no place is given, and `reserve` raises `error`."""
+        self._closed_by = error
         self.max_running = 0
         self._dismiss_all(error)
 
     # -- what a place reports --
 
-    def ran(self, place: Place) -> float:
-        """A request is with Ollama now. Returns the time."""
-        now = self._clock()
+    def ran(self, place: Place) -> None:
+        """A request is with Ollama now."""
         self.queue.run(place)
-        self._running[place] = now
+        self._running[place] = self._clock()
         if self._condition is not _Condition.OPEN:
             self._condition = _Condition.OPEN
             asyncio.get_running_loop().call_soon(self.give)
-        return now
 
-    def left(self, place: Place, running_since: float) -> None:
+    def left(self, place: Place) -> None:
         """A request has left. The next one gets its place in this turn of the loop."""
         self._refused.pop(place, None)
-        if self._running.pop(place, None) is not None:
+        if (running_since := self._running.pop(place, None)) is not None:
             self._took.append(self._clock() - running_since)
         self.queue.leave(place)
-        self.give()
+        if self.queue.waiting:
+            self.give()
 
     def refused(self, place: Place, error: UpstreamUnavailable) -> bool:
         """Ollama refused the connection of `place`. Whether the request is to wait for another try."""

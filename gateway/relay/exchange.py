@@ -9,6 +9,7 @@ store, both bounded (contract 4.5). `outcome` decides how the task ends.
 from gateway.errors import TaskIdInUse, UpstreamBroken, UpstreamFailure, UpstreamUnavailable
 from gateway.http.head import Target
 from gateway.http.request import Request
+from gateway.queue.fair import Standing
 from gateway.queue.places import Place
 from gateway.relay.base import BaseExchange, Phase, Relay
 from gateway.relay.messages import AnswerHead, answer_head, request_head
@@ -63,13 +64,15 @@ class Exchange(BaseExchange):
     def _on_claimed(self, is_granted: bool) -> None:
         if self._phase is Phase.OVER:
             return
-        if is_granted and self._place is not None:
+        if is_granted and self._place is not None and self._place.standing is Standing.WAITING:
             self._move(Phase.QUEUED)
-            if not self._request.is_whole:
+            if self._request.is_whole:
+                self._place.ready()
+            else:
                 self._request.read_ahead()
-            self.on_request()
+                self.on_request()
         elif is_granted:
-            self._take_body()
+            self.on_place()
         else:
             self._release()
             error = TaskIdInUse(f"the task id {self._task.task_id!r} is in flight at another gateway, or another key's")
@@ -79,15 +82,12 @@ class Exchange(BaseExchange):
 
     def on_place(self) -> None:
         """There is a place. Comes again after Ollama refused the connection."""
-        self._take_body()
-
-    # -- BODY: the request goes up --
-
-    def _take_body(self) -> None:
         self._move(Phase.BODY)
         if self._request.is_continue_due:
             self._request.send_continue()
         self.on_request()
+
+    # -- BODY: the request goes up --
 
     def on_request(self) -> None:
         """More of the request is here, or the upstream takes more of it."""
@@ -139,7 +139,7 @@ class Exchange(BaseExchange):
         self._move(Phase.HEAD)
         self._connection = connection
         if self._place is not None:
-            self._relay.tracker.queued(self._task, self._place.run())
+            self._task.queued_ms = int(self._place.run() * 1000)
         connection.begin(request.method, self)
         if self._repeatable is not None:
             connection.send(self._repeatable, is_last=True)

@@ -32,7 +32,7 @@ class Proxy:
         try:
             self._check(request)
             asked = Asked(target, chosen_id(request.values(TASK_ID)), options_of(request.by_name, request.values))
-            if asked.task_id is not None and self._needs_place(request) and self._is_queue_full():
+            if asked.task_id is not None and self._is_queue_full(request):
                 self.tracker.check(asked.task_id, request.owner)
                 _Inquiry(self, request, asked).begin()
             else:
@@ -58,20 +58,18 @@ class Proxy:
     def _begin(self, request: Request, asked: "Asked") -> None:
         """Reserves a place in the queue, if the request needs one, and begins. Raises GatewayError: QueueFull last."""
         target, task_id, options = asked
+        path, query = stored_target(target.path, target.query)
         place = None
-        if self._places is not None and self._needs_place(request):
-            self.tracker.check(task_id, request.owner)
-            place = self._places.reserve(request.owner, is_low=options.is_low)
-        task = self.tracker.begin(
-            task_id, request.method, *stored_target(target.path, target.query), request.owner, options.label, place
-        )
+        if self._places is not None and request.method not in READING_METHODS:
+            if task_id is not None:
+                self.tracker.check(task_id, request.owner)
+            is_ready = task_id is None and request.is_whole
+            place = self._places.reserve(request.owner, is_low=options.is_low, is_ready=is_ready)
+        task = self.tracker.begin(task_id, request.method, path, query, request.owner, options.label, place)
         Exchange(self, request, target, task, place).begin(options)
 
-    def _needs_place(self, request: Request) -> bool:
-        return self._places is not None and request.method not in READING_METHODS
-
-    def _is_queue_full(self) -> bool:
-        return self._places is not None and self._places.is_full
+    def _is_queue_full(self, request: Request) -> bool:
+        return self._places is not None and request.method not in READING_METHODS and self._places.is_full
 
     def refuse(self, request: Request, error: GatewayError) -> None:
         """Answers a request that does not become a task."""

@@ -36,7 +36,7 @@ class InvalidCursor(ValueError):
 
 
 class Record(NamedTuple):  # a frozen dataclass takes four times as long to create
-    """One status to write. `head` is the document without its last values (see `Task.document_head`).
+    """One status to write. `head` is the document without its last values (see `document_head`).
 
     If the task is then silent for longer than `grace_seconds`, any gateway may call it lost; unused for an ended task.
     """

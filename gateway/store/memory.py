@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from gateway.store.interface import Page, Record, Then, Written, decode_cursor, encode_cursor, place
+from gateway.tasks.document import complete_document
 from gateway.tasks.shares import Shares
 from gateway.tasks.stages import State, Stored, verdict
-from gateway.tasks.task import complete_document
 
 MAX_TASKS = 10_000
 MAX_BYTES = 32 * 1024 * 1024

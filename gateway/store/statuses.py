@@ -12,9 +12,8 @@ from gateway.store.interface import Record, StoreError, Then, Written
 from gateway.store.layout import DOCUMENT_PREFIX, OWN_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.pipeline import Command, Pipeline, Replies, WrongType
-from gateway.tasks.document import fields_of
+from gateway.tasks.document import complete_document, fields_of
 from gateway.tasks.stages import FINAL_RANK
-from gateway.tasks.task import complete_document
 
 STATUS, PROBE, MEND = map(Script, ("status", "probe", "mend"))
 _PROBE_KEYS = (OWN_PREFIX + "probe", DOCUMENT_PREFIX + "-")

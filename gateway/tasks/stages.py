@@ -37,13 +37,8 @@ class Stage(StrEnum):
     LOST = "lost", 3, State.FAILED  # the gateway that ran it is gone
 
 
-FINAL_RANK = 3
+FINAL_RANK = 3  # the highest
 MAX_ATTEMPT = 2**31  # the count of an id's attempts stops here
-
-
-def can_follow(now: Stage, then: Stage) -> bool:
-    """Whether a task at `now` may become `then`: only forward, never from a final stage."""
-    return now.rank < FINAL_RANK and then.rank > now.rank
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
-"""A task: the record of one request, its ids and reasons, and its status document.
+"""A task: the record of one request, its ids and reasons.
 
-Pure: time is an argument. stages.py has the states and stages, and decides which may follow which. document.py reads
-documents.
+Pure: time is an argument. stages.py has the states and stages. document.py writes and reads its status document.
 """
 
 import re
@@ -12,13 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote
 
-import orjson
-
 from gateway.errors import InvalidTaskId
-from gateway.tasks.stages import Stage, State, can_follow
-
-VERSION = "1.0"
-EVENT_TYPE = "task.status.update"
+from gateway.tasks.stages import Stage, State
 
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}"
 _ID = re.compile(ID_PATTERN)
@@ -166,7 +160,7 @@ class Task:
     started_ms: int | None = None
     first_byte_ms: int | None = None
     finished_ms: int | None = None
-    queued_ms: int = 0  # how long it waited for a place with Ollama
+    queued_ms: int | None = None  # how long it waited for its place with Ollama; None without a queue
     request_bytes: int = 0
     response_bytes: int = 0
 
@@ -205,66 +199,7 @@ class Task:
         return max(now_ms, self.first_byte_ms or self.started_ms or self.created_ms)
 
     def _advance(self, stage: Stage, message: str) -> bool:
-        if not can_follow(self.stage, stage):
+        if stage.rank <= self.stage.rank:  # only forward, and nowhere from a final stage, whose rank is the highest
             return False
         self.stage, self.message, self.event_id = stage, message, ""
         return True
-
-    def document_head(
-        self,
-        *,
-        algorithm_id: str,
-        instance: str,
-        boot: str,
-        now: float,
-        standing_in_queue: tuple[int | None, int | None] = (None, None),
-    ) -> str:
-        """The status document (contract 4.3) without its last two values, `attempt` and `lost_after_ms`.
-
-        The store adds these; `complete_document` does it without Redis. `now` is in Unix seconds,
-        `standing_in_queue` the task's position in the queue and its length.
-        """
-        self.event_id = self.event_id or new_id()
-        extensions = {
-            "method": self.method,
-            "path": self.path,
-            "query": self.query,
-            "stream": self.is_stream,
-            "status_code": self.status_code,
-            "reason": self.reason,
-            "created_ms": self.created_ms,
-            "started_ms": self.started_ms,
-            "first_byte_ms": self.first_byte_ms,
-            "finished_ms": self.finished_ms,
-            "request_bytes": self.request_bytes,
-            "response_bytes": self.response_bytes,
-            "instance": instance,
-            "boot": boot,
-            "owner": self.owner or None,
-            "label": self.label or None,
-            "queue_position": standing_in_queue[0],
-            "queue_length": standing_in_queue[1],
-            "attempt": 0,
-            "lost_after_ms": None,
-        }
-        document = {
-            "version": VERSION,
-            "event_type": EVENT_TYPE,
-            "event_id": self.event_id,
-            "algorithm_id": algorithm_id,
-            "task_id": self.task_id,
-            "state": self.state,
-            "stage": self.stage,
-            "message": self.message,
-            "timestamp": int(now),  # a whole number: pollers in typed languages expect an integer
-            "extensions": extensions,
-        }
-        return orjson.dumps(document)[: -len(_STORES_TAIL)].decode()
-
-
-_STORES_TAIL = '0,"lost_after_ms":null}}'
-
-
-def complete_document(head: str, attempt: int) -> str:
-    """The complete JSON document: `head` is from `Task.document_head`, `attempt` the attempt's number."""
-    return f'{head}{attempt},"lost_after_ms":null}}}}'

@@ -7,18 +7,17 @@ import asyncio
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import TypeVar
+from enum import Enum, auto
+from typing import Any, TypeVar
 
 from gateway.errors import Cancelled
 from gateway.store.interface import Incomplete, Page, Store, StoreError, name_in
-from gateway.tasks.document import fields_of, has_ended, is_visible
-from gateway.tasks.stages import State
+from gateway.tasks.document import fields_of, has_ended, is_visible, rank_of
+from gateway.tasks.stages import FINAL_RANK, State
 from gateway.tracking.changes import Changes, event_id
-from gateway.tracking.documents import Documents
 from gateway.tracking.listing import Listing
-from gateway.tracking.lookup import Source, source_of
 from gateway.tracking.own import OwnTasks
-from gateway.tracking.tracked import TrackedTask
+from gateway.tracking.tracked import Documents, TrackedTask
 from gateway.tracking.writer import StoreWriter
 
 T = TypeVar("T")
@@ -171,3 +170,29 @@ class Answers:
             self.own.write_again(name)
         is_live = source is Source.STORE and own.is_claimed and not own.is_final  # it knows its sizes, and its turn
         return own if is_live or source in (Source.OWN, Source.OWN_AGAIN) else None
+
+
+class Source(Enum):
+    """Which status of a task counts, and what that means for the task."""
+
+    OWN = auto()  # this process: the store does not have it yet
+    OWN_AGAIN = auto()  # this process: the store had it, and has lost it
+    STORE = auto()  # the store, which knows as much or more
+    ANOTHER = auto()  # the store: another request stands there, or this one was called lost
+
+
+def source_of(own: TrackedTask, name: str, fields: dict[str, Any] | None, *, is_expired: bool) -> Source:
+    """Decides only. `name` is that of the own request, `fields` are those of the store's document, None if it has none.
+
+    `is_expired`: the own task ended so long ago that the store need not have it any more.
+    """
+    if fields is None:
+        is_news = not is_expired
+    else:
+        is_news = (own.likely_attempt, own.stage.rank) > (fields["extensions"].get("attempt", 1), rank_of(fields))
+    if is_news:
+        return Source.OWN_AGAIN if own.is_saved else Source.OWN
+    if fields is None or not own.is_claimed:  # the answer to the claim will say it
+        return Source.STORE
+    is_called_lost = rank_of(fields) == FINAL_RANK and fields["stage"] != own.stage
+    return Source.ANOTHER if is_called_lost or name_in(fields) != name else Source.STORE

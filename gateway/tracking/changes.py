@@ -20,12 +20,15 @@ def event_id(document: str | None) -> str:
 
 
 class Changes:
-    """`look` reads documents from the store; `own` are the ids whose changes are told by `changed`."""
+    """`look` reads documents from the store; `own` are the ids whose changes are told by `changed`.
+
+    `waiters` has the ids that are waited for; while it is empty, `changed` need not be called.
+    """
 
     def __init__(self, look: Callable[[Sequence[str]], Awaitable[list[str | None]]], own: Container[str]) -> None:
         self._look = look
         self._own = own
-        self._waiters: dict[str, dict[asyncio.Future[None], str]] = {}
+        self.waiters: dict[str, dict[asyncio.Future[None], str]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -35,7 +38,7 @@ class Changes:
             await asyncio.sleep(min(max(seconds, 0), _CLOSED_SECONDS))
             return False
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(task_id, {})[waiter] = event
+        self.waiters.setdefault(task_id, {})[waiter] = event
         if self._looking is None:
             self._looking = asyncio.create_task(self._look_while_awaited())
         try:
@@ -44,29 +47,28 @@ class Changes:
         except TimeoutError:
             return False
         finally:
-            waiters = self._waiters[task_id]
+            waiters = self.waiters[task_id]
             del waiters[waiter]
             if not waiters:
-                del self._waiters[task_id]
+                del self.waiters[task_id]
         return not self._is_closed
 
     def changed(self, task_id: str) -> None:
         """A task of this process has changed."""
-        if self._waiters:
-            for waiter in self._waiters.get(task_id, ()):
-                _wake(waiter)
+        for waiter in self.waiters.get(task_id, ()):
+            _wake(waiter)
 
     def close(self) -> None:
         """Ends all waits: the gateway is about to stop."""
         self._is_closed = True
-        for task_id in self._waiters:
+        for task_id in self.waiters:
             self.changed(task_id)
 
     async def _look_while_awaited(self) -> None:
         try:
-            while self._waiters:
+            while self.waiters:
                 await asyncio.sleep(_LOOK_SECONDS)
-                await self._look_once([task_id for task_id in self._waiters if task_id not in self._own])
+                await self._look_once([task_id for task_id in self.waiters if task_id not in self._own])
         finally:
             self._looking = None
 
@@ -79,7 +81,7 @@ class Changes:
             return  # the next look may succeed; each wait ends with its time
         for task_id, document in zip(task_ids, documents, strict=True):
             event = event_id(document)
-            for waiter, seen in self._waiters.get(task_id, {}).items():
+            for waiter, seen in self.waiters.get(task_id, {}).items():
                 if seen != event:
                     _wake(waiter)
 

@@ -39,16 +39,13 @@ class Condition:
         self._outbox = outbox
         self._grace_seconds = grace_seconds
         self._state = _State.UP
+        # Whether a request may wait for the store, and read from it what it has written. Every request asks for it.
+        self.is_up = True
         self._kind: str | None = None  # of the last failure; None while it is up
         self._why = ""
         self._away_at = self._back_at = float("-inf")
         self._lines = _Lines()
         self._reported_dropped = 0
-
-    @property
-    def is_up(self) -> bool:
-        """Whether a request may wait for the store, and read from it what it has written."""
-        return self._state is _State.UP
 
     @property
     def is_away(self) -> bool:
@@ -65,27 +62,35 @@ class Condition:
         was_away = self.is_away
         if self.is_up:
             self._away_at = time.monotonic()
-        self._state, self._kind, self._why = _State.AWAY, error.kind, str(error)
+        self._move(_State.AWAY)
+        self._kind, self._why = error.kind, str(error)
         self.tell()
         return not was_away
 
     def pass_probe(self, seconds: float) -> None:
         """A probe was answered, in that time."""
         if self.is_away and seconds <= QUICK_SECONDS:
-            self._state = _State.TAKING
+            self._move(_State.TAKING)
             if self._outbox.is_empty:
                 self._return()
 
     def batch_written(self, seconds: float) -> None:
-        """A batch was written, in that time. The store is back when a request that waits is in the next one or two."""
+        """A batch was written, in that time; while the store is up, that says nothing new.
+
+        The store is back when a request that waits is in the next one or two.
+        """
         if self._state is _State.TAKING and seconds <= QUICK_SECONDS and self._outbox.due <= BATCH_TASKS:
             self._return()
 
     def _return(self) -> None:
-        self._state, self._kind, now = _State.UP, None, time.monotonic()
+        self._move(_State.UP)
+        self._kind, now = None, time.monotonic()
         if now - self._away_at >= self._grace_seconds / 3:  # else no heartbeat was missed for that
             self._back_at = now
         self.tell()
+
+    def _move(self, state: _State) -> None:
+        self._state, self.is_up = state, state is _State.UP
 
     def tell(self) -> None:
         """Logs the line that is due, if any. To be called again and again: a line may have to wait."""

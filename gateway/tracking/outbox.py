@@ -54,18 +54,13 @@ class Outbox:
         # Ended tasks of each owner and when they ended (monotonic seconds), in that order, whether or not the store has
         # them. A plain dict would look for its first item among all that have gone before.
         self._kept: defaultdict[str, OrderedDict[TrackedTask, float]] = defaultdict(OrderedDict)
-        self._kept_by_id: dict[str, TrackedTask] = {}
+        self.remembered: dict[str, TrackedTask] = {}  # of these by id: the newest attempt. To be read only
         self._kept_tasks = self._kept_bytes = 0
         self._shares = Shares()
 
     def serve(self, writer: Writer) -> None:
         """Wakes `writer` from now on, whenever something is to be written now."""
         self._writer = writer
-
-    @property
-    def kept(self) -> Iterable[TrackedTask]:
-        """The ended tasks that are remembered, the newest attempt of each id."""
-        return self._kept_by_id.values()
 
     @property
     def unsaved(self) -> int:
@@ -88,10 +83,6 @@ class Outbox:
         """Whether something is to be written now."""
         return bool(self._ended or self._urgent)
 
-    def ended(self, task_id: str) -> TrackedTask | None:
-        """The newest attempt of `task_id` that has ended here, as far as it is remembered."""
-        return self._kept_by_id.get(task_id)
-
     def post(self, task: TrackedTask) -> None:
         """A task in flight has changed: it is written after the linger, unless a request waits for it before."""
         if task in self._lingered or task in self._urgent:
@@ -106,7 +97,7 @@ class Outbox:
             return
         self._lingering.pop(task, None)
         self._lingered.pop(task, None)
-        if task.is_final:
+        if task.finished_ms is not None:
             self._urgent.pop(task, None)
             self._ended[task] = None
             self._keep(task)
@@ -153,7 +144,7 @@ class Outbox:
             self._writer.wake()
 
     def next_batch(self) -> list[TrackedTask]:
-        """Some of what is to be written now. `give_back` or `finish_batch` has to follow."""
+        """Some of what is to be written now, empty if nothing is. The batch before, if there was one, is written."""
         batch: list[TrackedTask] = []
         for waiting in (self._ended, self._urgent):
             batch += (taken := list(islice(waiting, BATCH_TASKS - len(batch))))
@@ -164,7 +155,7 @@ class Outbox:
         return batch
 
     def finish_batch(self) -> None:
-        """The batch is written; `is_due` tells whether there is more."""
+        """The batch is written, and `next_batch` does not follow."""
         self._batch = []
 
     def give_back(self) -> None:
@@ -183,7 +174,7 @@ class Outbox:
         if task in kept:
             return
         kept[task] = time.monotonic()
-        self._kept_by_id[task.task_id] = task
+        self.remembered[task.task_id] = task
         self._kept_tasks += 1
         self._kept_bytes += task.size_bytes
         self._shares.add(task.owner)
@@ -199,8 +190,8 @@ class Outbox:
         self._kept_tasks -= 1
         self._kept_bytes -= task.size_bytes
         self._shares.remove(task.owner)
-        if self._kept_by_id.get(task.task_id) is task:
-            del self._kept_by_id[task.task_id]
+        if self.remembered.get(task.task_id) is task:
+            del self.remembered[task.task_id]
         if task in self._ended:
             del self._ended[task]
             self.dropped += not task.is_saved

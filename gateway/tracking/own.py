@@ -22,13 +22,13 @@ class OwnTasks:
 
     def find(self, task_id: str) -> TrackedTask | None:
         """The task with this id."""
-        own = self.in_flight.get(task_id) or self.outbox.ended(task_id)
+        own = self.in_flight.get(task_id) or self.outbox.remembered.get(task_id)
         return None if own is None or own.is_superseded else own
 
     def by_id(self) -> dict[str, TrackedTask]:
         """All of them."""
-        ended = {task.task_id: task for task in self.outbox.kept}
-        return {i: task for i, task in (ended | dict(self.in_flight)).items() if not task.is_superseded}
+        known = self.outbox.remembered | dict(self.in_flight)
+        return {task_id: task for task_id, task in known.items() if not task.is_superseded}
 
     def name(self, task: TrackedTask) -> str:
         """The name of the task's request."""

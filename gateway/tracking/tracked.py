@@ -1,13 +1,17 @@
 """A task with what only this process knows of it: what the store has of it, and what the store said of its claim.
 
-The record that all of tracking shares. Others tell it what happened; it alone decides what that means for it. Knows no
-clock: time comes in as an argument.
+`TrackedTask` is the record that all of tracking shares. Others tell it what happened; it alone decides what that means
+for it. `Documents` makes what is written and told of it, and changes no task's status.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
 from gateway.errors import GatewayError
+from gateway.store.interface import Record
+from gateway.tasks.document import complete_document, document_head
 from gateway.tasks.stages import FINAL_RANK
 from gateway.tasks.task import Task
 
@@ -57,8 +61,8 @@ class TrackedTask(Task):
     """A task with what only this process knows of it. `attempt` 0: the id is to be claimed (as in `Record`)."""
 
     __slots__ = (
-        "_beat_at", "_claim", "_cut_by", "_likely_attempt", "_place", "_runner", "_saved_rank", "_sent_rank",
-        "_wait_left", "is_first_record",
+        "_claim", "_cut_by", "_likely_attempt", "_place", "_runner", "beat_at", "is_first_record", "saved_rank",
+        "sent_rank", "size_bytes", "wait_left",
     )  # fmt: skip
 
     def __init__(
@@ -77,19 +81,16 @@ class TrackedTask(Task):
         super().__init__(task_id, method, path, query, created_ms, attempt, owner, label)
         self._claim = Claim.GRANTED if attempt else Claim.UNCLAIMED
         self._likely_attempt = likely_attempt or attempt
-        self._beat_at = 0.0  # monotonic seconds
-        self._saved_rank = -1  # of the newest status that the store has
-        self._sent_rank = -1  # of the record that was sent last
+        # Every request reads these, so they are plain; the verbs below change those of its records.
+        self.size_bytes = _TASK_BYTES + len(path) + len(query)  # about what it takes in memory
+        self.beat_at = 0.0  # when its next heartbeat is due, in monotonic seconds
+        self.wait_left = MAX_WAITS_SECONDS  # how long its request may still wait for the store
+        self.saved_rank = -1  # of the newest status that the store has
+        self.sent_rank = -1  # of the record that was sent last
         self.is_first_record = True  # whether no record was sent before that one
-        self._wait_left = MAX_WAITS_SECONDS
         self._cut_by: GatewayError | None = None
         self._runner: Runner | None = None
         self._place = place  # until the task ends
-
-    @property
-    def size_bytes(self) -> int:
-        """About what it takes in memory."""
-        return _TASK_BYTES + len(self.path) + len(self.query)
 
     # -- its claim --
 
@@ -116,7 +117,7 @@ class TrackedTask(Task):
     def claim_again(self) -> None:
         """The id was in flight elsewhere, and is free by now: the claim is to be written again."""
         self._claim = Claim.GRANTED if self.attempt else Claim.UNCLAIMED
-        self._sent_rank = -1
+        self.sent_rank = -1
 
     def refused(self) -> None:
         """The store refused the claim, and the request still waits for it."""
@@ -131,60 +132,33 @@ class TrackedTask(Task):
     @property
     def is_saved(self) -> bool:
         """Whether the store has its present stage."""
-        return self._saved_rank >= self.stage.rank
+        return self.saved_rank >= self.stage.rank
 
     @property
     def is_end_sent(self) -> bool:
         """Whether the record that was sent last is of its end."""
-        return self._sent_rank == FINAL_RANK
-
-    def has_saved(self, rank: int) -> bool:
-        """Whether the store has its status of this rank, or a later one."""
-        return self._saved_rank >= rank
-
-    def has_sent(self, rank: int) -> bool:
-        """Whether a record of this rank, or a later one, was sent."""
-        return self._sent_rank >= rank
+        return self.sent_rank == FINAL_RANK
 
     def sent(self) -> None:
         """A record of its present stage is on its way to the store."""
-        self.is_first_record = self._sent_rank < 0
-        self._sent_rank = self.stage.rank
+        self.is_first_record = self.sent_rank < 0
+        self.sent_rank = self.stage.rank
 
     def saved(self, attempt: int) -> None:
         """The store has written the record that was sent; `attempt` is what the store says."""
         self.attempt = self._likely_attempt = attempt
         self._claim = Claim.GRANTED
-        self._saved_rank = max(self._saved_rank, self._sent_rank)
+        self.saved_rank = max(self.saved_rank, self.sent_rank)
 
     def rejected(self) -> None:
         """The store has not written the record, for good; if the task has gone on since, it is to be written again."""
-        if self._sent_rank == self.stage.rank:
-            self._saved_rank = self._sent_rank
+        if self.sent_rank == self.stage.rank:
+            self.saved_rank = self.sent_rank
             self._claim = Claim.SUPERSEDED
 
     def forgotten(self) -> None:
         """The store may have lost what it had of this task."""
-        self._saved_rank = -1
-
-    # -- its waits and heartbeats --
-
-    @property
-    def wait_left(self) -> float:
-        """How many seconds its request may still wait for the store."""
-        return self._wait_left
-
-    def waited(self, seconds: float) -> None:
-        """Its request has waited this long for the store."""
-        self._wait_left -= seconds
-
-    def is_beat_due(self, now: float) -> bool:
-        """Whether its next heartbeat is due at `now` (monotonic seconds)."""
-        return self._beat_at <= now
-
-    def beats_at(self, at: float) -> None:
-        """Its next heartbeat is due at `at` (monotonic seconds)."""
-        self._beat_at = at
+        self.saved_rank = -1
 
     # -- its request --
 
@@ -218,3 +192,56 @@ class TrackedTask(Task):
     def let_go(self) -> None:
         """Its request is not called any more, and waits for nothing."""
         self._runner = self._place = None
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """What is written and told of the tasks of one process: records for the store, documents for pollers.
+
+    A task in flight that is silent for `grace_seconds` counts as lost.
+    """
+
+    algorithm_id: str
+    instance: str
+    boot: str
+    ttl_running_seconds: int
+    ttl_done_seconds: int
+    grace_seconds: float
+    seconds: Callable[[], float]  # Unix time
+
+    def record(self, task: TrackedTask) -> Record:
+        """The record of a task as it is now."""
+        return Record(
+            task.task_id,
+            self._head(task),
+            task.attempt,
+            task.stage.rank,
+            task.stage.state,
+            task.created_ms,
+            self.ttl_running_seconds if task.finished_ms is None else self.ttl_done_seconds,
+            task.owner,
+            self.grace_seconds,
+            task.is_first_record,
+            task.label,
+        )
+
+    def document(self, task: TrackedTask) -> str:
+        """The status document of a task as it is now."""
+        return complete_document(self._head(task), task.likely_attempt)
+
+    def is_expired(self, task: TrackedTask) -> bool:
+        """Whether the task ended so long ago that the store need not have it any more."""
+        ended_ms = task.finished_ms
+        return ended_ms is not None and int(self.seconds() * 1000) - ended_ms >= self.ttl_done_seconds * 1000
+
+    def _head(self, task: TrackedTask) -> str:
+        """The document as of now; an ended task's is of its end, and the same whenever it is rendered."""
+        now = self.seconds() if task.finished_ms is None else task.finished_ms / 1000
+        return document_head(
+            task,
+            algorithm_id=self.algorithm_id,
+            instance=self.instance,
+            boot=self.boot,
+            now=now,
+            standing_in_queue=task.standing_in_queue,
+        )

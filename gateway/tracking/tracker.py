@@ -13,19 +13,18 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from gateway.errors import GatewayError, ShuttingDown, TaskIdInUse
-from gateway.metrics.counts import QUEUE_WAIT, Counts
+from gateway.metrics.counts import Counts
 from gateway.store.interface import Names, Page, Store
 from gateway.tasks.document import has_ended, is_visible
 from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
 from gateway.tasks.task import READING_METHODS, Reason, new_id
 from gateway.tracking.answers import Answers, StoreUnavailable
 from gateway.tracking.changes import Changes
-from gateway.tracking.claims import Claims
-from gateway.tracking.documents import Clock, Documents
 from gateway.tracking.listing import Listing
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.own import OwnTasks
-from gateway.tracking.tracked import MAX_WAIT_SECONDS, QueuePlace, TrackedTask
+from gateway.tracking.tracked import MAX_WAIT_SECONDS, Documents, QueuePlace, TrackedTask
+from gateway.tracking.waits import Claims
 from gateway.tracking.writer import StoreWriter
 
 __all__ = ["SILENT_BEATS", "StoreUnavailable", "Tracker"]
@@ -35,6 +34,25 @@ log = logging.getLogger("gateway.tracker")
 _CLOSE_SECONDS = 1.5
 _BEAT_TICKS = 10  # the heartbeat timer looks this often per interval
 SILENT_BEATS = 3  # so many missed heartbeats make a task lost
+_STEP_MS = 1000  # a clock that steps back by more is believed
+
+
+class _Clock:
+    """The time that tasks are stamped with; the machine's may be set back at any time. `seconds` gives Unix seconds."""
+
+    def __init__(self, seconds: Callable[[], float] = time.time) -> None:
+        self.seconds = seconds
+        self._last_claim_ms = 0
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+        return int(self.seconds() * 1000)
+
+    def claim_ms(self) -> int:
+        """As `now_ms`, but no two the same: with `boot` it tells the claims of one id from each other."""
+        now_ms, last_ms = self.now_ms(), self._last_claim_ms
+        self._last_claim_ms = now_ms if now_ms < last_ms - _STEP_MS else max(now_ms, last_ms + 1)
+        return self._last_claim_ms
 
 
 class Tracker:
@@ -57,27 +75,25 @@ class Tracker:
         self._store = store
         self._heartbeat_seconds = heartbeat_seconds
         self._counts = counts or Counts()
-        self._clock = Clock(clock)
+        self._clock = _Clock(clock)
         self._in_flight: dict[str, TrackedTask] = {}
         self._outbox = Outbox()
         self._own = OwnTasks(self._in_flight, self._outbox, boot)
         grace_seconds = SILENT_BEATS * heartbeat_seconds
-        documents = Documents(
-            algorithm_id, instance, boot, ttl_running_seconds, ttl_done_seconds, grace_seconds, self._clock
-        )
+        documents = Documents(algorithm_id, instance, boot, ttl_running_seconds, ttl_done_seconds, grace_seconds, clock)
         self._writer = StoreWriter(
             store,
             self._outbox,
             render=documents.record,
             own=Names(self._own.is_own),
-            is_idle=lambda: not self._in_flight,
+            in_flight=self._in_flight,
             on_cancel=self._own.cancel,
             on_silent=self._own.write_again,
             on_possible_loss=self._own.write_all_again,
             counts=self._counts,
             grace_seconds=grace_seconds,
         )
-        self._claims = Claims(self._writer, store, self._leave)
+        self._claims = Claims(self._writer.waits, store, self._leave)
         self._changes = Changes(store.read, self._in_flight)
         listing = Listing(store, self._writer, self._own, documents.document)
         self._answers = Answers(store, self._writer, self._own, documents, listing, self._changes)
@@ -158,11 +174,11 @@ class Tracker:
             task = TrackedTask(new, method, path, query, self._clock.now_ms(), 1, owner, label, place=place)
             self._outbox.post(task)
         else:
-            before = self._outbox.ended(task_id)
+            before = self._outbox.remembered.get(task_id)
             likely_attempt = 1 if before is None else min(before.likely_attempt + 1, MAX_ATTEMPT)
             claim_ms = self._clock.claim_ms()
             task = TrackedTask(task_id, method, path, query, claim_ms, 0, owner, label, likely_attempt, place)
-        task.beats_at(time.monotonic() + self._heartbeat_seconds)
+        task.beat_at = time.monotonic() + self._heartbeat_seconds
         self._in_flight[task.task_id] = task
         return task
 
@@ -171,7 +187,7 @@ class Tracker:
             running.look_for_client()
         if task_id in self._in_flight:
             raise TaskIdInUse(f"a request with the task id {task_id!r} is still in flight")
-        before = self._outbox.ended(task_id)
+        before = self._outbox.remembered.get(task_id)
         if before is not None and len({before.owner, owner} - {""}) > 1:
             raise TaskIdInUse(f"the task id {task_id!r} is another key's")
 
@@ -184,23 +200,20 @@ class Tracker:
         """
         self._claims.claim(task, then)
 
-    def queued(self, task: TrackedTask, seconds: float) -> None:
-        """The request waited so long for a place with Ollama, and has it now."""
-        task.queued_ms = int(seconds * 1000)
-        self._counts.observe(QUEUE_WAIT, seconds)
-
     def forward(self, task: TrackedTask) -> None:
         """The request was handed to the upstream."""
         if task.forward(self._clock.now_ms()):
             self._outbox.post(task)
-            self._changes.changed(task.task_id)
+            if self._changes.waiters:
+                self._changes.changed(task.task_id)
         self._spare_id = self._spare_id or new_id()  # now there is time for that
 
     def answer(self, task: TrackedTask, status_code: int, *, is_stream: bool) -> None:
         """The upstream's response head has come."""
         if task.answer(status_code, is_stream, self._clock.now_ms()):
             self._outbox.post(task)
-            self._changes.changed(task.task_id)
+            if self._changes.waiters:
+                self._changes.changed(task.task_id)
 
     def finish(self, task: TrackedTask, reason: Reason | None, message: str) -> None:
         """The one end of a task: SUCCESS without a reason, else FAILED. Later ends are ignored."""
@@ -208,7 +221,8 @@ class Tracker:
             self._leave(task)
             self._outbox.post_urgently(task)
             self._counts.ended(task)
-            self._changes.changed(task.task_id)
+            if self._changes.waiters:
+                self._changes.changed(task.task_id)
 
     def _leave(self, task: TrackedTask) -> None:
         task.let_go()
@@ -223,15 +237,11 @@ class Tracker:
         At once if there is nothing to wait for: the store has it already, or is away. A request has one wait at a time:
         the next one, or `forget_wait`, ends the one before without a call.
         """
-        if task.is_saved:
-            self._writer.forget(task)
-            then()
-        else:
-            self._writer.wait_for(task, task.stage.rank, then)
+        self._writer.waits.settle(task, then)
 
     def forget_wait(self, task: TrackedTask) -> None:
         """What waits for this task is not called any more."""
-        self._writer.forget(task)
+        self._writer.waits.forget(task)
 
     # -- the process's life --
 
@@ -249,8 +259,8 @@ class Tracker:
             await asyncio.sleep(self._heartbeat_seconds / _BEAT_TICKS)
             now = time.monotonic()
             for task in self._in_flight.values():
-                if task.is_beat_due(now):
-                    task.beats_at(now + self._heartbeat_seconds)
+                if task.beat_at <= now:
+                    task.beat_at = now + self._heartbeat_seconds
                     self._outbox.post(task)
 
     def drain(self) -> None:

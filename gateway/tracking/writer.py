@@ -1,14 +1,14 @@
 """The one writer: takes tasks from the outbox and writes them to the store, batch after batch.
 
-No request ever talks to the store itself. A request may wait here, a bounded time, until the store has its status, and
-not at all while the store is known to be away (`Condition`). The writer also knows what a store that failed may have
-lost, which is written again, and runs the look-out.
+No request ever talks to the store itself. A request may wait (`Waits`), a bounded time, until the store has its status,
+and not at all while the store is known to be away (`Condition`). The writer tells both what the store has answered. It
+also knows what a store that failed may have lost, which is written again, and runs the look-out.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sized
 from enum import Enum, auto
 from functools import partial
 
@@ -45,7 +45,7 @@ class _Everything:
 class StoreWriter:
     """Writes what is in `outbox`; `render` makes the record of a task as it is now.
 
-    `own` are the names of requests that may not be called lost, and `is_idle` tells that none of them is in flight;
+    `own` are the names of requests that may not be called lost; while `in_flight` is empty, none can bring more;
     `on_cancel` is called with the names of tasks to cancel, `on_silent` with those of `own` that the store takes for
     silent. `on_possible_loss` is called when the store may have forgotten what it was told: all that is in flight, and
     the ends since the monotonic time that it gives.
@@ -58,7 +58,7 @@ class StoreWriter:
         *,
         render: Callable[[TrackedTask], Record],
         own: Container[str],
-        is_idle: Callable[[], bool],
+        in_flight: Sized,
         on_cancel: Callable[[str], object],
         on_silent: Callable[[str], object] = str,
         on_possible_loss: Callable[[float], object] = float,
@@ -70,7 +70,7 @@ class StoreWriter:
         self._outbox = outbox
         self._render = render
         self._own = own
-        self._is_idle = is_idle
+        self._in_flight = in_flight
         self._possible_loss = _PossibleLoss(store, on_possible_loss)
         self._lookout = Lookout(
             store,
@@ -81,7 +81,7 @@ class StoreWriter:
             on_failure=self._fail,
         )
         self._counts = counts or Counts()
-        self._waits = Waits(self._counts, lambda: self._fail(StoreError("no answer in time")))
+        self.waits = Waits(outbox, self.condition, self._counts, lambda: self._fail(StoreError("no answer in time")))
         self._phase = _Phase.STOPPED
         self._batch_number = 0
         self._next: asyncio.Handle | None = None  # the batch that is about to be sent, or to be tried again
@@ -99,27 +99,6 @@ class StoreWriter:
     def is_up(self) -> bool:
         """Whether requests wait for the store."""
         return self.condition.is_up
-
-    # -- waiting for it --
-
-    def wait_for(self, task: TrackedTask, rank: int, then: Callable[[], None]) -> None:
-        """Has `task` written now, and calls `then` once when the store has it at `rank` or a bounded time is over.
-
-        At once while the store is away, and where the task's waits are used up. A task has one wait at a time: an
-        earlier one is forgotten, its `then` is not called.
-        """
-        if not self.condition.is_up:
-            self._waits.forget(task)
-        elif self._waits.begin(task, rank, then):
-            if not task.has_sent(rank):
-                self._outbox.post_urgently(task)
-            return
-        self._outbox.post_urgently(task)
-        then()
-
-    def forget(self, task: TrackedTask) -> None:
-        """Forgets the wait of this task."""
-        self._waits.forget(task)
 
     # -- writing --
 
@@ -154,16 +133,14 @@ class StoreWriter:
         if self._phase is not _Phase.IDLE:
             return
         self._phase = _Phase.BUSY
-        if self._store.answers_at_once or self._is_idle():
-            self._send(self._go_on)
+        if self._store.answers_at_once or not self._in_flight:
+            self._write()
         else:
             self._next = asyncio.get_running_loop().call_soon(self._write)
 
     def _write(self) -> None:
         self._next = None
-        if self._outbox.is_due:
-            self._send(self._go_on)
-        else:
+        if not self._send(self._go_on):
             self._phase = _Phase.IDLE
 
     def _go_on(self, is_written: bool) -> None:
@@ -181,15 +158,22 @@ class StoreWriter:
 
     async def write_batch(self) -> bool:
         """Writes some of what is to be written, while `run` does not. False if that failed; nothing is lost."""
-        if not self._outbox.is_due:
-            return True
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._send(lambda is_written: None if done.done() else done.set_result(is_written))
-        return await done
+        if not self._send(lambda is_written: None if done.done() else done.set_result(is_written)):
+            return True
+        is_written = await done
+        if is_written:
+            self._outbox.finish_batch()
+        return is_written
 
-    def _send(self, then: Callable[[bool], None]) -> None:
-        """Sends a batch as it is now; `then` is told whether it was written, before the requests that waited for it."""
+    def _send(self, then: Callable[[bool], None]) -> bool:
+        """Sends a batch as it is now. False if nothing is to be written.
+
+        `then` is told whether it was written, before the requests that waited for it.
+        """
         batch = self._outbox.next_batch()
+        if not batch:
+            return False
         self._batch_number += 1
         take = partial(self._take, batch, self._batch_number, time.monotonic(), then)
         try:
@@ -197,6 +181,7 @@ class StoreWriter:
         except Exception as error:
             log.exception("writing %d statuses failed inside the gateway; trying again", len(batch))
             take(StoreError(str(error)))
+        return True
 
     def _take(
         self,
@@ -215,36 +200,26 @@ class StoreWriter:
             self._fail(written)
             then(False)
             return
-        self._outbox.finish_batch()
         seconds = time.monotonic() - started
         self._possible_loss.batch_written()
-        self.condition.batch_written(seconds)
-        released = []
         for task, result in zip(batch, written, strict=True):
-            if self._take_result(task, result):
-                released.append(task)
+            if result.is_written:
+                task.saved(result.attempt)
+            elif task in self.waits and task.stage is Stage.QUEUED and not task.is_claimed:
+                task.refused()
+                self._outbox.discard(task)
+            else:
+                task.rejected()
+        if not self.condition.is_up:
+            self.condition.batch_written(seconds)
         then(True)
-        for task in released:
-            self._waits.release(task)
+        self.waits.answered(batch, written)
         self._counts.observe(STORE_WRITE, seconds)
-
-    def _take_result(self, task: TrackedTask, result: Written) -> bool:
-        """Tells a task what became of its record. True if its request waits, and has waited long enough."""
-        if result.is_written:
-            task.saved(result.attempt)
-            return self._waits.is_over(task)
-        is_awaited = task in self._waits
-        if is_awaited and task.stage is Stage.QUEUED and not task.is_claimed:
-            task.refused()
-            self._outbox.discard(task)
-        else:
-            task.rejected()
-        return is_awaited
 
     def _fail(self, error: StoreError) -> None:
         if self.condition.fail(error):
             self._possible_loss.fail()
-        self._waits.release_all()
+        self.waits.release_all()
 
 
 class _PossibleLoss:

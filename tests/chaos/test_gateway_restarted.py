@@ -20,7 +20,7 @@ AT_ONCE_SECONDS = 2.0
 STREAMS = 50
 
 
-async def test_it_buries_its_former_self(mortal: LaunchMortal, new_store: NewStore, upstream: Upstream) -> None:
+async def test_it_ends_its_earlier_run(mortal: LaunchMortal, new_store: NewStore, upstream: Upstream) -> None:
     """What it had in flight is lost as soon as it is back, not three heartbeats later, and no one else is needed."""
     store = await new_store()
     gateway = await mortal(REDIS_URL=store.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS), GATEWAY_INSTANCE="phoenix")
@@ -39,21 +39,23 @@ async def test_it_buries_its_former_self(mortal: LaunchMortal, new_store: NewSto
     assert {outcome(await store.document(task_id)) for task_id in ids} == {("FAILED", "lost", "lost")}
 
 
-async def test_it_buries_nobody_else(mortal: LaunchMortal, new_store: NewStore, upstream: Upstream) -> None:
+async def test_it_ends_no_tasks_of_other_gateways(
+    mortal: LaunchMortal, new_store: NewStore, upstream: Upstream
+) -> None:
     """What another gateway has in flight goes on when this one starts again."""
     store = await new_store()
     settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": str(HEARTBEAT_SECONDS)}
     gateway = await mortal(**settings, GATEWAY_INSTANCE="phoenix")
     other = await mortal(**settings, GATEWAY_INSTANCE="heron")
     own, foreign = HeldStream(), HeldStream()
-    await foreign.begin(other, upstream)  # the older one, which would be buried first
+    await foreign.begin(other, upstream)  # the older one, which would be called lost first
     await own.begin(gateway, upstream)
     untouched = await store.raw(foreign.task_id)
     await gateway.kill()
     await gateway.start()
 
-    async def is_buried() -> bool:
+    async def is_lost() -> bool:
         return (await stored_states(store, [own.task_id]))[own.task_id] == "FAILED"
 
-    await until(is_buried, AT_ONCE_SECONDS, "its former task is lost")
+    await until(is_lost, AT_ONCE_SECONDS, "its former task is lost")
     assert await store.raw(foreign.task_id) == untouched

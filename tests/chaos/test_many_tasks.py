@@ -18,8 +18,8 @@ import pytest
 from gateway.store.interface import encode_cursor, place
 from gateway.store.layout import LIST_PREFIX
 from gateway.store.redis import RedisStore
+from gateway.tasks.document import complete_document
 from gateway.tasks.stages import Stage, State
-from gateway.tasks.task import complete_document
 from tests.chaos.load import relay
 from tests.chaos.mortal import Mortal
 from tests.conftest import started_store

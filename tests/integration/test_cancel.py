@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.tasks.document import complete_document
 from gateway.tasks.stages import Stage
-from gateway.tasks.task import complete_document
 from tests.support.outcome import DONE, outcome
 from tests.support.records import record
 from tests.support.scripted import JSON, answering, sending

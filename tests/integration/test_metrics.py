@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.exposition import scrape
+from tests.support.faults import elapse
 from tests.support.scripted import JSON, Gated, answering, head, sending, streaming
-from tests.support.waiting import within
+from tests.support.served import Served
+from tests.support.waiting import until, within
 
 if TYPE_CHECKING:
     from tests.conftest import Launch, NewStore
@@ -111,6 +114,50 @@ async def test_counters_agree_with_the_tasks(launch: Launch, new_store: NewStore
     } == +durations
     assert seen("handover_seconds_count") == len(tasks)
     assert seen.series("tasks_in_flight") == {}
+
+
+async def test_the_queue_is_counted_and_times_to_ollama_are_without_it(launch: Launch, upstream: Upstream) -> None:
+    """Who is with Ollama, who waits, who was refused; the time in the queue is in its own histogram alone."""
+    upstream.default = served = Served()
+    gateway = await launch(MAX_RUNNING="1", MAX_QUEUED="2")
+    asking = [asyncio.create_task(gateway.ask("POST", CHAT, body=BODY)) for _ in range(3)]
+    await served.holds(1)
+
+    async def counts(running: int, waiting: int) -> bool:
+        seen = await scrape(gateway.http)
+        return (seen("running_requests"), seen("waiting_requests")) == (running, waiting)
+
+    await until(lambda: counts(1, 2), what="two wait")
+    assert (await gateway.ask("POST", CHAT, body=BODY)).status == 429
+    await elapse(1, time.monotonic(), "they have waited for a second")
+    for number in range(1, 4):
+        served.finish()
+        await served.has_seen(min(number + 1, 3))
+    await within(30, asyncio.gather(*asking))
+    await until(lambda: counts(0, 0), what="all have ended")
+    seen = await scrape(gateway.http)
+    assert seen("queue_wait_seconds_count") == 3
+    assert seen("queue_wait_seconds_sum") >= 2
+    assert seen("handover_seconds_sum") < 1
+    assert seen("first_byte_seconds_sum", path="chat_completions") < seen("queue_wait_seconds_sum")
+    assert seen("request_duration_seconds_sum", path="chat_completions") > seen("queue_wait_seconds_sum")
+    assert seen("refused_total", code="queue_full") == 1
+
+
+async def test_without_a_bound_requests_at_ollama_are_counted_and_none_waits(
+    launch: Launch, upstream: Upstream
+) -> None:
+    """GETs count in neither number, and the histogram of the queue stays empty."""
+    upstream.default = served = Served()
+    gateway = await launch()
+    asking = [asyncio.create_task(gateway.ask(method, CHAT)) for method in ("POST", "POST", "GET")]
+    await served.holds(3)
+    seen = await scrape(gateway.http)
+    assert (seen("running_requests"), seen("waiting_requests")) == (2, 0)
+    for _ in asking:
+        served.finish()
+    await within(30, asyncio.gather(*asking))
+    assert (await scrape(gateway.http))("queue_wait_seconds_count") == 0
 
 
 async def test_refusals_count_by_code(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:

@@ -13,6 +13,7 @@ import pty
 import re
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,7 @@ import pytest
 from tests.support.ports import refusing_port
 from tests.support.process import ROOT, environment
 from tests.support.scripted import JSON, Gated, answering
+from tests.support.served import Served
 from tests.support.waiting import until, within
 
 if TYPE_CHECKING:
@@ -237,6 +239,40 @@ async def test_a_request_cannot_drive_the_terminal(
         assert found.code == 0
         assert "/v1/[red]%1b[31m%1B[31mx" in found.out
         assert found.out.replace("\n", "").isprintable()
+
+
+async def test_a_waiting_tasks_position_and_label_are_shown(launch: Launch, upstream: Upstream) -> None:
+    """In the list, in the detail, and live while a command waits for the task's end."""
+    upstream.default = served = Served()
+    gateway = await launch(MAX_RUNNING="1", HEARTBEAT_SEC="0.5")
+    settings = {"GATEWAY_PORT": str(gateway.port)}
+    for number in range(3):
+        fields = [(b"X-Task-Id", b"in-line-%d" % number), (b"X-Task-Label", b"job:%d" % number)]
+        await gateway.send("POST", CHAT, *fields, body=b"{}")
+        await until(partial(is_known, gateway, f"in-line-{number}"), what="the task is known")
+    await served.holds(1)
+    found = await said("tasks", **settings)
+    rows = found.out.splitlines()
+    assert re.search(r"^in-line-2 +PENDING +queued 2 of 2 +POST \S+ +job:2 ", rows[1])
+    assert re.search(r"^in-line-0 +RUNNING +forwarding +POST \S+ +job:0 ", rows[3])
+    facts = (await said("status", "in-line-2", **settings)).out
+    assert re.search(r"^queue +position 2 of 2 *$", facts, re.MULTILINE)
+    assert re.search(r"^label +job:2 *$", facts, re.MULTILINE)
+    async with Live(gateway.port, "status", "in-line-2", "--wait", is_terminal=True) as waiting:
+        await waiting.shows("PENDING queued 2 of 2")
+        served.finish()
+        await waiting.shows("PENDING queued 1 of 1")
+        await served.has_seen(2)
+        served.finish()
+        await served.has_seen(3)
+        served.finish()
+        assert await within(30, waiting.process.wait()) == 0
+        await waiting.shows("SUCCESS")
+
+
+async def is_known(gateway: Gateway, task_id: str) -> bool:
+    """Whether the gateway knows the task."""
+    return (await gateway.http.get(f"/tasks/status/{task_id}")).status_code == 200
 
 
 # -- watching --

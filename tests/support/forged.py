@@ -10,8 +10,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from gateway.tasks.document import complete_document
 from gateway.tasks.stages import Stage
-from gateway.tasks.task import complete_document
 from tests.support.records import record
 from tests.support.store import DOCUMENTS, OURS
 

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from gateway.store.interface import Record, StoreError, Written
+from gateway.tasks.document import document_head
 from gateway.tasks.stages import FINAL_RANK, Stage
 from gateway.tasks.task import Task
 
@@ -43,7 +44,7 @@ def record(
         task_id, "POST", "/v1/x", "", created_ms, owner=owner, label=label, stage=stage, message=message,
         finished_ms=finished_ms,
     )  # fmt: skip
-    head = task.document_head(algorithm_id="a", instance=instance, boot=boot, now=created_ms / 1000)
+    head = document_head(task, algorithm_id="a", instance=instance, boot=boot, now=created_ms / 1000)
     return Record(
         task_id, head, attempt, stage.rank, stage.state, created_ms, ttl_seconds, owner, grace_seconds, label=label
     )

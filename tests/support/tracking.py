@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from gateway.errors import TaskIdInUse
 from gateway.store.interface import StoreError, new_boot
 from gateway.store.memory import MemoryStore
-from gateway.tasks.task import Reason, complete_document
+from gateway.tasks.document import complete_document
+from gateway.tasks.task import Reason
 from gateway.tracking.tracker import Tracker
 from tests.support.records import text_of
 from tests.support.waiting import GUARD_SECONDS, until

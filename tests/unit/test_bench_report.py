@@ -11,7 +11,7 @@ from bench import docs, results
 from bench.__main__ import _is_chosen
 from bench.load import percentile
 from bench.peers import TITLES
-from bench.plots import Dot, dot_plot
+from bench.plots import Dot, Line, dot_plot, line_plot
 from bench.report import table, verdicts
 from bench.results import Measured, Results
 from bench.scenarios import SCENARIOS
@@ -150,6 +150,19 @@ def test_a_plot_is_a_picture_with_a_dot_per_variant() -> None:
     assert len(circles) == 2
     assert circles[0] < circles[1]
     assert "a < b" in [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_a_line_plot_is_a_picture_with_a_line_per_series() -> None:
+    """Well-formed SVG; a point per value from left to right, and a greater value is higher."""
+    plot = line_plot("a < b", "seconds", [Line("one & two", [0, 1, 3]), Line("three", [0.0, 0.5, 0.5])])
+    root = ElementTree.fromstring(plot)
+    lines = [node.get("points", "").split() for node in root.iter("{http://www.w3.org/2000/svg}polyline")]
+    points = [[tuple(map(float, point.split(","))) for point in line] for line in lines]
+    assert [len(line) for line in points] == [3, 3]
+    assert points[0] == sorted(points[0])
+    assert points[0][0][1] > points[0][1][1] > points[0][2][1]
+    assert points[1][1][1] == points[1][2][1] > points[0][1][1]
+    assert {"a < b", "one & two", "three"} <= {node.text for node in root.iter("{http://www.w3.org/2000/svg}text")}
 
 
 def test_a_scenario_is_chosen_by_its_name_or_kind() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from gateway import errors
 from gateway.app import create_app
 from gateway.settings import load
+from gateway.tasks.document import complete_document, document_head
 from gateway.tasks.stages import Stage
-from gateway.tasks.task import Reason, Task, complete_document, failed_stage
+from gateway.tasks.task import Reason, Task, failed_stage
 from tests.support.process import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -77,7 +78,7 @@ def test_the_readmes_document_has_the_gateways_fields() -> None:
     task.forward(2)
     task.answer(200, True, 3)
     task.finish(None, "complete", 4)
-    head = task.document_head(algorithm_id="ollama-openai", instance="x", boot="y", now=1.5)
+    head = document_head(task, algorithm_id="ollama-openai", instance="x", boot="y", now=1.5)
     real = json.loads(complete_document(head, 1))
     assert shape(sample) == shape(real)
     same = ("version", "event_type", "algorithm_id", "task_id", "state", "stage", "message")

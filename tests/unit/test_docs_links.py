@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.tasks.task import EVENT_TYPE
+from gateway.tasks.document import EVENT_TYPE
 from tests.support.process import ROOT
 
 if TYPE_CHECKING:

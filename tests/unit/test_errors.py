@@ -17,7 +17,11 @@ PROMISED = {
     "upstream_error": 502,
     "upstream_timeout": 504,
     "invalid_task_id": 400,
+    "invalid_header": 400,
     "task_id_in_use": 409,
+    "queue_full": 429,
+    "start_timeout": 504,
+    "task_timeout": 504,
     "invalid_path": 400,
     "not_found": 404,
     "unauthorized": 401,
@@ -38,6 +42,11 @@ def family(kind: type[GatewayError]) -> list[type[GatewayError]]:
 KINDS = family(GatewayError)
 
 
+def with_message(kind: type[GatewayError], message: str) -> GatewayError:
+    """An error of this kind with another message, whatever arguments the kind takes."""
+    return kind.__new__(kind, message)
+
+
 def test_every_promised_code_has_its_status() -> None:
     """Each code of the contract exists with the contract's status, and no code has two statuses."""
     found = {(kind.code, kind.status) for kind in KINDS}
@@ -48,7 +57,7 @@ def test_every_promised_code_has_its_status() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_body_is_openais_shape(kind: type[GatewayError]) -> None:
     """`error` with message, type, param and code, as compact UTF-8 JSON."""
-    body = kind("what went wrong").body()
+    body = with_message(kind, "what went wrong").body()
     assert json.loads(body) == {
         "error": {"message": "what went wrong", "type": "gateway_error", "param": None, "code": kind.code}
     }
@@ -63,9 +72,10 @@ def test_any_message_makes_a_body(message: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_passes_by_itself_says_when_to_come_back(kind: type[GatewayError]) -> None:
-    """Every 503 carries Retry-After seconds, and nothing else does."""
+    """Every 503 carries Retry-After seconds, and no other kind does; a full queue has its own with each error."""
     assert (kind.retry_after_seconds is not None) == (kind.status == 503)
     assert kind.retry_after_seconds is None or kind.retry_after_seconds > 0
+    assert errors.QueueFull(7).retry_after_seconds == 7
 
 
 def test_upstream_failures_are_one_family() -> None:
@@ -78,6 +88,6 @@ def test_upstream_failures_are_one_family() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_message_becomes_markup(kind: type[GatewayError]) -> None:
     """The page for a person shows status and message as text."""
-    page = kind("<script>alert('x')</script> & \"more\"").page().decode()
+    page = with_message(kind, "<script>alert('x')</script> & \"more\"").page().decode()
     assert f"<p>{kind.status}: &lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; &quot;more&quot;.</p>" in page
     assert "<script" not in page

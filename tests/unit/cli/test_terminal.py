@@ -16,7 +16,8 @@ import pytest
 
 from gateway.cli import AWAY, BROKEN_PIPE, DONE, FAILED, INTERRUPTED, NOT_ENDED, UNKNOWN, USAGE, main, show
 from gateway.logs import readable
-from gateway.tasks.task import Task, complete_document
+from gateway.tasks.document import complete_document, document_head
+from gateway.tasks.task import Task
 from tests.support.ports import refusing_port
 from tests.support.process import ROOT, environment
 
@@ -34,7 +35,7 @@ HOSTILE = {
 def document(path: str = "/v1/models", query: str = "", message: str = "m") -> dict[str, Any]:
     """A task's document with these texts."""
     task = Task("one", "GET", "", "", created_ms=1)
-    head = task.document_head(algorithm_id="a", instance="i", boot="b", now=1.5)
+    head = document_head(task, algorithm_id="a", instance="i", boot="b", now=1.5)
     found: dict[str, Any] = json.loads(complete_document(head, 1))
     return found | {"message": message, "extensions": found["extensions"] | {"path": path, "query": query}}
 
@@ -95,6 +96,48 @@ def test_json_is_ascii_on_one_line(capsys: pytest.CaptureFixture[str], hostile: 
     assert line.isascii()
     assert line.count("\n") == 1
     assert json.loads(line) == task
+
+
+def waiting(label: str | None = None) -> dict[str, Any]:
+    """A task in the queue."""
+    task = document()
+    return task | {"extensions": task["extensions"] | {"queue_position": 3, "queue_length": 12, "label": label}}
+
+
+def test_a_waiting_task_shows_its_position(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the list behind the stage, in the detail on a line of its own. A task that does not wait has none."""
+    show.print_table([waiting(), document()])
+    rows = capsys.readouterr().out.splitlines()
+    assert re.search(r"PENDING +queued 3 of 12 +GET", rows[1])
+    assert re.search(r"PENDING +queued +GET", rows[2])
+    show.print_document(waiting())
+    assert re.search(r"^queue +position 3 of 12 *$", capsys.readouterr().out, re.MULTILINE)
+    show.print_document(document())
+    assert re.search(r"^queue +- *$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_labels_have_a_column_if_there_are_any(shown: io.StringIO, hostile: str) -> None:
+    """Labels are escaped like all text of others."""
+    with redirect_stdout(shown):
+        show.print_table([document()])
+        assert "LABEL" not in shown.getvalue()
+        show.print_table([waiting(hostile), document()])
+        assert "LABEL" in shown.getvalue()
+        show.print_document(waiting(hostile))
+    text = without_colours(shown.getvalue())
+    assert all(line.isprintable() for line in text.splitlines()), ascii(text)
+    assert text.count(HOSTILE[hostile]) == 2
+
+
+def test_a_task_of_an_older_gateway_has_no_position(capsys: pytest.CaptureFixture[str]) -> None:
+    """A document without the fields of the queue is shown like one whose fields are null."""
+    task = document()
+    for name in ("queue_position", "queue_length", "label"):
+        del task["extensions"][name]
+    show.print_table([task])
+    show.print_document(task)
+    assert re.search(r"PENDING +queued +GET", capsys.readouterr().out)
 
 
 def test_colours_are_for_terminals(shown: io.StringIO) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from gateway.queue.fair import FairQueue, Standing, Ticket
+from gateway.queue.fair import FairQueue, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,13 +17,23 @@ PLACES = 3
 OWNERS = ("", "alice", "bob", "carol")
 
 
+class Ticket:
+    """A request."""
+
+    def __init__(self, owner: str, *, is_low: bool, is_ready: bool) -> None:
+        self.owner = owner
+        self.is_low = is_low
+        self.is_ready = is_ready
+        self.number = 0
+        self.standing = Standing.GONE
+
+
 class Queue(FairQueue[Ticket]):
     """A queue with the steps that tests take."""
 
     def add(self, owner: str = "", *, is_low: bool = False, is_ready: bool = True) -> Ticket:
         """A new ticket, which waits."""
-        ticket = Ticket(owner, is_low=is_low)
-        ticket.is_ready = is_ready
+        ticket = Ticket(owner, is_low=is_low, is_ready=is_ready)
         self.join(ticket)
         return ticket
 
@@ -149,6 +159,17 @@ class Turns(RuleBasedStateMachine):
         """A request comes."""
         self.all.append(self.queue.add(owner, is_low=is_low, is_ready=is_ready))
         return self.all[-1]
+
+    @precondition(lambda self: self.queue.places < PLACES and not self.queue.waiting)
+    @rule(target=tickets, owner=st.sampled_from(OWNERS))
+    def place_at_once(self, owner: str) -> Ticket:
+        """A request comes while none waits: it has its turn at once."""
+        ticket = Ticket(owner, is_low=False, is_ready=True)
+        self.queue.place(ticket)
+        self.all.append(ticket)
+        self.turn += 1
+        self.turns[owner] = self.turn
+        return ticket
 
     @rule(ticket=tickets)
     def get_ready(self, ticket: Ticket) -> None:

@@ -34,13 +34,25 @@ class Clock:
 class Request:
     """A request that goes to Ollama as soon as it has a place, unless Ollama refuses."""
 
-    def __init__(self, places: Places, owner: str = "", *, refuses: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        places: Places,
+        owner: str = "",
+        *,
+        is_ready: bool = False,
+        refuses: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.refuses = refuses
         self.tries = 0
         self.waited: float | None = None
         self.error: GatewayError | None = None
-        self.place: Place = places.reserve(owner, is_low=False)
+        self.place: Place = places.reserve(owner, is_low=False, is_ready=is_ready)
         self.place.used_by(self)
+        if is_ready:  # as the relay does
+            if self.place.standing is Standing.PLACED:
+                self.on_place()
+            else:
+                self.place.ready()
 
     def on_place(self) -> None:
         self.tries += 1
@@ -90,6 +102,18 @@ def test_a_full_queue_refuses_a_newcomer_or_displaces_another_keys_youngest() ->
     assert isinstance(youngest.error, QueueFull)
     assert (running.is_running, first.error, bobs.error) == (True, None, None)
     assert [one.place.position for one in (running, first, youngest, bobs)] == [None, 2, None, 1]
+
+
+def test_a_request_that_is_ready_has_its_place_at_once_if_none_waits() -> None:
+    """One that waits is not overtaken."""
+    places = make(2, 10)
+    first = Request(places, is_ready=True)
+    uploading = Request(places)
+    second, third = (Request(places, is_ready=True) for _ in range(2))
+    assert [one.is_running for one in (first, second, third)] == [True, True, False]
+    uploading.ready()
+    first.place.leave()
+    assert [one.is_running for one in (uploading, third)] == [True, False]
 
 
 def test_without_a_queue_only_a_free_place_is_given() -> None:
@@ -186,8 +210,8 @@ async def test_after_fifteen_seconds_of_refusals_all_that_wait_are_dismissed(mon
     assert {type(one.error) for one in requests} == {UpstreamUnavailable}
     assert requests[2].tries == 0, "none gets the place of one that was dismissed before it"
     assert (places.running, places.waiting) == (0, 0)
-    late = Request(places, refuses=lambda: True).ready()
-    assert (late.tries, late.error) == (1, REFUSED)
+    for late in (Request(places, refuses=lambda: True).ready(), Request(places, is_ready=True, refuses=lambda: True)):
+        assert (late.tries, late.error) == (1, REFUSED)
     clock.now += REFUSAL_SECONDS + 1
     much_later = Request(places, refuses=lambda: True).ready()
     assert (much_later.tries, much_later.error) == (1, None)
@@ -220,7 +244,7 @@ async def test_whatever_happens_no_place_is_lost_and_none_too_many_is_given(monk
     for _ in range(2000):
         step = chance.random()
         if step < 0.5 and not places.is_full:
-            alive.append(Request(places, chance.choice("abc"), refuses=refuses))
+            alive.append(Request(places, chance.choice("abc"), is_ready=chance.random() < 0.3, refuses=refuses))
         elif step < 0.8 and alive:
             chance.choice(alive).ready()
         elif step < 0.95 and alive:

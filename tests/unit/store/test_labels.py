@@ -245,7 +245,7 @@ async def test_malformed_members_harm_nothing(store: RedisStore, server: Server)
     await server.client.zadd(LIST_PREFIX + "label-expiry", {"odd": 1, "1:a:b": 1, "1:a:b c d": 1})
     await store.watch(())
     assert await walk(store, label=JOB) == ALL
-    members = await server.client.zrange(LIST_PREFIX + "label-expiry", 0, -1)
+    members = [str(member) for member in await server.client.zrange(LIST_PREFIX + "label-expiry", 0, -1)]
     assert [member for member in members if "odd" in member or member.startswith("1:")] == []
 
 

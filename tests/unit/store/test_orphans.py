@@ -218,7 +218,7 @@ async def test_who_writes_in_time_is_not_lost(client: NewClient) -> None:
         assert await stage_and_attempt(store, name) == ("streaming" if result.is_written else "lost", 1)
 
 
-async def test_the_spared_are_not_lost(client: NewClient, server: Server) -> None:
+async def test_exempt_tasks_are_not_lost(client: NewClient, server: Server) -> None:
     """A gateway's own tasks, and after an outage all tasks, are read, listed and looked at unchanged."""
     store = client()
     await leave(store, silent("own"), silent("foreign"))
@@ -232,8 +232,8 @@ async def test_the_spared_are_not_lost(client: NewClient, server: Server) -> Non
     assert await beats(server) == ["own"]
 
 
-async def test_who_is_spared_is_a_request_not_an_id(client: NewClient) -> None:
-    """A gateway with an id in flight spares its own request, but not an earlier request of another with that id."""
+async def test_a_request_is_exempt_and_not_its_id(client: NewClient) -> None:
+    """A gateway never calls its own request lost, but an earlier request of another gateway with the same id."""
     store = client()
     await leave(store, silent("t", created_ms=1000))
     await store.watch({request_name("m-r2-p2", 1000, "t"), request_name("m-r1-p1", 2000, "t")})
@@ -322,7 +322,7 @@ async def test_a_foreign_document_does_not_end_the_look(client: NewClient, serve
 
 
 @pytest.mark.parametrize(
-    ("boot", "instance", "is_buried"),
+    ("boot", "instance", "becomes_lost"),
     [
         ("m-r1-p1", "gateway", True),  # the former run
         ("m-r2-p9", "gateway", False),  # another process of this run
@@ -331,7 +331,9 @@ async def test_a_foreign_document_does_not_end_the_look(client: NewClient, serve
         ("old", "gateway", False),  # not a name of ours
     ],
 )
-async def test_only_the_former_self_is_buried(client: NewClient, boot: str, instance: str, is_buried: bool) -> None:
+async def test_only_tasks_of_the_earlier_run_are_lost(
+    client: NewClient, boot: str, instance: str, becomes_lost: bool
+) -> None:
     """A gateway that starts again makes its earlier run's tasks lost at once, and no other tasks."""
     store = client(boot="m-r2-p2", instance="gateway")
     for n, stage in enumerate(IN_FLIGHT):
@@ -339,11 +341,11 @@ async def test_only_the_former_self_is_buried(client: NewClient, boot: str, inst
     await put(store, [record("done", Stage.DONE, boot=boot, instance=instance)])
     await store.end_earlier_run()
     for n, stage in enumerate(IN_FLIGHT):
-        assert await stage_and_attempt(store, f"t{n}") == ("lost" if is_buried else stage, 1)
+        assert await stage_and_attempt(store, f"t{n}") == ("lost" if becomes_lost else stage, 1)
     assert await stage_and_attempt(store, "done") == ("done", 1)
 
 
-async def test_any_number_is_buried(client: NewClient, server: Server) -> None:
+async def test_any_number_of_tasks_becomes_lost(client: NewClient, server: Server) -> None:
     """A gateway that had a thousand streams when it was killed has none after its restart."""
     store = client(boot="m-r2-p2", instance="gateway")
     await put(store, [record(f"t{n}", Stage.STREAMING, boot="m-r1-p1", instance="gateway") for n in range(1000)])

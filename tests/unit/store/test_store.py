@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from gateway.store.interface import InvalidCursor, Page, Store, Written, decode_cursor, encode_cursor, place
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
+from gateway.tasks.document import complete_document
 from gateway.tasks.stages import Stage, State
-from gateway.tasks.task import complete_document
 from tests.support.records import BOOT, ids, put, record, stage_and_attempt, stored, text_of, undated, walk
 from tests.support.waiting import until
 

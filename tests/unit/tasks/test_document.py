@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from gateway.tasks.document import MAX_CHARACTERS, fields_of, has_ended, is_visible
+from gateway.tasks.document import MAX_CHARACTERS, complete_document, document_head, fields_of, has_ended, is_visible
 from gateway.tasks.stages import MAX_ATTEMPT, Stage
+from gateway.tasks.task import Task
 from tests.support.forged import EXTENSIONS, FIELDS, MISSING, SHAPES, document, with_shape
 
 # What the fields take of SHAPES; what was added since an earlier version may be missing, too.
@@ -28,6 +29,24 @@ RIGHT: dict[str, set[str]] = {
 def test_what_a_gateway_writes_has_the_shape(stage: Stage) -> None:
     """A document of every stage has the shape."""
     assert fields_of(json.dumps(document("t", stage)), "t") is not None
+
+
+def test_the_text_of_a_document() -> None:
+    """The order of the values and their spelling are fixed; what the store adds comes last."""
+    task = Task("t", "POST", "/v1/x", "a=b", 1000, owner="ann", label="one")
+    task.answer(200, True, 2000)
+    task.event_id = "e"
+    head = document_head(task, algorithm_id="a", instance="i", boot="b", now=2.9, standing_in_queue=(1, 2))
+    text = complete_document(head, 3)
+    assert text == (
+        '{"version":"1.0","event_type":"task.status.update","event_id":"e","algorithm_id":"a","task_id":"t",'
+        '"state":"RUNNING","stage":"streaming","message":"the upstream answers with HTTP 200","timestamp":2,'
+        '"extensions":{"method":"POST","path":"/v1/x","query":"a=b","stream":true,"status_code":200,"reason":null,'
+        '"created_ms":1000,"started_ms":null,"first_byte_ms":2000,"finished_ms":null,"request_bytes":0,'
+        '"response_bytes":0,"instance":"i","boot":"b","owner":"ann","label":"one","queue_position":1,'
+        '"queue_length":2,"attempt":3,"lost_after_ms":null}}'
+    )
+    assert fields_of(text, "t") == json.loads(text)
 
 
 @pytest.mark.parametrize("field", FIELDS + EXTENSIONS)

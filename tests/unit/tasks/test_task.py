@@ -13,15 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.tasks.document import lost_document
-from gateway.tasks.stages import FINAL_RANK, Stage, State, can_follow
+from gateway.tasks.document import complete_document, document_head, lost_document
+from gateway.tasks.stages import FINAL_RANK, Stage, State
 from gateway.tasks.task import (
     CUT,
     REDACTED,
     TARGET_CHARACTERS,
     Reason,
     Task,
-    complete_document,
     failed_stage,
     is_valid_id,
     new_id,
@@ -37,7 +36,7 @@ EXTENSION_KEYS = {
     "method", "path", "query", "stream", "status_code", "reason", "created_ms", "started_ms", "first_byte_ms",
     "finished_ms", "request_bytes", "response_bytes", "attempt", "instance",
 }  # fmt: skip
-OWN_ADDITIONS = {"boot", "owner", "lost_after_ms"}
+OWN_ADDITIONS = {"boot", "owner", "label", "queue_position", "queue_length", "lost_after_ms"}
 
 
 def new_task(path: str = "/v1/models", query: str = "") -> Task:
@@ -47,7 +46,7 @@ def new_task(path: str = "/v1/models", query: str = "") -> Task:
 
 def document(task: Task, now: float = 1.5, attempt: int = 1) -> dict[str, Any]:
     """The document of `task` as a poller reads it."""
-    head = task.document_head(algorithm_id="a", instance="host-1", boot="b", now=now)
+    head = document_head(task, algorithm_id="a", instance="host-1", boot="b", now=now)
     found: dict[str, Any] = json.loads(complete_document(head, attempt))
     return found
 
@@ -113,10 +112,11 @@ def test_states_and_stages_are_the_contracts() -> None:
 
 
 def test_the_reasons_are_the_contracts() -> None:
-    """Twelve reasons, and each leads to a failed stage."""
+    """Thirteen reasons, and each leads to a failed stage."""
     assert {str(reason) for reason in Reason} == {
         "upstream_status", "upstream_unavailable", "upstream_error", "upstream_truncated", "stream_incomplete",
         "stream_error", "client_disconnect", "cancelled", "timeout", "shutdown", "lost", "gateway_error",
+        "queue_full",
     }  # fmt: skip
     assert all(failed_stage(reason).state is State.FAILED for reason in Reason)
 
@@ -137,7 +137,9 @@ def test_only_forward_and_never_from_the_end(now: Stage, then: Stage) -> None:
     """A stage follows another exactly when it is later in life; nothing follows a final one."""
     order = ["queued", "forwarding", "streaming"]
     is_later = then not in order or (now in order and order.index(then) > order.index(now))
-    assert can_follow(now, then) == (now in order and is_later)
+    task = Task("t", "GET", "/v1/x", "", 1, stage=now)
+    assert task._advance(then, "") == (now in order and is_later)
+    assert task.stage is (then if now in order and is_later else now)
 
 
 steps = st.one_of(
@@ -276,6 +278,9 @@ def test_the_documents_values() -> None:
             "instance": "host-1",
             "boot": "b",
             "owner": None,
+            "label": None,
+            "queue_position": None,
+            "queue_length": None,
             "lost_after_ms": None,
         },
     }

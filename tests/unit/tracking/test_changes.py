@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.store.interface import StoreError
-from gateway.tasks.task import complete_document
+from gateway.tasks.document import complete_document
 from gateway.tracking.changes import Changes
 from tests.support.records import record
 from tests.support.tracking import seconds_of
@@ -66,7 +66,7 @@ async def test_an_own_change_wakes_at_once() -> None:
     """All who wait for a task of this process go on when it changes, and no one else; the store is not asked."""
     watched = Watched(own=("a", "b"))
     here, there = [watched.waiting("a", "e") for _ in range(10)], watched.waiting("b", "e")
-    await until(lambda: len(watched.changes._waiters) == 2, 30, "all wait")
+    await until(lambda: len(watched.changes.waiters) == 2, 30, "all wait")
     watched.changes.changed("a")
     assert await within(AT_ONCE_SECONDS, asyncio.gather(*here)) == [True] * 10
     assert not there.done()
@@ -164,7 +164,7 @@ async def test_who_leaves_is_forgotten() -> None:
     await asyncio.gather(staying, return_exceptions=True)
     count = len(watched.looks)
     assert await watched.until_quiet() <= count + 1
-    assert watched.changes._waiters == {}
+    assert watched.changes.waiters == {}
 
 
 async def test_a_store_that_is_away_wakes_nobody() -> None:

@@ -189,7 +189,7 @@ async def test_a_noisy_key_displaces_its_own_ends_alone() -> None:
     """While the store is away the flood of one key costs another key no end, whichever came first."""
     outbox = posted(ended("quiet", owner="quiet"), *(ended(f"t{n}", owner="noisy") for n in range(20)))
     assert (outbox.unsaved, outbox.dropped) == (10, 11)
-    assert outbox.ended("quiet") is not None
+    assert outbox.remembered.get("quiet") is not None
     assert save(outbox) == ["quiet", *(f"t{n}" for n in range(11, 20))]
 
 
@@ -211,7 +211,7 @@ async def test_what_the_store_has_goes_first() -> None:
     for n in range(10):
         outbox.post_urgently(ended(f"t{n}"))
     assert (outbox.unsaved, outbox.dropped) == (10, 0)
-    assert outbox.ended("written0") is None
+    assert outbox.remembered.get("written0") is None
 
 
 @pytest.mark.usefixtures("room_for_ten")
@@ -253,10 +253,10 @@ async def test_the_ended_are_known_by_id() -> None:
     """A task that ended here is remembered, written or not; one in flight and one unknown are not there."""
     task = ended("t")
     outbox = posted(task, running("r"))
-    assert outbox.ended("t") is task
+    assert outbox.remembered.get("t") is task
     save(outbox)
-    assert outbox.ended("t") is task
-    assert (outbox.ended("r"), outbox.ended("unknown")) == (None, None)
+    assert outbox.remembered.get("t") is task
+    assert (outbox.remembered.get("r"), outbox.remembered.get("unknown")) == (None, None)
 
 
 @pytest.mark.usefixtures("room_for_ten")
@@ -264,9 +264,9 @@ async def test_the_newest_attempt_is_the_one_known() -> None:
     """Of several attempts the last that ended answers, and does so after an earlier one was forgotten."""
     first, second = ended("t"), ended("t")
     outbox = posted(first, *(ended(f"t{n}") for n in range(8)), second)
-    assert outbox.ended("t") is second
+    assert outbox.remembered.get("t") is second
     outbox.post_urgently(ended("one more"))
-    assert outbox.ended("t") is second
+    assert outbox.remembered.get("t") is second
     assert outbox.dropped == 1
 
 

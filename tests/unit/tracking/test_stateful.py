@@ -26,7 +26,7 @@ from gateway.store.redis import RedisStore
 from gateway.tasks.document import has_ended, rank_of
 from gateway.tasks.stages import Stage, State
 from gateway.tasks.task import Reason
-from gateway.tracking import claims
+from gateway.tracking import waits
 from gateway.tracking.tracker import StoreUnavailable, Tracker
 from tests.support.faults import elapse
 from tests.support.records import put
@@ -105,7 +105,7 @@ class Weather:
         return page
 
     async def end_earlier_run(self) -> None:
-        """Buries."""
+        """Makes lost what an earlier run left."""
         await self._pass(self.store.end_earlier_run)
 
     async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = str) -> list[str]:
@@ -358,7 +358,7 @@ class Histories(RuleBasedStateMachine):
             self.kill(gateway)
 
     def kill(self, gateway: Gateway) -> None:
-        """A gateway goes without a word. Its successor buries what it left, or it falls silent."""
+        """A gateway goes without a word. Its successor makes lost what it left, or it falls silent."""
         is_found_by_silence = gateway.weather.is_fine
         if is_found_by_silence:
             self.run(gateway.fall_silent())
@@ -439,7 +439,7 @@ def _seen(text: str) -> Seen:
 @pytest.mark.timeout(300)
 def test_no_history_makes_a_status_untrue(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """In 10,000 steps no end ever changes, no rank and no attempt falls, and lists agree with documents."""
-    monkeypatch.setattr(claims, "END_SECONDS", 0)  # nothing here ends while a claim waits
+    monkeypatch.setattr(waits, "END_SECONDS", 0)  # nothing here ends while a claim waits
     steps: Counter[str] = Counter()
     with asyncio.Runner() as runner, redis.Redis(port=server.port, decode_responses=True) as client:
         parts = {"server": server, "runner": runner, "client": client, "steps": steps}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.tasks.stages import Stage
-from gateway.tracking.tracked import MAX_WAITS_SECONDS, TrackedTask
+from gateway.tracking.tracked import TrackedTask
 
 
 def new(attempt: int) -> TrackedTask:
@@ -41,7 +41,7 @@ def test_a_refused_claim_can_be_made_again() -> None:
     assert claim_of(task) == (False, True, False)
     task.claim_again()
     assert claim_of(task) == (False, False, False)
-    assert not task.has_sent(Stage.QUEUED.rank)
+    assert task.sent_rank < Stage.QUEUED.rank
 
 
 def test_a_record_that_is_not_written_supersedes_the_task_unless_it_went_on() -> None:
@@ -62,16 +62,6 @@ def test_a_late_answer_does_not_take_back_a_later_status() -> None:
     task.forward(1001)
     task.sent()
     task.saved(1)
-    assert task.has_saved(Stage.QUEUED.rank)
-    assert task.has_saved(Stage.FORWARDING.rank)
-    assert not task.has_saved(Stage.STREAMING.rank)
+    assert task.saved_rank == Stage.FORWARDING.rank
     task.forgotten()
-    assert not task.has_saved(Stage.QUEUED.rank)
-
-
-def test_waits_use_up_one_allowance() -> None:
-    """All waits of a request together have a bound."""
-    task = new(1)
-    task.waited(0.1)
-    task.waited(0.1)
-    assert abs(task.wait_left - (MAX_WAITS_SECONDS - 0.2)) < 1e-9
+    assert task.saved_rank < Stage.QUEUED.rank

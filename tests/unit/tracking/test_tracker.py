@@ -324,7 +324,7 @@ async def test_settling_ends_at_once_where_there_is_nothing_to_wait_for() -> Non
         task, called = await subject.begin("t"), list[str]()
         subject.tracker.settle(task, lambda: called.append("stored"))
         subject.tracker.forward(task)
-        task._wait_left = 0
+        task.wait_left = 0
         subject.tracker.settle(task, lambda: called.append("used up"))
         await subject.lose_store()
         other = subject.tracker.begin("other", "POST", "/v1/x", "")
@@ -670,7 +670,7 @@ async def test_closing_ends_though_something_goes_on() -> None:
         subject.store.door.clear()
         closing = asyncio.create_task(subject.tracker.close())
         await until(lambda: subject.store.calls["put"] > 2, 30, "the last batch is on its way")
-        running._saved_rank = late._saved_rank = -1
+        running.saved_rank = late.saved_rank = -1
         subject.tracker._outbox.post(late)
         subject.store.door.set()
         await within(1, closing)
@@ -772,7 +772,7 @@ async def test_the_newer_status_is_told(
     advance(subject, task, stage)
     task.attempt, task._likely_attempt = attempt, attempt or 1
     task._claim = Claim.GRANTED if attempt else Claim.UNCLAIMED
-    task._saved_rank = stage.rank if is_saved else -1
+    task.saved_rank = stage.rank if is_saved else -1
     if stored_as is not None:
         await put(subject.store.table, [record(task.task_id, stored_as[0], attempt=stored_as[1], message="store")])
     document = await subject.tracker.read(task.task_id)
@@ -872,7 +872,7 @@ async def test_a_wait_ends_with_the_change() -> None:
         task = await subject.begin("t")
         for stage in (Stage.FORWARDING, Stage.STREAMING, Stage.DONE):
             waiting = asyncio.create_task(subject.tracker.wait("t", None, 10))
-            await until(lambda: subject.tracker._changes._waiters, 30, "someone waits")
+            await until(lambda: subject.tracker._changes.waiters, 30, "someone waits")
             advance(subject, task, stage)
             document = await within(AT_ONCE_SECONDS, waiting)
             assert json.loads(document or "")["stage"] == stage
@@ -1153,7 +1153,7 @@ async def test_pollers_do_not_hold_up_the_stop() -> None:
     async with tracking() as subject:
         await subject.begin("t")
         waiting = asyncio.create_task(subject.tracker.wait("t", None, 30))
-        await until(lambda: subject.tracker._changes._waiters, 30, "someone waits")
+        await until(lambda: subject.tracker._changes.waiters, 30, "someone waits")
         subject.tracker.drain()
         assert (await document_of(within(AT_ONCE_SECONDS, waiting)))["stage"] == "queued"
         assert await seconds_of(subject.tracker.wait("t", None, 30)) < AT_ONCE_SECONDS

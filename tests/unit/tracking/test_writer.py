@@ -41,13 +41,13 @@ class Subject:
         self.outbox = Outbox()
         self.in_flight: dict[str, TrackedTask] = {}
         self.cancelled: list[str] = []
-        self.is_idle = False
+        self.running = ["a request"]
         self.writer = StoreWriter(
             self.store,
             self.outbox,
             render=render,
             own=self.in_flight,
-            is_idle=lambda: self.is_idle,
+            in_flight=self.running,
             on_cancel=self.cancelled.append,
             grace_seconds=GRACE_SECONDS,
         )
@@ -65,7 +65,7 @@ class Subject:
     async def wait(self, task: TrackedTask) -> float:
         """Waits for the store as a request does; how long that took."""
         released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.writer.wait_for(task, task.stage.rank, lambda: released.set_result(None))
+        self.writer.waits.wait_for(task, task.stage.rank, lambda: released.set_result(None))
         return await seconds_of(released)
 
     async def lose_store(self) -> None:
@@ -148,7 +148,7 @@ async def test_a_short_rest_of_a_wait_says_nothing() -> None:
     async with running() as subject:
         subject.store.door.clear()
         task = subject.post()
-        task._wait_left = 0.05
+        task.wait_left = 0.05
         assert await subject.wait(task) <= 0.05 + AT_ONCE_SECONDS
         assert subject.writer.is_up
         assert await subject.wait(task) <= AT_ONCE_SECONDS / 10
@@ -259,7 +259,7 @@ async def test_what_is_to_be_cancelled_is_told() -> None:
         await until(lambda: "1:found" in subject.cancelled, 30, "it is found")
 
 
-async def test_the_dead_are_buried_once() -> None:
+async def test_an_earlier_run_is_ended_once() -> None:
     """What a former run left behind is looked for once after the start, again only where that failed."""
     subject = Subject()
     subject.store.failure = StoreError("not yet")
@@ -271,7 +271,7 @@ async def test_the_dead_are_buried_once() -> None:
         assert subject.store.calls["end_earlier_run"] == 1
 
 
-async def test_own_tasks_are_spared() -> None:
+async def test_own_tasks_are_exempt() -> None:
     """No one but the gateway itself knows that its tasks live: it never calls them lost."""
     async with running() as subject:
         subject.in_flight["own"] = subject.post()
@@ -282,7 +282,7 @@ async def test_own_tasks_are_spared() -> None:
         assert "own" not in subject.store.exempt
 
 
-async def test_after_an_outage_everybody_is_spared_for_a_while() -> None:
+async def test_after_an_outage_all_tasks_are_exempt_for_a_while() -> None:
     """While the store is away, and for three heartbeats after, silence means nothing; then it does again."""
     async with running() as subject:
         await subject.lose_store()
@@ -401,7 +401,7 @@ async def test_a_status_goes_with_all_that_the_turn_brings() -> None:
 async def test_who_is_alone_is_written_at_once_and_once() -> None:
     """Where no other request is in flight nothing could come along: its end is on the way before anybody waits."""
     async with running() as subject:
-        subject.is_idle = True
+        subject.running.clear()
         task = subject.post(is_ended=True)
         assert subject.store.calls["put"] == 1
         await subject.wait(task)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from gateway.store.interface import request_name
+from gateway.tasks.document import complete_document
 from gateway.tasks.stages import Stage
-from gateway.tasks.task import complete_document
-from gateway.tracking.lookup import Source, source_of
+from gateway.tracking.answers import Source, source_of
 from gateway.tracking.tracked import TrackedTask
 from tests.support.records import BOOT, record
 
@@ -22,7 +22,7 @@ def own(stage: Stage, attempt: int = 1, *, is_saved: bool = False, likely_attemp
     """The task as this process knows it."""
     task = TrackedTask("t", "POST", "/v1/x", "", CREATED_MS, attempt, likely_attempt=likely_attempt or attempt)
     task.stage = stage
-    task._saved_rank = stage.rank if is_saved else -1
+    task.saved_rank = stage.rank if is_saved else -1
     return task
 
 
