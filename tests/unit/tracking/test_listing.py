@@ -23,12 +23,14 @@ async def refuse_writes(subject: Subject) -> None:
     await until(lambda: not subject.tracker.is_store_up, 3, "the tracker notices")
 
 
-async def walked(subject: Subject, limit: int, state: State | None = None, reader: str | None = None) -> list[str]:
+async def walked(
+    subject: Subject, limit: int, state: State | None = None, reader: str | None = None, label: str = ""
+) -> list[str]:
     """All documents of a list, page by page."""
     documents: list[str] = []
     cursor = None
     while True:
-        page = await subject.tracker.page(limit, state, cursor, reader)
+        page = await subject.tracker.page(limit, state, cursor, reader, label)
         assert len(page.documents) <= limit
         documents += page.documents
         cursor = page.next_cursor
@@ -91,6 +93,27 @@ async def test_a_list_is_still_its_owners() -> None:
         for owner in ("alice", "bob"):
             [document] = await walked(subject, 10, reader=owner)
             assert json.loads(document)["extensions"]["owner"] == owner
+
+
+async def test_the_list_of_a_label_has_the_own_tasks() -> None:
+    """Merged pages of a label have each task with that label once, in order, as this process knows it, and no other."""
+    async with tracking() as subject:
+        await put(subject.store.table, [record("other", Stage.STREAMING, created_ms=1, label="job")])
+        await put(subject.store.table, [record("reused", Stage.DONE, created_ms=2, label="job")])
+        saved = subject.tracker.begin(None, "POST", "/v1/x", "", label="job")
+        await until(lambda: not subject.tracker.unsaved, 3, "all is written")
+        await refuse_writes(subject)
+        await next_millisecond()
+        fresh = subject.tracker.begin(None, "POST", "/v1/x", "", "alice", label="job")
+        subject.tracker.begin(None, "POST", "/v1/x", "", label="job2")
+        subject.tracker.begin("reused", "POST", "/v1/x", "", label="job2")
+        subject.run_through(saved)
+        for limit in (1, 2, 1000):
+            documents = await walked(subject, limit, label="job")
+            assert [json.loads(one)["task_id"] for one in documents] == [fresh.task_id, saved.task_id, "other"]
+            assert json.loads(documents[1])["state"] == State.SUCCESS
+        [document] = await walked(subject, 10, reader="alice", label="job")
+        assert json.loads(document)["task_id"] == fresh.task_id
 
 
 async def test_a_store_that_cannot_be_read_has_no_list() -> None:

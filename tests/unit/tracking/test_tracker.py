@@ -21,6 +21,7 @@ from gateway.tasks.stages import Stage, State
 from gateway.tasks.task import Reason
 from gateway.tracking import condition as condition_module
 from gateway.tracking import outbox as outbox_module
+from gateway.tracking.answers import PartlyCancelled
 from gateway.tracking.tracked import Claim
 from gateway.tracking.tracker import StoreUnavailable
 from tests.support.records import ids, put, record, stage_and_attempt, stored, text_of, walk
@@ -976,6 +977,67 @@ async def test_only_the_request_that_was_named_ends(is_ours: bool) -> None:
         if is_ours:
             subject.store.on_cancel(f"{subject.boot}:{task.created_ms}:t")
         assert (task.cut_by is not None) == is_ours
+
+
+# -- cancelling by label --
+
+
+async def test_a_label_ends_waiting_tasks_before_running_ones() -> None:
+    """So no waiting one gets the place of a running one; tasks of other labels and other keys go on."""
+    async with tracking() as subject:
+        cut: list[TrackedTask] = []
+        tasks = [subject.tracker.begin(None, "POST", "/v1/x", "", "alice", label="job") for _ in range(6)]
+        others = [
+            subject.tracker.begin(None, "POST", "/v1/x", "", "alice", label="job2"),
+            subject.tracker.begin(None, "POST", "/v1/x", "", "bob", label="job"),
+        ]
+        for task in (*tasks, *others):
+            task.run_by(Cut(partial(cut.append, task)))
+        for task in tasks[:3]:
+            subject.tracker.forward(task)
+        assert await subject.tracker.cancel_label("job", "alice") == 6
+        assert cut == tasks[3:] + tasks[:3]
+        assert await subject.tracker.cancel_label("job", "carol") == 0
+        assert await subject.tracker.cancel_label("job", None) == 7, "those that did not end count again"
+        assert {task.cut_by for task in others[:1]} == {None}
+
+
+async def test_a_label_ends_the_tasks_of_other_gateways() -> None:
+    """Each request in flight is named once, and what has ended is not, nor this process's own."""
+    async with tracking() as subject:
+        own = subject.tracker.begin(None, "POST", "/v1/x", "", label="job")
+        for label in ("job", "j", ""):
+            stages = [Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING, Stage.DONE, Stage.ERROR]
+            theirs = [record(f"{label}x-{stage}", stage, boot="other", label=label) for stage in stages]
+            await put(subject.store.table, theirs)
+        await until(lambda: not subject.tracker.unsaved, 3, "all is written")
+        assert await subject.tracker.cancel_label("job") == 4
+        assert subject.store.asked[0] == "other:1000:jobx-queued"
+        assert sorted(subject.store.asked[1:]) == ["other:1000:jobx-forwarding", "other:1000:jobx-streaming"]
+        assert own.cut_by is not None
+
+
+async def test_many_tasks_of_a_label_are_all_named() -> None:
+    """More than one page, and more than are asked for at once."""
+    async with tracking() as subject:
+        for stage in (Stage.QUEUED, Stage.STREAMING):
+            theirs = [record(f"{stage}-{n}", stage, boot="other", label="job" * (n % 2)) for n in range(2500)]
+            await put(subject.store.table, theirs)
+        assert await subject.tracker.cancel_label("job") == len(set(subject.store.asked)) == 2500
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+async def test_a_store_that_is_away_ends_the_own_tasks_of_a_label(is_readable: bool) -> None:
+    """The own ones end at once, and the error has their number: the others cannot be asked."""
+    async with tracking() as subject:
+        task = subject.tracker.begin(None, "POST", "/v1/x", "", label="job")
+        subject.store.write_failure = StoreError("READONLY", "READONLY")
+        if not is_readable:
+            subject.store.failure = StoreError("gone")
+        await until(lambda: not subject.tracker.is_store_up, 30, "the tracker notices")
+        with pytest.raises(PartlyCancelled, match="own tasks 1 were cancelled"):
+            await subject.tracker.cancel_label("job")
+        assert task.cut_by is not None
 
 
 async def test_what_another_has_replaced_is_no_longer_known() -> None:
