@@ -15,7 +15,7 @@ from gateway.tasks.document import fields_of, has_ended, is_visible
 from gateway.tasks.stages import State
 from gateway.tracking.changes import Changes, event_id
 from gateway.tracking.listing import Listing
-from gateway.tracking.lookup import Source, source_of
+from gateway.tracking.source import Source, source_of
 from gateway.tracking.own import OwnTasks
 from gateway.tracking.tracked import Documents, TrackedTask
 from gateway.tracking.writer import StoreWriter

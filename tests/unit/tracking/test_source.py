@@ -10,7 +10,7 @@ import pytest
 from gateway.store.interface import request_name
 from gateway.tasks.document import complete_document
 from gateway.tasks.stages import Stage
-from gateway.tracking.lookup import Source, source_of
+from gateway.tracking.source import Source, source_of
 from gateway.tracking.tracked import TrackedTask
 from tests.support.records import BOOT, record
 
