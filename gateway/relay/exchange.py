@@ -75,8 +75,7 @@ class Exchange(BaseExchange):
             self.on_place()
         else:
             self._release()
-            error = TaskIdInUse(f"the task id {self._task.task_id!r} is in flight at another gateway, or another key's")
-            self._relay.refuse(self._request, error)
+            self._relay.refuse(self._request, TaskIdInUse.in_store(self._task.task_id))
 
     # -- QUEUED: others have the places with Ollama --
 

@@ -15,8 +15,8 @@ from gateway.tasks.document import fields_of, has_ended, is_visible
 from gateway.tasks.stages import State
 from gateway.tracking.changes import Changes, event_id
 from gateway.tracking.listing import Listing
-from gateway.tracking.source import Source, source_of
 from gateway.tracking.own import OwnTasks
+from gateway.tracking.source import Source, source_of
 from gateway.tracking.tracked import Documents, TrackedTask
 from gateway.tracking.writer import StoreWriter
 
@@ -91,7 +91,7 @@ class Answers:
         """
         own = self.own.in_flight.get(task_id)
         if own is not None and not own.is_superseded and reader in (None, own.owner) and own.is_claimed:
-            own.cut(Cancelled("the task was cancelled"))  # at once: the store may take its time
+            own.cut(Cancelled())  # at once: the store may take its time
         document = await self.read(task_id, reader)
         if document is None or has_ended(document):
             return document

@@ -1031,7 +1031,7 @@ async def test_a_request_is_cancelled_while_it_claims() -> None:
         subject.store.door.clear()
         claim = asyncio.create_task(subject.begin("t"))
         await until(lambda: subject.store.calls["put"], 30, "the claim is under way")
-        subject.tracker.cut_all(Cancelled("the task was cancelled"))
+        subject.tracker.cut_all(Cancelled())
         subject.store.door.set()
         task = await claim
         assert isinstance(task.cut_by, Cancelled)
