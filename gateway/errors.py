@@ -65,6 +65,11 @@ class TaskIdInUse(GatewayError):
     status, code = 409, "task_id_in_use"
     is_retry_useless = True
 
+    @classmethod
+    def in_store(cls, task_id: str) -> "TaskIdInUse":
+        """The store has the id, and this gateway does not."""
+        return cls(f"the task id {task_id!r} is in flight at another gateway, or another key's")
+
 
 class Unauthorized(GatewayError):
     """API keys are on and the request has no valid key."""
@@ -133,6 +138,9 @@ class Cancelled(GatewayError):
     """The task was cancelled before its answer began."""
 
     status, code = 499, "cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("the task was cancelled")
 
 
 class ShuttingDown(GatewayError):

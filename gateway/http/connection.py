@@ -14,7 +14,7 @@ from gateway.errors import TooManyConnections
 from gateway.http import limits
 from gateway.http.closing import Lifecycle, Phase, Reason, has_left
 from gateway.http.head import Refusal
-from gateway.http.parser import Pace, Part, Pipeline, RequestReader
+from gateway.http.parser import Pace, Part, PipelinedRequests, RequestReader
 from gateway.http.request import Request, closing_response
 from gateway.http.stalled import StallWatch
 from gateway.metrics.counts import Counts
@@ -72,7 +72,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", None)
         self._deadline = Deadline(self._loop, self._on_deadline)
         # the requests
-        self._pipeline = Pipeline()
+        self._pipeline = PipelinedRequests()
         self._reader = RequestReader(self, Pace(self._deadline), self._pipeline)
         self.is_read_paused = False
         # the answers

@@ -1,7 +1,7 @@
 """Finds the requests in the bytes of one client, and holds them until they are answered, in their order.
 
 `RequestReader` finds them (httptools knows the grammar of HTTP/1.1), `Pace` sees to it that they come fast enough, and
-`Pipeline` holds them. Malformed requests are refused here, before the application sees them. Knows no socket.
+`PipelinedRequests` holds them. Malformed requests are refused here, before the application sees them. Knows no socket.
 """
 
 from collections import deque
@@ -33,7 +33,7 @@ class Part(Enum):
 class RequestReader:
     """Finds the requests of one connection. Each joins `pipeline` once its head is complete."""
 
-    def __init__(self, wire: Wire, pace: "Pace", pipeline: "Pipeline") -> None:
+    def __init__(self, wire: Wire, pace: "Pace", pipeline: "PipelinedRequests") -> None:
         self.part = Part.NOTHING
         self._wire = wire
         self._pace = pace
@@ -212,7 +212,7 @@ class Pace:
         return True
 
 
-class Pipeline:
+class PipelinedRequests:
     """The requests that have no complete answer yet. `first` is being answered, or is the next; the others wait.
 
     A client may send requests before the answers to earlier ones (pipelining, RFC 9112 section 9.3.2). They are

@@ -57,8 +57,10 @@ class _Owner(Generic[T]):
         return max((ticket for tickets in self.tickets for ticket in tickets.values()), key=lambda one: one.number)
 
 
-class _Claim(NamedTuple, Generic[T]):
-    """What decides which key is next: the least claim. `number`, that of its ticket, decides between new keys."""
+class _Candidate(NamedTuple, Generic[T]):
+    """A key's oldest ticket that may be next. The least candidate is; `number` is the ticket's, and decides between
+    keys that never had a place.
+    """
 
     places: int
     last_turn: int
@@ -121,12 +123,12 @@ class FairQueue(Generic[T]):
     def place_next(self) -> T | None:
         """Gives a place to the request that is next. Passes over those that are not ready. None if none is."""
         for is_low in (False, True):
-            best: _Claim[T] | None = None
+            best: _Candidate[T] | None = None
             for owner in self._asking[is_low].values():
                 for number, ticket in owner.tickets[is_low].items():
                     if ticket.is_ready:
-                        claim = _Claim(owner.places, owner.last_turn, number, ticket)
-                        best = claim if best is None else min(best, claim)
+                        candidate = _Candidate(owner.places, owner.last_turn, number, ticket)
+                        best = candidate if best is None else min(best, candidate)
                         break
             if best is not None:
                 self._give(best.ticket, self._stop_waiting(best.ticket))
@@ -198,19 +200,19 @@ class FairQueue(Generic[T]):
         standings = {name: (owner.places, owner.last_turn) for name, owner in self._owners.items()}
         for is_low in (False, True):
             left = {name: iter(owner.tickets[is_low].values()) for name, owner in self._asking[is_low].items()}
-            claims = [
-                _Claim(*standings[name], ticket.number, ticket)
+            candidates = [
+                _Candidate(*standings[name], ticket.number, ticket)
                 for name, tickets in left.items()
                 if (ticket := next(tickets, None)) is not None
             ]
-            heapq.heapify(claims)
-            while claims:
-                ticket = claims[0].ticket
+            heapq.heapify(candidates)
+            while candidates:
+                ticket = candidates[0].ticket
                 yield ticket
                 turn += 1
                 places, _ = standings[ticket.owner]
                 standings[ticket.owner] = places + 1, turn
                 if (following := next(left[ticket.owner], None)) is None:
-                    heapq.heappop(claims)
+                    heapq.heappop(candidates)
                 else:
-                    heapq.heapreplace(claims, _Claim(places + 1, turn, following.number, following))
+                    heapq.heapreplace(candidates, _Candidate(places + 1, turn, following.number, following))

@@ -161,7 +161,7 @@ class Places:
         """
         if self._closed_by is not None:
             raise self._closed_by
-        if self.queue.places + self.queue.waiting >= self._most:
+        if self.is_full:
             error = QueueFull(self._retry_after_seconds())
             displaced = self.queue.displaced_by(owner)
             if displaced is None:

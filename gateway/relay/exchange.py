@@ -17,7 +17,7 @@ from gateway.relay.outcome import outcome_of_message
 from gateway.relay.stream_end import Ending, EndWatch, end_watch
 from gateway.tasks.options import TaskOptions
 from gateway.tracking.tracked import TrackedTask
-from gateway.upstream.connection import Connection, State
+from gateway.upstream.connection import Connection, ConnectionState
 from gateway.upstream.response import Head
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
@@ -75,8 +75,7 @@ class Exchange(BaseExchange):
             self.on_place()
         else:
             self._release()
-            error = TaskIdInUse(f"the task id {self._task.task_id!r} is in flight at another gateway, or another key's")
-            self._relay.refuse(self._request, error)
+            self._relay.refuse(self._request, TaskIdInUse.in_store(self._task.task_id))
 
     # -- QUEUED: others have the places with Ollama --
 
@@ -168,7 +167,7 @@ class Exchange(BaseExchange):
         if connection is None:
             return
         try:
-            if self._place is not None and connection.state is State.COMPLETE:
+            if self._place is not None and connection.state is ConnectionState.COMPLETE:
                 self._place.leave()
             if self._phase is Phase.HEAD:
                 if connection.head is not None and connection.head.status:
@@ -199,7 +198,7 @@ class Exchange(BaseExchange):
             self._end_watch = end_watch(self._target.path)
         self._relay.tracker.answer(self._task, head.status, is_stream=answer.is_stream)
         self._answer = answer
-        if connection.state is State.COMPLETE:
+        if connection.state is ConnectionState.COMPLETE:
             self._move(Phase.FLOWING)
             self._pass_down(connection)
         else:
@@ -211,7 +210,7 @@ class Exchange(BaseExchange):
         """Writes what waits, as far as the client takes it."""
         wire = self._request.wire
         while wire.is_writable:
-            if connection.state is State.COMPLETE:
+            if connection.state is ConnectionState.COMPLETE:
                 self._take_last(connection.take())
                 return
             if not connection.waiting:

@@ -32,7 +32,8 @@ class Proxy:
         try:
             self._check(request)
             asked = Asked(target, chosen_id(request.values(TASK_ID)), options_of(request.by_name, request.values))
-            if asked.task_id is not None and self._is_queue_full(request):
+            places = self._places_for(request)
+            if asked.task_id is not None and places is not None and places.is_full:
                 self.tracker.check(asked.task_id, request.owner)
                 _Inquiry(self, request, asked).begin()
             else:
@@ -59,17 +60,18 @@ class Proxy:
         """Reserves a place in the queue, if the request needs one, and begins. Raises GatewayError: QueueFull last."""
         target, task_id, options = asked
         path, query = stored_target(target.path, target.query)
-        place = None
-        if self._places is not None and request.method not in READING_METHODS:
+        places, place = self._places_for(request), None
+        if places is not None:
             if task_id is not None:
                 self.tracker.check(task_id, request.owner)
             is_ready = task_id is None and request.is_whole
-            place = self._places.reserve(request.owner, is_low=options.is_low, is_ready=is_ready)
+            place = places.reserve(request.owner, is_low=options.is_low, is_ready=is_ready)
         task = self.tracker.begin(task_id, request.method, path, query, request.owner, options.label, place)
         Exchange(self, request, target, task, place).begin(options)
 
-    def _is_queue_full(self, request: Request) -> bool:
-        return self._places is not None and request.method not in READING_METHODS and self._places.is_full
+    def _places_for(self, request: Request) -> Places | None:
+        """The places that `request` needs one of; None if it needs none."""
+        return None if request.method in READING_METHODS else self._places
 
     def refuse(self, request: Request, error: GatewayError) -> None:
         """Answers a request that does not become a task."""
@@ -110,8 +112,7 @@ class _Inquiry:
     async def _ask(self) -> None:
         task_id = self._asked.task_id or ""
         if await self._proxy.tracker.is_taken(task_id, self._request.owner):
-            error = TaskIdInUse(f"the task id {task_id!r} is in flight at another gateway, or another key's")
-            self._proxy.refuse(self._request, error)
+            self._proxy.refuse(self._request, TaskIdInUse.in_store(task_id))
         else:
             self._proxy.begin(self._request, self._asked)
 

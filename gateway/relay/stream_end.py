@@ -16,7 +16,7 @@ import re
 from enum import Enum
 from typing import NamedTuple
 
-from gateway.relay.top_level import KEPT_BYTES, Shape, TopLevelLook
+from gateway.relay.top_level import KEPT_BYTES, Shape, TopLevelKeys
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANK_LINE = re.compile(rb"\n\r?\n")
@@ -61,7 +61,7 @@ ENDS: dict[bytes, tuple[EndEvent, ...]] = {
 }
 
 
-class Finals:
+class EndSearch:
     """The end events of one path, prepared for the search."""
 
     __slots__ = ("events", "has_done", "signs", "types", "words")
@@ -87,13 +87,13 @@ class Finals:
         return errors > 0 and errors > sum(nulls)
 
 
-_FINALS = {path: Finals(ends) for path, ends in ENDS.items()}
+_SEARCHES = {path: EndSearch(ends) for path, ends in ENDS.items()}
 
 
 def end_watch(path: bytes) -> "EndWatch | None":
     """The watch for a stream that answers `path` (as on the wire). None: a clean end of the body is enough."""
-    finals = _FINALS.get(path.rstrip(b"/"))
-    return None if finals is None else EndWatch(finals)
+    search = _SEARCHES.get(path.rstrip(b"/"))
+    return None if search is None else EndWatch(search)
 
 
 class EndWatch:
@@ -105,24 +105,24 @@ class EndWatch:
     """
 
     __slots__ = (
-        "_data", "_event", "_field", "_finals", "_head", "_is_after_cr", "_is_between", "_is_started", "_value",
+        "_data", "_event", "_field", "_head", "_is_after_cr", "_is_between", "_is_started", "_search", "_value",
         "_word", "_word_2", "_word_3",
     )  # fmt: skip
 
-    def __init__(self, finals: Finals) -> None:
-        self._finals = finals
-        self._word, self._word_2, self._word_3 = finals.words
+    def __init__(self, search: EndSearch) -> None:
+        self._search = search
+        self._word, self._word_2, self._word_3 = search.words
         # stream
         self._is_started = False  # the place of a byte order mark has passed
         self._is_after_cr = False  # a line feed that comes now belongs to the line break before it
         self._is_between = False  # the next byte begins an event
         # event
         self._event = b""  # its name so far
-        self._data: TopLevelLook | None = None  # its data, with the lines joined
+        self._data: TopLevelKeys | None = None  # its data, with the lines joined
         # line
         self._head = b""  # the start of the line, or of the stream, while its meaning is open
         self._field = b""  # the field whose value goes on in the next piece
-        self._value: bytes | TopLevelLook = b""  # the value of that field, if it is not `data`
+        self._value: bytes | TopLevelKeys = b""  # the value of that field, if it is not `data`
 
     def feed(self, piece: bytes) -> Ending | None:
         """The first ending that `piece` announces, or None."""
@@ -169,7 +169,7 @@ class EndWatch:
         if last < 0 or not self._is_between:
             return start
         end = piece.index(b"\n", last + 1) + 1
-        return start if self._finals.may_end(piece, start, end) else end
+        return start if self._search.may_end(piece, start, end) else end
 
     def _read_lines(self, text: bytes) -> Ending | None:
         if self._is_after_cr and text:
@@ -200,7 +200,7 @@ class EndWatch:
             part = value.removeprefix(b" ")
         if self._field == b"data" and self._data is not None:
             self._data.feed(part)
-        elif isinstance(self._value, TopLevelLook):
+        elif isinstance(self._value, TopLevelKeys):
             self._value.feed(part)
         elif self._field == b"event":
             self._value = (self._value + part[:KEPT_BYTES])[:KEPT_BYTES]
@@ -209,10 +209,10 @@ class EndWatch:
     def _begin_field(self, name: bytes) -> None:
         self._field, self._value = name[: _LONGEST_FIELD + 1] or b":", b""
         if name == _ERROR:
-            self._value = TopLevelLook(frozenset())
+            self._value = TopLevelKeys(frozenset())
         elif name == b"data":
             if self._data is None:
-                self._data = TopLevelLook(frozenset((_ERROR, _TYPE)))
+                self._data = TopLevelKeys(frozenset((_ERROR, _TYPE)))
             else:
                 self._data.feed(b"\n")
 
@@ -220,7 +220,7 @@ class EndWatch:
         field, value, self._field, self._value = self._field, self._value, b"", b""
         if field == b"data" and self._data is not None:
             return None if self._data.shape is Shape.OPEN else self._ending_of(self._data)
-        if isinstance(value, TopLevelLook):
+        if isinstance(value, TopLevelKeys):
             return Ending.ERROR if value.shape is Shape.WHOLE else None
         if field == b"event":
             self._event = value
@@ -228,11 +228,11 @@ class EndWatch:
 
     def _end_event(self) -> Ending | None:
         """Takes the blank line. An event without data does not count, whatever its name."""
-        ending = None if self._data is None else self._finals.events.get(self._event)
+        ending = None if self._data is None else self._search.events.get(self._event)
         self._event, self._data = b"", None
         return ending
 
-    def _ending_of(self, data: TopLevelLook) -> Ending | None:
+    def _ending_of(self, data: TopLevelKeys) -> Ending | None:
         if self._is_done(data):
             return Ending.COMPLETE
         # The values of an object are final once it is whole.
@@ -240,8 +240,8 @@ class EndWatch:
         if values.get(_ERROR, b"null") not in _NO_ERROR:
             return Ending.ERROR
         if self._event in _UNNAMED:
-            return self._finals.types.get(values.get(_TYPE, b""))
-        return self._finals.events.get(self._event)
+            return self._search.types.get(values.get(_TYPE, b""))
+        return self._search.events.get(self._event)
 
-    def _is_done(self, data: TopLevelLook) -> bool:
-        return self._finals.has_done and data.head.strip() == _DONE
+    def _is_done(self, data: TopLevelKeys) -> bool:
+        return self._search.has_done and data.head.strip() == _DONE

@@ -34,7 +34,7 @@ class Shape(Enum):
     BROKEN = "an object with other text behind it"
 
 
-class TopLevelLook:
+class TopLevelKeys:
     """The values of the `wanted` top-level keys of one JSON text, in any order, with any white space, in any pieces.
 
     `values` has them as they are written, without white space around them and cut at KEPT_BYTES: `"text"`, `null`, `{`

@@ -91,7 +91,7 @@ class Answers:
         """
         own = self.own.in_flight.get(task_id)
         if own is not None and not own.is_superseded and reader in (None, own.owner) and own.is_claimed:
-            own.cut(Cancelled("the task was cancelled"))  # at once: the store may take its time
+            own.cut(Cancelled())  # at once: the store may take its time
         document = await self.read(task_id, reader)
         if document is None or has_ended(document):
             return document

@@ -44,7 +44,7 @@ class OwnTasks:
         task = self.in_flight.get(_id_in(name))
         if task is None or self.name(task) != name:
             return False
-        task.cut(Cancelled("the task was cancelled"))
+        task.cut(Cancelled())
         return True
 
     def cancel_label(self, label: str, reader: str | None) -> int:
@@ -54,7 +54,7 @@ class OwnTasks:
         """
         found = [task for task in self.in_flight.values() if task.label == label and reader in (None, task.owner)]
         for task in sorted(found, key=lambda task: task.started_ms is not None):
-            task.cut(Cancelled("the task was cancelled"))
+            task.cut(Cancelled())
         return len(found)
 
     def write_again(self, name: str) -> None:

@@ -235,13 +235,9 @@ class Tracker:
         """Calls `then` once: when the store has the task's present stage, or when the bounded wait is over.
 
         At once if there is nothing to wait for: the store has it already, or is away. A request has one wait at a time:
-        the next one, or `forget_wait`, ends the one before without a call.
+        the next one ends the one before without a call.
         """
         self._writer.waits.settle(task, then)
-
-    def forget_wait(self, task: TrackedTask) -> None:
-        """What waits for this task is not called any more."""
-        self._writer.waits.forget(task)
 
     # -- the process's life --
 

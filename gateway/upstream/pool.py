@@ -12,7 +12,7 @@ from collections.abc import Callable
 from gateway.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnavailable
 from gateway.http.head import Fields
 from gateway.net.vanished import PeerWatch
-from gateway.upstream.connection import Connection, State
+from gateway.upstream.connection import Connection, ConnectionState
 
 log = logging.getLogger("gateway.upstream")
 
@@ -152,7 +152,7 @@ class AwaitedAnswer:
 
     async def piece(self) -> bytes:
         """The next bytes of the body, b"" at its end. Raises UpstreamFailure if the body broke off."""
-        while not (self._connection.waiting or self._connection.state is State.COMPLETE):
+        while not (self._connection.waiting or self._connection.state is ConnectionState.COMPLETE):
             await self._more()
         return self._connection.take()
 

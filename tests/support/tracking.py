@@ -224,11 +224,10 @@ async def begun(
     if task_id is None:
         return task
     granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-    tracker.claim(task, granted.set_result)
+    tracker.claim(task, lambda is_granted: None if granted.done() else granted.set_result(is_granted))
     try:
         is_granted = await granted
     except asyncio.CancelledError:
-        tracker.forget_wait(task)
         tracker.finish(task, Reason.SHUTDOWN, "the gateway was stopped")
         raise
     if not is_granted:
@@ -239,11 +238,8 @@ async def begun(
 async def settled(tracker: Tracker, task: TrackedTask) -> None:
     """Waits as a request does, until the store has the task's stage."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    tracker.settle(task, lambda: done.set_result(None))
-    try:
-        await done
-    finally:
-        tracker.forget_wait(task)
+    tracker.settle(task, lambda: None if done.done() else done.set_result(None))
+    await done
 
 
 @asynccontextmanager

@@ -41,7 +41,7 @@ FAILURES = [
     (UpstreamUnavailable("x"), Reason.UPSTREAM_UNAVAILABLE, Notice.ERROR, 503),
     (UpstreamTimeout("x"), Reason.TIMEOUT, Notice.ERROR, 504),
     (UpstreamBroken("x"), Reason.UPSTREAM_ERROR, Notice.ERROR, 502),
-    (Cancelled("x"), Reason.CANCELLED, Notice.ERROR, 499),
+    (Cancelled(), Reason.CANCELLED, Notice.ERROR, 499),
     (ShuttingDown("x"), Reason.SHUTDOWN, Notice.ERROR_AT_ONCE, 503),
     (BodyTooLarge("x"), Reason.GATEWAY_ERROR, Notice.ERROR, 413),
     (GatewayError("x"), Reason.GATEWAY_ERROR, Notice.ERROR, 500),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.relay.stream_end import EndEvent, Ending, Finals, end_watch
+from gateway.relay.stream_end import EndEvent, Ending, EndSearch, end_watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -270,5 +270,5 @@ def test_no_end_event_is_left_out_silently() -> None:
     """The search knows three words; a table that needs a fourth fails at the start."""
     ends = tuple(EndEvent(word, Ending.COMPLETE, word) for word in (b"one", b"two", b"three", b"four"))
     with pytest.raises(ValueError, match="two or three"):
-        Finals(ends)
-    assert Finals(ends[:3]).words == (b"one", b"two", b"three")
+        EndSearch(ends)
+    assert EndSearch(ends[:3]).words == (b"one", b"two", b"three")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.relay.top_level import KEPT_BYTES, Shape, TopLevelLook
+from gateway.relay.top_level import KEPT_BYTES, Shape, TopLevelKeys
 
 WANTED = frozenset((b"error", b"type"))
 KEYS = st.sampled_from(["error", "type", "a", 'err"or', "type\\", "{", "", "é" * 40])
@@ -21,9 +21,9 @@ VALUES = st.recursive(
 )
 
 
-def look(text: bytes, size: int) -> TopLevelLook:
+def look(text: bytes, size: int) -> TopLevelKeys:
     """What is found of `text` in pieces of `size` bytes."""
-    found = TopLevelLook(WANTED)
+    found = TopLevelKeys(WANTED)
     for start in range(0, len(text), size):
         found.feed(text[start : start + size])
     return found
@@ -63,7 +63,7 @@ def test_what_is_no_object_has_no_values(text: bytes) -> None:
 @pytest.mark.parametrize("text", [b'{"a":"%b', b'{"%b":1', b'{"a":[%b', b'{"error":%b', b"x%b"])
 def test_it_holds_nothing_of_what_it_reads(text: bytes) -> None:
     """A megabyte inside a text, a key, an array, a number or no object leaves a few bytes behind."""
-    found, piece = TopLevelLook(WANTED), b"7" * 65_536
+    found, piece = TopLevelKeys(WANTED), b"7" * 65_536
     found.feed(text % b"7")
     tracemalloc.start()
     try:

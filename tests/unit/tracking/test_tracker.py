@@ -369,17 +369,14 @@ async def test_who_fails_when_his_wait_ends_harms_nobody(caplog: pytest.LogCaptu
 
 
 async def test_a_request_waits_for_one_thing_at_a_time() -> None:
-    """A second wait takes the place of the first, and a wait that is forgotten ends nowhere."""
+    """A second wait takes the place of the first."""
     async with tracking() as subject:
-        first, other, called = await subject.begin(), await subject.begin(), list[str]()
+        first, called = await subject.begin(), list[str]()
         subject.tracker.settle(first, lambda: called.append("before"))
         subject.tracker.settle(first, lambda: called.append("after"))
-        subject.tracker.settle(other, lambda: called.append("forgotten"))
-        subject.tracker.forget_wait(other)
         await settled(subject.tracker, await subject.begin())
         assert called == ["after"]
         assert first.is_saved
-        assert other.is_saved
 
 
 async def test_what_is_told_in_one_turn_is_one_batch() -> None:
@@ -1096,7 +1093,7 @@ async def test_a_request_is_cancelled_while_it_claims() -> None:
         subject.store.door.clear()
         claim = asyncio.create_task(subject.begin("t"))
         await until(lambda: subject.store.calls["put"], 30, "the claim is under way")
-        subject.tracker.cut_all(Cancelled("the task was cancelled"))
+        subject.tracker.cut_all(Cancelled())
         subject.store.door.set()
         task = await claim
         assert isinstance(task.cut_by, Cancelled)

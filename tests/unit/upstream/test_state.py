@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.upstream.connection import MOVES, Connection, State
+from gateway.upstream.connection import MOVES, Connection, ConnectionState
 from gateway.upstream.pool import AwaitedAnswer
 
 
-@pytest.mark.parametrize("state", [state for state in State if state is not State.BROKEN])
-def test_a_connection_may_break_in_any_state(state: State) -> None:
+@pytest.mark.parametrize("state", [state for state in ConnectionState if state is not ConnectionState.BROKEN])
+def test_a_connection_may_break_in_any_state(state: ConnectionState) -> None:
     """A connection can be lost at any moment, and is of no use then."""
-    assert State.BROKEN in MOVES[state]
-    assert not MOVES[State.BROKEN]
+    assert ConnectionState.BROKEN in MOVES[state]
+    assert not MOVES[ConnectionState.BROKEN]
 
 
 def test_only_a_complete_answer_frees_a_connection() -> None:
     """The next exchange begins on a connection that is IDLE, and only COMPLETE leads there."""
-    assert [state for state in State if State.IDLE in MOVES[state]] == [State.COMPLETE]
-    assert [state for state in State if State.HEAD in MOVES[state]] == [State.IDLE]
+    assert [state for state in ConnectionState if ConnectionState.IDLE in MOVES[state]] == [ConnectionState.COMPLETE]
+    assert [state for state in ConnectionState if ConnectionState.HEAD in MOVES[state]] == [ConnectionState.IDLE]
 
 
 async def test_one_exchange_at_a_time() -> None:
@@ -28,4 +28,4 @@ async def test_one_exchange_at_a_time() -> None:
     with pytest.raises(RuntimeError, match="head cannot become head"):
         AwaitedAnswer(connection, "GET")
     assert not connection.leave(), "its answer is not complete"
-    assert connection.state is State.HEAD
+    assert connection.state is ConnectionState.HEAD

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.errors import UpstreamBroken, UpstreamFailure, UpstreamTimeout, UpstreamUnavailable
-from gateway.upstream.connection import Connection, State
+from gateway.upstream.connection import Connection, ConnectionState
 from gateway.upstream.pool import AwaitedAnswer, Upstream
 from tests.support.ports import refusing_port
 from tests.support.scripted import CHUNKED, Gated, answering, head, sending
@@ -74,7 +74,7 @@ class Asked(AwaitedAnswer):
     @property
     def is_drained(self) -> bool:
         """Whether the message is complete and all of it was taken."""
-        return self.connection.state is State.COMPLETE and not self.connection.waiting
+        return self.connection.state is ConnectionState.COMPLETE and not self.connection.waiting
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.connection, name)
@@ -413,7 +413,7 @@ async def test_an_early_answer_outlives_the_write_that_fails(is_whole: bool) -> 
         status, _ = await within(3, connection.head(), "the answer")
         assert (status, await within(3, connection.piece())) == (413, b"large")
         if is_whole:
-            assert connection.state is State.COMPLETE
+            assert connection.state is ConnectionState.COMPLETE
         else:
             with pytest.raises(UpstreamBroken):
                 await within(3, connection.piece())
@@ -596,7 +596,7 @@ async def test_an_answer_that_was_not_taken_is_not_left_to_the_next_request(peer
     """A complete answer of which something still waits, reading paused, closes its connection."""
     peer.then(answering(200, body=b"x" * 70_000))
     async with asking(upstream) as connection:
-        await until(lambda: connection.state is State.COMPLETE, what="the answer is here")
+        await until(lambda: connection.state is ConnectionState.COMPLETE, what="the answer is here")
         assert connection.waiting
     assert upstream.take() is None
     assert await opened(peer, upstream) == 2
