@@ -19,7 +19,7 @@ from gateway.tasks.document import has_ended
 from gateway.tasks.options import LABEL_PATTERN, MAX_LABEL
 from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
 from gateway.tasks.task import ID_PATTERN, Reason, is_valid_id
-from gateway.tracking.answers import ListIncomplete, StoreUnavailable
+from gateway.tracking.answers import ListIncomplete, PartlyCancelled, StoreUnavailable
 from gateway.tracking.changes import event_id
 from gateway.tracking.tracker import Tracker
 
@@ -113,7 +113,7 @@ def _refused(name: str, value: str | None, problem: str) -> RequestValidationErr
 
 
 def _store_is_away(error: StoreUnavailable) -> HTTPException:
-    detail = str(error) if isinstance(error, ListIncomplete) else f"the status store is away: {error}"
+    detail = str(error) if isinstance(error, ListIncomplete | PartlyCancelled) else f"the status store is away: {error}"
     return HTTPException(503, detail, headers={"Retry-After": "2"})
 
 

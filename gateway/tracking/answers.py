@@ -120,7 +120,8 @@ class Answers:
             await self._ask_cancels(waiting)
             await self._ask_cancels(running)
         except StoreUnavailable as error:
-            raise PartlyCancelled(f"{error}; of this gateway's own tasks {count} were cancelled") from error
+            own = f"{count} of this gateway's own tasks were cancelled"
+            raise PartlyCancelled(f"{own}; the store does not tell those of other gateways: {error}") from error
         return count + len(waiting) + len(running)
 
     async def _names_elsewhere(self, label: str, state: State, reader: str | None) -> list[str]:

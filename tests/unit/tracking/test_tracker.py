@@ -1032,7 +1032,7 @@ async def test_a_store_that_is_away_ends_the_own_tasks_of_a_label(is_readable: b
         if not is_readable:
             subject.store.failure = StoreError("gone")
         await until(lambda: not subject.tracker.is_store_up, 30, "the tracker notices")
-        with pytest.raises(PartlyCancelled, match="own tasks 1 were cancelled"):
+        with pytest.raises(PartlyCancelled, match="1 of this gateway's own tasks were cancelled"):
             await subject.tracker.cancel_label("job")
         assert task.cut_by is not None
 
