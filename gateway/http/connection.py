@@ -204,6 +204,10 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         if self._reader.part is not Part.NOTHING:
             self._reader.give_time()  # the client could not be late while we did not read
 
+    def give_time(self) -> None:
+        if not self.is_read_paused and self._reader.part is not Part.NOTHING:
+            self._reader.give_time()
+
     # -- refusing --
 
     def _refuse(self, refusal: Refusal, reason: Reason) -> None:
@@ -237,6 +241,8 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
             self.look_for_client()
             if not self._is_closing:
                 self._deadline.move(limits.LOOK_SECONDS)
+        elif self._reader.part is Part.BODY and self._pipeline.is_held_back:
+            self._reader.give_time()  # the client waits for us
         elif self._reader.part is not Part.NOTHING:
             self._refuse(Refusal(408, "The request did not come in time."), Reason.LATE)
         elif self._pipeline.first is None:

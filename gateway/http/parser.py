@@ -253,6 +253,11 @@ class PipelinedRequests:
         """Whether a refusal can be sent: the client would not read it as the answer to one of these requests."""
         return not any(request.is_started or request.is_whole for request in self._all())
 
+    @property
+    def is_held_back(self) -> bool:
+        """Whether the client sends no more of its newest request before it may."""
+        return self.last is not None and self.last.is_held_back
+
     def add(self, request: Request) -> None:
         """Takes a request whose head is complete. Raises Refusal if too much waits."""
         if self.first is None:

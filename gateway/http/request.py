@@ -74,6 +74,9 @@ class Wire(Protocol):
     def hold_reading(self) -> None:
         """Pauses or resumes reading, by what waits in memory."""
 
+    def give_time(self) -> None:
+        """The client may send on only now, so its time for that begins."""
+
     def finish(self, request: "Request") -> None:
         """The answer is complete."""
 
@@ -180,7 +183,13 @@ class Request(RequestHead):
         """Sends 100 Continue, once, if the client waits for it."""
         if self.is_continue_due and not self.is_started:
             self.wire.send(_CONTINUE)
+            self.wire.give_time()
         self.is_continue_due = False
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether the client sends no body because it waits for 100 Continue. One that sends anyway waits no more."""
+        return self.is_continue_due and not self.body_bytes
 
     # -- the answer --
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.http import limits
+from tests.support.faults import elapse
 from tests.support.impatient import ImpatientGateway
 from tests.support.scripted import JSON, Gated, answering
 from tests.support.waiting import until, until_steady, within
@@ -197,6 +198,32 @@ async def test_a_body_that_trickles_has_stalled(short: ImpatientGateway, upstrea
     await closed_after(client)
     assert 1.8 < time.monotonic() - start < 30
     await asyncio.gather(trickling, return_exceptions=True)  # it ends with the connection
+
+
+async def test_a_client_that_waits_for_100_continue_in_the_queue_is_not_late(
+    scripted: Upstream, upstream: Upstream, tmp_path: Path
+) -> None:
+    """It may not send before it has its place; from then on it has its full time, and no more."""
+    base = f"http://127.0.0.1:{scripted.port}"
+    gateway = ImpatientGateway(tmp_path / "gateway.log", SHORT, UPSTREAM_BASE=base, MAX_RUNNING="1")
+    await gateway.start()
+    running = upstream.gated(JSON)
+    first = await gateway.send("POST", "/v1/own", body=b"{}")
+    await upstream.exchange()
+    waits = (b"Expect", b"100-continue"), (b"Content-Length", b"2")
+    client = await gateway.send("POST", "/v1/own", *waits)
+    silent = await gateway.send("POST", "/v1/own", *waits)
+    await elapse(1.7 * SHORT["BODY_SECONDS"], time.monotonic(), "longer than a body may take, and not two times that")
+    running.head()
+    running.end()
+    assert (await within(5, first.answer())).status == 200
+    assert (await within(5, client.head())).status == 100
+    await elapse(0.7 * SHORT["BODY_SECONDS"], time.monotonic(), "most of its own time")
+    await client.send(b"{}")
+    assert (await within(5, client.answer())).status == 200
+    assert (await within(5, silent.head())).status == 100
+    assert (await within(5, silent.answer())).status == 408
+    await gateway.stop()
 
 
 async def test_a_slow_body_is_taken(short: ImpatientGateway, upstream: Upstream) -> None:

@@ -33,6 +33,9 @@ class Wire:
     def hold_reading(self) -> None:
         """What waits in memory has changed."""
 
+    def give_time(self) -> None:
+        """The client may send on."""
+
     def look_for_client(self) -> None:
         """Whether the client is still there is asked."""
 
