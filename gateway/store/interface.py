@@ -140,7 +140,7 @@ class Store(Protocol):
 
 
 def new_boot(run: str) -> str:
-    """A new name for this process: `<run>-<process>`. `run` is `<place>-<run>`, see `settings.run_name`."""
+    """A new name for this process: `<run>-<process>`. `run` is `<site>-<run>`, see `settings.run_name`."""
     return f"{run}-{secrets.token_hex(4)}"
 
 

@@ -33,7 +33,7 @@ _REBUILD_SECONDS = 1.0  # how long a page waits for lists that are being rebuilt
 class RedisStore:
     """Statuses in Redis or Valkey. `boot` names this process, so that the store can tell its claims from others'.
 
-    `boot` is `<place>-<run>-<process>`. If `instance` has tasks in flight at this place from another run, that run is
+    `boot` is `<site>-<run>-<process>`. If `instance` has tasks in flight at this site from another run, that run is
     dead. With a `password_file` the `url` has neither user nor password; the file is read for each connection.
     """
 
@@ -135,7 +135,7 @@ class RedisStore:
     # -- orphans and cancels --
 
     async def end_earlier_run(self) -> None:
-        """Makes lost the tasks that an earlier run of this gateway, at the same place, left in flight."""
+        """Makes lost the tasks that an earlier run of this gateway, at the same site, left in flight."""
         await self._reader.asked(self._orphans.end_earlier_run())
 
     async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = str) -> list[str]:

@@ -14,7 +14,7 @@ from gateway.store.interface import Incomplete, Page, Store, StoreError, name_in
 from gateway.tasks.document import fields_of, has_ended, is_visible
 from gateway.tasks.stages import State
 from gateway.tracking.changes import Changes, event_id
-from gateway.tracking.listing import Listing
+from gateway.tracking.listing import LARGEST_PAGE, Listing
 from gateway.tracking.own import OwnTasks
 from gateway.tracking.source import Source, source_of
 from gateway.tracking.tracked import Documents, TrackedTask
@@ -24,7 +24,6 @@ T = TypeVar("T")
 
 _READ_SECONDS = 0.25  # for a read while the store is known to be away; it may take reads and no writes
 _CANCEL_SECONDS = 1.0  # how long a cancel call waits for the end
-_LARGEST_PAGE = 1000
 _ASKED_AT_ONCE = 16  # cancels, of half as many connections as the store has
 
 
@@ -127,7 +126,7 @@ class Answers:
         """The names of the requests of `label` in `state` at other gateways. Looks at all tasks in that state."""
         names, cursor = [], None
         while True:
-            asked = self.store.page(_LARGEST_PAGE, state, cursor, owner=reader, exempt=self.writer.exempt)
+            asked = self.store.page(LARGEST_PAGE, state, cursor, owner=reader, exempt=self.writer.exempt)
             page = await self._ask(asked)
             tasks = [fields_of(document) or {} for document in page.documents]
             names += [name_in(task) for task in tasks if task["extensions"].get("label") == label]

@@ -10,7 +10,7 @@ from enum import Enum, auto
 
 from gateway.store.interface import StoreError
 from gateway.tracking.outbox import BATCH_TASKS, KEPT_TASKS, Outbox
-from gateway.tracking.tracked import MAX_WAIT_SECONDS
+from gateway.tracking.tracked import MAX_WAIT_SECONDS, SILENT_BEATS
 
 log = logging.getLogger("gateway.tracker")
 
@@ -85,7 +85,7 @@ class Condition:
     def _return(self) -> None:
         self._move(_State.UP)
         self._kind, now = None, time.monotonic()
-        if now - self._away_at >= self._grace_seconds / 3:  # else no heartbeat was missed for that
+        if now - self._away_at >= self._grace_seconds / SILENT_BEATS:  # else no heartbeat was missed for that
             self._back_at = now
         self.tell()
 

@@ -23,17 +23,16 @@ from gateway.tracking.changes import Changes
 from gateway.tracking.listing import Listing
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.own import OwnTasks
-from gateway.tracking.tracked import MAX_WAIT_SECONDS, Documents, QueuePlace, TrackedTask
+from gateway.tracking.tracked import MAX_WAIT_SECONDS, SILENT_BEATS, Documents, QueuePlace, TrackedTask
 from gateway.tracking.waits import Claims
 from gateway.tracking.writer import StoreWriter
 
-__all__ = ["SILENT_BEATS", "StoreUnavailable", "Tracker"]
+__all__ = ["StoreUnavailable", "Tracker"]
 
 log = logging.getLogger("gateway.tracker")
 
 _CLOSE_SECONDS = 1.5
 _BEAT_TICKS = 10  # the heartbeat timer looks this often per interval
-SILENT_BEATS = 3  # so many missed heartbeats make a task lost
 _STEP_MS = 1000  # a clock that steps back by more is believed
 
 

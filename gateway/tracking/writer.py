@@ -23,7 +23,7 @@ from gateway.tracking.waits import Waits
 
 log = logging.getLogger("gateway.tracker")
 
-# A replica that becomes the primary has not heard of what was written last (contract 4.12).
+# A replica that becomes the primary has not heard of what was written last (docs/behaviour.md, "When the store fails").
 _UNHEARD_SECONDS = 10.0
 
 
@@ -60,8 +60,8 @@ class StoreWriter:
         own: Container[str],
         in_flight: Sized,
         on_cancel: Callable[[str], object],
-        on_silent: Callable[[str], object] = str,
-        on_possible_loss: Callable[[float], object] = float,
+        on_silent: Callable[[str], object],
+        on_possible_loss: Callable[[float], object],
         grace_seconds: float,
         counts: Counts | None = None,
     ) -> None:

@@ -1,4 +1,4 @@
-"""What the one writer promises: it knows the store's condition, finds it again, and never gives up (contract 5)."""
+"""What the one writer promises: it knows the store's condition, finds it again, and never gives up."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ class Subject:
             own=self.in_flight,
             in_flight=self.running,
             on_cancel=self.cancelled.append,
+            on_silent=lambda _name: None,
+            on_possible_loss=lambda _since: None,
             grace_seconds=GRACE_SECONDS,
         )
         self.number = 0
