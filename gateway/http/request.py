@@ -241,7 +241,7 @@ class Request(RequestHead):
         self.wire.finish(self)
 
     def break_off(self) -> None:
-        """Closes the connection without completing the answer. The last chunk is never forged (contract 3.5)."""
+        """Closes the connection without completing the answer. The last chunk is never forged."""
         self.flush()
         self.wire.break_off(is_reset=self._room_bytes is None and not self.is_chunked)
 

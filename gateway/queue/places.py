@@ -1,4 +1,4 @@
-"""Places with Ollama: so many requests are there at once, and the others wait in a bounded queue (contract 8).
+"""Places with Ollama: so many requests may be there at once; the others wait in a bounded queue.
 
 A `Place` is what one request has here, from its head to the end of its answer. The request says when it could use a
 place, when it is with Ollama, and when it leaves. `FairQueue` decides who is next. Knows no message and no task.

@@ -58,7 +58,7 @@ class _Value:
     is_needed: bool = False  # False: documents of earlier versions may be without it
 
 
-# The layout of the document (contract 4.3), in the order in which it is written.
+# The layout of the document (README.md, "Routes"), in the order in which it is written.
 _EXTENSIONS = (
     _Value("method", "task.method", _is_text, is_needed=True),
     _Value("path", "task.path", _is_text, is_needed=True),

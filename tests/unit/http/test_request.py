@@ -1,4 +1,4 @@
-"""Owns what the head of an answer leaves room for: no body goes out that the head does not announce (contract 3.1)."""
+"""Owns what the head of an answer leaves room for: no body goes out that the head does not announce."""
 
 from __future__ import annotations
 

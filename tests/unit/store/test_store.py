@@ -1,6 +1,6 @@
 """The promises of both stores: one atomic step per status, the list by creation, no key beyond its TTL.
 
-Redis (a real server) and the in-process table run through the same cases; see contract 4.6, 4.7, 4.9 and 4.11.
+Redis (a real server) and the in-process table run through the same cases.
 """
 
 from __future__ import annotations
