@@ -139,8 +139,8 @@ def _cut(text: str, most: int) -> str:
 class Task:
     """One relayed request, as this gateway knows it. Times are Unix milliseconds, sizes are body bytes.
 
-    `attempt` 0 means that the client chose the id, and the store has not yet said which attempt this is. It has one
-    field for each value of the status document.
+    `attempt` 0 means that the client chose the id, and the store has not yet said which attempt this is. The class has
+    one field for each value of the status document.
     """
 
     task_id: str

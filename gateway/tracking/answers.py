@@ -105,14 +105,14 @@ class Answers:
     async def cancel_label(self, label: str, reader: str | None) -> int:
         """Asks all tasks of `label` in flight to end, here and at other gateways. Returns how many.
 
-        Those that wait are asked first: a place that another task leaves is not for them. Raises PartlyCancelled if the
-        store is away: then the tasks of this gateway are cancelled.
+        Asks waiting tasks first. Otherwise one of them would get the place of a running one. Raises PartlyCancelled if
+        the store is away: then only the tasks of this gateway are cancelled.
         """
         count = self.own.cancel_label(label, reader)
         try:
             if not self.writer.is_up:
                 raise StoreUnavailable("it takes no writes")
-            # In the order of a task's moves: so one that moves on meanwhile is found.
+            # PENDING first: a task that becomes RUNNING meanwhile is in the second list.
             waiting = await self._names_elsewhere(label, State.PENDING, reader)
             running = await self._names_elsewhere(label, State.RUNNING, reader)
             running = list(set(running).difference(waiting))
@@ -144,7 +144,7 @@ class Answers:
         return document, self._news_of(task_id, document)
 
     async def _ask(self, answer: Awaitable[T], *, is_short: bool = False) -> T:
-        """The store's answer; not waited for long if `is_short`, or while the store is known to be away.
+        """Awaits the store's answer, but not for long if `is_short`, or while the store is known to be away.
 
         Raises StoreUnavailable.
         """
@@ -167,5 +167,6 @@ class Answers:
             own.superseded()
         elif source is Source.OWN_AGAIN:
             self.own.write_again(name)
-        is_live = source is Source.STORE and own.is_claimed and not own.is_final  # it knows its sizes, and its turn
+        # Its status is the same here, but this process knows its present sizes and position.
+        is_live = source is Source.STORE and own.is_claimed and not own.is_final
         return own if is_live or source in (Source.OWN, Source.OWN_AGAIN) else None
