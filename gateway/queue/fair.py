@@ -190,9 +190,10 @@ class FairQueue(Generic[T]):
         return most.youngest() if (newcomer.waiting if newcomer else 0) < most.waiting else None
 
     def position(self, ticket: T) -> int | None:
-        """The place of a request in the order of turns, were all ready and none to end: 1 is next.
+        """The number of a request in the order of turns, 1 is next; None once it is with Ollama.
 
-        None once it is with Ollama. Requests that have a place already, and connect to Ollama, come first.
+        Assumes that all requests are ready, and that no place is given back. Requests that have a place, and are still
+        connecting to Ollama, come first.
         """
         if self._positions is None:
             self._positions = {one: number for number, one in enumerate(chain(self._placed, self._in_order()), 1)}

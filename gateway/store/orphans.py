@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Sequence
 from math import inf
 from typing import Any, cast
 
-from gateway.store.interface import name_in
+from gateway.store.interface import ignore, name_in
 from gateway.store.layout import BEATS, DOCUMENT_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.reader import Reader
@@ -101,7 +101,7 @@ class Orphans:
         return is_same_site and is_other_run and is_running(document)
 
     async def look(
-        self, exempt: Container[str] | None, on_silent: Callable[[str], object] = str
+        self, exempt: Container[str] | None, on_silent: Callable[[str], object] = ignore
     ) -> tuple[list[str], bool]:
         """Makes silent tasks lost, and removes expired tasks from the lists.
 

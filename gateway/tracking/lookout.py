@@ -73,7 +73,7 @@ class Lookout:
     async def _probe(self) -> None:
         """Tries all commands that the gateway needs."""
         started = time.monotonic()
-        await self._store.ping()
+        await self._store.probe()
         self._condition.pass_probe(time.monotonic() - started)
 
     async def listen(self) -> None:

@@ -510,8 +510,8 @@ async def test_a_lost_status_is_put_back(subject: Subject) -> None:
 
 
 async def test_it_answers_a_ping(store: Store) -> None:
-    """`ping` succeeds if the store is up."""
-    await store.ping()
+    """`probe` succeeds if the store is up."""
+    await store.probe()
 
 
 # -- cursors --

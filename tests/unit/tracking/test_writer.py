@@ -95,7 +95,7 @@ async def running(subject: Subject | None = None) -> AsyncIterator[Subject]:
     """A writer that runs, and has looked after its store."""
     subject = subject or Subject()
     run = asyncio.create_task(subject.writer.run())
-    await until(lambda: subject.store.calls["ping"] or subject.store.calls["put"], 30, "the writer runs")
+    await until(lambda: subject.store.calls["probe"] or subject.store.calls["put"], 30, "the writer runs")
     try:
         yield subject
     finally:
@@ -187,7 +187,7 @@ async def test_a_slow_sign_of_life_is_none() -> None:
     subject.store.delay_seconds = 0.2
     subject.writer.condition.fail(StoreError("gone"))
     async with running(subject):
-        await until(lambda: subject.store.calls["ping"] >= 3, 30, "three probes")
+        await until(lambda: subject.store.calls["probe"] >= 3, 30, "three probes")
         assert not subject.writer.is_up
         subject.store.delay_seconds = 0
         await subject.until_up()
@@ -198,7 +198,7 @@ async def test_a_store_that_only_reads_is_away() -> None:
     subject = Subject()
     subject.store.write_failure = StoreError("READONLY")
     async with running(subject):
-        await until(lambda: subject.store.calls["ping"] >= 3, 30, "three probes")
+        await until(lambda: subject.store.calls["probe"] >= 3, 30, "three probes")
         assert not subject.writer.is_up
         assert await subject.store.read(["t"]) == [None]
         subject.store.write_failure = None
