@@ -35,7 +35,8 @@ from gateway.stopping import Drain
 from gateway.store.interface import Store, new_boot
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
-from gateway.tracking.tracker import SILENT_BEATS, Tracker
+from gateway.tracking.tracked import SILENT_BEATS
+from gateway.tracking.tracker import Tracker
 from gateway.upstream.pool import Upstream
 
 log = logging.getLogger("gateway")

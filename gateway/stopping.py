@@ -1,8 +1,8 @@
-"""From a signal to stop to the end of the process: notice, drain, cut, save.
+"""Stops the gateway, from the signal to the end of the process: notice, drain, cut, save.
 
-Owns the phases, the moves between them, and the two signals. uvicorn alone would close its listeners first, so that a
-client would see its connection refused instead of a 503, and would tell running streams nothing. So the server is told
-to stop only when the last request has ended.
+Owns the phases, the moves between them, and the two signals. uvicorn alone would close its listeners first: clients
+would get a refused connection instead of a 503, and running streams would not be told. So `Drain` stops the server
+only when the last request has ended.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ _CUT_SECONDS = 1.0
 
 
 class Phase(Enum):
-    """How far the end of the gateway is."""
+    """How far the gateway is on its way from serving to the end."""
 
     SERVING = auto()
-    NOTICE = auto()  # the gateway is no longer ready, and serves all the same
+    NOTICE = auto()  # the gateway says that it is not ready, but still serves everything
     DRAINING = auto()  # new requests are refused, running ones may end
     CUTTING = auto()  # the requests that still run are cut
     SAVING = auto()  # the server stops: no new connections, answers written to their end, statuses saved
@@ -40,7 +40,7 @@ class _Event(Enum):
 
     SIGTERM = auto()
     SIGINT = auto()
-    OVER = auto()  # what the phase waits for has come, or its time is over
+    OVER = auto()  # what the phase waits for has happened, or its time is over
     ENDED = auto()  # the server has ended
 
 
@@ -61,21 +61,20 @@ _MOVES = {
 
 
 class Server(Protocol):
-    """What listens, and ends the process when it has stopped."""
+    """The server of the process. The process ends after it has stopped."""
 
     def stop(self, seconds: float) -> None:
-        """Takes no further connections; answers that are still being written get so long."""
+        """Accepts no more connections. Answers that are still being written get `seconds`."""
 
     def hurry(self) -> None:
-        """Waits for no answer any more."""
+        """Stops waiting for answers."""
 
 
 class Drain:
-    """What happens once a signal to stop has come.
+    """Moves the gateway from phase to phase after a signal to stop.
 
-    For `notice_seconds` new requests are still served, so that a balancer that routes by readiness has gone elsewhere.
-    Then they are refused, as are those that wait for a place, and the other tasks of `tracker` have `seconds` to end by
-    themselves.
+    For `notice_seconds` it still serves new requests, so that a load balancer can notice that it is not ready. Then it
+    refuses new requests and those that wait for a place. Running tasks get `seconds` to end by themselves.
     """
 
     def __init__(self, tracker: Tracker, places: Places | None, seconds: float, notice_seconds: float = 0.0) -> None:
@@ -93,7 +92,7 @@ class Drain:
 
     @property
     def phase(self) -> Phase:
-        """Where the gateway is on its way to the end."""
+        """The present phase."""
         return self._phase
 
     def has_begun(self) -> bool:
@@ -101,7 +100,7 @@ class Drain:
         return self._phase is not Phase.SERVING
 
     def install(self, server: Server) -> None:
-        """Hears the signals from now on, and has `server` stop when it is time. In the main thread only."""
+        """Handles the signals from now on, and stops `server` when it is time. In the main thread only."""
         self._server = server
         loop = asyncio.get_running_loop()
         for number, event in _SIGNALS.items():
@@ -109,17 +108,17 @@ class Drain:
             signal.signal(number, partial(self._hear, loop, event))
 
     def end(self) -> None:
-        """The server has ended and all is saved: a signal means nothing any more."""
+        """The server has ended and all statuses are saved: signals are ignored from now on."""
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         self._take(_Event.ENDED)
 
     def _hear(self, loop: asyncio.AbstractEventLoop, event: _Event, _: int, __: FrameType | None) -> None:
-        """Called by the interpreter, between any two steps of the loop's."""
+        """The signal handler. It may interrupt the event loop anywhere, so it only schedules the event."""
         loop.call_soon_threadsafe(self._take, event)
 
     def _take(self, event: _Event) -> None:
-        """Something has happened: what it means depends on the phase."""
+        """Handles an event, as the present phase demands."""
         if self._phase is Phase.SAVING and event is _Event.SIGINT and self._server is not None:
             self._server.hurry()  # a second Ctrl-C does not wait for requests, a further one not for answers
         phase = _MOVES.get((self._phase, event))
@@ -163,7 +162,7 @@ class Drain:
         self._wait_for(self._tracker.until_idle(_CUT_SECONDS))
 
     def _stop_server(self) -> None:
-        """A task ends before the last bytes of its answer are out, so these get the rest of the time."""
+        """Answers get what is left of the time: a task ends before the last bytes of its answer are sent."""
         if self._server is not None:
             self._server.stop(max(0.0, self._answers_until - time.monotonic()))
 

@@ -260,7 +260,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         self._close(Reason.STALLED)
 
     def look_for_client(self) -> None:
-        """Asks the kernel whether the client has left (contract 3.4 and 4.7).
+        """Asks the kernel whether the client has left (docs/behaviour.md, "Tasks").
 
         We do not hear of that while reading is paused, nor before the loop comes to its socket.
         """

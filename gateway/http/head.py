@@ -1,9 +1,10 @@
 """The head of a client's request: what it holds, whether it is valid, and what its target means.
 
 Pure. It gets the head as the parser has read it. `check_head` refuses a head that is not valid, before any part of it
-is used (RFC 9112; contract 2.4). The parser itself refuses bare CR or LF, folded lines, malformed chunks and two
-lengths. The bytes of the target decide where a request goes. A decoded copy is only used to refuse a path that some
-later decoder could read as a path outside `/v1/`; the copy is never relayed.
+is used (RFC 9112). The parser itself refuses bare CR or LF, folded lines, malformed chunks and two lengths.
+
+The bytes of the target decide where a request goes. A decoded copy is only used to refuse a path that some later
+decoder could read as a path outside `/v1/`; the copy is never relayed.
 """
 
 import re

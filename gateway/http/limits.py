@@ -1,6 +1,6 @@
-"""The limits of a client's connection (contract 2.5), and the number of connections that file descriptors allow.
+"""The limits of a client's connection, and the number of connections that file descriptors allow.
 
-Knows no HTTP.
+Knows no HTTP. docs/behaviour.md, "HTTP/1.1 towards clients", promises the limits.
 """
 
 import logging
@@ -9,13 +9,13 @@ from contextlib import suppress
 
 log = logging.getLogger("gateway.limits")
 
-# Contract 2.5. A head, the line of a chunk or a trailer section may have this many bytes.
+# A head, the line of a chunk or a trailer section may have this many bytes.
 MAX_HEAD_BYTES = 65_536
 MAX_FIELDS = 128  # the shortest field takes twenty times its length in memory
 # Reading pauses while so much of a body waits. A read has at most 64 KiB. Together with the write buffer of the
-# connection to Ollama, and the 16 KiB at which that is filled again, this keeps contract 3.3.
+# connection to Ollama, and the 16 KiB at which that is filled again, this keeps the bound of 256 KiB a stream.
 BODY_HIGH_WATER_BYTES = 32_768
-# A request that waits in the queue is read up to here, and no byte further (contract 8.7).
+# A request that waits in the queue is read up to here, and no byte further (docs/behaviour.md, "The queue").
 QUEUED_BODY_BYTES = 262_144
 IDLE_SECONDS = 60.0
 HEAD_SECONDS = 10.0

@@ -153,13 +153,13 @@ class Request(RequestHead):
         self.waiting_bytes += len(piece)
 
     def read_ahead(self) -> None:
-        """The body is not taken for now: more of it than else is read meanwhile."""
+        """The request waits in the queue: reads more of its body meanwhile than while `take` is called."""
         self.most_waiting_bytes = limits.QUEUED_BODY_BYTES
         self.wire.hold_reading()
 
     @property
     def is_read(self) -> bool:
-        """After `read_ahead`: whether the body is here, or will not be before it is taken."""
+        """After `read_ahead`: whether all of the body is here that is read before the request has its place."""
         if self.is_whole or self.is_continue_due or self.waiting_bytes >= limits.QUEUED_BODY_BYTES:
             return True
         return int(self.by_name.get(b"content-length", b"0")) > limits.QUEUED_BODY_BYTES
@@ -254,7 +254,7 @@ class Request(RequestHead):
         self.wire.finish(self)
 
     def break_off(self) -> None:
-        """Closes the connection without completing the answer. The last chunk is never forged (contract 3.5)."""
+        """Closes the connection without completing the answer. The last chunk is never forged."""
         self.flush()
         self.wire.break_off(is_reset=self._room_bytes is None and not self.is_chunked)
 

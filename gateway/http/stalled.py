@@ -13,7 +13,7 @@ _LOOKS = 5  # in the time after which a client counts as stalled
 
 
 class StallWatch:
-    """Calls `on_stalled` if the client reads nothing for a long time. It waits for a slow client (contract 3.3).
+    """Calls `on_stalled` if the client reads nothing for a long time. It waits for a slow client.
 
     The acknowledged bytes grow while the client reads, even while none of our own buffer can be written.
     """

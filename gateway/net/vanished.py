@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import asyncio  # a check of the settings needs no event loop, and loads none
 
-# An idle peer is noticed after 30 + 3 * 10 seconds (contract 3.6).
+# An idle peer is noticed after 30 + 3 * 10 seconds (docs/behaviour.md, "HTTP/1.1 towards clients").
 KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),

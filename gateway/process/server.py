@@ -1,7 +1,7 @@
-"""The process that serves: uvicorn's server around the application, until the drain has it stop.
+"""The process that serves: runs uvicorn's server with the application until the drain stops it.
 
-Owns uvicorn and when signals are heard. The only module that knows uvicorn, but for `http/connection.py`, which
-uvicorn makes for each client.
+Owns uvicorn, and the moment from which signals are handled. No other module knows uvicorn, except
+`http/connection.py`, which uvicorn creates for each client.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _LEAST_SECONDS = 1  # uvicorn takes whole seconds, and 0 as no time at all
 
 
 def serve(settings: Settings, listeners: list[socket]) -> int:
-    """Serves until the process is told to stop; the exit code. Signals have to be blocked, see __main__."""
+    """Serves until the process is told to stop. Returns the exit code. Signals have to be blocked, see __main__."""
     gateway = create_app(settings)
     config = _config(gateway, settings.max_connections)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
@@ -33,7 +33,7 @@ def serve(settings: Settings, listeners: list[socket]) -> int:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server. The gateway's drain has the signals, and tells it when to stop."""
+    """uvicorn's server. The gateway's drain handles the signals, and tells the server when to stop."""
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
@@ -42,13 +42,13 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """uvicorn's handlers would stop it at the first signal, and raise that once more at the end."""
+        """Installs nothing: uvicorn's handlers would stop it at the first signal, and raise the signal again later."""
         yield
 
     async def main_loop(self) -> None:
-        """Hears signals, also those that waited until now, and returns when it is told to stop.
+        """Handles signals, also those that waited until now, and returns when it is told to stop.
 
-        uvicorn's own looks ten times a second: nine tenths of what an idle gateway costs without a store.
+        uvicorn's own loop wakes ten times a second: nine tenths of the CPU time of an idle gateway without a store.
         """
         loop, reload = asyncio.get_running_loop(), self._gateway.keyring.reload
         signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(reload))
@@ -57,18 +57,18 @@ class _Server(uvicorn.Server):
         await self._told.wait()
 
     def stop(self, seconds: float) -> None:
-        """Takes no further connections; answers that are still being written get so long."""
+        """Accepts no more connections. Answers that are still being written get `seconds`."""
         self.config.timeout_graceful_shutdown = max(_LEAST_SECONDS, int(seconds))
         self._told.set()
 
     def hurry(self) -> None:
-        """Waits for no answer any more."""
+        """Stops waiting for answers."""
         self.force_exit = True
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """Waits for answers, unless it has to hurry; then the application's end, which saves the statuses.
+        """Waits for answers, unless it has to hurry. Then ends the application, which saves the statuses.
 
-        uvicorn skips that end when it hurries. Where it did not, asking for it again changes nothing.
+        uvicorn skips that end if it hurries. A second call of it changes nothing.
         """
         await super().shutdown(sockets)
         if self.force_exit:
@@ -79,7 +79,7 @@ def _config(gateway: Gateway, max_connections: int) -> uvicorn.Config:
     return uvicorn.Config(
         gateway,
         workers=1,  # else uvicorn reads WEB_CONCURRENCY
-        # a BufferedProtocol, which uvicorn only makes and closes
+        # a BufferedProtocol; uvicorn only creates and closes it
         http=partial(GatewayHttpProtocol, max_connections=fitting_connections(max_connections)),  # type: ignore[arg-type]
         loop="uvloop",
         ws="none",

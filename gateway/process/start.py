@@ -1,7 +1,7 @@
-"""The gateway's start: checks the settings, has the port bound, and serves.
+"""The gateway's start: checks the settings, binds the port, and serves.
 
-Imports nothing that serves before the port is bound: wrong settings and a port in use end it at once. Exit codes: 0
-after a normal stop, 1 where the port cannot be had, 2 for wrong settings.
+Imports the application only after the port is bound, so wrong settings or a port in use end the process at once. Exit
+codes: 0 after a normal stop, 1 if the port cannot be bound, 2 for wrong settings.
 """
 
 import gc
@@ -17,7 +17,7 @@ log = logging.getLogger("gateway")
 
 
 def main() -> int:
-    """Serves; gives the exit code."""
+    """Serves. Returns the exit code."""
     settings = _settings()
     if settings is None:
         return 2
@@ -38,12 +38,12 @@ def main() -> int:
 
 
 def check() -> int:
-    """Says what is wrong with the settings, and starts nothing; gives the exit code."""
+    """Prints what is wrong with the settings, and starts nothing. Returns the exit code."""
     return 0 if _settings() else 2
 
 
 def _settings() -> Settings | None:
-    """None where they are wrong, which has been said then."""
+    """The settings. If they are wrong, prints the errors and returns None."""
     try:
         return load()
     except InvalidSettings as error:
@@ -52,10 +52,10 @@ def _settings() -> Settings | None:
 
 
 def _serve(settings: Settings, listeners: list[socket]) -> int:
-    """Imports what serves. Nothing of that becomes garbage, and looking for some would take a sixth of the start."""
+    """Imports the application, without garbage collection: it would find nothing, and take a sixth of the start."""
     gc.disable()
     from gateway.process.server import serve
 
-    gc.freeze()  # else the next look would be at all of it
+    gc.freeze()  # else the next collection would look at all modules
     gc.enable()
     return serve(settings, listeners)

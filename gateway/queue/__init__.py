@@ -1,1 +1,1 @@
-"""Bounds how many requests are with Ollama at once, and decides which of the others is next (contract 8)."""
+"""Bounds how many requests are with Ollama at once, and decides which of the others is next."""

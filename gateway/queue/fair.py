@@ -1,9 +1,13 @@
 """The order in which waiting requests get a place. Pure: knows no socket, no clock and no task.
 
-The rule (contract 8.4): requests of normal priority go before those of low priority. Among them, the API key with the
-fewest places is next. Among equal keys it is the one that was given a place longest ago, and a key that never had one
-comes first. Within a key it is the request that waited longest. Without keys all requests have the owner "", so the
-first in is the first out.
+The rule (docs/behaviour.md, "The queue"):
+
+1. Requests of normal priority go before those of low priority.
+2. Among requests of one priority, the API key that holds the fewest places is next. Among equal keys, the key that got
+   a place longest ago is next; a key that never had one comes first.
+3. Within a key, the request that has waited longest is next.
+
+Without keys all requests have the owner "", so the first in is the first out.
 """
 
 import heapq
@@ -177,7 +181,7 @@ class FairQueue(Generic[T]):
     def displaced_by(self, owner: str) -> T | None:
         """The request that has to leave a full queue so that one of `owner` can join. None: the newcomer has to.
 
-        It is the youngest of the key that has the most waiting, if `owner` has fewer (contract 8.3).
+        It is the youngest of the key that has the most waiting, if `owner` has fewer.
         """
         most = max(self._owners.values(), key=lambda one: one.waiting, default=None)
         if most is None:
@@ -186,9 +190,10 @@ class FairQueue(Generic[T]):
         return most.youngest() if (newcomer.waiting if newcomer else 0) < most.waiting else None
 
     def position(self, ticket: T) -> int | None:
-        """The place of a request in the order of turns, were all ready and none to end: 1 is next.
+        """The number of a request in the order of turns, 1 is next; None once it is with Ollama.
 
-        None once it is with Ollama. Requests that have a place already, and connect to Ollama, come first.
+        Assumes that all requests are ready, and that no place is given back. Requests that have a place, and are still
+        connecting to Ollama, come first.
         """
         if self._positions is None:
             self._positions = {one: number for number, one in enumerate(chain(self._placed, self._in_order()), 1)}

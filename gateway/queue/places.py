@@ -1,4 +1,4 @@
-"""Places with Ollama: so many requests are there at once, and the others wait in a bounded queue (contract 8).
+"""Places with Ollama: limits how many requests are there at once. The others wait in a bounded queue.
 
 A `Place` is what one request has here, from its head to the end of its answer. The request says when it could use a
 place, when it is with Ollama, and when it leaves. `FairQueue` decides who is next. Knows no message and no task.
@@ -16,10 +16,10 @@ from typing import Protocol
 from gateway.errors import GatewayError, QueueFull, UpstreamUnavailable
 from gateway.queue.fair import FairQueue, Standing
 
-# While Ollama refuses connections it is probably starting again. Requests wait for that so long, and try so often.
+# While Ollama refuses connections, it is probably starting again. Requests wait this long for it, and try this often.
 REFUSAL_SECONDS = 15.0
 _TRY_SECONDS = 0.25
-# Retry-After: bounds, and the value without any history. An estimate looks at so many places that were given back.
+# Retry-After: its bounds, its value without any history, and how many places the history has.
 _LEAST_RETRY_SECONDS, _MOST_RETRY_SECONDS, _UNKNOWN_RETRY_SECONDS = 1, 120, 5
 _HISTORY = 32
 
@@ -66,7 +66,7 @@ class Place:
 
     @property
     def position(self) -> int | None:
-        """Its place in the order of turns, 1 is next; None once the request is with Ollama, or has left."""
+        """Its number in the order of turns, 1 is next; None once the request is with Ollama, or has left."""
         return self._places.queue.position(self)
 
     @property
@@ -274,8 +274,8 @@ class Places:
     def _retry_after_seconds(self) -> int:
         """When the queue will have room: when the next place is given back, by what places took lately.
 
-        A place that is held for longer than usual says nothing about its end. It counts as one of `running` that end
-        evenly spread.
+        A place that is already held for longer than usual gives no estimate of its end. If all are, the next end is
+        expected after the usual time divided by their number.
         """
         if not self._took:
             return _UNKNOWN_RETRY_SECONDS

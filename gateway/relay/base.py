@@ -26,7 +26,7 @@ class Phase(StrEnum):
     """Where a relayed request stands."""
 
     CLAIMING = "claiming"  # the store is asked whether the task may have its id
-    QUEUED = "queued"  # all places with Ollama are taken, or what has to be here of its body is not here yet
+    QUEUED = "queued"  # no place with Ollama is free, or too little of its body has come
     BODY = "body"  # the first piece of the request's body is still to come
     CONNECTING = "connecting"  # a new connection to Ollama is being opened
     HEAD = "head"  # the request goes up; the head of the answer is still to come
@@ -95,7 +95,7 @@ class BaseExchange:
         self._fail(error)
 
     def look_for_client(self) -> None:
-        """Another request asks for the id of this task."""
+        """Ends the task if its client has left unnoticed: another request asks for the task's id."""
         self._request.wire.look_for_client()
 
     # -- its time is over --

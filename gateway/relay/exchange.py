@@ -3,7 +3,7 @@
 Each request is one `Exchange`: plain calls, and no asyncio task of its own, which would cost more than all the rest.
 Both ends only say that they have something new, and the exchange pulls it. Bodies pass piece by piece; they are never
 parsed or gathered. Between the first byte from the upstream and the last byte to the client there are two waits for the
-store, both bounded (contract 4.5). `outcome` decides how the task ends.
+store, both bounded (docs/behaviour.md, "When the store fails"). `outcome` decides how the task ends.
 """
 
 from gateway.errors import TaskIdInUse, UpstreamBroken, UpstreamFailure, UpstreamUnavailable
@@ -182,7 +182,7 @@ class Exchange(BaseExchange):
     on_writable = on_answer
 
     def _retry(self, connection: Connection, failure: UpstreamFailure) -> None:
-        """Replaces a kept-alive connection that was dead already, once, if that is safe (contract 3.7)."""
+        """Replaces a kept-alive connection that was dead already, once, if that is safe."""
         was_dead = connection.is_reused and not connection.has_received and isinstance(failure, UpstreamBroken)
         if was_dead and self._repeatable is not None:
             self._relay.upstream.release(connection)

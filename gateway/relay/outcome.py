@@ -59,7 +59,7 @@ _STREAM_INCOMPLETE = Outcome(Reason.STREAM_INCOMPLETE, "the stream ended without
 def outcome_of_message(status: int, ending: Ending | None, *, needs_ending: bool) -> Outcome:
     """The end after an answer of HTTP `status` that came whole, or whose end event came.
 
-    `ending` is how an event stream announced its end. `needs_ending` says that it has to announce it (contract 4.4).
+    `ending` is how an event stream announced its end. `needs_ending` says that it has to announce it.
     """
     if not 200 <= status < 300:
         return Outcome(Reason.UPSTREAM_STATUS, f"the upstream answered HTTP {status}")

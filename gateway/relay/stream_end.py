@@ -1,7 +1,7 @@
 """Watches an event stream for its own end, without changing a byte of it.
 
 Pure. Ollama ends a stream whose generation broke off like one that went well: HTTP 200 and a clean end of the body.
-Only the end event is missing, so SUCCESS needs that event (contract 4.4). ENDS lists these events.
+Only the end event is missing, so SUCCESS needs that event (docs/behaviour.md, "Tasks"). ENDS lists these events.
 
 Events are read as the standard says (HTML, "Server-sent events", "Interpreting an event stream"), their JSON by its
 top-level keys. Two rules go beyond the standard, because clients and servers do. An event counts as soon as its data is

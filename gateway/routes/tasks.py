@@ -49,6 +49,9 @@ class Extensions(BaseModel):
     instance: str
     boot: str = Field(description="one run of one gateway process")
     owner: str | None = Field(description="the name of the API key; null without one")
+    label: str | None = Field(None, description="the client's X-Task-Label; null without one")
+    queue_position: int | None = Field(None, description="1 is next; null unless the task waits in the queue", ge=1)
+    queue_length: int | None = Field(None, description="how many requests wait, this one included; null as above")
     lost_after_ms: int | None = Field(
         description="by the store's clock: with no heartbeat until then the task counts as lost; null once it ended"
     )

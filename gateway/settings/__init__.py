@@ -245,8 +245,8 @@ def terminal_peer() -> tuple[str, str | None]:
 
 
 def run_name(settings: Settings) -> str:
-    """`<place>-<run>`: each run at the same place has another second part."""
-    return f"{_place(settings)}-{secrets.token_hex(4)}"
+    """`<site>-<run>`: each run at the same site has another second part."""
+    return f"{_site(settings)}-{secrets.token_hex(4)}"
 
 
 def pull_progress_file() -> Path | None:
@@ -255,10 +255,10 @@ def pull_progress_file() -> Path | None:
     return Path(directory) / "pull.json" if directory else None
 
 
-def _place(settings: Settings) -> str:
+def _site(settings: Settings) -> str:
     """A hash of the listening address, the network namespace and the machine's boot. Two gateways cannot share it.
 
-    If the kernel does not say these, it is random, so it equals no other place.
+    If the kernel does not say these, it is random, so it equals no other site.
     """
     try:
         kernel = f"{_BOOT_ID.read_text()} {_NETWORK.stat().st_ino}"

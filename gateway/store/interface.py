@@ -77,6 +77,10 @@ class Page:
     skipped: int = 0
 
 
+def ignore(_name: str) -> None:
+    """Does nothing: the default of `Store.watch` for silent requests that are exempt."""
+
+
 class Store(Protocol):
     """Keeps the tracker's statuses. Every method but `write` and `close` raises StoreError when the store is away.
 
@@ -117,13 +121,13 @@ class Store(Protocol):
         """
         ...
 
-    async def ping(self) -> None:
+    async def probe(self) -> None:
         """Tries everything that the gateway needs. Raises StoreError if any of it fails."""
 
     async def end_earlier_run(self) -> None:
         """Makes lost the tasks that an earlier run of this gateway left in flight."""
 
-    async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = str) -> list[str]:
+    async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = ignore) -> list[str]:
         """Makes silent tasks lost. Returns the names of requests to cancel.
 
         Calls `on_silent` with the names in `exempt` whose tasks are silent: the store lacks their last heartbeats.
@@ -140,7 +144,7 @@ class Store(Protocol):
 
 
 def new_boot(run: str) -> str:
-    """A new name for this process: `<run>-<process>`. `run` is `<place>-<run>`, see `settings.run_name`."""
+    """A new name for this process: `<run>-<process>`. `run` is `<site>-<run>`, see `settings.run_name`."""
     return f"{run}-{secrets.token_hex(4)}"
 
 

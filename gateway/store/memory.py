@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from gateway.store.interface import Page, Record, Then, Written, decode_cursor, encode_cursor, place
+from gateway.store.interface import Page, Record, Then, Written, decode_cursor, encode_cursor, ignore, place
 from gateway.tasks.document import complete_document
 from gateway.tasks.shares import Shares
 from gateway.tasks.stages import State, Stored, verdict
@@ -150,7 +150,7 @@ class MemoryStore:
         documents = [entry.document for entry in found[:limit]]
         return Page(documents, encode_cursor(found[limit - 1].place) if len(found) > limit else None)
 
-    async def ping(self) -> None:
+    async def probe(self) -> None:
         """Does nothing: the table is never away."""
 
     # All tasks here are this process's own: no other run leaves tasks behind, and no other gateway cancels them.
@@ -161,7 +161,7 @@ class MemoryStore:
     async def watch(
         self,
         exempt: Container[str],  # noqa: ARG002
-        on_silent: Callable[[str], object] = str,  # noqa: ARG002
+        on_silent: Callable[[str], object] = ignore,  # noqa: ARG002
     ) -> list[str]:
         """Returns no names: no task is ever silent, and no other gateway asks for cancels."""
         return []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Sequence
 from math import inf
 from typing import Any, cast
 
-from gateway.store.interface import name_in
+from gateway.store.interface import ignore, name_in
 from gateway.store.layout import BEATS, DOCUMENT_PREFIX, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.reader import Reader
@@ -84,7 +84,7 @@ class Orphans:
         return lost
 
     async def end_earlier_run(self) -> None:
-        """Makes lost the tasks that an earlier run of this gateway, at the same place, left in flight."""
+        """Makes lost the tasks that an earlier run of this gateway, at the same site, left in flight."""
         await self.look(exempt=None)  # deletes BEATS if that key has another type
         task_ids = cast("list[str]", await self._reader.redis.zrange(BEATS, 0, -1))
         for start in range(0, len(task_ids), _ENDED_AT_ONCE):
@@ -96,12 +96,12 @@ class Orphans:
     def _is_former_self(self, document: str) -> bool:
         extensions = (fields_of(document) or {}).get("extensions", {})
         own, theirs = self._boot.split("-"), str(extensions.get("boot")).split("-")
-        is_same_place = extensions.get("instance") == self._instance and own[:1] == theirs[:1]
+        is_same_site = extensions.get("instance") == self._instance and own[:1] == theirs[:1]
         is_other_run = len(own) == len(theirs) == 3 and own[1] != theirs[1]
-        return is_same_place and is_other_run and is_running(document)
+        return is_same_site and is_other_run and is_running(document)
 
     async def look(
-        self, exempt: Container[str] | None, on_silent: Callable[[str], object] = str
+        self, exempt: Container[str] | None, on_silent: Callable[[str], object] = ignore
     ) -> tuple[list[str], bool]:
         """Makes silent tasks lost, and removes expired tasks from the lists.
 

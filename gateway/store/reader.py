@@ -44,20 +44,23 @@ class Reader:
         self.redis = Redis(connection_pool=self._pool)
 
     async def asked(self, answer: Coroutine[Any, Any, T]) -> T:
-        """`answer`. Raises StoreError; after the library's, no idle connection is trusted: it may be as dead."""
+        """Awaits `answer`. Raises StoreError. If the cause is an error of the library, closes idle connections, too:
+        they may be as dead as the one that failed.
+        """
         try:
             return await uncancelled(mapped(answer))
         except StoreError as error:
-            if error.__cause__ is not None:  # else it is about what the server has answered
+            if error.__cause__ is not None:  # else the server has answered
                 await self._pool.disconnect(inuse_connections=False)
             raise
 
     async def evaluate(
         self, script: Script, keys: Sequence[str], arguments: Sequence[str | int], names: Sequence[str] = ()
     ) -> Any:
-        """What a script answers. Raises the library's errors.
+        """Runs a script and returns its reply. Raises the library's errors.
 
-        A key of another type in its way is deleted: one that every script uses, or one of the lists in `names`.
+        If a key has another type, deletes the key and runs the script again: a key that every script uses, or one of
+        the lists in `names`.
         """
         try:
             return await self._evaluate(script, keys, arguments)
@@ -77,8 +80,7 @@ class Reader:
     async def documents(self, task_ids: Sequence[str]) -> tuple[int, list[str | None]]:
         """The server's time in Unix ms, and the documents of `task_ids` at that time.
 
-        None where there is none, MALFORMED where something stands there that has not a document's shape. Raises the
-        library's errors.
+        None for a missing document, MALFORMED for a text or key that is not a document. Raises the library's errors.
         """
         pipe = self.redis.pipeline(transaction=False)
         pipe.time()
@@ -89,7 +91,7 @@ class Reader:
         return seconds * 1000 + microseconds // 1000, documents
 
     def _document(self, task_id: str, reply: str | Exception | None) -> str | None:
-        """A reply to GET as a document. Raises the error it is, but for a key of another type."""
+        """The document in a reply to GET. Raises an error reply, except that of a key of another type."""
         if reply is None:
             return None
         if isinstance(reply, str) and fields_of(reply, task_id) is not None:

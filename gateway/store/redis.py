@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from gateway.store.credentials import PasswordFile
-from gateway.store.interface import Incomplete, Page, StoreError
+from gateway.store.interface import Incomplete, Page, StoreError, ignore
 from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, label_list_name, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.orphans import Orphans
@@ -33,7 +33,7 @@ _REBUILD_SECONDS = 1.0  # how long a page waits for lists that are being rebuilt
 class RedisStore:
     """Statuses in Redis or Valkey. `boot` names this process, so that the store can tell its claims from others'.
 
-    `boot` is `<place>-<run>-<process>`. If `instance` has tasks in flight at this place from another run, that run is
+    `boot` is `<site>-<run>-<process>`. If `instance` has tasks in flight at this site from another run, that run is
     dead. With a `password_file` the `url` has neither user nor password; the file is read for each connection.
     """
 
@@ -84,7 +84,7 @@ class RedisStore:
 
     # -- the writer --
 
-    async def ping(self) -> None:
+    async def probe(self) -> None:
         """Tries writing, watching and reading: a server may accept some commands only. Raises StoreError."""
         replies: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
         self._statuses.probe(lambda found: None if replies.done() else replies.set_result(found))
@@ -135,10 +135,10 @@ class RedisStore:
     # -- orphans and cancels --
 
     async def end_earlier_run(self) -> None:
-        """Makes lost the tasks that an earlier run of this gateway, at the same place, left in flight."""
+        """Makes lost the tasks that an earlier run of this gateway, at the same site, left in flight."""
         await self._reader.asked(self._orphans.end_earlier_run())
 
-    async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = str) -> list[str]:
+    async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = ignore) -> list[str]:
         """Makes silent tasks lost. Returns the names of requests to cancel. Starts a rebuild if lists lack tasks."""
         cancels, is_complete = await self._reader.asked(self._orphans.look(exempt, on_silent))
         if not is_complete:

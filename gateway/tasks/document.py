@@ -62,7 +62,7 @@ def _as_code(values: tuple[_Value, ...]) -> str:
     return "{" + ", ".join(f"{value.name!r}: {value.source}" for value in values) + "}"
 
 
-# The layout of the document (contract 4.3), in the order in which it is written.
+# The layout of the document (README.md, "Routes"), in the order in which it is written.
 _EXTENSIONS = (
     _Value("method", "task.method", _is_text, is_needed=True),
     _Value("path", "task.path", _is_text, is_needed=True),

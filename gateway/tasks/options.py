@@ -1,7 +1,7 @@
 """What a client asks for its task by header fields of the gateway's own. Pure.
 
 These fields are for the gateway alone; Ollama does not get them. Other fields that begin with `X-Task-` are the
-client's own, and pass (contract 4.3).
+client's own, and pass (docs/behaviour.md, "Relay: requests").
 """
 
 import re

@@ -27,7 +27,7 @@ CUT = "\u2026"  # an ellipsis; no target has one, because a target is bytes, dec
 _SPLIT_ESCAPE = re.compile(r"%[0-9A-Fa-f]?$")
 
 
-# Requests with these methods only read: they neither wait for a place nor take one (contract 8.1).
+# Requests with these methods only read: they neither wait for a place nor take one (docs/behaviour.md, "The queue").
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -63,7 +63,7 @@ def failed_stage(reason: Reason) -> Stage:
 
 
 def is_valid_id(text: str) -> bool:
-    """Whether `text` is valid as a task's id (contract 4.1)."""
+    """Whether `text` is valid as a task's id (docs/behaviour.md, "Tasks")."""
     return _ID.fullmatch(text) is not None
 
 
@@ -139,8 +139,8 @@ def _cut(text: str, most: int) -> str:
 class Task:
     """One relayed request, as this gateway knows it. Times are Unix milliseconds, sizes are body bytes.
 
-    `attempt` 0 means that the client chose the id, and the store has not yet said which attempt this is. It has one
-    field for each value of the status document.
+    `attempt` 0 means that the client chose the id, and the store has not yet said which attempt this is. The class has
+    one field for each value of the status document.
     """
 
     task_id: str

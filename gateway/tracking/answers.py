@@ -15,7 +15,7 @@ from gateway.store.interface import Incomplete, Page, Store, StoreError, name_in
 from gateway.tasks.document import fields_of, has_ended, is_visible, rank_of
 from gateway.tasks.stages import FINAL_RANK, State
 from gateway.tracking.changes import Changes, event_id
-from gateway.tracking.listing import Listing
+from gateway.tracking.listing import LARGEST_PAGE, Listing
 from gateway.tracking.own import OwnTasks
 from gateway.tracking.tracked import Documents, TrackedTask
 from gateway.tracking.writer import StoreWriter
@@ -24,7 +24,6 @@ T = TypeVar("T")
 
 _READ_SECONDS = 0.25  # for a read while the store is known to be away; it may take reads and no writes
 _CANCEL_SECONDS = 1.0  # how long a cancel call waits for the end
-_LARGEST_PAGE = 1000
 _ASKED_AT_ONCE = 16  # cancels, of half as many connections as the store has
 
 
@@ -106,14 +105,14 @@ class Answers:
     async def cancel_label(self, label: str, reader: str | None) -> int:
         """Asks all tasks of `label` in flight to end, here and at other gateways. Returns how many.
 
-        Those that wait are asked first: a place that another task leaves is not for them. Raises PartlyCancelled if the
-        store is away: then the tasks of this gateway are cancelled.
+        Asks waiting tasks first. Otherwise one of them would get the place of a running one. Raises PartlyCancelled if
+        the store is away: then only the tasks of this gateway are cancelled.
         """
         count = self.own.cancel_label(label, reader)
         try:
             if not self.writer.is_up:
                 raise StoreUnavailable("it takes no writes")
-            # In the order of a task's moves: so one that moves on meanwhile is found.
+            # PENDING first: a task that becomes RUNNING meanwhile is in the second list.
             waiting = await self._names_elsewhere(label, State.PENDING, reader)
             running = await self._names_elsewhere(label, State.RUNNING, reader)
             running = list(set(running).difference(waiting))
@@ -128,7 +127,7 @@ class Answers:
         """The names of the requests of `label` in `state` at other gateways. Looks at all tasks in that state."""
         names, cursor = [], None
         while True:
-            asked = self.store.page(_LARGEST_PAGE, state, cursor, owner=reader, exempt=self.writer.exempt)
+            asked = self.store.page(LARGEST_PAGE, state, cursor, owner=reader, exempt=self.writer.exempt)
             page = await self._ask(asked)
             tasks = [fields_of(document) or {} for document in page.documents]
             names += [name_in(task) for task in tasks if task["extensions"].get("label") == label]
@@ -146,7 +145,7 @@ class Answers:
         return document, self._news_of(task_id, document)
 
     async def _ask(self, answer: Awaitable[T], *, is_short: bool = False) -> T:
-        """The store's answer; not waited for long if `is_short`, or while the store is known to be away.
+        """Awaits the store's answer, but not for long if `is_short`, or while the store is known to be away.
 
         Raises StoreUnavailable.
         """
@@ -169,7 +168,8 @@ class Answers:
             own.superseded()
         elif source is Source.OWN_AGAIN:
             self.own.write_again(name)
-        is_live = source is Source.STORE and own.is_claimed and not own.is_final  # it knows its sizes, and its turn
+        # Its status is the same here, but this process knows its present sizes and position.
+        is_live = source is Source.STORE and own.is_claimed and not own.is_final
         return own if is_live or source in (Source.OWN, Source.OWN_AGAIN) else None
 
 

@@ -1,7 +1,7 @@
 """The store's condition, as its writer finds it, and what the log says of it.
 
-Decides only: what a failure, an answer and a written batch mean for the condition, and when a line is due. Asks the
-store nothing.
+Decides what a failure, a probe and a written batch mean for the condition, and when a log line is due. Sends the store
+nothing.
 """
 
 import logging
@@ -10,7 +10,7 @@ from enum import Enum, auto
 
 from gateway.store.interface import StoreError
 from gateway.tracking.outbox import BATCH_TASKS, KEPT_TASKS, Outbox
-from gateway.tracking.tracked import MAX_WAIT_SECONDS
+from gateway.tracking.tracked import MAX_WAIT_SECONDS, SILENT_BEATS
 
 log = logging.getLogger("gateway.tracker")
 
@@ -25,14 +25,14 @@ class _State(Enum):
 
     UP = auto()
     AWAY = auto()  # requests do not wait for it
-    TAKING = auto()  # the same, but it is well again, and gets what was kept for it
+    TAKING = auto()  # requests still do not wait, but a probe has succeeded: what was kept is being written
 
 
 class Condition:
     """Whether requests may wait for the store.
 
-    Two things have to succeed before a store is back: a probe, which does all that is ever asked of it, and a batch, if
-    there is any. One alone would call a store back that refuses one command in three.
+    Two things have to succeed before a store is back: a probe, which runs every command that the gateway needs, and a
+    batch, if there is one. One of the two is not enough for a store that refuses one command in three.
     """
 
     def __init__(self, outbox: Outbox, grace_seconds: float) -> None:
@@ -49,16 +49,16 @@ class Condition:
 
     @property
     def is_away(self) -> bool:
-        """Whether it has failed, and nothing tells that it is well again."""
+        """Whether it has failed, and no probe has succeeded since."""
         return self._state is _State.AWAY
 
     @property
     def is_grace_over(self) -> bool:
-        """Whether it has been up for so long that silence in it means something again."""
+        """Whether it has been up for so long that missing heartbeats mean a silent gateway again."""
         return self.is_up and time.monotonic() - self._back_at >= self._grace_seconds
 
     def fail(self, error: StoreError) -> bool:
-        """The store has failed. True where that is new: it was not away until now."""
+        """The store has failed. True if it was not away until now."""
         was_away = self.is_away
         if self.is_up:
             self._away_at = time.monotonic()
@@ -68,16 +68,16 @@ class Condition:
         return not was_away
 
     def pass_probe(self, seconds: float) -> None:
-        """A probe was answered, in that time."""
+        """A probe succeeded, after `seconds`."""
         if self.is_away and seconds <= QUICK_SECONDS:
             self._move(_State.TAKING)
             if self._outbox.is_empty:
                 self._return()
 
     def batch_written(self, seconds: float) -> None:
-        """A batch was written, in that time; while the store is up, that says nothing new.
+        """A batch was written, after `seconds`. That matters only while kept statuses are being written.
 
-        The store is back when a request that waits is in the next one or two.
+        The store is back once at most one more batch is due, so that a new wait does not have to stand behind many.
         """
         if self._state is _State.TAKING and seconds <= QUICK_SECONDS and self._outbox.due <= BATCH_TASKS:
             self._return()
@@ -85,7 +85,7 @@ class Condition:
     def _return(self) -> None:
         self._move(_State.UP)
         self._kind, now = None, time.monotonic()
-        if now - self._away_at >= self._grace_seconds / 3:  # else no heartbeat was missed for that
+        if now - self._away_at >= self._grace_seconds / SILENT_BEATS:  # else no heartbeat was missed for that
             self._back_at = now
         self.tell()
 
@@ -93,7 +93,7 @@ class Condition:
         self._state, self.is_up = state, state is _State.UP
 
     def tell(self) -> None:
-        """Logs the line that is due, if any. To be called again and again: a line may have to wait."""
+        """Logs the line that is due, if any. Has to be called regularly, because a line may have to wait."""
         told = self._lines.told
         if not self._lines.take(None if self.is_up else self._kind):
             return
@@ -110,7 +110,7 @@ class Condition:
 
 
 class _Lines:
-    """Which lines are due: one per change, none within five seconds of another, none twice within a minute."""
+    """Decides which lines are due: one for each change, five seconds apart, the same failure once a minute."""
 
     def __init__(self) -> None:
         self.told: str | None = None  # the kind of failure that the last line told of; None: all is well
@@ -118,7 +118,7 @@ class _Lines:
         self._failures: dict[str, float] = {}  # when each kind was told last
 
     def take(self, kind: str | None) -> bool:
-        """Whether a line is due that the store's condition is `kind`; it counts as told then."""
+        """Whether a line about the condition `kind` is due. If it is, it counts as logged from then on."""
         now = time.monotonic()
         if kind == self.told or now - self._told_at < LINE_SECONDS:
             return False

@@ -14,7 +14,7 @@ from gateway.tracking.own import OwnTasks
 from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.writer import StoreWriter
 
-_LARGEST_PAGE = 1000
+LARGEST_PAGE = 1000  # documents that one question to the store may ask for
 
 _PageOf: TypeAlias = Callable[[int, str | None], Awaitable[Page]]  # by limit and cursor
 _Row: TypeAlias = tuple[str, TrackedTask | str]  # where it stands, and what does
@@ -60,7 +60,7 @@ class Listing:
             page = await page_of(size, at)
             skipped += page.skipped
             found += [row for row in map(_row, page.documents) if row[0][14:] not in own]
-            at, size = page.next_cursor, _LARGEST_PAGE  # most of a page may be our own: past them, quickly
+            at, size = page.next_cursor, LARGEST_PAGE  # most of a page may be our own: past them, quickly
             end = decode_cursor(at) if at else ""
             rows = sorted(found + [row for row in fresh if row[0] >= end], key=_place, reverse=True)
             if at is None or len(rows) > limit:

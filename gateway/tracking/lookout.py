@@ -1,6 +1,6 @@
-"""The look-out: asks the store what other gateways left behind and what is to be cancelled; probes one that is away.
+"""The lookout: asks the store for tasks of silent gateways and for requests to cancel. Probes a store that is away.
 
-Owns two loops, which never end by themselves: one looks, one listens. `Condition` decides what a failure means.
+Owns two loops, which never end by themselves: `watch` and `listen`. `Condition` decides what a failure means.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ RETRY_SECONDS = 0.5  # how often a store that is away is asked again
 
 
 class Lookout:
-    """Looks and listens. `on_failure` is told why the store could not be asked.
+    """Watches the store and listens to it. `on_failure` is called with the reason if the store could not be asked.
 
-    `exempt` gives the names of requests that are not to be called lost; `on_cancel` is called with the names of those
-    to be cancelled, `on_silent` with those of `exempt` that the store takes for silent.
+    `exempt` returns the names of requests that must not be called lost. `on_cancel` is called with the name of each
+    request to cancel, `on_silent` with each name in `exempt` for which the store lacks heartbeats.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Lookout:
         self._is_polling_told = False
 
     async def watch(self) -> None:
-        """Once a second; twice, while the store is away."""
+        """Looks once a second. Probes twice a second while the store is away."""
         has_ended_earlier_run = False
         await self._look(self._probe)
         while True:
@@ -71,13 +71,13 @@ class Lookout:
             self._on_cancel(name)
 
     async def _probe(self) -> None:
-        """Finds out whether the store takes all that is asked of it."""
+        """Tries all commands that the gateway needs."""
         started = time.monotonic()
-        await self._store.ping()
+        await self._store.probe()
         self._condition.pass_probe(time.monotonic() - started)
 
     async def listen(self) -> None:
-        """Hears at once what is to be cancelled; while that fails, `watch` finds it a little later."""
+        """Gets requests to cancel at once, from the channel. While that fails, `watch` finds them within a second."""
         while True:
             try:
                 await self._store.listen(self._on_cancel)
@@ -88,7 +88,7 @@ class Lookout:
             await asyncio.sleep(WATCH_SECONDS)
 
     def _tell_polling(self, error: StoreError) -> None:
-        """Warns once of a right that is missing. A connection that broke is the condition's matter."""
+        """Warns once of a missing right. A connection that broke needs no line here: `Condition` logs it."""
         if error.kind == "NOPERM" and not self._is_polling_told:
             self._is_polling_told = True
             log.warning("the store forbids to subscribe (%s); cancels are looked for once a second", error)

@@ -23,23 +23,23 @@ LINGER_SECONDS = 0.02
 
 
 class Writer(Protocol):
-    """What takes from the outbox."""
+    """Takes tasks from the outbox."""
 
     def wake(self) -> None:
         """Something is to be written now."""
 
 
 class _NoWriter:
-    """Takes nothing: the outbox as long as no writer serves it."""
+    """Takes nothing. Stands in until `serve` is called."""
 
     def wake(self) -> None:
         """What is due stays."""
 
 
 class Outbox:
-    """What is to be written, the ended first: an end goes ahead of the next claim of its id, and is worth more.
+    """The tasks to write. Ended ones come first: the next claim of an id must find the end of the attempt before.
 
-    By task, not by id, as an id may be in it with two attempts.
+    Holds tasks, not ids, because two attempts of one id may be in it.
     """
 
     def __init__(self) -> None:
@@ -47,8 +47,8 @@ class Outbox:
         self.dropped = 0  # ended tasks that left before the store had their end
         self._ended: dict[TrackedTask, None] = {}
         self._urgent: dict[TrackedTask, None] = {}  # in flight, to be written now
-        self._lingering: dict[TrackedTask, None] = {}  # in flight, to be written when the second linger from now ends
-        self._lingered: dict[TrackedTask, None] = {}  # when this one ends
+        self._lingering: dict[TrackedTask, None] = {}  # in flight, to be written when the linger after this one ends
+        self._lingered: dict[TrackedTask, None] = {}  # in flight, to be written when this linger ends
         self._batch: list[TrackedTask] = []  # on its way to the store
         self._linger: asyncio.TimerHandle | None = None
         # Ended tasks of each owner and when they ended (monotonic seconds), in that order, whether or not the store has
@@ -64,7 +64,7 @@ class Outbox:
 
     @property
     def unsaved(self) -> int:
-        """How many tasks wait to be written that the store does not have as they are."""
+        """How many tasks wait to be written whose present stage the store does not have."""
         waiting = {*self._ended, *self._urgent, *self._lingering, *self._lingered, *self._batch}
         return sum(not task.is_saved for task in waiting)
 
@@ -106,7 +106,7 @@ class Outbox:
         self._writer.wake()
 
     def post_again(self, in_flight: Iterable[TrackedTask], since: float) -> None:
-        """The store may have forgotten what it was told of all in flight, and of ends since that monotonic time."""
+        """Writes all tasks in flight again, and those that ended after `since` (monotonic): the store may lack them."""
         for task in in_flight:
             if not task.is_superseded:
                 task.forgotten()
@@ -129,12 +129,12 @@ class Outbox:
             waiting.pop(task, None)
 
     def end_linger(self) -> None:
-        """What lingers is written now."""
+        """Makes all tasks that linger due now."""
         self._turn()
         self._turn()
 
     def _turn(self) -> None:
-        """A linger ends, for all that was there when it began: one timer is for all, and fast requests come and go."""
+        """A linger ends for all tasks that were there when it began. One timer serves all tasks."""
         if self._linger is not None:
             self._linger.cancel()
         over, self._lingered, self._lingering = self._lingered, self._lingering, {}
@@ -144,7 +144,7 @@ class Outbox:
             self._writer.wake()
 
     def next_batch(self) -> list[TrackedTask]:
-        """Some of what is to be written now, empty if nothing is. The batch before, if there was one, is written."""
+        """The next tasks to write, empty if none are due. The call says that the batch before is written."""
         batch: list[TrackedTask] = []
         for waiting in (self._ended, self._urgent):
             batch += (taken := list(islice(waiting, BATCH_TASKS - len(batch))))
@@ -155,11 +155,11 @@ class Outbox:
         return batch
 
     def finish_batch(self) -> None:
-        """The batch is written, and `next_batch` does not follow."""
+        """The batch is written, and no call of `next_batch` follows."""
         self._batch = []
 
     def give_back(self) -> None:
-        """The batch was not written: its tasks wait again, ahead of the others, with what they are by then."""
+        """The batch was not written. Its tasks wait again, ahead of the others."""
         batch, self._batch = self._batch, []
         ended = dict.fromkeys(task for task in batch if task.is_final)
         self.dropped += sum(task.is_end_sent and not self._is_kept(task) and not task.is_saved for task in ended)
@@ -182,7 +182,7 @@ class Outbox:
             self._forget(next(iter(self._kept[self._shares.largest])))
 
     def _forget(self, task: TrackedTask) -> None:
-        """The oldest of an owner goes; where the store does not have it yet, that is a loss, and counted."""
+        """Forgets an ended task. Counts it as dropped if the store does not have its end."""
         kept = self._kept[task.owner]
         del kept[task]
         if not kept:

@@ -48,9 +48,9 @@ class OwnTasks:
         return True
 
     def cancel_label(self, label: str, reader: str | None) -> int:
-        """Ends the requests of this label that are in flight here. Returns how many; `reader` (None: all) owns them.
+        """Ends the requests of this label and of `reader` (None: all) that are in flight here. Returns how many.
 
-        First those that Ollama does not have: else one of them would get the place that another leaves.
+        Ends those first that Ollama does not have. Otherwise one of them would get the place of a running one.
         """
         found = [task for task in self.in_flight.values() if task.label == label and reader in (None, task.owner)]
         for task in sorted(found, key=lambda task: task.started_ms is not None):
@@ -58,14 +58,14 @@ class OwnTasks:
         return len(found)
 
     def write_again(self, name: str) -> None:
-        """The store has an old status of the request of this name: it has forgotten what it was told since."""
+        """Writes the task of this request again: the store has lost its newest status."""
         own = self.find(_id_in(name))
         if own is not None and self.name(own) == name:
             own.forgotten()
             self.outbox.post_urgently(own)
 
     def write_all_again(self, since: float) -> None:
-        """The store may have forgotten all that is in flight, and the ends since this monotonic time."""
+        """Writes all tasks again that the store may have lost: those in flight, and ends since this monotonic time."""
         self.outbox.post_again(self.in_flight.values(), since)
 
 

@@ -15,9 +15,10 @@ from gateway.tasks.document import complete_document, document_head
 from gateway.tasks.stages import FINAL_RANK
 from gateway.tasks.task import Task
 
-# A wait for the store ends after the first, one request's waits together after the second (contract 5).
+# A wait for the store ends after the first, one request's waits together after the second.
 MAX_WAIT_SECONDS = 0.25
 MAX_WAITS_SECONDS = 0.3
+SILENT_BEATS = 3  # a task that misses so many heartbeats is lost
 
 _TASK_BYTES = 1500  # what one takes in memory beside its path and query, measured
 

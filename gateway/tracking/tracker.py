@@ -1,8 +1,8 @@
-"""Tasks in flight: every status of this process begins here, and every question about one comes here.
+"""Tracks the tasks in flight: requests report here what happens to them, and pollers ask here.
 
-A request tells the tracker what happened by plain calls that never block and never raise (`forward`, `answer`,
-`finish`), and may wait a bounded time until the store has it (`claim`, `settle`). What is told goes through the outbox
-to the one writer; no request ever talks to the store itself. `Answers` has what pollers ask.
+A request reports by plain calls that never block and never raise (`forward`, `answer`, `finish`). It may wait a bounded
+time until the store has its status (`claim`, `settle`). The statuses go through the outbox to the one writer; no
+request ever talks to the store itself. `Answers` has the code for pollers.
 """
 
 import asyncio
@@ -23,17 +23,16 @@ from gateway.tracking.changes import Changes
 from gateway.tracking.listing import Listing
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.own import OwnTasks
-from gateway.tracking.tracked import MAX_WAIT_SECONDS, Documents, QueuePlace, TrackedTask
+from gateway.tracking.tracked import MAX_WAIT_SECONDS, SILENT_BEATS, Documents, QueuePlace, TrackedTask
 from gateway.tracking.waits import Claims
 from gateway.tracking.writer import StoreWriter
 
-__all__ = ["SILENT_BEATS", "StoreUnavailable", "Tracker"]
+__all__ = ["StoreUnavailable", "Tracker"]
 
 log = logging.getLogger("gateway.tracker")
 
 _CLOSE_SECONDS = 1.5
 _BEAT_TICKS = 10  # the heartbeat timer looks this often per interval
-SILENT_BEATS = 3  # so many missed heartbeats make a task lost
 _STEP_MS = 1000  # a clock that steps back by more is believed
 
 
@@ -97,8 +96,8 @@ class Tracker:
         self._changes = Changes(store.read, self._in_flight)
         listing = Listing(store, self._writer, self._own, documents.document)
         self._answers = Answers(store, self._writer, self._own, documents, listing, self._changes)
-        self._idle = asyncio.Event()  # nothing is in flight any more; told while draining only
-        self._spare_id = ""  # for the next request that brings none
+        self._idle = asyncio.Event()  # nothing is in flight any more; set only while draining
+        self._spare_id = ""  # an id for the next request that has none
 
     def __repr__(self) -> str:
         condition = "up" if self.is_store_up else "down"
@@ -137,7 +136,7 @@ class Tracker:
         """How many ended tasks were forgotten before the store had their end."""
         return self._outbox.dropped
 
-    # -- what a request tells --
+    # -- what a request reports --
 
     def check(self, task_id: str | None, owner: str) -> None:
         """Raises what `begin` would raise."""
@@ -206,7 +205,7 @@ class Tracker:
             self._outbox.post(task)
             if self._changes.waiters:
                 self._changes.changed(task.task_id)
-        self._spare_id = self._spare_id or new_id()  # now there is time for that
+        self._spare_id = self._spare_id or new_id()  # made while Ollama works
 
     def answer(self, task: TrackedTask, status_code: int, *, is_stream: bool) -> None:
         """The upstream's response head has come."""
@@ -260,12 +259,12 @@ class Tracker:
                     self._outbox.post(task)
 
     def drain(self) -> None:
-        """From now on nothing begins; pollers that wait for a change get their answers."""
+        """Begins no more tasks from now on, and answers pollers that wait for a change."""
         self.is_draining = True
         self._changes.close()
 
     async def until_idle(self, seconds: float) -> bool:
-        """Waits until nothing is in flight, after `drain`. False where that took longer than `seconds`."""
+        """Waits until nothing is in flight, after `drain`. False if something still is after `seconds`."""
         if self._in_flight:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), seconds)

@@ -127,8 +127,8 @@ class Claims:
     """Claims the ids that clients choose: one request at a time holds an id, over all gateways.
 
     The store decides. If the id is in flight at another gateway, the claim waits a moment for that end: a client
-    library sends its retry while the other gateway still tears the first request down (contract 4.7). `leave` is told
-    of each task that was refused.
+    library sends its retry while the other gateway still tears the first request down. `leave` is told of each task
+    that was refused.
 
     A task has to be in flight by then: a second request with its id is refused without asking the store.
     """

@@ -1,8 +1,8 @@
 """The one writer: takes tasks from the outbox and writes them to the store, batch after batch.
 
-No request ever talks to the store itself. A request may wait (`Waits`), a bounded time, until the store has its status,
-and not at all while the store is known to be away (`Condition`). The writer tells both what the store has answered. It
-also knows what a store that failed may have lost, which is written again, and runs the look-out.
+No request ever talks to the store itself. A request may wait a bounded time until the store has its status (`Waits`),
+and does not wait while the store is known to be away (`Condition`). The writer tells both what the store has answered.
+After a failure it has everything written again that the store may have lost. It also runs the lookout.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from gateway.tracking.waits import Waits
 
 log = logging.getLogger("gateway.tracker")
 
-# A replica that becomes the primary has not heard of what was written last (contract 4.12).
+# A replica that becomes the primary has not heard of what was written last (docs/behaviour.md, "When the store fails").
 _UNHEARD_SECONDS = 10.0
 
 
@@ -36,7 +36,7 @@ class _Phase(Enum):
 
 
 class _Everything:
-    """Contains all there is."""
+    """A container in which every name is."""
 
     def __contains__(self, item: object) -> bool:
         return True
@@ -45,10 +45,12 @@ class _Everything:
 class StoreWriter:
     """Writes what is in `outbox`; `render` makes the record of a task as it is now.
 
-    `own` are the names of requests that may not be called lost; while `in_flight` is empty, none can bring more;
-    `on_cancel` is called with the names of tasks to cancel, `on_silent` with those of `own` that the store takes for
-    silent. `on_possible_loss` is called when the store may have forgotten what it was told: all that is in flight, and
-    the ends since the monotonic time that it gives.
+    `own` are the names of the requests that this process runs or remembers: their tasks are never called lost. While
+    `in_flight` is empty, no request can post more, so a batch need not gather.
+
+    `on_cancel` is called with the name of each request to cancel. `on_silent` is called with each name in `own` for
+    which the store lacks heartbeats. `on_possible_loss` is called when the store may have lost the tasks in flight, and
+    the ends since a monotonic time; it gets that time.
     """
 
     def __init__(
@@ -60,8 +62,8 @@ class StoreWriter:
         own: Container[str],
         in_flight: Sized,
         on_cancel: Callable[[str], object],
-        on_silent: Callable[[str], object] = str,
-        on_possible_loss: Callable[[float], object] = float,
+        on_silent: Callable[[str], object],
+        on_possible_loss: Callable[[float], object],
         grace_seconds: float,
         counts: Counts | None = None,
     ) -> None:
@@ -89,9 +91,9 @@ class StoreWriter:
 
     @property
     def exempt(self) -> Container[str]:
-        """The names of requests whose silence means nothing.
+        """The names of requests that must not be called lost, although they are silent.
 
-        Those of this process, and all for a while after the store was away, as no gateway could write then.
+        Those of this process. For a while after the store was away: all, because no gateway could write.
         """
         return self._own if self.condition.is_grace_over else _Everything()
 
@@ -103,7 +105,7 @@ class StoreWriter:
     # -- writing --
 
     async def run(self) -> None:
-        """Writes, looks and listens for as long as the gateway runs."""
+        """Writes, and runs the lookout, as long as the gateway runs."""
         self._phase = _Phase.IDLE
         if self._outbox.is_due:
             self.wake()
@@ -117,7 +119,7 @@ class StoreWriter:
             await asyncio.gather(*loops, return_exceptions=True)
 
     def _stop(self) -> None:
-        """What is under way is to be written again."""
+        """Stops writing. The batch that is under way goes back to the outbox."""
         if self._next is not None:
             self._next.cancel()
             self._next = None
@@ -126,9 +128,9 @@ class StoreWriter:
         self._outbox.give_back()
 
     def wake(self) -> None:
-        """Something is due: it goes with all else that this turn of the loop brings, or behind what is under way.
+        """Something is due. It is sent at the end of this turn of the loop, with all else that this turn posts.
 
-        At once if no other request could bring anything.
+        At once if no other request could post anything. If a batch is under way, after that batch.
         """
         if self._phase is not _Phase.IDLE:
             return
@@ -144,20 +146,20 @@ class StoreWriter:
             self._phase = _Phase.IDLE
 
     def _go_on(self, is_written: bool) -> None:
-        """What has gathered while a batch was under way is the next one; after a failure that takes a while."""
+        """A batch is answered: sends what has gathered meanwhile, after a failure only later."""
         if is_written:
             self._write()
         else:
             self._next = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._write)
 
     async def write_all(self) -> None:
-        """Writes what is left, when `run` has ended; until that fails."""
+        """Writes what is left after `run` has ended. Stops at the first failure."""
         self._outbox.end_linger()
         while self._outbox.is_due and await self.write_batch():
             self._outbox.end_linger()
 
     async def write_batch(self) -> bool:
-        """Writes some of what is to be written, while `run` does not. False if that failed; nothing is lost."""
+        """Writes one batch, while `run` does not. False if that failed: then the batch is in the outbox again."""
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if not self._send(lambda is_written: None if done.done() else done.set_result(is_written)):
             return True
@@ -167,9 +169,9 @@ class StoreWriter:
         return is_written
 
     def _send(self, then: Callable[[bool], None]) -> bool:
-        """Sends a batch as it is now. False if nothing is to be written.
+        """Sends the next batch. False if nothing is to be written.
 
-        `then` is told whether it was written, before the requests that waited for it.
+        `then` is called with whether the batch was written, before the requests that wait for it go on.
         """
         batch = self._outbox.next_batch()
         if not batch:
@@ -223,7 +225,7 @@ class StoreWriter:
 
 
 class _PossibleLoss:
-    """What the store may have forgotten: it has failed, or it may be another one by now."""
+    """Notices when the store may have lost statuses: it has failed, or the connection may lead to another server."""
 
     def __init__(self, store: Store, on_possible_loss: Callable[[float], object]) -> None:
         self._store = store

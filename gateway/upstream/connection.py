@@ -16,7 +16,7 @@ from gateway.net.vanished import PeerWatch, keep_alive
 from gateway.upstream.response import Body, Head
 
 # uvloop reads up to 256,000 bytes at once. Together with what waits here before reading pauses, and with the limit of
-# the client's write buffer, a stream holds 256 KiB at most (contract 3.3).
+# the client's write buffer, a stream holds 256 KiB at most (docs/behaviour.md, "Relay: responses").
 _HIGH_WATER_BYTES = 2048
 # A lost connection: the size of one read from its socket, and the limit of what is held of it.
 _REST_BYTES = 131_072

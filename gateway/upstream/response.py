@@ -14,7 +14,7 @@ from gateway.http.head import Fields
 
 # Of interim heads and the final one together.
 _MAX_HEAD_BYTES = 262_144
-# Limit of the lines between and behind chunks that come without a byte of the body (contract 3.1).
+# Limit of the lines between and behind chunks that come without a byte of the body.
 _MAX_SILENT_BYTES = 65_536
 _MAX_LENGTH_DIGITS = 19
 _HEAD_END = b"\r\n\r\n"

@@ -1,7 +1,4 @@
-"""Pages of other sites in a real browser: nothing they load becomes a task; a link to the dashboard goes on working.
-
-Contract 3.2.
-"""
+"""Pages of other sites in a real browser: nothing they load becomes a task; a link to the dashboard goes on working."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Owns what signals do to a gateway that starts, and to one that is all but gone: none is lost, none kills it.
 
-Only the first hundredths of a second, before any line of the gateway has run, are the interpreter's. Contract 6.2.
+Only the first hundredths of a second, before any line of the gateway has run, are the interpreter's.
 """
 
 from __future__ import annotations

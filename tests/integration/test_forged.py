@@ -1,6 +1,6 @@
 """What records that others forged do to a gateway: requests, statuses, lists, metrics and the terminal go on.
 
-Contract 4.11 and 4.12; each field of a document in every wrong shape lies in a real store.
+Each field of a document in every wrong shape lies in a real store.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Owns the promises about crowds: slow attackers by the hundred, streams that idle by the thousand.
 
-Contract 2.5 and 3.3, with the real numbers. slowhttptest is a Debian package: without it its test is skipped at home
+With the real numbers. slowhttptest is a Debian package: without it its test is skipped at home
 and fails in CI.
 """
 

@@ -1,6 +1,6 @@
 """Owns the promise that the gateway speaks HTTP/1.1 as the RFCs have it: the cases of tests/support/http_cases.py.
 
-Contract 2.4 and 2.5. The table in docs/behaviour.md is made from the cases and compared as text: after a change of a
+The table in docs/behaviour.md is made from the cases and compared as text: after a change of a
 case, paste what the failing test shows.
 """
 

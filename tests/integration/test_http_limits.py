@@ -1,6 +1,6 @@
 """Owns the promises about clients that ask for too much: heads, times, bodies, requests and connections have limits.
 
-Contract 2.5 and 3.3. The numbers that take long are shortened; that they are the contract's is looked at here too.
+The numbers that take long are shortened; that they are the contract's is looked at here too.
 """
 
 from __future__ import annotations

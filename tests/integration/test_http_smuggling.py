@@ -1,6 +1,6 @@
 """Owns the promise that one message is one request: no one hides a second one in it, whatever the framing says.
 
-Contract 2.2 and 2.4. Every message holds a request for `/v1/foreign` somewhere; the scripted upstream must never see
+Every message holds a request for `/v1/foreign` somewhere; the scripted upstream must never see
 it, nor a request with two lengths, nor a refused body that looks whole.
 """
 

@@ -1,7 +1,4 @@
-"""Owns the promise that only `/v1/` is reachable, in whatever spelling, and that what is legal arrives as it was sent.
-
-Contract 2.1.
-"""
+"""Owns the promise that only `/v1/` is reachable, in whatever spelling, and that a legal target arrives unchanged."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Owns the promises that all of the gateway's own routes keep: HEAD, what their answers say to browsers and caches.
-
-Contract 1 and 3.2.
-"""
+"""Owns the promises that all of the gateway's own routes keep: HEAD, what their answers say to browsers and caches."""
 
 from __future__ import annotations
 

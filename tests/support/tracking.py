@@ -146,9 +146,9 @@ class ScriptedStore:
         self.on_cancel = on_cancel
         await asyncio.get_running_loop().create_future()
 
-    async def ping(self) -> None:
+    async def probe(self) -> None:
         """Answers once the door is open."""
-        await self._enter("ping", is_write=True)
+        await self._enter("probe", is_write=True)
 
     async def close(self) -> None:
         """Remembers that it was closed; what is still at the door is not written any more."""
@@ -178,7 +178,7 @@ class Subject:
     async def start(self) -> None:
         """Lets the writer run; returns when it has asked the store for a sign of life."""
         self.writer = asyncio.create_task(self.tracker.run())
-        await until(lambda: self.store.calls["ping"], what="the writer runs")
+        await until(lambda: self.store.calls["probe"], what="the writer runs")
 
     async def stop(self) -> None:
         """Ends the writer, as the gateway does before it closes the tracker."""

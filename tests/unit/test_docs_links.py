@@ -21,6 +21,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 DIRECTORIES = ("gateway", "healthcheck", "embedded", "tests", "bench", "tools", "docs", "requirements", ".ci")
 SUFFIXES = (".py", ".lua", ".md", ".yaml", ".toml", ".conf", ".sh")
+SECTION = re.compile(r'(README\.md|docs/\w+\.md), "([^"\n]+)"')
 MADE_BY_RUNS = {"bench/results/latest.json"}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -151,3 +152,11 @@ def test_every_promise_has_its_test() -> None:
     rows = [row for table in tables for row in table.split("\n\n")[0].splitlines()]
     assert len(rows) > 50
     assert [row for row in rows if not re.search(r"`tests/\S+::test_\w+`", row.split(" | ")[-1])] == []
+
+
+def test_the_code_names_sections_that_are_there() -> None:
+    """Where a comment names a page and a heading in it, the page has that heading."""
+    named = {found for file in ROOT.glob("gateway/**/*.py") for found in SECTION.findall(file.read_text())}
+    assert named
+    for page, heading in sorted(named):
+        assert re.search(rf"^#+ {re.escape(heading)}$", (ROOT / page).read_text(), re.MULTILINE), (page, heading)

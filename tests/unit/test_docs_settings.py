@@ -65,7 +65,7 @@ def test_the_example_is_real() -> None:
 
 
 def test_the_contracts_names_and_defaults_stay() -> None:
-    """Names and defaults are those of contract section 7, and these few of later issues; no more and no fewer."""
+    """Names and defaults are those of the contract, and these few of later issues; no more and no fewer."""
     assert {setting.name: setting.default for setting in SETTINGS} == CONTRACT | LATER
 
 

@@ -1,6 +1,6 @@
 """What a signal to stop does: nothing begins, what runs may finish, then it is cut, and only then the server stops.
 
-Real signals to this very process; in the place of uvicorn's server one of the test's. Contract 6.2.
+Real signals to this very process; in the place of uvicorn's server one of the test's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The gateway's own errors (contract 3.8): stable codes, statuses, and a body that OpenAI clients understand."""
+"""The gateway's own errors: stable codes, statuses, and a body that OpenAI clients understand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""API keys (contract 7): what a valid key is, which header fields carry it, and what error messages say."""
+"""API keys: what a valid key is, which header fields carry it, and what error messages say."""
 
 from __future__ import annotations
 

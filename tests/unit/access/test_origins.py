@@ -1,4 +1,4 @@
-"""Which browser pages may call, under which host names (contract 3.2), and which CORS fields they get."""
+"""Which browser pages may call, under which host names, and which CORS fields they get."""
 
 from __future__ import annotations
 

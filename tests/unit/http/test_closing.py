@@ -1,4 +1,4 @@
-"""How a connection closes: each reason in its way, and never back to an earlier phase (contract 2.5 and 3.5)."""
+"""How a connection closes: each reason in its way, and never back to an earlier phase."""
 
 from __future__ import annotations
 

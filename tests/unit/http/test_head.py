@@ -1,4 +1,4 @@
-"""Which request heads are refused before anything of them is believed (contract 2.4), and the timer of a connection."""
+"""Which request heads are refused before anything of them is believed, and the timer of a connection."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Owns what the head of an answer leaves room for: no body goes out that the head does not announce (contract 3.1).
+"""Owns what the head of an answer leaves room for: no body goes out that the head does not announce.
 
-And what a body that waits takes in memory (contract 8.7).
+And what a body that waits takes in memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a request target means (contract 2.1): relayed bytes are the wire's own, no decoding leads out of `/v1/`."""
+"""What a request target means: relayed bytes are the wire's own, no decoding leads out of `/v1/`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns how a peer that vanished without a word is told from one that is alive and takes nothing (contract 3.6).
+"""Owns how a peer that vanished without a word is told from one that is alive and takes nothing.
 
 A vanished peer is a socket whose kernel drops all that comes: it acknowledges nothing, and says nothing.
 """

@@ -1,4 +1,4 @@
-"""Whose turn it is: the rules of contract 8.3 and 8.4, by examples and against a model that sorts everything anew."""
+"""Whose turn it is: the rules, by examples and against a model that sorts everything anew."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which header fields pass the gateway (contract 2.2 and 3.1), in order, with their duplicates, and nothing added."""
+"""Which header fields pass the gateway, in order, with their duplicates, and nothing added."""
 
 from __future__ import annotations
 

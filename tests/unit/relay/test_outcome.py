@@ -1,4 +1,4 @@
-"""How a task ends and what its client gets (contract 3.8, 4.2 to 4.4), case by case."""
+"""How a task ends and what its client gets, case by case."""
 
 from __future__ import annotations
 

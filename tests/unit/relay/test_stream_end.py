@@ -1,4 +1,4 @@
-"""When a stream counts as ended (contract 4.4): by its own end event, whatever pieces it comes in."""
+"""When a stream counts as ended: by its own end event, whatever pieces it comes in."""
 
 from __future__ import annotations
 

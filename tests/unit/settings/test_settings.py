@@ -1,4 +1,4 @@
-"""The settings in the environment (contract 7): each row's good and bad values, all errors at once, no secret shown."""
+"""The settings in the environment: each row's good and bad values, all errors at once, no secret shown."""
 
 from __future__ import annotations
 

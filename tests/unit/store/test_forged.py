@@ -1,6 +1,6 @@
 """A malformed record in Redis has no effect: it is left out, replaced, and logged once.
 
-Contract 4.12, against a real server: each field and entry in every wrong shape, each key in every wrong type.
+Against a real server: each field and entry in every wrong shape, each key in every wrong type.
 """
 
 from __future__ import annotations

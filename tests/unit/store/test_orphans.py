@@ -1,6 +1,6 @@
 """A task whose gateway is silent becomes FAILED lost, once, whichever gateway notices, and never changes again.
 
-Contract 4.10, against a real server. A grace of 0 makes a task silent in the next millisecond.
+Against a real server. A grace of 0 makes a task silent in the next millisecond.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The promises of both stores: one atomic step per status, the list by creation, no key beyond its TTL.
 
-Redis (a real server) and the in-process table run through the same cases; see contract 4.6, 4.7, 4.9 and 4.11.
+Redis (a real server) and the in-process table run through the same cases.
 """
 
 from __future__ import annotations
@@ -510,8 +510,8 @@ async def test_a_lost_status_is_put_back(subject: Subject) -> None:
 
 
 async def test_it_answers_a_ping(store: Store) -> None:
-    """`ping` succeeds if the store is up."""
-    await store.ping()
+    """`probe` succeeds if the store is up."""
+    await store.probe()
 
 
 # -- cursors --

@@ -339,7 +339,7 @@ async def test_a_cluster_is_refused_with_one_clear_word(tmp_path: Path) -> None:
     store = client_of(server)
     try:
         await server.start()
-        for call in (store.ping(), put(store, [record("t")]), store.ask_cancel("1:t"), store.page(1, None, None)):
+        for call in (store.probe(), put(store, [record("t")]), store.ask_cancel("1:t"), store.page(1, None, None)):
             with pytest.raises(StoreError, match=r"Redis Cluster.*one primary") as refusal:
                 await call
             assert refusal.value.kind == "CLUSTER"
@@ -354,7 +354,7 @@ async def test_a_cluster_is_refused_with_one_clear_word(tmp_path: Path) -> None:
 async def test_an_idle_connection_that_the_server_closed_costs_nothing(store: RedisStore, server: Server) -> None:
     """After CLIENT KILL, as after the server's `timeout`, the next write, read and look succeed, and write once."""
     for attempt in (1, 2, 3):
-        await store.ping()
+        await store.probe()
         await put(store, [record("t", attempt=0, created_ms=attempt)])
         await server.client.client_kill_filter(_type="normal", skipme=True)
         assert await put(store, [record("t", Stage.DONE, attempt=attempt, created_ms=attempt)]) == [
@@ -375,9 +375,9 @@ async def test_a_probe_is_a_write(new_store: NewStore) -> None:
     await server.client.replicaof("127.0.0.1", server.port)
     assert await stage_and_attempt(store, "t") == ("queued", 1)
     with pytest.raises(StoreError, match=r"(?i)read.?only"):
-        await store.ping()
+        await store.probe()
     await server.client.replicaof("NO", "ONE")
-    await store.ping()
+    await store.probe()
     await store.close()
 
 
@@ -436,7 +436,7 @@ CALLS: dict[str, Call] = {
     "read": lambda store: store.read(["t"]),
     "page": lambda store: store.page(5, None, None),
     "page by state": lambda store: store.page(5, State.RUNNING, None),
-    "ping": lambda store: store.ping(),
+    "probe": lambda store: store.probe(),
     "watch": lambda store: store.watch(()),
     "end_earlier_run": lambda store: store.end_earlier_run(),
     "ask_cancel": lambda store: store.ask_cancel("1:t"),
@@ -560,7 +560,7 @@ async def test_a_cancelled_reads_answer_reaches_nobody_else(store: RedisStore) -
     await put(store, [record(name, message=name) for name in names])
     for _ in range(5):
         reads = [asyncio.ensure_future(text_of(store, name)) for name in names]
-        await store.ping()  # the reads are under way
+        await store.probe()  # the reads are under way
         for read in reads[::2]:
             read.cancel()
         answers = await asyncio.gather(*reads[1::2])
@@ -572,7 +572,7 @@ async def test_a_cancelled_writes_answer_reaches_nobody_else(store: RedisStore) 
     """A write that is cancelled half-way leaves no reply for the next one."""
     for n in range(10):
         cancelled = asyncio.ensure_future(put(store, [record(f"a{n}", Stage.DONE)] * 50))
-        await store.ping()
+        await store.probe()
         cancelled.cancel()
         await asyncio.gather(cancelled, return_exceptions=True)
         assert await within(30, put(store, [record(f"b{n}")])) == [Written(True, 1)]
@@ -592,14 +592,14 @@ async def test_a_probe_asks_all_that_is_needed(new_store: NewStore, command: str
     """A server that refuses one command that writing, looking or reading needs does not pass the probe."""
     server = await new_store()
     store = client_of(server)
-    await store.ping()
+    await store.probe()
     await server.client.acl_setuser("default", commands=[f"-{command}"], keys=["*"], enabled=True)
     for _ in range(2):
         with pytest.raises(StoreError) as refusal:
-            await store.ping()
+            await store.probe()
         assert refusal.value.kind in ("NOPERM", "ERR")
     await server.client.acl_setuser("default", commands=["+@all"], keys=["*"], enabled=True)
-    await store.ping()
+    await store.probe()
     await store.close()
 
 
@@ -610,9 +610,9 @@ async def test_a_probe_asks_for_all_keys_that_are_needed(new_store: NewStore, ke
     await server.client.acl_setuser("some", enabled=True, passwords=["+secret"], keys=keys, commands=["+@all"])
     store = RedisStore(f"redis://some:secret@127.0.0.1:{server.port}/0", boot=BOOT, longest_ttl_seconds=60)
     with pytest.raises(StoreError, match=r"(?i)permission|keys"):
-        await store.ping()
+        await store.probe()
     await server.client.acl_setuser("some", enabled=True, keys=["ts:ollama:*", "tsx:ollama:*"], commands=["+@all"])
-    await store.ping()
+    await store.probe()
     await store.close()
 
 
@@ -649,7 +649,7 @@ async def test_a_probe_leaves_nothing_behind(store: RedisStore, server: Server, 
     """The probe leaves no document, no place in a list, and one key of ours, which expires."""
     await put(store, [record(f"t{n}", Stage.DONE, created_ms=n) for n in range(tasks)])
     before = await sizes(server)
-    await store.ping()
+    await store.probe()
     keys = set(await server.keys())
     assert "tsx:ollama:probe" in keys
     assert 0 < await server.client.ttl("tsx:ollama:probe") <= 60

@@ -1,4 +1,4 @@
-"""The shape of a status document, which all readers of the store check (contract 4.3, 4.12)."""
+"""The shape of a status document, which all readers of the store check."""
 
 from __future__ import annotations
 

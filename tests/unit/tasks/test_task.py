@@ -1,4 +1,4 @@
-"""A task's moves, its document and its id (contract 4.1 to 4.3)."""
+"""A task's moves, its document and its id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the log says of the store's condition, and when a store counts as back (contract 5)."""
+"""What the log says of the store's condition, and when a store counts as back."""
 
 from __future__ import annotations
 

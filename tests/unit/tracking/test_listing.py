@@ -1,4 +1,4 @@
-"""What the list promises while the store takes no writes: it says what this gateway knows (contract 4.11)."""
+"""What the list promises while the store takes no writes: it says what this gateway knows."""
 
 from __future__ import annotations
 

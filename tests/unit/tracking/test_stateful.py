@@ -117,9 +117,9 @@ class Weather:
         """Asks."""
         await self._pass(lambda: self.store.ask_cancel(name))
 
-    async def ping(self) -> None:
+    async def probe(self) -> None:
         """Answers."""
-        await self._pass(self.store.ping)
+        await self._pass(self.store.probe)
 
     async def listen(self, on_cancel: Callable[[str], object]) -> None:
         """Hears nothing: cancels are found by looking."""

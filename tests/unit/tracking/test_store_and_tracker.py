@@ -61,28 +61,28 @@ async def test_a_missing_right_is_one_lasting_failure(
 ) -> None:
     """The store is away as long as a right is missing that is needed, in one line, whatever requests do meanwhile."""
     server = await new_store()
-    pings = 0
-    ping = RedisStore.ping
+    probes = 0
+    probe = RedisStore.probe
 
-    async def counted_ping(store: RedisStore) -> None:
-        nonlocal pings
-        pings += 1
-        await ping(store)
+    async def counted_probe(store: RedisStore) -> None:
+        nonlocal probes
+        probes += 1
+        await probe(store)
 
-    monkeypatch.setattr(RedisStore, "ping", counted_ping)
+    monkeypatch.setattr(RedisStore, "probe", counted_probe)
     with caplog.at_level(logging.INFO, logger="gateway.tracker"):
         async with gateway_of(server) as (tracker, store):
-            await until(lambda: pings, 3, "it runs")
+            await until(lambda: probes, 3, "it runs")
             await forbid(server, f"-{command}")
             for n in range(3):  # of each kind of write
                 tracker.forward(await begun(tracker, f"claimed-{n}", "POST", "/v1/x", ""))
                 tracker.finish(tracker.begin(None, "POST", "/v1/x", ""), None, "")
             await until(lambda: not tracker.is_store_up, 5, "it notices")
-            seen, conditions = pings, set()
+            seen, conditions = probes, set()
 
             def has_probed() -> bool:
                 conditions.add(tracker.is_store_up)
-                return pings >= seen + PROBES
+                return probes >= seen + PROBES
 
             await until(has_probed, 10, "several probes")
             assert conditions == {False}

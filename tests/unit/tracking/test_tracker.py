@@ -1,6 +1,6 @@
 """What the tracker promises a request: plain calls, bounded waits, and every status in the store in the end.
 
-Beside the in-process table it talks to a store that a test can hold, refuse or lose (contract 4.5 to 4.8 and 5).
+Beside the in-process table it talks to a store that a test can hold, refuse or lose.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the one writer promises: it knows the store's condition, finds it again, and never gives up (contract 5)."""
+"""What the one writer promises: it knows the store's condition, finds it again, and never gives up."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ class Subject:
             own=self.in_flight,
             in_flight=self.running,
             on_cancel=self.cancelled.append,
+            on_silent=lambda _name: None,
+            on_possible_loss=lambda _since: None,
             grace_seconds=GRACE_SECONDS,
         )
         self.number = 0
@@ -93,7 +95,7 @@ async def running(subject: Subject | None = None) -> AsyncIterator[Subject]:
     """A writer that runs, and has looked after its store."""
     subject = subject or Subject()
     run = asyncio.create_task(subject.writer.run())
-    await until(lambda: subject.store.calls["ping"] or subject.store.calls["put"], 30, "the writer runs")
+    await until(lambda: subject.store.calls["probe"] or subject.store.calls["put"], 30, "the writer runs")
     try:
         yield subject
     finally:
@@ -185,7 +187,7 @@ async def test_a_slow_sign_of_life_is_none() -> None:
     subject.store.delay_seconds = 0.2
     subject.writer.condition.fail(StoreError("gone"))
     async with running(subject):
-        await until(lambda: subject.store.calls["ping"] >= 3, 30, "three probes")
+        await until(lambda: subject.store.calls["probe"] >= 3, 30, "three probes")
         assert not subject.writer.is_up
         subject.store.delay_seconds = 0
         await subject.until_up()
@@ -196,7 +198,7 @@ async def test_a_store_that_only_reads_is_away() -> None:
     subject = Subject()
     subject.store.write_failure = StoreError("READONLY")
     async with running(subject):
-        await until(lambda: subject.store.calls["ping"] >= 3, 30, "three probes")
+        await until(lambda: subject.store.calls["probe"] >= 3, 30, "three probes")
         assert not subject.writer.is_up
         assert await subject.store.read(["t"]) == [None]
         subject.store.write_failure = None

@@ -1,4 +1,4 @@
-"""Ollama as a peer, byte by byte: framing, breaks, what may be used again, and how much waits (contract 3.1 to 3.7)."""
+"""Ollama as a peer, byte by byte: framing, breaks, what may be used again, and how much waits."""
 
 from __future__ import annotations
 
