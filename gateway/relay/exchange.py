@@ -6,6 +6,8 @@ parsed or gathered. Between the first byte from the upstream and the last byte t
 store, both bounded (docs/behaviour.md, "When the store fails"). `outcome` decides how the task ends.
 """
 
+import asyncio
+
 from gateway.errors import TaskIdInUse, UpstreamBroken, UpstreamFailure, UpstreamUnavailable
 from gateway.http.head import Target
 from gateway.http.request import Request
@@ -220,6 +222,8 @@ class Exchange(BaseExchange):
                 return
         if connection.failure is not None and not connection.waiting:
             self._fail(connection.failure)
+        elif connection.failure is not None and self._place is not None:
+            asyncio.get_running_loop().call_soon(self._place.leave)  # the client has yet to read the rest
 
     def on_piece(self, piece: bytes) -> bool:
         """Takes a piece that is not the last. False if it has to wait."""
