@@ -152,7 +152,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         first = self._pipeline.first
-        if first is None or first.most_waiting_bytes < limits.QUEUED_BODY_BYTES:
+        if first is None or first.is_whole or first.most_waiting_bytes < limits.QUEUED_BODY_BYTES:
             return _read_buffer
         return _read_buffer[: max(1, first.most_waiting_bytes - first.waiting_bytes)]
 
@@ -168,11 +168,22 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
             self._refuse(refusal, Reason.REFUSED)
             return
         is_incomplete = self._reader.part is not Part.NOTHING
-        if is_incomplete and not self._reader.waits_for_more(nbytes, is_paused=self.is_read_paused):
+        if is_incomplete and not self._waits_for_more(nbytes):
             text = "The request head, the line of a chunk or a trailer section is too long."
             self._refuse(Refusal(431, text), Reason.REFUSED)
             return
         self._serve()
+
+    def _waits_for_more(self, size: int) -> bool:
+        """Whether a request that is incomplete after a read of `size` bytes is still within its limits.
+
+        Where a body may not grow much, each read may be of a single byte. Then the line of a chunk costs far more than
+        its bytes, so such reads count as longer ones.
+        """
+        first = self._pipeline.first
+        is_read_ahead = first is not None and first.most_waiting_bytes >= limits.QUEUED_BODY_BYTES
+        least = limits.LEAST_READ_BYTES if is_read_ahead else 0
+        return self._reader.waits_for_more(size, is_paused=self.is_read_paused, least=least)
 
     def _serve(self) -> None:
         """Tells the answerer of the first request what is new. If it has none, begins with the requests that wait.

@@ -17,6 +17,8 @@ MAX_FIELDS = 128  # the shortest field takes twenty times its length in memory
 BODY_HIGH_WATER_BYTES = 32_768
 # A request that waits in the queue is read up to here, and no byte further (docs/behaviour.md, "The queue").
 QUEUED_BODY_BYTES = 262_144
+# Close to that limit reads are as short as what is left of it. Without progress each counts as so many bytes.
+LEAST_READ_BYTES = 64
 IDLE_SECONDS = 60.0
 HEAD_SECONDS = 10.0
 # In each such time the client has to send this many bytes of the body, or its end.

@@ -75,12 +75,13 @@ class RequestReader:
         if self.part is Part.NOTHING:
             self._forget()
 
-    def waits_for_more(self, size: int, *, is_paused: bool) -> bool:
+    def waits_for_more(self, size: int, *, is_paused: bool, least: int = 0) -> bool:
         """After a read of `size` bytes that did not complete a request: whether it is still within its limits.
 
-        `is_paused`: the connection does not read now, so the client cannot be late.
+        `is_paused`: the connection does not read now, so the client cannot be late. A read without any progress counts
+        as one of `least` bytes.
         """
-        return self._pace.count(size, is_body=self.part is Part.BODY, is_paused=is_paused)
+        return self._pace.count(size, is_body=self.part is Part.BODY, is_paused=is_paused, least=least)
 
     def give_time(self) -> None:
         """From now on the client has its full time for the next part of its request."""
@@ -198,12 +199,12 @@ class Pace:
         self._deadline.move(limits.BODY_SECONDS if is_body else limits.HEAD_SECONDS)
         self.is_timed, self._timed_bytes = True, 0
 
-    def count(self, size: int, *, is_body: bool, is_paused: bool) -> bool:
+    def count(self, size: int, *, is_body: bool, is_paused: bool, least: int) -> bool:
         """Counts a read of `size` bytes that did not complete a request. False: too much came without any progress.
 
         While reading is paused the client cannot be late.
         """
-        self._pending_bytes = 0 if self.has_progressed else self._pending_bytes + size
+        self._pending_bytes = 0 if self.has_progressed else self._pending_bytes + max(size, least)
         if self._pending_bytes > limits.MAX_HEAD_BYTES:
             return False
         self._timed_bytes += size

@@ -1,6 +1,7 @@
 """Admits requests to the relay: each becomes a task and an exchange, or is refused."""
 
 import asyncio
+import time
 from typing import NamedTuple
 
 from gateway.errors import BodyTooLarge, GatewayError, MethodNotAllowed, TaskIdInUse
@@ -41,10 +42,10 @@ class Proxy:
         except GatewayError as error:
             self.refuse(request, error)
 
-    def begin(self, request: Request, asked: "Asked") -> None:
-        """Begins a task for a request that was checked, or refuses it."""
+    def begin(self, request: Request, asked: "Asked", waited_seconds: float) -> None:
+        """Begins a task for a request that was checked, or refuses it. It has waited so long for the store."""
         try:
-            self._begin(request, asked)
+            self._begin(request, asked, waited_seconds)
         except GatewayError as error:
             self.refuse(request, error)
 
@@ -56,7 +57,7 @@ class Proxy:
         if len(length) > len(str(self.max_body_bytes)) or int(length or b"0") > self.max_body_bytes:
             raise self.body_too_large()
 
-    def _begin(self, request: Request, asked: "Asked") -> None:
+    def _begin(self, request: Request, asked: "Asked", waited_seconds: float = 0.0) -> None:
         """Reserves a place in the queue, if the request needs one, and begins. Raises GatewayError: QueueFull last."""
         target, task_id, options = asked
         path, query = stored_target(target.path, target.query)
@@ -67,6 +68,7 @@ class Proxy:
             is_ready = task_id is None and request.is_whole
             place = places.reserve(request.owner, is_low=options.is_low, is_ready=is_ready)
         task = self.tracker.begin(task_id, request.method, path, query, request.owner, options.label, place)
+        task.wait_left -= waited_seconds
         Exchange(self, request, target, task, place).begin(options)
 
     def _places_for(self, request: Request) -> Places | None:
@@ -110,11 +112,11 @@ class _Inquiry:
         self._asking = asyncio.get_running_loop().create_task(self._ask())
 
     async def _ask(self) -> None:
-        task_id = self._asked.task_id or ""
+        task_id, began = self._asked.task_id or "", time.monotonic()
         if await self._proxy.tracker.is_taken(task_id, self._request.owner):
             self._proxy.refuse(self._request, TaskIdInUse.in_store(task_id))
         else:
-            self._proxy.begin(self._request, self._asked)
+            self._proxy.begin(self._request, self._asked, time.monotonic() - began)
 
     def on_request(self) -> None:
         """The body waits."""

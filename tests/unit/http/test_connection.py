@@ -56,6 +56,9 @@ class Socket:
 
     abort = close
 
+    def write_eof(self) -> None:
+        """Nothing more is written."""
+
     def set_write_buffer_limits(self, high: int) -> None:
         """It has none."""
 
@@ -104,6 +107,7 @@ class Subject:
     def __init__(self) -> None:
         self.application = Refusing()
         self.socket = Socket()
+        self.reads = 0
         state: Any = SimpleNamespace(connections=set(), total_requests=0)
         config: Any = None
         self.connection = GatewayHttpProtocol(config, state, {"gateway": self.application})
@@ -117,6 +121,7 @@ class Subject:
             size = min(len(buffer), len(data))
             buffer[:size] = data[:size]
             data = data[size:]
+            self.reads += 1
             self.connection.buffer_updated(size)
         return data
 
@@ -234,3 +239,36 @@ async def test_a_client_that_vanished_is_given_up(monkeypatch: pytest.MonkeyPatc
     await until(lambda: subject.socket.is_closed, what="it is cut off")
     subject.connection.connection_lost(None)
     assert not subject.application.peers._peers
+
+
+LINE = b"z" * 60_000
+
+
+@pytest.mark.parametrize(
+    "rest", [b"0\r\n\r\nGET /nothing HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % LINE, b"1;%b\r\nx\r\n" % LINE]
+)
+async def test_a_body_that_has_almost_filled_its_share_does_not_make_thousands_of_reads(rest: bytes) -> None:
+    """Neither for the head of the next request nor for the line of a chunk, though no byte too many is read."""
+    subject = Subject()
+    subject.application.keeps = True
+    subject.receive(b"POST /nothing HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+    subject.application.opened[0].read_ahead()
+    size = limits.QUEUED_BODY_BYTES - 2
+    subject.receive(b"%x\r\n%b\r\n" % (size, b"x" * size))
+    subject.receive(rest)
+    assert subject.application.opened[0].waiting_bytes == limits.QUEUED_BODY_BYTES - 1
+    assert subject.reads < 1100
+    subject.connection.connection_lost(None)
+
+
+async def test_a_body_that_exactly_fills_its_share_is_read_to_its_end() -> None:
+    """Its last chunk, too, and a trailer, in short reads."""
+    subject = Subject()
+    subject.application.keeps = True
+    subject.receive(b"POST /nothing HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+    request = subject.application.opened[0]
+    request.read_ahead()
+    size = limits.QUEUED_BODY_BYTES - 2
+    rest = subject.receive(b"%x\r\n%b\r\n0\r\nx-sum: %b\r\n\r\n" % (size, b"x" * size, b"y" * 500))
+    assert (rest, request.is_whole, request.waiting_bytes) == (b"", True, size + 1)
+    subject.connection.connection_lost(None)
