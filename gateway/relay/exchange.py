@@ -56,7 +56,7 @@ class Exchange(BaseExchange):
         self._task.run_by(self)
         if self._place is not None:
             self._place.used_by(self)
-        if options.has_timeouts:
+        if options.timeout or options.start_timeout:
             self._begin_timeouts(options)
         if self._task.attempt == 0:
             self._relay.tracker.claim(self._task, self._on_claimed)

@@ -31,10 +31,6 @@ class TaskOptions:
     start_timeout: int | None = None  # from the request's head until it is sent to Ollama
     timeout: int | None = None  # from the request's head until the end of its answer
 
-    @property
-    def has_timeouts(self) -> bool:
-        return self.start_timeout is not None or self.timeout is not None
-
 
 _NONE = TaskOptions()
 

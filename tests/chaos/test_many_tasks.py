@@ -65,6 +65,7 @@ for number = first, first + count - 1 do
   redis.call('SET', 'ts:ollama:' .. id, document, 'EX', ttl)
   redis.call('ZADD', KEYS[1] .. state, 0, created .. ':' .. id, 0, '#')
   redis.call('ZADD', KEYS[1] .. 'lists', 0, state, 0, '#')
+  redis.call('ZADD', KEYS[1] .. 'labels', 'inf', '#')
   redis.call('ZADD', KEYS[1] .. 'expiry', time[1] + ttl, created .. ':' .. state .. '::' .. id)
   if rank ~= '3' then
     redis.call('ZADD', KEYS[1] .. 'beats', lost_after, id)
