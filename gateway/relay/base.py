@@ -11,6 +11,7 @@ from typing import Protocol
 
 from gateway.errors import GatewayError, StartTimeout, TaskTimeout
 from gateway.http.request import Request
+from gateway.queue.fair import Standing
 from gateway.queue.places import Place
 from gateway.relay.outcome import ClientLeft, Notice, Outcome, outcome_of_failure
 from gateway.tasks.options import TaskOptions
@@ -162,7 +163,7 @@ class BaseExchange:
             timer.cancel()
         connection, self._connection = self._connection, None
         is_free = connection is None or self._relay.upstream.release(connection)
-        if self._place is not None:
+        if self._place is not None and self._place.standing is not Standing.GONE:
             if is_free:
                 self._place.leave()
             else:
