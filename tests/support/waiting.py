@@ -46,6 +46,11 @@ async def until_steady(measure: Callable[[], T], steady_seconds: float, seconds:
     return value
 
 
+async def next_turn() -> None:
+    """Let the loop do what it has to do now."""
+    await asyncio.sleep(0)
+
+
 async def next_millisecond() -> None:
     """Wait until the wall clock shows another millisecond, so that what follows is younger than what was."""
     left_ns = 1_000_000 - time.time_ns() % 1_000_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import random
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from gateway.errors import GatewayError, QueueFull, ShuttingDown, UpstreamUnavai
 from gateway.queue import places as module
 from gateway.queue.fair import Standing
 from gateway.queue.places import REFUSAL_SECONDS, Place, Places
-from tests.support.waiting import until
+from tests.support.waiting import next_turn, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -301,7 +300,7 @@ async def test_whatever_happens_no_place_is_lost_and_none_too_many_is_given(monk
             alive.pop(chance.randrange(len(alive))).place.leave()
         else:
             is_refusing = chance.random() < 0.3
-            await asyncio.sleep(0)
+            await next_turn()
         alive = [one for one in alive if one.error is None]
         assert places.running <= 4
         assert places.running + places.waiting == len(alive) <= 24
