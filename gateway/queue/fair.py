@@ -105,11 +105,7 @@ class FairQueue(Generic[T]):
 
     def join(self, ticket: T) -> None:
         """A new request waits."""
-        self._arrivals += 1
-        ticket.number = self._arrivals
-        owner = self._owners.get(ticket.owner)
-        if owner is None:
-            owner = self._owners[ticket.owner] = _Owner()
+        owner = self._take_in(ticket)
         ticket.standing = Standing.WAITING
         owner.tickets[ticket.is_low][ticket.number] = ticket
         self._asking[ticket.is_low][ticket.owner] = owner
@@ -118,12 +114,15 @@ class FairQueue(Generic[T]):
 
     def place(self, ticket: T) -> None:
         """A new request of a key has a place at once, without waiting. Only while none waits: it would overtake."""
+        self._give(ticket, self._take_in(ticket))
+
+    def _take_in(self, ticket: T) -> _Owner[T]:
         self._arrivals += 1
         ticket.number = self._arrivals
         owner = self._owners.get(ticket.owner)
         if owner is None:
             owner = self._owners[ticket.owner] = _Owner()
-        self._give(ticket, owner)
+        return owner
 
     def place_next(self) -> T | None:
         """Gives a place to the request that is next. Passes over those that are not ready. None if none is."""

@@ -1,6 +1,7 @@
 """Admits requests to the relay: each becomes a task and an exchange, or is refused."""
 
 import asyncio
+import logging
 import time
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from gateway.tasks.options import TaskOptions, options_of
 from gateway.tasks.task import READING_METHODS, chosen_id, stored_target
 from gateway.tracking.tracker import Tracker
 from gateway.upstream.pool import Upstream
+
+log = logging.getLogger("gateway.proxy")
 
 
 class Proxy:
@@ -113,10 +116,15 @@ class _Inquiry:
 
     async def _ask(self) -> None:
         task_id, began = self._asked.task_id or "", time.monotonic()
-        if await self._proxy.tracker.is_taken(task_id, self._request.owner):
-            self._proxy.refuse(self._request, TaskIdInUse.in_store(task_id))
-        else:
-            self._proxy.begin(self._request, self._asked, time.monotonic() - began)
+        try:
+            if await self._proxy.tracker.is_taken(task_id, self._request.owner):
+                self._proxy.refuse(self._request, TaskIdInUse.in_store(task_id))
+            else:
+                self._proxy.begin(self._request, self._asked, time.monotonic() - began)
+        except Exception:  # the client must have an answer
+            log.exception("task %s failed inside the gateway", task_id, extra={"task_id": task_id})
+            if not self._request.is_started:
+                self._proxy.refuse(self._request, GatewayError("internal error in the gateway"))
 
     def on_request(self) -> None:
         """The body waits."""

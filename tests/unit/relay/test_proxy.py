@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
+
 from gateway.http.head import parse_target
 from gateway.http.request import Request
 from gateway.metrics.counts import Counts
@@ -52,3 +54,23 @@ async def test_the_look_for_an_id_and_its_claim_are_one_wait() -> None:
         assert in_flight(subject.tracker)["new"].wait_left <= MAX_WAITS_SECONDS - MAX_WAIT_SECONDS
         subject.store.door.set()
         upstream.close()
+
+
+async def test_a_look_for_an_id_that_fails_inside_the_gateway_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+    """The client would wait for ever. The log has the failure."""
+    async with tracking() as subject:
+        sent: list[bytes] = []
+        places = Places(1, 0)
+        proxy = Proxy(Upstream("127.0.0.1", free_port()), subject.tracker, Counts(), places, max_body_bytes=100)
+        places.reserve("", is_low=False, is_ready=True)
+
+        async def fail(task_id: str, owner: str) -> bool:
+            raise RuntimeError(f"no look for {task_id} of {owner!r}")
+
+        subject.tracker.is_taken = fail  # type: ignore[method-assign]
+        request = asked(b"new", "")
+        request.wire.send = sent.append
+        proxy.open(request, parse_target(b"/v1/x"))
+        await until(lambda: sent, 5, "an answer")
+        assert sent[0].startswith(b"HTTP/1.1 500 ")
+        assert "no look for new" in caplog.text
