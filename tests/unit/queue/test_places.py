@@ -275,6 +275,8 @@ def test_a_closed_queue_gives_no_place() -> None:
     running, *waiting = (Request(places).ready() for _ in range(3))
     places.close(ShuttingDown("stopping"))
     assert [type(one.error) for one in waiting] == [ShuttingDown, ShuttingDown]
+    with pytest.raises(ShuttingDown):
+        Request(places, is_ready=True)
     running.place.leave()
     assert [one.tries for one in waiting] == [0, 0]
     assert (places.running, places.waiting) == (0, 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
+
 from gateway.http.head import parse_target
 from gateway.http.request import Request
 from gateway.queue.places import Places
@@ -43,7 +45,8 @@ class UnreadWire:
         return lambda *_, **__: None
 
 
-async def test_the_place_is_free_once_ollama_broke_off_though_the_client_reads_nothing() -> None:
+@pytest.mark.parametrize("is_whole", [True, False], ids=["complete", "broken off"])
+async def test_the_place_is_free_once_ollama_has_ended_though_the_client_reads_nothing(*, is_whole: bool) -> None:
     """What is left of the answer waits for the client, but Ollama has no more to do for it."""
     upstream = Upstream()
     await upstream.start()
@@ -68,7 +71,10 @@ async def test_the_place_is_free_once_ollama_broke_off_though_the_client_reads_n
     script.piece(b"data: the rest\n\n")
     await until(lambda: exchange.sent_bytes > with_head, what="a piece was sent")
     assert places.running == 1
-    exchange.drop()
+    if is_whole:
+        script.end()
+    else:
+        exchange.drop()
     await until(lambda: places.running == 0, what="the place is free")
     assert wire.sent == wire.sent[:1]
     pool.close()
