@@ -72,10 +72,10 @@ class Gateway:
         return False
 
     async def is_closed(self) -> bool:
-        """Whether new connections are refused."""
+        """Whether new connections are refused. A listener that closes meanwhile resets those not yet accepted."""
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, ConnectionResetError):
             return True
         writer.close()
         return False
