@@ -134,6 +134,63 @@ class TaskTimeout(GatewayError):
     is_retry_useless = True
 
 
+class ResponseTooLarge(GatewayError):
+    """Nobody can get the answer any more: the client has left, and the answer cannot be kept."""
+
+    code = "response_too_large"
+
+
+class TaskIdReused(GatewayError):
+    """A kept task has this `X-Task-Id`, and another method, target or body."""
+
+    status, code = 422, "task_id_reused"
+    is_retry_useless = True
+
+
+class KeepUnavailable(GatewayError):
+    """Too much is kept already to begin a call whose answer only its keeping could deliver."""
+
+    status, code = 503, "keep_unavailable"
+    retry_after_seconds = 5
+
+
+class InvalidParameter(GatewayError):
+    """A query parameter of a route has a value that is not allowed."""
+
+    status, code = 422, "invalid_parameter"
+
+
+class ResponseNotKept(GatewayError):
+    """The answer of this task was not to be kept."""
+
+    status, code = 404, "response_not_kept"
+
+
+class ResponseGone(GatewayError):
+    """The answer of this task was kept, and is no longer."""
+
+    status, code = 410, "response_gone"
+
+
+class GenerationChanged(GatewayError):
+    """Another answer stands in the place of the one that the client had begun to read."""
+
+    status, code = 412, "generation_changed"
+
+
+class OffsetNotSatisfiable(GatewayError):
+    """The offset is behind the end of the answer."""
+
+    status, code = 416, "offset_not_satisfiable"
+
+
+class StoreAway(GatewayError):
+    """The store has to be asked, and is away."""
+
+    status, code = 503, "store_unavailable"
+    retry_after_seconds = 2
+
+
 class Cancelled(GatewayError):
     """The task was cancelled before its answer began."""
 

@@ -18,7 +18,7 @@ from gateway.store.interface import InvalidCursor
 from gateway.tasks.document import has_ended
 from gateway.tasks.options import LABEL_PATTERN, MAX_LABEL
 from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
-from gateway.tasks.task import ID_PATTERN, Reason, is_valid_id
+from gateway.tasks.task import ID_PATTERN, Kept, Reason, is_valid_id
 from gateway.tracking.answers import ListIncomplete, PartlyCancelled, StoreUnavailable
 from gateway.tracking.changes import event_id
 from gateway.tracking.tracker import Tracker
@@ -45,6 +45,8 @@ class Extensions(BaseModel):
     finished_ms: int | None
     request_bytes: int
     response_bytes: int
+    is_detached: bool = Field(False, description="whether it goes on without its client, because its answer is kept")
+    response: Kept | None = Field(None, description="what became of the answer; null if it was not to be kept")
     attempt: int = Field(description="counts the requests that used this id one after another", ge=1, le=MAX_ATTEMPT)
     instance: str
     boot: str = Field(description="one run of one gateway process")

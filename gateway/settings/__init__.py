@@ -70,6 +70,10 @@ class Settings:
     max_connections: int
     max_running: int
     max_queued: int
+    max_response_bytes: int
+    max_kept_bytes: int
+    max_stored_response_bytes: int
+    ttl_response_seconds: int
     upstream_idle_timeout_seconds: float
     drain_seconds: float
     drain_notice_seconds: float
@@ -122,6 +126,14 @@ SETTINGS = (
             "OPTIONS aside. The others wait in a queue.", whole(0, 100_000)),
     Setting("MAX_QUEUED", "1000", "0 to 1000000", "With `MAX_RUNNING`: how many requests may wait; more get 429.",
             whole(0, 1_000_000)),
+    Setting("MAX_RESPONSE_BYTES", "16777216", "0 (no answer is kept) to 1073741824 bytes, at most `MAX_KEPT_BYTES`",
+            "The longest answer that is kept for a client that asks for it.", whole(0, 2**30)),
+    Setting("MAX_KEPT_BYTES", "268435456", "1 to 1099511627776 bytes", "How much of kept answers, and of requests "
+            "with `Prefer: respond-async`, the gateway holds in memory.", whole(1, 2**40)),
+    Setting("MAX_STORED_RESPONSE_BYTES", "67108864", "1 to 1099511627776 bytes", "How much of kept answers the store "
+            "holds for all gateways; where there are API keys, half of it for one key.", whole(1, 2**40)),
+    Setting("TTL_RESPONSE", "3600", "1 to 31536000 seconds, at most `TTL_DONE`", "How long a kept answer can be read "
+            "after its end.", whole(1, 31_536_000)),
     Setting("UPSTREAM_IDLE_TIMEOUT_SEC", "0", "0 (off) to 86400 seconds", "How long Ollama may stay silent. Loading a "
             "model takes minutes of silence.", seconds(0, 86_400)),
     Setting("DRAIN_SEC", "30", "0 to 3600 seconds", "How long requests get to finish after SIGTERM.",
@@ -198,6 +210,12 @@ def _problems_between(values: Mapping[str, Any]) -> list[str]:
     problems = []
     if ttl is not None and beat is not None and ttl < 5 * beat:
         problems.append(f"TTL_RUNNING={ttl} is not valid; allowed: at least five heartbeats, HEARTBEAT_SEC={beat:g}")
+    ttl_response, ttl_done = values.get("TTL_RESPONSE"), values.get("TTL_DONE")
+    if ttl_response is not None and ttl_done is not None and ttl_response > ttl_done:
+        problems.append(f"TTL_RESPONSE={ttl_response} is not valid; allowed: at most TTL_DONE={ttl_done}")
+    response, kept = values.get("MAX_RESPONSE_BYTES"), values.get("MAX_KEPT_BYTES")
+    if response is not None and kept is not None and response > kept:
+        problems.append(f"MAX_RESPONSE_BYTES={response} is not valid; allowed: at most MAX_KEPT_BYTES={kept}")
     if values.get("REDIS_PASSWORD") and values.get("REDIS_PASSWORD_FILE"):
         problems.append(f"REDIS_PASSWORD={MASK} is not valid; allowed: either it or REDIS_PASSWORD_FILE")
     return problems
@@ -222,6 +240,10 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         max_connections=values["MAX_CONNECTIONS"],
         max_running=values["MAX_RUNNING"],
         max_queued=values["MAX_QUEUED"],
+        max_response_bytes=values["MAX_RESPONSE_BYTES"],
+        max_kept_bytes=values["MAX_KEPT_BYTES"],
+        max_stored_response_bytes=values["MAX_STORED_RESPONSE_BYTES"],
+        ttl_response_seconds=values["TTL_RESPONSE"],
         upstream_idle_timeout_seconds=values["UPSTREAM_IDLE_TIMEOUT_SEC"],
         drain_seconds=values["DRAIN_SEC"],
         drain_notice_seconds=values["DRAIN_NOTICE_SEC"],

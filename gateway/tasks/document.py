@@ -76,6 +76,8 @@ _EXTENSIONS = (
     _Value("finished_ms", "task.finished_ms", _or_null(_is_ms)),
     _Value("request_bytes", "task.request_bytes", _is_size),
     _Value("response_bytes", "task.response_bytes", _is_size),
+    _Value("is_detached", "task.is_detached", lambda value: isinstance(value, bool)),
+    _Value("response", "task.response", _or_null(_is_text)),  # as `reason`
     _Value("instance", "instance", _is_text),
     _Value("boot", "boot", _is_text),
     _Value("owner", "task.owner or None", _or_null(_is_text)),

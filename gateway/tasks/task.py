@@ -47,6 +47,16 @@ class Reason(StrEnum):
     LOST = "lost"
     GATEWAY_ERROR = "gateway_error"
     QUEUE_FULL = "queue_full"  # a request of another key took its place in a full queue
+    RESPONSE_TOO_LARGE = "response_too_large"  # its client had left, and its answer could not be kept
+
+
+class Kept(StrEnum):
+    """What became of an answer that the client asked to keep."""
+
+    KEPT = "kept"  # or being kept, while the task runs
+    DELETED = "deleted"  # by a call of the client
+    TOO_LARGE = "too_large"  # longer than MAX_RESPONSE_BYTES
+    NO_ROOM = "no_room"  # too much else is kept
 
 
 _STAGE_OF_REASON = {
@@ -163,6 +173,8 @@ class Task:
     queued_ms: int | None = None  # how long it waited for its place with Ollama; None without a queue
     request_bytes: int = 0
     response_bytes: int = 0
+    is_detached: bool = False  # it goes on without a client
+    response: Kept | None = None  # what became of its answer; None if that was not to be kept
 
     @property
     def state(self) -> State:
@@ -192,6 +204,20 @@ class Task:
         if not self._advance(Stage.DONE if reason is None else failed_stage(reason), message):
             return False
         self.reason, self.finished_ms = reason, self._not_before(now_ms)
+        return True
+
+    def detach(self) -> bool:
+        """It goes on without its client. False if it did already, or has ended."""
+        if self.is_detached or self.is_final:
+            return False
+        self.is_detached, self.event_id = True, ""
+        return True
+
+    def keep(self, response: Kept) -> bool:
+        """Its answer is kept, or no longer. False if that is known already. The only change that may follow the end."""
+        if self.response is response:
+            return False
+        self.response, self.event_id = response, ""
         return True
 
     def _not_before(self, now_ms: int) -> int:
