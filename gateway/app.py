@@ -23,6 +23,7 @@ from gateway.errors import GatewayError, NotFound, Unauthorized
 from gateway.http.asgi import AsgiCall
 from gateway.http.head import RELAYED_PREFIX, Target, parse_target
 from gateway.http.request import Request, lines
+from gateway.kept.keeping import Keeping, KeptLimits
 from gateway.metrics.counts import Counts
 from gateway.metrics.exposition import Metrics
 from gateway.net.vanished import PeerWatch
@@ -30,11 +31,14 @@ from gateway.queue.places import Places
 from gateway.relay.proxy import Proxy
 from gateway.routes import dashboard, health, models, tasks
 from gateway.routes import metrics as scraping
+from gateway.routes.response import ResponseRoute, task_id_in, with_response_route
 from gateway.settings import Settings, pull_progress_file, run_name
 from gateway.stopping import Drain
+from gateway.store.answers import AnswerStore
 from gateway.store.interface import Store, new_boot
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
+from gateway.store.redis_answers import RedisAnswers
 from gateway.tracking.tracked import SILENT_BEATS
 from gateway.tracking.tracker import Tracker
 from gateway.upstream.pool import Upstream
@@ -65,14 +69,15 @@ def create_app(settings: Settings) -> "Gateway":
         counts=counts,
     )
     places = Places(settings.max_running, settings.max_queued) if settings.max_running else None
-    proxy = Proxy(upstream, tracker, counts, places, max_body_bytes=settings.max_body_bytes)
+    keeping = Keeping(tracker, _answer_store(settings), _kept_limits(settings), counts)
+    proxy = Proxy(upstream, tracker, counts, places, keeping, max_body_bytes=settings.max_body_bytes)
     drain = Drain(tracker, places, settings.drain_seconds, settings.drain_notice_seconds)
     keyring = Keyring(settings.api_keys, settings.api_keys_file)
     readiness = _readiness(settings, upstream, tracker, drain)
     metrics = Metrics(counts, tracker, places, has_store=settings.redis_url is not None)
-    routes = _routes(upstream, tracker, keyring, readiness, metrics)
+    routes = _routes(upstream, tracker, keeping, keyring, readiness, metrics)
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
-    return Gateway(proxy, routes, policy, keyring, counts, drain)
+    return Gateway(proxy, routes, ResponseRoute(keeping), policy, keyring, counts, drain)
 
 
 def _store(settings: Settings, boot: str) -> Store:
@@ -92,6 +97,28 @@ def _store(settings: Settings, boot: str) -> Store:
     )
 
 
+def _answer_store(settings: Settings) -> AnswerStore | None:
+    """The store of kept answers; None if they stay in this process."""
+    if settings.redis_url is None or not settings.max_response_bytes:
+        return None
+    return RedisAnswers(
+        settings.redis_url,
+        max_stored_bytes=settings.max_stored_response_bytes,
+        user=settings.redis_user,
+        password_file=settings.redis_password_file,
+    )
+
+
+def _kept_limits(settings: Settings) -> KeptLimits:
+    return KeptLimits(
+        response_bytes=settings.max_response_bytes,
+        held_bytes=settings.max_kept_bytes,
+        ttl_running_seconds=settings.ttl_running_seconds,
+        ttl_response_seconds=settings.ttl_response_seconds,
+        heartbeat_seconds=settings.heartbeat_seconds,
+    )
+
+
 def _readiness(settings: Settings, upstream: Upstream, tracker: Tracker, drain: Drain) -> health.ReadinessProbe:
     wanted = health.ModelsProbe(upstream, settings.pull_models, pull_progress_file())
     return health.ReadinessProbe(
@@ -107,6 +134,7 @@ def _readiness(settings: Settings, upstream: Upstream, tracker: Tracker, drain: 
 def _routes(
     upstream: Upstream,
     tracker: Tracker,
+    keeping: Keeping,
     keyring: Keyring,
     readiness: health.ReadinessProbe,
     metrics: Metrics,
@@ -116,12 +144,15 @@ def _routes(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         writer = asyncio.create_task(tracker.run(), name="status writer")
+        keeper = asyncio.create_task(keeping.run(), name="kept answers")
         measuring = asyncio.create_task(metrics.run(), name="metrics")
         looking = asyncio.create_task(keyring.run(), name="API keys")
         _relax_garbage_collection()
         yield
         measuring.cancel()
         looking.cancel()
+        keeper.cancel()
+        await keeping.close()
         writer.cancel()
         with suppress(asyncio.CancelledError):
             await writer
@@ -137,6 +168,8 @@ def _routes(
         redoc_url=None,
         redirect_slashes=False,
     )
+    describe = routes.openapi
+    routes.openapi = lambda: with_response_route(describe())  # type: ignore[method-assign]
     routes.state.tracker = tracker
     routes.state.readiness = readiness
     routes.state.loaded_models = models.LoadedModelsProbe(upstream)
@@ -170,6 +203,7 @@ class Gateway:
         self,
         proxy: Proxy,
         routes: FastAPI,
+        responses: ResponseRoute,
         policy: OriginPolicy,
         keyring: Keyring,
         counts: Counts,
@@ -181,6 +215,7 @@ class Gateway:
         self.drain = drain
         self.peers = PeerWatch()  # the clients
         self._proxy = proxy
+        self._responses = responses
         self._policy = policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -198,15 +233,18 @@ class Gateway:
                     return
                 request.own_lines = lines(origins.response_fields(request.by_name[b"origin"]))
             target = self._admit(request)
+            task_id = None if target.is_relayed else task_id_in(target.path)
+            if (target.is_relayed or task_id is not None) and request.by_name.get(b"sec-fetch-dest") == b"document":
+                request.own_lines += origins.DOCUMENT_LINES
             if target.is_relayed:
-                if request.by_name.get(b"sec-fetch-dest") == b"document":
-                    request.own_lines += origins.DOCUMENT_LINES
                 self._proxy.open(request, target)
+            elif task_id is not None:
+                self._responses.open(request, task_id, target)
             else:
                 AsgiCall(self.routes, request).begin()
         except GatewayError as error:
             self.counts.refused(error.code)
-            request.refuse(error, has_detail=not request.target.startswith(RELAYED_PREFIX))
+            request.refuse(error, has_detail=_has_detail(request.target))
         except Exception:
             log.exception("a request failed inside the gateway")
             if request.is_started:
@@ -228,7 +266,12 @@ class Gateway:
         caller = identify(self.keyring.current(), request.fields)
         if caller is None:
             raise Unauthorized("a valid API key is needed, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
-        request.owner, request.sees_all, request.credential = caller.name, caller.sees_all, caller.carriers
+        request.owner, request.sees_all, request.withheld = caller.name, caller.sees_all, caller.carriers
+
+
+def _has_detail(target: bytes) -> bool:
+    """Whether errors have `detail`, as those of FastAPI's routes have."""
+    return not target.startswith(RELAYED_PREFIX) and task_id_in(target.partition(b"?")[0]) is None
 
 
 def _looks_relayed(target: Target) -> bool:

@@ -26,6 +26,7 @@ class GatewayError(Exception):
     status = 500
     code = "gateway_error"
     retry_after_seconds: int | None = None
+    length: int | None = None  # of what the client asked a range of, in bytes
     is_retry_useless = False  # the same request would fail again, so client libraries should not retry
     is_last = False  # the gateway closes the connection after the answer
     advice = ""  # HTML, written here: what a person can do about it
@@ -182,6 +183,10 @@ class OffsetNotSatisfiable(GatewayError):
     """The offset is behind the end of the answer."""
 
     status, code = 416, "offset_not_satisfiable"
+
+    def __init__(self, text: str, length: int) -> None:
+        super().__init__(text)
+        self.length = length  # of the answer, in bytes
 
 
 class StoreAway(GatewayError):

@@ -51,7 +51,7 @@ class RequestHead:
     """
 
     __slots__ = (
-        "by_name", "credential", "fields", "is_continue_due", "is_http_10", "method", "owner", "sees_all", "target",
+        "by_name", "fields", "is_continue_due", "is_http_10", "method", "owner", "sees_all", "target", "withheld",
     )  # fmt: skip
 
     def __init__(self, method: str, target: bytes, fields: Fields, *, is_http_10: bool) -> None:
@@ -63,11 +63,11 @@ class RequestHead:
         # The client waits for 100 Continue before it sends the body (RFC 9110 section 10.1.1), and has not got it yet.
         expects = self.by_name.get(b"expect", b"")
         self.is_continue_due = bool(expects) and expects.lower() == b"100-continue" and not is_http_10
-        # The caller, if API keys are on: the key's name, whether it may see the tasks of other keys, and the names of
-        # the fields that carried the key.
+        # The caller, if API keys are on: the key's name, and whether it may see the tasks of other keys.
         self.owner = ""
         self.sees_all = True
-        self.credential: tuple[bytes, ...] = ()
+        # The names of fields that were meant for the gateway alone: those that carried the key, an honoured Prefer.
+        self.withheld: tuple[bytes, ...] = ()
 
     @property
     def reader(self) -> str | None:

@@ -87,6 +87,37 @@ class Wire(Protocol):
         """The answer will not be completed. `is_reset`: a plain close would look like its end."""
 
 
+def _drop(data: bytes) -> None:
+    """Sends nothing."""
+
+
+class _Nowhere:
+    """The wire of a request whose client has left."""
+
+    def __init__(self) -> None:
+        self.is_writable = True
+        self.is_read_paused = False
+        self.send: Callable[[bytes], None] = _drop
+
+    def hold_reading(self) -> None:
+        """Nothing is read."""
+
+    def give_time(self) -> None:
+        """Nothing is waited for."""
+
+    def finish(self, request: "Request") -> None:
+        """Nothing follows."""
+
+    def look_for_client(self) -> None:
+        """It has left."""
+
+    def break_off(self, *, is_reset: bool) -> None:
+        """Nothing is open."""
+
+
+NOWHERE: Wire = _Nowhere()
+
+
 class Request(RequestHead):
     """A request of a client, and its answer.
 
@@ -152,10 +183,20 @@ class Request(RequestHead):
         self.body_bytes += len(piece)
         self.waiting_bytes += len(piece)
 
-    def read_ahead(self) -> None:
-        """The request waits in the queue: reads more of its body meanwhile than while `take` is called."""
-        self.most_waiting_bytes = limits.QUEUED_BODY_BYTES
+    def read_ahead(self, most_bytes: int = limits.QUEUED_BODY_BYTES) -> None:
+        """The request waits: reads more of its body meanwhile than while `take` is called, at least the default."""
+        self.most_waiting_bytes = max(most_bytes, limits.QUEUED_BODY_BYTES)
         self.wire.hold_reading()
+
+    def newest(self, count: int) -> bytes:
+        """The last `count` bytes of the body that have come. None of them was taken yet."""
+        pieces: list[bytes] = []
+        for piece in reversed(self._pieces):
+            if count <= 0:
+                break
+            pieces.append(piece[-count:])
+            count -= len(piece)
+        return b"".join(reversed(pieces))
 
     @property
     def is_read(self) -> bool:
@@ -190,6 +231,28 @@ class Request(RequestHead):
     def is_held_back(self) -> bool:
         """Whether the client sends no body because it waits for 100 Continue. One that sends anyway waits no more."""
         return self.is_continue_due and not self.body_bytes
+
+    # -- a request without its client --
+
+    def leave_client(self) -> None:
+        """Goes on without its client: what is sent from now on is dropped, and nothing waits for it."""
+        self.wire = NOWHERE
+
+    @property
+    def has_client(self) -> bool:
+        """Whether a client is there as far as is known."""
+        return self.wire is not NOWHERE
+
+    def parted(self) -> "Request":
+        """The same request, whole, without its client and without an answer yet. Takes over the body."""
+        twin = Request(
+            NOWHERE, self.method, self.target, self.fields, is_http_10=self.is_http_10, is_keep_alive=False
+        )
+        twin.owner, twin.sees_all, twin.withheld = self.owner, self.sees_all, self.withheld
+        twin.is_whole, twin.body_bytes, twin.waiting_bytes = self.is_whole, self.body_bytes, self.waiting_bytes
+        twin._pieces, self._pieces, self.waiting_bytes = self._pieces, [], 0
+        twin.is_continue_due = False
+        return twin
 
     # -- the answer --
 
@@ -281,6 +344,8 @@ class Request(RequestHead):
             fields.append((b"x-should-retry", b"false"))  # OpenAI's clients obey it
         if error.retry_after_seconds is not None:
             fields.append((b"retry-after", b"%d" % error.retry_after_seconds))
+        if error.length is not None:
+            fields.append((b"content-range", b"bytes */%d" % error.length))
         if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
             fields.append((b"allow", _ALLOWED))
         if error.status == HTTPStatus.UNAUTHORIZED:

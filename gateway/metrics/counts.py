@@ -12,7 +12,7 @@ from typing import Literal
 
 from gateway.errors import GatewayError
 from gateway.tasks.stages import FINAL_RANK, Stage, State
-from gateway.tasks.task import Reason, Task
+from gateway.tasks.task import Kept, Reason, Task
 
 OTHER = "other"
 PATHS = (OTHER, "chat_completions", "completions", "responses", "embeddings", "models", "messages")
@@ -133,6 +133,16 @@ REFUSED = _add(
     ("code",),
     tuple((code,) for code in _CODES),
 )
+KEPT = _add(
+    "counter",
+    _PREFIX + "kept_answers",
+    "Answers that clients asked to keep, by what became of them.",
+    ("response",),
+    tuple((response,) for response in Kept),
+)
+JOINED = _add("counter", _PREFIX + "joined_requests", "Requests that were given the kept answer of an earlier one.")
+KEPT_BYTES = _add("gauge", _PREFIX + "kept_bytes", "Bytes of kept answers and respond-async requests in memory.")
+DETACHED = _add("gauge", _PREFIX + "detached_tasks", "Tasks that run without their client.")
 IN_FLIGHT = _add(
     "gauge",
     _PREFIX + "tasks_in_flight",
@@ -174,6 +184,7 @@ _METHOD_OF = {method: at for at, method in enumerate(METHODS[:-1])}
 _OTHER_METHOD = METHODS.index(OTHER)
 _STATUS_OF = (4, 4, 0, 1, 2, 3, 4, 4, 4, 4)  # by the first digit
 _REASON_OF: dict[Reason | None, int] = {None: 0, **{reason: at for at, reason in enumerate(Reason, 1)}}
+_KEPT = tuple(Kept)
 _STAGES = tuple(stage for stage in Stage if stage.rank < FINAL_RANK)
 _CODE_OF = {code: at for at, code in enumerate(_CODES)}
 # Copies for the hot path: reading an attribute of Family takes as long as the addition.
@@ -226,6 +237,10 @@ class Counts:
 
     def add(self, counter: Family) -> None:
         self.row[counter.start] += 1
+
+    def kept(self, response: Kept) -> None:
+        """Counts an answer that was to be kept, once it is known what became of it."""
+        self.row[KEPT.start + _KEPT.index(response)] += 1
 
     # -- present values, set when metrics are read --
 

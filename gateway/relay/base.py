@@ -27,6 +27,7 @@ class Phase(StrEnum):
     """Where a relayed request stands."""
 
     CLAIMING = "claiming"  # the store is asked whether the task may have its id
+    GATHERING = "gathering"  # a request with `Prefer: respond-async` is not whole yet, or not answered with 202
     QUEUED = "queued"  # no place with Ollama is free, or too little of its body has come
     BODY = "body"  # the first piece of the request's body is still to come
     CONNECTING = "connecting"  # a new connection to Ollama is being opened
@@ -39,7 +40,8 @@ class Phase(StrEnum):
 
 
 MOVES: dict[Phase, frozenset[Phase]] = {
-    Phase.CLAIMING: frozenset({Phase.QUEUED, Phase.BODY, Phase.OVER}),
+    Phase.CLAIMING: frozenset({Phase.GATHERING, Phase.QUEUED, Phase.BODY, Phase.OVER}),
+    Phase.GATHERING: frozenset({Phase.QUEUED, Phase.BODY, Phase.OVER}),
     Phase.QUEUED: frozenset({Phase.BODY, Phase.OVER}),
     Phase.BODY: frozenset({Phase.CONNECTING, Phase.HEAD, Phase.OVER}),
     # QUEUED again: Ollama refused the connection.
@@ -98,6 +100,9 @@ class BaseExchange:
     def look_for_client(self) -> None:
         """Ends the task if its client has left unnoticed: another request asks for the task's id."""
         self._request.wire.look_for_client()
+
+    def drop_answer(self) -> None:
+        """The answer is to be kept no longer: it is not kept."""
 
     # -- its time is over --
 

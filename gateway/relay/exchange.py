@@ -76,8 +76,11 @@ class Exchange(BaseExchange):
         elif is_granted:
             self.on_place()
         else:
-            self._release()
-            self._relay.refuse(self._request, TaskIdInUse.in_store(self._task.task_id))
+            self._on_refused()
+
+    def _on_refused(self) -> None:
+        self._release()
+        self._relay.refuse(self._request, TaskIdInUse.in_store(self._task.task_id))
 
     # -- QUEUED: others have the places with Ollama --
 

@@ -29,12 +29,12 @@ _WITHOUT_BODY = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 def request_head(request: RequestHead, host: bytes) -> bytes:
     """The head of `request` for Ollama, with its empty line. `host` is the value of its Host field.
 
-    The framing stays the client's: either its Content-Length, unchanged, or chunked again; never both. The fields that
-    carried the gateway's own credential do not pass.
+    The framing stays the client's: either its Content-Length, unchanged, or chunked again; never both. Fields that
+    were meant for the gateway alone do not pass.
     """
     removed = _NOT_FOR_UPSTREAM
-    if request.credential or b"connection" in request.by_name:
-        removed = removed.union(nominated(_values(request.fields, b"connection")), request.credential)
+    if request.withheld or b"connection" in request.by_name:
+        removed = removed.union(nominated(_values(request.fields, b"connection")), request.withheld)
     is_chunked = b"transfer-encoding" in request.by_name
     if is_chunked:
         removed |= {b"content-length"}

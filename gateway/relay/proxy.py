@@ -3,18 +3,27 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
-from gateway.errors import BodyTooLarge, GatewayError, MethodNotAllowed, TaskIdInUse
+from gateway.errors import BodyTooLarge, GatewayError, InvalidHeader, InvalidTaskId, KeepUnavailable, MethodNotAllowed, TaskIdInUse
 from gateway.http.head import TASK_ID, Target
 from gateway.http.request import Request
+from gateway.kept.keeping import Keeping
+from gateway.kept.looking import Looking
 from gateway.metrics.counts import Counts
 from gateway.queue.places import Places
 from gateway.relay.exchange import Exchange
-from gateway.tasks.options import TaskOptions, options_of
-from gateway.tasks.task import READING_METHODS, chosen_id, stored_target
+from gateway.relay.joining import Joining
+from gateway.relay.kept import Keep, KeptExchange
+from gateway.tasks.options import PREFER, TaskOptions, options_of
+from gateway.tasks.task import READING_METHODS, Kept, chosen_id, stored_target
+from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.tracker import Tracker
 from gateway.upstream.pool import Upstream
+
+_NEVER_ASYNC = frozenset({"GET", "HEAD"})
+_UNKEEPABLE = "status"  # `/tasks/status/response` is another route
 
 log = logging.getLogger("gateway.proxy")
 
@@ -23,19 +32,30 @@ class Proxy:
     """Relays requests through `upstream` as tasks of `tracker`."""
 
     def __init__(
-        self, upstream: Upstream, tracker: Tracker, counts: Counts, places: Places | None, *, max_body_bytes: int
+        self,
+        upstream: Upstream,
+        tracker: Tracker,
+        counts: Counts,
+        places: Places | None,
+        keeping: Keeping,
+        *,
+        max_body_bytes: int,
     ) -> None:
         self.upstream = upstream
         self.tracker = tracker
         self.max_body_bytes = max_body_bytes
         self._counts = counts
         self._places = places  # with Ollama; None: without a bound
+        self._keeping = keeping
+        self._looking = Looking(keeping)
 
     def open(self, request: Request, target: Target) -> None:
         """Begins to relay a request, or refuses it."""
         try:
             self._check(request)
             asked = Asked(target, chosen_id(request.values(TASK_ID)), options_of(request.by_name, request.values))
+            if (asked.options.is_kept or asked.options.is_async) and self._open_kept(request, asked):
+                return
             places = self._places_for(request)
             if asked.task_id is not None and places is not None and places.is_full:
                 self.tracker.check(asked.task_id, request.owner)
@@ -52,6 +72,40 @@ class Proxy:
         except GatewayError as error:
             self.refuse(request, error)
 
+    def _open_kept(self, request: Request, asked: "Asked") -> bool:
+        """Begins a request whose answer is to be kept. False if it is not, because no answer can be."""
+        options = asked.options
+        is_async = options.is_async and self._keeping.is_on and request.method not in _NEVER_ASYNC
+        if options.is_kept and not self._keeping.is_on:
+            raise InvalidHeader("X-Task-Keep is not valid; allowed: false, because MAX_RESPONSE_BYTES is 0")
+        if not (options.is_kept or is_async):
+            return False
+        self.tracker.check(None, request.owner)
+        if asked.task_id == _UNKEEPABLE:
+            raise InvalidTaskId(f"X-Task-Id is not valid for an answer that is kept; allowed: all but {_UNKEEPABLE}")
+        if is_async:
+            request.withheld += (PREFER,)
+        if asked.task_id is None:
+            self.begin_kept(request, asked, is_async=is_async)
+        else:
+            admission = _Admission(self, asked, is_async=is_async)
+            Joining(
+                admission, self._looking, self._counts, request, asked.target, asked.task_id, options, is_async=is_async
+            ).open()
+        return True
+
+    def begin_kept(
+        self, request: Request, asked: "Asked", *, is_async: bool, on_refused: Callable[[], None] | None = None
+    ) -> None:
+        """Begins a request whose answer is to be kept, if there is room for it. Raises GatewayError."""
+        if self._keeping.has_room:
+            self._begin(request, asked, keep=Keep(self._keeping, is_async, on_refused))
+        elif is_async:
+            raise KeepUnavailable("too much is kept already")
+        else:
+            self._counts.kept(Kept.NO_ROOM)
+            self._begin(request, asked).keep(Kept.NO_ROOM)
+
     def _check(self, request: Request) -> None:
         """Raises GatewayError if the request must not reach the upstream, whatever its task."""
         if request.method == "TRACE":
@@ -60,7 +114,9 @@ class Proxy:
         if len(length) > len(str(self.max_body_bytes)) or int(length or b"0") > self.max_body_bytes:
             raise self.body_too_large()
 
-    def _begin(self, request: Request, asked: "Asked", waited_seconds: float = 0.0) -> None:
+    def _begin(
+        self, request: Request, asked: "Asked", waited_seconds: float = 0.0, keep: Keep | None = None
+    ) -> TrackedTask:
         """Reserves a place in the queue, if the request needs one, and begins. Raises GatewayError: QueueFull last."""
         target, task_id, options = asked
         path, query = stored_target(target.path, target.query)
@@ -72,7 +128,11 @@ class Proxy:
             place = places.reserve(request.owner, is_low=options.is_low, is_ready=is_ready)
         task = self.tracker.begin(task_id, request.method, path, query, request.owner, options.label, place)
         task.wait_left -= waited_seconds
-        Exchange(self, request, target, task, place).begin(options)
+        if keep is None:
+            Exchange(self, request, target, task, place).begin(options)
+        else:
+            KeptExchange(self, request, target, task, place, keep).begin(options)
+        return task
 
     def _places_for(self, request: Request) -> Places | None:
         """The places that `request` needs one of; None if it needs none."""
@@ -94,6 +154,23 @@ class Asked(NamedTuple):
     target: Target
     task_id: str | None
     options: TaskOptions
+
+
+class _Admission:
+    """Begins a request that could have joined another one, but does not."""
+
+    def __init__(self, proxy: Proxy, asked: Asked, *, is_async: bool) -> None:
+        self._proxy = proxy
+        self._asked = asked
+        self._is_async = is_async
+
+    def begin_kept(self, request: Request, on_refused: Callable[[], None]) -> None:
+        """Begins it. Raises GatewayError."""
+        self._proxy.begin_kept(request, self._asked, is_async=self._is_async, on_refused=on_refused)
+
+    def refuse(self, request: Request, error: GatewayError) -> None:
+        """Answers a request that does not become a task."""
+        self._proxy.refuse(request, error)
 
 
 class _Inquiry:

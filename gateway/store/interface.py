@@ -101,6 +101,12 @@ class Store(Protocol):
     def write(self, records: Sequence[Record], then: Then) -> None:
         """Writes each record in one atomic step, and calls `then` once with the results."""
 
+    def replace_end(self, record: Record) -> None:
+        """The same end of a task with another document: its answer is kept no longer. For a store without answers.
+
+        Elsewhere `AnswerStore.drop` does it, in one step with the answer.
+        """
+
     async def read(self, task_ids: Sequence[str], exempt: Container[str] | None = None) -> list[str | None]:
         """The documents of `task_ids`, in that order; None for a task without a well-formed document."""
         ...

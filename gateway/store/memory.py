@@ -90,6 +90,13 @@ class MemoryStore:
         is_same_end = found.record.head == record.head
         return Written(is_same_end, found.attempt)
 
+    def replace_end(self, record: Record) -> None:
+        """The same end of a task with another document."""
+        found = self._live(record.task_id)
+        if found is not None and found.record.rank == record.rank and _stored(found, record).is_ours:
+            self._remove(found)
+            self._add(record, found.attempt)
+
     def _add(self, record: Record, attempt: int) -> Written:
         entry = _Entry(record, attempt, self._clock() + record.ttl_seconds)
         self._entries[record.task_id] = entry

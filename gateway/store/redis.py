@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from gateway.store.credentials import PasswordFile
-from gateway.store.interface import Incomplete, Page, StoreError, ignore
+from gateway.store.interface import Incomplete, Page, Record, StoreError, ignore
 from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, label_list_name, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.orphans import Orphans
@@ -98,6 +98,9 @@ class RedisStore:
         await self._orphans.look(exempt=None)
         with suppress(Incomplete):
             await self._pages.read(1, list_names(State.PENDING, None), start_of(None), None)
+
+    def replace_end(self, record: Record) -> None:
+        """Does nothing: RedisAnswers changes the document of an ended task whose answer is dropped."""
 
     # -- reads --
 

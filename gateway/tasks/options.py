@@ -43,7 +43,7 @@ _NONE = TaskOptions()
 def options_of(by_name: Mapping[bytes, bytes], values: Callable[[bytes], list[bytes]]) -> TaskOptions:
     """The options of a request. `by_name` has its fields by lower-case name; `values` gives all values of one name.
 
-    Raises InvalidHeader. Whether answers can be kept at all, and whether a preference is honoured, is the relay's to say.
+    Raises InvalidHeader. Whether answers can be kept, and whether a preference is honoured, is for the relay to say.
     """
     if OPTION_FIELDS.isdisjoint(by_name) and PREFER not in by_name:
         return _NONE

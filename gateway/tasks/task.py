@@ -220,6 +220,11 @@ class Task:
         self.response, self.event_id = response, ""
         return True
 
+    def event(self) -> str:
+        """The id of its present event."""
+        self.event_id = self.event_id or new_id()
+        return self.event_id
+
     def _not_before(self, now_ms: int) -> int:
         """`now_ms`, or this task's last time if the clock was set back since. So its times stay in order."""
         return max(now_ms, self.first_byte_ms or self.started_ms or self.created_ms)

@@ -99,8 +99,10 @@ class Outbox:
         self._lingered.pop(task, None)
         if task.finished_ms is not None:
             self._urgent.pop(task, None)
-            self._ended[task] = None
             self._keep(task)
+            if task.is_held:
+                return
+            self._ended[task] = None
         else:
             self._urgent[task] = None
         self._writer.wake()
@@ -161,7 +163,7 @@ class Outbox:
     def give_back(self) -> None:
         """The batch was not written. Its tasks wait again, ahead of the others."""
         batch, self._batch = self._batch, []
-        ended = dict.fromkeys(task for task in batch if task.is_final)
+        ended = dict.fromkeys(task for task in batch if task.is_final and not task.is_held)
         self.dropped += sum(task.is_end_sent and not self._is_kept(task) and not task.is_saved for task in ended)
         self._ended = {task: None for task in ended if self._is_kept(task)} | self._ended
         self._urgent = dict.fromkeys(task for task in batch if not task.is_final) | self._urgent

@@ -11,6 +11,8 @@ from gateway.store.interface import request_name
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.tracked import TrackedTask
 
+_DROP = "!"  # no name of a request begins with it
+
 
 @dataclass(frozen=True, slots=True)
 class OwnTasks:
@@ -38,6 +40,16 @@ class OwnTasks:
         """Whether this process runs or remembers the request of this name."""
         own = self.find(_id_in(name))
         return own is not None and self.name(own) == name
+
+    def hear(self, message: str) -> None:
+        """What another gateway asks for: the end of a request, or of its kept answer (see `dropping`)."""
+        if not message.startswith(_DROP):
+            self.cancel(message)
+            return
+        name = message.removeprefix(_DROP)
+        task = self.in_flight.get(_id_in(name))
+        if task is not None and self.name(task) == name:
+            task.drop_answer()
 
     def cancel(self, name: str) -> bool:
         """Ends the request of this name, if it is in flight here."""
@@ -67,6 +79,11 @@ class OwnTasks:
     def write_all_again(self, since: float) -> None:
         """Writes all tasks again that the store may have lost: those in flight, and ends since this monotonic time."""
         self.outbox.post_again(self.in_flight.values(), since)
+
+
+def dropping(name: str) -> str:
+    """The message that asks for the end of the kept answer of the request of this name."""
+    return _DROP + name
 
 
 def _id_in(name: str) -> str:

@@ -45,6 +45,9 @@ class Runner(Protocol):
     def look_for_client(self) -> None:
         """The request has to end the task if its client has left."""
 
+    def drop_answer(self) -> None:
+        """The answer is to be kept no longer, if it is kept."""
+
 
 class QueuePlace(Protocol):
     """A task's place in the queue for Ollama."""
@@ -62,8 +65,8 @@ class TrackedTask(Task):
     """A task with what only this process knows of it. `attempt` 0: the id is to be claimed (as in `Record`)."""
 
     __slots__ = (
-        "_claim", "_cut_by", "_likely_attempt", "_place", "_runner", "beat_at", "is_first_record", "saved_rank",
-        "sent_rank", "size_bytes", "wait_left",
+        "_claim", "_cut_by", "_is_end_held", "_likely_attempt", "_place", "_runner", "beat_at", "is_first_record",
+        "saved_rank", "sent_rank", "size_bytes", "wait_left",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +92,7 @@ class TrackedTask(Task):
         self.saved_rank = -1  # of the newest status that the store has
         self.sent_rank = -1  # of the record that was sent last
         self.is_first_record = True  # whether no record was sent before that one
+        self._is_end_held = False
         self._cut_by: GatewayError | None = None
         self._runner: Runner | None = None
         self._place = place  # until the task ends
@@ -161,6 +165,20 @@ class TrackedTask(Task):
         """The store may have lost what it had of this task."""
         self.saved_rank = -1
 
+    @property
+    def is_held(self) -> bool:
+        """Whether its end must not be written yet: first the store has to have its kept answer."""
+        return self._is_end_held and self.finished_ms is not None
+
+    def hold_end(self) -> None:
+        """Its end is not to be written before `release_end`."""
+        self._is_end_held = True
+
+    def release_end(self) -> bool:
+        """Its end may be written. Whether that waits."""
+        was_held, self._is_end_held = self.is_held, False
+        return was_held
+
     # -- its request --
 
     @property
@@ -182,6 +200,11 @@ class TrackedTask(Task):
         """Ends it if its client has left and that was not noticed yet."""
         if self._runner is not None:
             self._runner.look_for_client()
+
+    def drop_answer(self) -> None:
+        """Its answer is to be kept no longer."""
+        if self._runner is not None:
+            self._runner.drop_answer()
 
     def cut(self, error: GatewayError) -> None:
         """Ends it from outside: its request notices at once, or as soon as it runs."""

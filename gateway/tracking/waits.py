@@ -113,7 +113,9 @@ class Waits:
         now = time.monotonic()
         left = {task: wait.began + wait.seconds - now for task, wait in self._waiting.items()}
         # What is left of a request's waits may be too short to say anything about the store.
-        if any(left[task] <= 0 and wait.seconds >= MAX_WAIT_SECONDS for task, wait in self._waiting.items()):
+        # Nor is that of a task whose end is not written yet.
+        silent = [task for task, wait in self._waiting.items() if wait.seconds >= MAX_WAIT_SECONDS and not task.is_held]
+        if any(left[task] <= 0 for task in silent):
             self._on_silence()
             return
         for task, seconds in left.items():
@@ -127,8 +129,8 @@ class Claims:
     """Claims the ids that clients choose: one request at a time holds an id, over all gateways.
 
     The store decides. If the id is in flight at another gateway, the claim waits a moment for that end: a client
-    library sends its retry while the other gateway still tears the first request down. `leave` is told of each task
-    that was refused.
+    library sends its retry while the other gateway still tears the first request down. Not so for a request whose answer
+    is to be kept: it may join the other one. `leave` is told of each task that was refused.
 
     A task has to be in flight by then: a second request with its id is refused without asking the store.
     """
@@ -153,7 +155,7 @@ class Claims:
     def _answered(self, task: TrackedTask, then: Callable[[bool], None], until: float) -> None:
         if not task.is_refused:
             then(True)
-        elif time.monotonic() < until and not self._store.answers_at_once:  # that store has one gateway alone
+        elif task.response is None and time.monotonic() < until and not self._store.answers_at_once:  # that store has one gateway alone
             waiting = asyncio.get_running_loop().create_task(self._wait_and_ask_again(task, then, until))
             self._waiting.add(waiting)
             waiting.add_done_callback(self._waiting.discard)

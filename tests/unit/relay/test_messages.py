@@ -100,7 +100,7 @@ def test_the_gateways_credential_stays_here(fields: Fields, dropped: tuple[bytes
     """Exactly the fields that carried a key of ours are dropped, nominated or not."""
     for connection in ([], [(b"connection", b"x-gone")]):
         asked = RequestHead("GET", b"/v1/x", [*fields, *connection], is_http_10=False)
-        asked.credential = dropped
+        asked.withheld = dropped
         lines = request_head(asked, HOST)[:-4].split(b"\r\n")[2:]
         assert lines == [b"%b: %b" % field for field in fields if field[0] not in dropped]
 

@@ -1,0 +1,29 @@
+"""Deletes a kept answer for good, wherever it is and whether or not its task still runs."""
+
+from gateway.errors import StoreAway
+from gateway.kept.keeping import Keeping
+from gateway.kept.looking import Looking
+from gateway.store.interface import StoreError, name_in
+from gateway.tasks.document import fields_of, has_ended
+from gateway.tasks.task import Kept, new_id
+
+
+async def delete(keeping: Keeping, looking: Looking, task_id: str, reader: str | None) -> None:
+    """Deletes the answer of a task. A task that still runs goes on, if its client is there.
+
+    Raises what `Looking.look` raises.
+    """
+    look = await looking.look(task_id, reader)
+    if look.answer is not None:
+        look.answer.drop(Kept.DELETED)
+        await keeping.until_dropped()
+    elif keeping.store is not None:
+        event_id, name = new_id(), name_in(fields_of(look.document) or {})
+        try:
+            if look.generation:
+                await keeping.store.drop(task_id, look.generation, event_id)
+            if not has_ended(look.document):
+                await keeping.tracker.ask_to_drop(name)
+        except StoreError as error:
+            raise StoreAway(f"the status store is away: {error}") from error
+        keeping.note_deleted(task_id, name, event_id)

@@ -1,0 +1,192 @@
+"""Looks into kept answers, wherever they are: held by this process, or in the store.
+
+Owns nothing: each look is new, so a reader does not notice when an answer moves from memory to the store.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.errors import GatewayError, GenerationChanged, NotFound, ResponseGone, ResponseNotKept, StoreAway
+from gateway.kept.answer import Answer
+from gateway.kept.head import End, KeptHead, Refusal, head_in
+from gateway.kept.keeping import Keeping
+from gateway.store.answers import READ_BYTES, StoredAnswer
+from gateway.store.interface import StoreError, name_in
+from gateway.tasks.document import fields_of, is_visible, rank_of
+from gateway.tasks.stages import FINAL_RANK, Stage, State
+from gateway.tasks.task import Kept
+from gateway.tracking.answers import StoreUnavailable
+
+_AWAY_SECONDS = 2.0  # for a read while the store is known to be away
+# A look at another gateway's answer is repeated so soon; the longer nothing comes, the later.
+_WAIT_SECONDS = 1.0
+_SOONEST_SECONDS, _LATEST_SECONDS = 0.03, 0.25
+# A task that has ended, and whose answer does not: its gateway died between the two.
+_UNENDED_SECONDS = 10.0
+# What a reader is told if no answer came, and the client was told nothing either.
+_NEVER_CAME = Refusal(502, "upstream_error", "the task ended before its answer began")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at an answer, from an offset on.
+
+    `generation` "": nothing of it is known yet. `length`: of the body so far. `piece`: what comes next, not all of it.
+    `document`: the status, as the store has it, "" if this process knows it better.
+    """
+
+    generation: str
+    head: KeptHead | None
+    piece: bytes
+    length: int
+    end: End | None
+    answer: Answer | None = None  # if this process holds it
+    document: str = ""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the head of the answer is known."""
+        return self.head is not None and self.head.status > 0
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """The error that stands in the place of the answer."""
+        if self.end is None or self.has_begun:
+            return None
+        return (self.head and self.head.refusal) or _NEVER_CAME
+
+
+class Looking:
+    """Looks for readers of other tasks' answers. `reader`: the key whose tasks it may see, None for all."""
+
+    def __init__(self, keeping: Keeping) -> None:
+        self._keeping = keeping
+        self._tracker = keeping.tracker
+
+    async def look(self, task_id: str, reader: str | None, offset: int = 0, generation: str = "") -> Look:
+        """What there is of the answer of a task. `generation` "": of the newest one.
+
+        Raises NotFound, ResponseNotKept, ResponseGone, GenerationChanged, StoreAway.
+        """
+        answer = self._keeping.find(task_id)
+        newest = self._tracker.remembered(task_id)
+        if answer is not None and newest not in (None, answer.task):
+            answer = None if newest is not None and newest.response is not None else answer
+            if answer is not None and reader in (None, answer.task.owner):
+                raise _superseded(task_id)
+        if answer is not None:
+            if reader not in (None, answer.task.owner):
+                raise _unknown(task_id)
+            found = _own(answer, offset)
+        else:
+            found = await self._stored(task_id, reader, offset)
+        if generation and found.generation and found.generation != generation:
+            raise GenerationChanged(f"the answer is of the generation {found.generation!r} now")
+        return found
+
+    async def wait(self, look: Look, since: float, most: float | None = None) -> None:
+        """Waits for more than `look` has found, at most `most` seconds after `since`.
+
+        `since`: when something new came last, in monotonic seconds.
+        """
+        idle = time.monotonic() - since
+        left = _WAIT_SECONDS if most is None else min(max(most - idle, 0), _WAIT_SECONDS)
+        if look.answer is not None:
+            await look.answer.wait(left)
+        else:
+            await asyncio.sleep(min(max(idle / 4, _SOONEST_SECONDS), _LATEST_SECONDS, left))
+
+    def document(self, look: Look) -> str:
+        """The status document of the task that was looked at."""
+        if look.answer is not None:
+            return self._tracker.document(look.answer.task)
+        return look.document
+
+    def owner_and_state(self, look: Look) -> tuple[str, State]:
+        """The name of the key of the task that was looked at ("" without one), and its state."""
+        if look.answer is not None:
+            return look.answer.task.owner, look.answer.task.state
+        fields = fields_of(look.document) or {}
+        return fields["extensions"].get("owner") or "", State(fields["state"])
+
+    def has_started(self, look: Look) -> bool:
+        """Whether the task that was looked at was handed over to Ollama by then."""
+        if look.answer is not None:
+            return look.answer.task.started_ms is not None
+        return ((fields_of(look.document) or {}).get("extensions") or {}).get("started_ms") is not None
+
+    async def _stored(self, task_id: str, reader: str | None, offset: int) -> Look:
+        store = self._keeping.store
+        if store is None:
+            document = await self._document(task_id, reader)
+            raise _no_answer(task_id, document)
+        try:
+            async with asyncio.timeout(None if self._tracker.is_store_up else _AWAY_SECONDS):
+                stored = await store.read(task_id, offset)
+        except (StoreError, TimeoutError) as error:
+            raise StoreAway(f"the status store is away: {error or 'no answer in time'}") from error
+        if stored.document is None or not is_visible(stored.document, reader):
+            raise _no_answer(task_id, await self._document(task_id, reader))
+        return _found(task_id, stored)
+
+    async def _document(self, task_id: str, reader: str | None) -> str | None:
+        try:
+            return await self._tracker.read(task_id, reader)
+        except StoreUnavailable as error:
+            raise StoreAway(f"the status store is away: {error}") from error
+
+
+def _own(answer: Answer, offset: int) -> Look:
+    piece = bytes(answer.body[offset : offset + READ_BYTES])
+    return Look(answer.generation, answer.head, piece, len(answer.body), answer.head.end, answer)
+
+
+def _found(task_id: str, stored: StoredAnswer) -> Look:
+    """What the store has. Raises what `look` does."""
+    document = stored.document or ""
+    fields = fields_of(document) or {}
+    response = fields["extensions"].get("response")
+    if response is None and stored.generation:
+        raise _superseded(task_id)
+    if response != Kept.KEPT:
+        raise _no_answer(task_id, document)
+    has_ended = rank_of(fields) == FINAL_RANK
+    head = head_in(stored.head) if stored.head else None
+    if head is None or head.name != name_in(fields):
+        if has_ended and fields["stage"] != Stage.LOST:
+            raise _no_answer(task_id, document)
+        return Look("", None, b"", 0, End.BROKEN if has_ended else None, document=document)
+    if head.end is not None and stored.length < head.total:
+        raise _no_answer(task_id, document)  # Redis has evicted the body
+    end = head.end or (End.BROKEN if has_ended and _is_over(fields) else None)
+    return Look(stored.generation, head, stored.piece, stored.length, end, document=document)
+
+
+def _is_over(fields: dict[str, Any]) -> bool:
+    """Whether nothing more of the answer can come, although its end is not there: its gateway is gone."""
+    if fields["stage"] == Stage.LOST:
+        return True
+    finished_ms = fields["extensions"].get("finished_ms") or 0
+    return time.time() - finished_ms / 1000 > _UNENDED_SECONDS
+
+
+def _no_answer(task_id: str, document: str | None) -> GatewayError:
+    """Why there is no answer of the task."""
+    if document is None:
+        return _unknown(task_id)
+    response = (fields_of(document) or {}).get("extensions", {}).get("response")
+    if response is None:
+        return ResponseNotKept(f"the answer of the task {task_id!r} was not to be kept; X-Task-Keep: true asks for it")
+    if response == Kept.KEPT:
+        return ResponseGone(f"the answer of the task {task_id!r} was kept, and is no longer")
+    return ResponseGone(f"the answer of the task {task_id!r} is not kept: {response}")
+
+
+def _superseded(task_id: str) -> ResponseGone:
+    return ResponseGone(f"a newer request of the task {task_id!r} is not kept, and the answer before it is gone")
+
+
+def _unknown(task_id: str) -> NotFound:
+    return NotFound(f"no task {task_id!r}; it never was, or its status has expired")
