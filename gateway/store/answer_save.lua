@@ -14,13 +14,6 @@ local FIELDS = 9
 local SWEPT, SWEPT_IN_NEED = 100, 1000
 local most = tonumber(ARGV[1])
 
--- Stops counting answers that have expired.
-local function sweep(at_once)
-  for _, member in ipairs(call('ZRANGEBYSCORE', ANSWERS, '-inf', '(' .. now, 'LIMIT', 0, at_once)) do
-    uncount(member)
-  end
-end
-
 -- Adds the piece, but for what is stored already.
 local function append(key, length, offset, piece)
   if length == offset then
@@ -64,15 +57,14 @@ local function save(at)
   local text = head == '' and stored.text or generation .. ' ' .. created .. ' ' .. head
   local length_then = math.max(length, offset + #piece)
   local bytes = #text + length_then
-  if not fits(member, owner, bytes, most) then
+  if not count(member, owner, bytes, ttl, most) then
     sweep(SWEPT_IN_NEED)
-    if not fits(member, owner, bytes, most) then
+    if not count(member, owner, bytes, ttl, most) then
       bury(id, generation, created, ttl)
       return 'no_room'
     end
   end
 
-  count(member, owner, bytes, ttl)
   if head == '' then
     call('EXPIRE', answer_key(id), ttl)
   else

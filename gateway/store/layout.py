@@ -1,8 +1,8 @@
 """The keys in Redis, and the Lua scripts that know them. Sends nothing itself.
 
 At load, the scripts get ranks and limits from gateway/tasks, so that each is defined once. Each script begins with
-lists.lua, which describes the lists. Behind it, those that read documents have documents.lua, and those of kept answers
-have answers.lua.
+lists.lua, which describes the lists; those that read documents have documents.lua behind it. The scripts of kept
+answers begin with answers.lua instead, which describes their keys; those that change answers have counts.lua behind it.
 """
 
 from hashlib import sha1
@@ -18,9 +18,13 @@ LISTS, EXPIRY, BEATS, CANCELS = (LIST_PREFIX + name for name in ("lists", "expir
 LABELS, LABEL_EXPIRY = LIST_PREFIX + "labels", LIST_PREFIX + "label-expiry"
 ANSWERS, ANSWER_BYTES = LIST_PREFIX + "answers", LIST_PREFIX + "answer-bytes"
 ANSWER_PREFIX, BODY_PREFIX = LIST_PREFIX + "answer:", LIST_PREFIX + "body:"
-# These scripts read stored documents.
-_READING = ("status", "lost", "relist", "rebuild", "watch", "answer_read", "answer_drop")
-_OF_ANSWERS = "answer_"  # the names of the scripts of kept answers begin so
+_BEFORE = {  # what a script begins with, if that is not lists.lua alone
+    **dict.fromkeys(("status", "lost", "relist", "rebuild", "watch"), ("lists", "documents")),
+    "answer_save": ("answers", "counts"),
+    "answer_read": ("answers", "documents"),
+    "answer_drop": ("answers", "documents", "counts"),
+    "answer_mend": ("answers",),
+}
 # Scripts name these two as keys, beside documents. They are in other slots, so a Redis Cluster refuses the scripts.
 SHARED_KEYS = (LISTS, EXPIRY)
 SHARED_ANSWER_KEYS = (ANSWERS, ANSWER_BYTES)  # the same for the scripts of kept answers
@@ -57,8 +61,6 @@ class Script:
 
     def __init__(self, name: str) -> None:
         here = files("gateway.store")
-        documents = ["documents"] if name in _READING else []
-        answers = ["answers"] if name.startswith(_OF_ANSWERS) else []
-        parts = [here.joinpath(f"{part}.lua").read_text() for part in ("lists", *documents, *answers, name)]
+        parts = [here.joinpath(f"{part}.lua").read_text() for part in (*_BEFORE.get(name, ("lists",)), name)]
         self.text = _of_tasks() + "".join(parts)
         self.digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
