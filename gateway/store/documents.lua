@@ -1,5 +1,6 @@
 
--- What scripts read in stored documents. layout.py puts it behind lists.lua in the scripts that need it.
+-- What scripts read in stored documents. layout.py puts it behind lists.lua in the scripts that need it, and behind
+-- answers.lua in those of kept answers, which do not use the lists.
 
 local MAX_BYTES = 1048576 -- no document is longer
 

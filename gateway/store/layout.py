@@ -1,7 +1,8 @@
 """The keys in Redis, and the Lua scripts that know them. Sends nothing itself.
 
 At load, the scripts get ranks and limits from gateway/tasks, so that each is defined once. Each script begins with
-lists.lua, which describes the lists; those that read documents have documents.lua behind it.
+lists.lua, which describes the lists; those that read documents have documents.lua behind it. The scripts of kept
+answers begin with answers.lua instead, which describes their keys; those that change answers have counts.lua behind it.
 """
 
 from hashlib import sha1
@@ -15,9 +16,18 @@ OWN_PREFIX = "tsx:ollama:"
 LIST_PREFIX = OWN_PREFIX + "2:"  # the second layout; the first was {index}:
 LISTS, EXPIRY, BEATS, CANCELS = (LIST_PREFIX + name for name in ("lists", "expiry", "beats", "cancels"))
 LABELS, LABEL_EXPIRY = LIST_PREFIX + "labels", LIST_PREFIX + "label-expiry"
-_READING = ("status", "lost", "relist", "rebuild", "watch")  # these scripts read stored documents
+ANSWERS, ANSWER_BYTES = LIST_PREFIX + "answers", LIST_PREFIX + "answer-bytes"
+ANSWER_PREFIX, BODY_PREFIX = LIST_PREFIX + "answer:", LIST_PREFIX + "body:"
+_BEFORE = {  # what a script begins with, if that is not lists.lua alone
+    **dict.fromkeys(("status", "lost", "relist", "rebuild", "watch"), ("lists", "documents")),
+    "answer_save": ("answers", "counts"),
+    "answer_read": ("answers", "documents"),
+    "answer_drop": ("answers", "documents", "counts"),
+    "answer_mend": ("answers",),
+}
 # Scripts name these two as keys, beside documents. They are in other slots, so a Redis Cluster refuses the scripts.
 SHARED_KEYS = (LISTS, EXPIRY)
+SHARED_ANSWER_KEYS = (ANSWERS, ANSWER_BYTES)  # the same for the scripts of kept answers
 
 
 def list_names(state: State | None, owner: str | None) -> list[str]:
@@ -39,6 +49,8 @@ def _of_tasks() -> str:
         f"local DOCUMENT, PREFIX = '{DOCUMENT_PREFIX}', '{LIST_PREFIX}'\n"
         f"local LISTS, EXPIRY, BEATS, CANCELS = '{LISTS}', '{EXPIRY}', '{BEATS}', '{CANCELS}'\n"
         f"local LABELS, LABEL_EXPIRY = '{LABELS}', '{LABEL_EXPIRY}'\n"
+        f"local ANSWERS, ANSWER_BYTES = '{ANSWERS}', '{ANSWER_BYTES}'\n"
+        f"local ANSWER, BODY, COPY = '{ANSWER_PREFIX}', '{BODY_PREFIX}', '{LIST_PREFIX}copy'\n"
         f"local FINAL_RANK, MAX_ATTEMPT, MAX_LABEL = {FINAL_RANK}, {MAX_ATTEMPT}, {MAX_LABEL}\n"
         f"local STATES, RANKS = {{ {states} }}, {{ {ranks} }} -- a final stage has FINAL_RANK\n"
     )
@@ -49,7 +61,6 @@ class Script:
 
     def __init__(self, name: str) -> None:
         here = files("gateway.store")
-        before = ["lists", "documents"] if name in _READING else ["lists"]
-        parts = [here.joinpath(f"{part}.lua").read_text() for part in (*before, name)]
+        parts = [here.joinpath(f"{part}.lua").read_text() for part in (*_BEFORE.get(name, ("lists",)), name)]
         self.text = _of_tasks() + "".join(parts)
         self.digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest()

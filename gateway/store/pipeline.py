@@ -25,7 +25,7 @@ log = logging.getLogger("gateway.tracker")
 COMMAND_TIMEOUT_SECONDS = 1.0
 CONNECT_TIMEOUT_SECONDS = 1.0
 
-Command: TypeAlias = tuple[str | int, ...]
+Command: TypeAlias = tuple[str | int | bytes, ...]
 Replies: TypeAlias = list[Any] | StoreError
 # RuntimeError: uvloop raises it for a write to a connection that was reset.
 LIBRARY_ERRORS = (RedisError, HiredisError, OSError, RuntimeError)

@@ -24,16 +24,21 @@ T = TypeVar("T")
 
 
 class Reader:
-    """The connections that reads share; `redis` is for commands that have no method here."""
+    """The connections that reads share; `redis` is for commands that have no method here.
 
-    def __init__(self, url: str, credentials: CredentialProvider | None, malformed: Malformed) -> None:
+    If `is_raw`, replies are bytes: `documents` and `evaluate` need text, `run` does not.
+    """
+
+    def __init__(
+        self, url: str, credentials: CredentialProvider | None, malformed: Malformed, *, is_raw: bool = False
+    ) -> None:
         self._malformed = malformed
         self._mend = Script("mend")
         # A burst of polls waits for one of these for a moment, instead of opening a connection each.
         self._pool = BlockingConnectionPool.from_url(
             url,
             timeout=_WAIT_SECONDS,
-            decode_responses=True,
+            decode_responses=not is_raw,
             encoding_errors="surrogateescape",  # a foreign value is no reason to fail, and goes back as it came
             socket_timeout=COMMAND_TIMEOUT_SECONDS,
             max_connections=_MAX_CONNECTIONS,
@@ -63,15 +68,16 @@ class Reader:
         the lists in `names`.
         """
         try:
-            return await self._evaluate(script, keys, arguments)
+            return await self.run(script, keys, arguments)
         except ResponseError as error:
             if "WRONGTYPE" not in str(error):
                 raise
-        for key in await self._evaluate(self._mend, [], [*list_names(None, None), *names]):
+        for key in await self.run(self._mend, [], [*list_names(None, None), *names]):
             self._malformed.report(key)
-        return await self._evaluate(script, keys, arguments)
+        return await self.run(script, keys, arguments)
 
-    async def _evaluate(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+        """Runs a script and returns its reply. Raises the library's errors, also that of a key of another type."""
         try:
             return await self.redis.evalsha(script.digest, len(keys), *keys, *map(str, arguments))
         except NoScriptError:

