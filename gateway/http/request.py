@@ -245,9 +245,7 @@ class Request(RequestHead):
 
     def parted(self) -> "Request":
         """The same request, whole, without its client and without an answer yet. Takes over the body."""
-        twin = Request(
-            NOWHERE, self.method, self.target, self.fields, is_http_10=self.is_http_10, is_keep_alive=False
-        )
+        twin = Request(NOWHERE, self.method, self.target, self.fields, is_http_10=self.is_http_10, is_keep_alive=False)
         twin.owner, twin.sees_all, twin.withheld = self.owner, self.sees_all, self.withheld
         twin.is_whole, twin.body_bytes, twin.waiting_bytes = self.is_whole, self.body_bytes, self.waiting_bytes
         twin._pieces, self._pieces, self.waiting_bytes = self._pieces, [], 0

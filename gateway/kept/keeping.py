@@ -52,13 +52,17 @@ class Keeping:
         self._held: dict[str, Answer] = {}  # by task id: the newest
         self._all: dict[Answer, float] = {}  # and when it ended, in monotonic seconds; 0 while it runs
         self._dropping: set[asyncio.Task[None]] = set()
-        self._saver = None if store is None else Saver(
-            store,
-            self._all,
-            self._on_saved,
-            ttl_running_seconds=limits.ttl_running_seconds,
-            ttl_response_seconds=limits.ttl_response_seconds,
-            heartbeat_seconds=limits.heartbeat_seconds,
+        self._saver = (
+            None
+            if store is None
+            else Saver(
+                store,
+                self._all,
+                self._on_saved,
+                ttl_running_seconds=limits.ttl_running_seconds,
+                ttl_response_seconds=limits.ttl_response_seconds,
+                heartbeat_seconds=limits.heartbeat_seconds,
+            )
         )
 
     def __repr__(self) -> str:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from gateway.errors import BodyTooLarge, Cancelled, GatewayError, KeepUnavailable, ResponseTooLarge
 from gateway.http.head import Target
 from gateway.http.request import Request, http_date
-from gateway.kept.answer import Answer
 from gateway.kept.head import End, Refusal, digest_of
 from gateway.kept.keeping import Keeping
 from gateway.kept.reading import accept
@@ -23,7 +22,6 @@ from gateway.tasks.task import Kept
 from gateway.tracking.tracked import TrackedTask
 from gateway.upstream.connection import Connection
 from gateway.upstream.response import Head
-
 
 _WHY_NOT_KEPT = {
     Kept.TOO_LARGE: "the client has left, and the answer is longer than MAX_RESPONSE_BYTES",
@@ -94,8 +92,10 @@ class KeptExchange(Exchange):
     def _gather(self, came: int) -> None:
         """More of the body of a request with respond-async has come."""
         if self._request.body_bytes > self._most_bytes:
-            self._fail(BodyTooLarge(f"with Prefer: respond-async the request body has at most {self._most_bytes} bytes"))
-        elif not self._kept.hold_request(came):
+            self._fail(BodyTooLarge(f"with Prefer: respond-async a request body has at most {self._most_bytes} bytes"))
+            return
+        self._task.request_bytes = self._request.body_bytes
+        if not self._kept.hold_request(came):
             self._fail(KeepUnavailable("too much is kept already"))
         elif self._request.is_whole and self._unanswered is None:
             self._unanswered, self._request = self._request, self._request.parted()

@@ -6,7 +6,15 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gateway.errors import BodyTooLarge, GatewayError, InvalidHeader, InvalidTaskId, KeepUnavailable, MethodNotAllowed, TaskIdInUse
+from gateway.errors import (
+    BodyTooLarge,
+    GatewayError,
+    InvalidHeader,
+    InvalidTaskId,
+    KeepUnavailable,
+    MethodNotAllowed,
+    TaskIdInUse,
+)
 from gateway.http.head import TASK_ID, Target
 from gateway.http.request import Request
 from gateway.kept.keeping import Keeping

@@ -129,8 +129,8 @@ class Claims:
     """Claims the ids that clients choose: one request at a time holds an id, over all gateways.
 
     The store decides. If the id is in flight at another gateway, the claim waits a moment for that end: a client
-    library sends its retry while the other gateway still tears the first request down. Not so for a request whose answer
-    is to be kept: it may join the other one. `leave` is told of each task that was refused.
+    library sends its retry while the other gateway still tears the first request down. Not so for a request whose
+    answer is to be kept: it may join the other one. `leave` is told of each task that was refused.
 
     A task has to be in flight by then: a second request with its id is refused without asking the store.
     """
@@ -155,12 +155,16 @@ class Claims:
     def _answered(self, task: TrackedTask, then: Callable[[bool], None], until: float) -> None:
         if not task.is_refused:
             then(True)
-        elif task.response is None and time.monotonic() < until and not self._store.answers_at_once:  # that store has one gateway alone
+        elif time.monotonic() < until and self._is_worth_waiting(task):
             waiting = asyncio.get_running_loop().create_task(self._wait_and_ask_again(task, then, until))
             self._waiting.add(waiting)
             waiting.add_done_callback(self._waiting.discard)
         else:
             self._refuse(task, then)
+
+    def _is_worth_waiting(self, task: TrackedTask) -> bool:
+        """A store that answers at once has one gateway alone."""
+        return task.response is None and not self._store.answers_at_once
 
     async def _wait_and_ask_again(self, task: TrackedTask, then: Callable[[bool], None], until: float) -> None:
         has_come_free = False
