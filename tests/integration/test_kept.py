@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
-PIECES = [b"data: {\"n\":%d}\n\n" % n for n in range(50)] + [b"data: [DONE]\n\n"]
+PIECES = [b'data: {"n":%d}\n\n' % n for n in range(50)] + [b"data: [DONE]\n\n"]
 
 
 @pytest.mark.parametrize("has_store", [True, False])
-async def test_the_answer_outlives_its_client(launch: Launch, store: Store, upstream: Upstream, has_store: bool) -> None:
+async def test_the_answer_outlives_its_client(
+    launch: Launch, store: Store, upstream: Upstream, has_store: bool
+) -> None:
     """smoke"""
     settings = {"REDIS_URL": store.url} if has_store else {}
     first = await launch(**settings, MAX_RUNNING="2")

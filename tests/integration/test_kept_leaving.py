@@ -62,9 +62,7 @@ async def test_a_client_with_an_id_may_leave_before_the_head(pair: Pair, upstrea
     assert outcome(await pair.first.ended(call.task_id)) == DONE
 
 
-async def test_a_client_without_an_id_that_leaves_before_the_head_ends_its_call(
-    pair: Pair, upstream: Upstream
-) -> None:
+async def test_a_client_without_an_id_that_leaves_before_the_head_ends_its_call(pair: Pair, upstream: Upstream) -> None:
     """It cannot know the id, so its answer would be lost on it."""
     upstream.gated()
     client = await pair.first.send("POST", CHAT, KEEP, body=BODY)
