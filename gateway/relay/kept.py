@@ -99,7 +99,7 @@ class KeptExchange(Exchange):
             self._fail(KeepUnavailable("too much is kept already"))
         elif self._request.is_whole and self._unanswered is None:
             self._unanswered, self._request = self._request, self._request.parted()
-            self._relay.tracker.detach(self._task)
+            self._keeping.tasks.detach(self._task)
             self._relay.tracker.settle(self._task, self._accept)
 
     def _accept(self) -> None:
@@ -107,7 +107,7 @@ class KeptExchange(Exchange):
         client, self._unanswered = self._unanswered, None
         if self._phase is Phase.GATHERING and client is not None:
             if client.answerer is not None:  # else the client has left
-                accept(client, self._task.task_id, self._relay.tracker.document(self._task))
+                accept(client, self._task.task_id, self._keeping.tasks.document(self._task))
             super()._on_claimed(True)
 
     # -- the request --
@@ -166,7 +166,7 @@ class KeptExchange(Exchange):
         is_known = self._is_id_chosen or self._request.is_started
         if self._request.is_whole and is_known and not self._kept.is_dropped:
             self._request.leave_client()
-            self._relay.tracker.detach(self._task)
+            self._keeping.tasks.detach(self._task)
             self.on_answer()  # nothing waits for the client any more
         else:
             super().on_left()
