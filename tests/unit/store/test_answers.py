@@ -8,7 +8,7 @@ import os
 import random
 import signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -27,7 +27,7 @@ from tests.support.tap import tapped
 from tests.support.waiting import until, within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from gateway.store.interface import Record
     from tests.conftest import NewStore
@@ -78,7 +78,8 @@ async def sizes(server: Server) -> dict[str, int]:
 
 async def counted(server: Server) -> dict[str, str]:
     """The counts, as the server has them."""
-    return dict(await server.client.hgetall(ANSWER_BYTES))
+    found = await server.client.hgetall(ANSWER_BYTES)
+    return {str(name): str(value) for name, value in found.items()}
 
 
 async def total(server: Server) -> int:
@@ -227,7 +228,7 @@ async def test_each_part_renews_the_ttl(server: Server, answers: RedisAnswers) -
             assert await save(answers, part(b"", 3, ttl_seconds=ttl_seconds, is_end=is_end)) == [Saved.SAVED]
             for key in ("answer:t", "body:t 1-a"):
                 assert ttl_seconds - 5 <= await server.client.ttl(PREFIX + key) <= ttl_seconds
-            left = await server.client.zscore(ANSWERS, "t 1-a") - (await server.client.time())[0]
+            left = (await server.client.zscore(ANSWERS, "t 1-a") or 0) - (await server.client.time())[0]
             assert ttl_seconds - 5 <= left <= ttl_seconds
     assert await server.client.ttl(ANSWERS) >= 5_990
     assert (await answers.read("t", 0)).piece == b"abc"
@@ -240,10 +241,8 @@ async def test_a_whole_body_takes_no_more_memory_than_its_bytes(server: Server, 
         wide = client_of(server, 10 * size)
         pieces = [part(body[at : at + 16_384], at, head="" if at else HEAD) for at in range(0, size, 16_384)]
         await save(wide, *pieces[:-1], pieces[-1]._replace(is_end=True))
-        used = await server.client.memory_usage(PREFIX + "body:t 1-a") + await server.client.memory_usage(
-            PREFIX + "answer:t"
-        )
-        assert used <= 1.253 * size
+        used = [await server.client.memory_usage(PREFIX + key) or 0 for key in ("body:t 1-a", "answer:t")]
+        assert size < sum(used) <= 1.253 * size
         assert await server.client.getrange(PREFIX + "copy", 0, -1) == ""
         raw = b"".join([(await wide.read("t", at)).piece for at in range(0, size, READ_BYTES)])
         assert raw == body
@@ -300,9 +299,7 @@ async def test_what_has_expired_makes_room(server: Server, answers: RedisAnswers
         return not [key for key in await server.keys() if key.startswith(PREFIX + "answer:")]
 
     async def is_past() -> bool:
-        return bool((await server.client.time())[0] > max(score for _, score in await server.client.zrange(
-            ANSWERS, 0, -1, withscores=True
-        )))  # fmt: skip
+        return await server.client.zcount(ANSWERS, (await server.client.time())[0], "+inf") == 0
 
     await until(is_expired, 30, "they expire")
     await until(is_past, 30, "their second is over")
@@ -459,10 +456,17 @@ async def test_the_counts_are_those_of_what_is_stored(server: Server, answers: R
 # -- deleting --
 
 
-def kept_record(stage: Stage = Stage.DONE, *, created_ms: int = 1_000, attempt: int = 1, **values: Any) -> Record:
-    """The status of a kept task. `values` are those of the task."""
+def kept_record(
+    stage: Stage = Stage.DONE,
+    *,
+    created_ms: int = 1_000,
+    attempt: int = 1,
+    response: str | None = "kept",
+    texts: Mapping[str, str] | None = None,
+) -> Record:
+    """The status of a kept task. `texts` are values of the task by their names."""
     task = Task("t", "POST", "/v1/x", "", created_ms, stage=stage)
-    for name, value in ({"response": "kept"} | values).items():
+    for name, value in {"response": response, **(texts or {})}.items():
         setattr(task, name, value)
     head = document_head(task, algorithm_id="a", instance="i", boot=BOOT, now=created_ms / 1000)
     return record("t", stage, created_ms=created_ms, attempt=attempt)._replace(head=head, ttl_seconds=TTL_SECONDS)
@@ -510,7 +514,7 @@ async def test_what_a_client_sends_is_never_taken_for_the_field(
     """A text of the client that looks like the field stays as it is, whether the answer is kept or not."""
     for response in ("kept", None):
         await server.client.flushall()
-        one = kept_record(response=response, **{name: NASTY})
+        one = kept_record(response=response, texts={name: NASTY})
         await put(statuses, [one])
         before = await server.document("t")
         await save(answers, part(b"abc", head=HEAD))
@@ -626,7 +630,7 @@ async def test_foreign_members_of_the_counts_are_swept(server: Server, answers: 
     """Members that no gateway wrote leave the counts as they are, and go."""
     await save(answers, part(b"abc", head=HEAD))
     before = await counted(server)
-    await server.client.zadd(ANSWERS, {"x": 1, b"\xff": 2, "": 3})
+    await server.client.zadd(ANSWERS, {"x": 1, "é \n": 2, "": 3})
     await save(answers, part(b"abc", head=HEAD))
     assert await counted(server) == before
     assert await server.client.zrange(ANSWERS, 0, -1) == ["t 1-a"]
