@@ -41,6 +41,7 @@ from tests.support.waiting import until, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
 
     from gateway.store.interface import Record
     from tests.conftest import NewStore
@@ -437,6 +438,26 @@ async def test_a_malformed_document_is_none(
 
 
 # -- a server that fails --
+
+
+async def test_the_password_comes_from_its_file(new_store: NewStore, tmp_path: Path) -> None:
+    """Saves and reads log in with the user, and with the password that the file has when a connection is opened."""
+    server = await new_store()
+    path = tmp_path / "password"
+    for n, password in enumerate(("first", "second")):
+        await server.client.execute_command(
+            "ACL", "SETUSER", "me", "on", "resetpass", f">{password}", "~*", "&*", "+@all"
+        )
+        answers = RedisAnswers(server.url, max_stored_bytes=MOST, user="me", password_file=path)
+        path.write_text("wrong\n")
+        with pytest.raises(StoreError):
+            await save(answers, part(b"x", n, head=HEAD))
+        with pytest.raises(StoreError):
+            await answers.read("t", 0)
+        path.write_text(password + "\n")
+        assert await save(answers, part(b"x", n, head=HEAD)) == [Saved.SAVED]
+        assert (await answers.read("t", 0)).length == n + 1
+        await answers.close()
 
 
 async def failure_of(answers: RedisAnswers, one: Part) -> StoreError | None:
