@@ -95,6 +95,10 @@ class Keeping:
 
     def begin(self, task: TrackedTask, owner: Owner) -> Answer:
         """Begins to keep the answer of `task`."""
+        before = self._held.get(task.task_id)
+        if before is not None and self._saver is None:  # else it is on its way to the store
+            self._forget(before)
+            before.clear()
         answer = Answer(self, owner, task, self.tasks.name(task))
         task.keep(Kept.KEPT)
         if self._saver is not None:

@@ -140,7 +140,7 @@ class Looking:
 
 
 def _own(answer: Answer, offset: int) -> Look:
-    piece = bytes(answer.body[offset : offset + READ_BYTES])
+    piece = bytes(memoryview(answer.body)[offset : offset + READ_BYTES])
     return Look(answer.generation, answer.head, piece, len(answer.body), answer.head.end, answer)
 
 
