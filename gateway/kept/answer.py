@@ -86,9 +86,9 @@ class Answer:
         self._wake()
 
     def hold_request(self, count: int) -> bool:
-        """The gateway holds so many bytes more of the request. False if that is too much."""
-        self._request_bytes += count
-        return self._keeper.grown(self, count) is Kept.KEPT
+        """The gateway holds so many bytes of the request by now. False if that is too much."""
+        more, self._request_bytes = count - self._request_bytes, count
+        return self._keeper.grown(self, more) is Kept.KEPT
 
     def request_sent(self) -> None:
         """The gateway holds nothing of the request any more."""
