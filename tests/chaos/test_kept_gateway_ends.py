@@ -36,6 +36,11 @@ async def begun(gateway: Mortal, other: Mortal, upstream: Upstream, *, has_clien
     return call, reader
 
 
+async def is_draining(gateway: Mortal) -> bool:
+    """Whether it says so."""
+    return (await gateway.http.get("/readyz")).status_code == 503
+
+
 async def test_a_killed_gateway_leaves_the_part(mortal: LaunchMortal, store: Store, upstream: Upstream) -> None:
     """FAILED `lost`; 20 of 20 parts are readable elsewhere, and end broken off, as do those who were reading."""
     settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": "0.5"}
@@ -111,7 +116,11 @@ async def test_a_paused_gateway_goes_on(mortal: LaunchMortal, store: Store, upst
         return (answer.data, answer.body.complete) == (WHOLE, True)
 
     await until(is_whole, what="the whole answer is at the other gateway")
-    assert outcome(await other.ended(call.task_id)) == DONE
+
+    async def is_done() -> bool:
+        return outcome(await other.status(call.task_id)) == DONE
+
+    await until(is_done, what="its true end is told")
 
 
 @pytest.mark.parametrize("has_client", [True, False])
@@ -127,7 +136,7 @@ async def test_a_drain_ends_kept_calls(
     for reader in own:
         await within(GUARD_SECONDS, reader.up_to(EVENTS[9]))
     stopping.process.terminate()
-    await until(stopping.is_closed)
+    await until(lambda: is_draining(stopping), what="it is not ready any more")
     ending.finish()
     assert b"[DONE]" in await within(GUARD_SECONDS, late.up_to(b"0\r\n\r\n"))
     assert await terminate(stopping.process, GUARD_SECONDS) == 0
@@ -151,7 +160,7 @@ async def test_in_a_drain_a_retry_is_503(mortal: LaunchMortal, store: Store, ups
     idle = await stopping.connect()
     assert (await idle.ask("GET", "/livez")).status == 200
     stopping.process.terminate()
-    await until(stopping.is_closed)
+    await until(lambda: is_draining(stopping), what="it is not ready any more")
     refused = await idle.ask("POST", CHAT, call.name, KEEP, body=BODY)
     assert code_of(refused) == (503, "shutting_down")
     retry = await other.send("POST", CHAT, call.name, KEEP, body=BODY)
