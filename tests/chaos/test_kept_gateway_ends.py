@@ -100,29 +100,6 @@ async def test_a_presumed_loss_that_speaks_again_is_closed(
         assert (outcome(document), document["extensions"]["attempt"]) == (DONE, 2)
 
 
-async def test_a_paused_gateway_goes_on(mortal: LaunchMortal, store: Store, upstream: Upstream) -> None:
-    """Presumed lost and back without a newer attempt: the answer is whole in the end."""
-    settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": "0.5"}
-    paused, other = [await mortal(**settings) for _ in range(2)]
-    call, _ = await begun(paused, other, upstream, has_client=False)
-    paused.pause()
-    assert outcome(await other.ended(call.task_id)) == ("FAILED", "lost", "lost")
-    assert (await read(other, call.task_id)).data == PART
-    paused.resume()
-    call.finish(*EVENTS[10:-1])
-
-    async def is_whole() -> bool:
-        answer = await read(other, call.task_id)
-        return (answer.data, answer.body.complete) == (WHOLE, True)
-
-    await until(is_whole, what="the whole answer is at the other gateway")
-
-    async def is_done() -> bool:
-        return outcome(await other.status(call.task_id)) == DONE
-
-    await until(is_done, what="its true end is told")
-
-
 @pytest.mark.parametrize("has_client", [True, False])
 async def test_a_drain_ends_kept_calls(
     mortal: LaunchMortal, store: Store, upstream: Upstream, has_client: bool

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -449,7 +450,7 @@ async def test_a_document_that_says_kept_without_its_bytes_is_gone(two: Pair, st
     """Redis may have evicted them: 410, whichever of the keys is gone."""
     for which in (".*body.*", ".*answer:.*", ".*"):
         task_id = await ended_call(two.first, upstream)
-        await until(lambda task_id=task_id: _is_stored(store, task_id), what="the store has all of it")
+        await until(partial(_is_stored, store, task_id), what="the store has all of it")
         keys = [key for key in await store.keys() if task_id in key and key.startswith("tsx:")]
         gone = [key for key in keys if re.fullmatch(which, key) and ("body" in key or "answer:" in key)]
         assert gone
@@ -459,7 +460,7 @@ async def test_a_document_that_says_kept_without_its_bytes_is_gone(two: Pair, st
 
 
 async def _is_stored(store: Store, task_id: str) -> bool:
-    heads = [await store.client.get(key) for key in await store.keys() if f"answer:{task_id}" in key]
+    heads = [str(await store.client.get(key)) for key in await store.keys() if f"answer:{task_id}" in key]
     return any('"end":"whole"' in head for head in heads)
 
 
