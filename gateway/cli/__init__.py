@@ -1,4 +1,4 @@
-"""The terminal's commands, `tasks`, `status`, `response` and `cancel`: they ask a gateway over HTTP and print its answer.
+"""The terminal's commands: they ask a gateway over HTTP and print its answer.
 
 Owns the arguments and the exit codes, which tell scripts a task's state. Must not import the server's modules. The
 server must not import this package: the HTTP client and the tables would cost it memory for nothing.
@@ -38,8 +38,8 @@ _KEY = re.compile(r"[!-~]+")
 _GENERATION = re.compile(r"[0-9A-Za-z-]{1,64}")
 _CODES = {"SUCCESS": DONE, "FAILED": FAILED, "PENDING": NOT_ENDED, "RUNNING": NOT_ENDED}
 _EPILOG = """Exit codes: 0 SUCCESS (cancel: ended; cancel --label: asked), 1 FAILED, 2 wrong usage, 3 not ended, 4 no
-such task or answer, 5 the gateway is away or refuses. Without a command the gateway itself is started; with --check alone its
-settings are checked."""
+such task, or no kept answer, 5 the gateway is away or refuses. Without a command the gateway itself is started; with
+--check alone its settings are checked."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -105,9 +105,9 @@ def _cancel(client: Client, chosen: argparse.Namespace) -> int:
 
 
 def _response(client: Client, chosen: argparse.Namespace) -> int:
-    if chosen.delete:
-        if chosen.follow or chosen.output or chosen.offset is not None or chosen.generation:
-            return _complain("--delete goes with no other option", USAGE)
+    if chosen.is_deleting:
+        if chosen.output or chosen.generation or chosen.offset is not None:
+            chosen.refuse("--delete goes with no other option")
         client.delete_response(chosen.task_id)
         print(f"deleted the answer of {chosen.task_id}")
         return DONE
@@ -127,7 +127,7 @@ def _read(client: Client, chosen: argparse.Namespace, write: Callable[[bytes], N
             progress.count(len(piece))
 
         offset = chosen.offset or 0
-        reader = Reader(client, chosen.task_id, take, progress.say, offset=offset, generation=chosen.generation)
+        reader = Reader(client, chosen.task_id, take, progress.say, offset=offset, generation=chosen.generation or "")
         reached = reader.read(to_end=chosen.follow)
     # The end of the answer can come a moment before the task's.
     document = ended(client, chosen.task_id, 0 if reached is Reached.PRESENT else _END_SECONDS, lambda _: None)
@@ -135,7 +135,7 @@ def _read(client: Client, chosen: argparse.Namespace, write: Callable[[bytes], N
     if reached is Reached.PRESENT:
         more = f" --generation {reader.generation}" if reader.generation else ""
         return _complain(
-            f"the task goes on ({state}), its answer has {reader.offset} bytes so far; --follow reads to its end, "
+            f"the task goes on ({state}); this is its answer up to byte {reader.offset}; --follow reads to its end, "
             f"--from {reader.offset}{more} reads on",
             NOT_ENDED,
         )
@@ -182,13 +182,14 @@ def _parser() -> argparse.ArgumentParser:
 
     response = commands.add_parser("response", parents=[peer], help="the kept answer of a task, as it came from Ollama")
     response.add_argument("task_id", type=_task_id, metavar="ID")
-    response.add_argument("--follow", action="store_true", help="read on to the end of a task that still runs")
+    what = response.add_mutually_exclusive_group()
+    what.add_argument("--follow", action="store_true", help="read on to the end of a task that still runs")
     response.add_argument("--from", type=_offset, dest="offset", metavar="N", help="leave out the first N bytes")
-    response.add_argument("--generation", type=_generation, default="", metavar="G", help="only this one (its ETag)")
+    response.add_argument("--generation", type=_generation, metavar="G", help="only this one (its ETag)")
     file = "write to FILE, anew; with --from N behind the N bytes that FILE must have"
     response.add_argument("-o", "--output", type=Path, metavar="FILE", help=file)
-    response.add_argument("--delete", action="store_true", help="delete the answer instead")
-    response.set_defaults(run=_response)
+    what.add_argument("--delete", action="store_true", dest="is_deleting", help="delete the answer instead")
+    response.set_defaults(run=_response, refuse=response.error)
 
     cancel = commands.add_parser("cancel", parents=[common], help="end a task that is in flight, or all of a label")
     which = cancel.add_mutually_exclusive_group(required=True)
