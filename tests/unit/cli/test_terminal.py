@@ -178,7 +178,8 @@ WRONG = [
     ["tasks", "--url", "http://"], ["tasks", "--url", "http://h:x"], ["tasks", "--key-file", "/no/such/file"],
     ["tasks", "--key-file", "/"], ["--json"],
     ["response"], ["response", "one", "--json"], ["response", "one", "--from", "-1"],
-    ["response", "one", "--from", "x"], ["response", "one", "--generation", "1 2"], ["response", "one", "-o"], ["response", "one", "--delete", "--follow"],
+    ["response", "one", "--from", "x"], ["response", "one", "--generation", "1 2"],
+    ["response", "one", "-o"], ["response", "one", "--delete", "--follow"],
     ["response", "one", "--delete", "--from", "0"], ["response", "one", "--delete", "-o", "file"],
 ]  # fmt: skip
 
