@@ -24,7 +24,8 @@ export function keptInWords(task) {
 
 export class KeptAnswer {
   #reading = new AbortController();
-  #shown = ""; // the request whose answer the buttons are for
+  #request = ""; // the one whose answer is shown
+  #fate = ""; // what the buttons are for
 
   // `onDeleted(id)` is called when the answer has been deleted.
   constructor(api, onDeleted) {
@@ -37,28 +38,32 @@ export class KeptAnswer {
   // Takes a new version of the task.
   show(task) {
     const { attempt, response, is_detached: isDetached } = task.extensions;
+    const request = `${attempt}:${task.task_id}`;
+    const fate = `${response}:${isDetached}:${isInFlight(task)}`;
     this.task = task;
-    const shown = `${attempt}:${task.task_id}:${response}:${isDetached}`;
-    if (shown !== this.#shown) this.#begin(shown);
-    byId("answer-save").hidden = isInFlight(task);
+    if (request === this.#request && fate === this.#fate) return;
+    if (request !== this.#request || response !== "kept") this.#reset();
+    [this.#request, this.#fate] = [request, fate];
+    this.#showButtons();
   }
 
   // Stops reading.
   close() {
-    this.#shown = "";
-    this.#reading.abort();
+    this.#request = "";
+    this.#reset();
   }
 
-  #begin(shown) {
-    const isOther = shown.split(":", 2).join() !== this.#shown.split(":", 2).join();
+  #reset() {
+    this.#reading.abort();
+    this.#say("");
+    byId("answer-text").hidden = true;
+    byId("answer-text").replaceChildren();
+  }
+
+  #showButtons() {
     const isKept = this.task.extensions.response === "kept";
-    this.#shown = shown;
     byId("detail-answer").hidden = !isKept;
-    if (isOther || !isKept) {
-      this.#reading.abort();
-      this.#say("");
-      byId("answer-text").hidden = true;
-    }
+    byId("answer-save").hidden = isInFlight(this.task);
     byId("answer-delete").replaceChildren();
     if (isKept) this.#addDelete();
   }
@@ -89,7 +94,9 @@ export class KeptAnswer {
       if (answer.headers.has("ETag")) await take(answer);
       else this.#say("The answer has not begun.");
     } catch (error) {
-      if (!reading.signal.aborted) this.#say(inWords(error));
+      if (reading.signal.aborted) return;
+      byId("answer-text").hidden = byId("answer-text").textContent === "";
+      this.#say(inWords(error));
     }
   }
 
@@ -130,5 +137,7 @@ const path = (id) => `/tasks/${encodeURIComponent(id)}/response`;
 
 function inWords(error) {
   if (error instanceof Away) return "The gateway does not answer.";
-  return error instanceof Refused ? error.message : "The answer was broken off here.";
+  if (error instanceof Refused) return error.message;
+  // When a connection breaks, browsers throw away what a script has not read yet.
+  return "The answer was broken off. This page may lack its last bytes: on the command line, `response` writes all of them.";
 }
