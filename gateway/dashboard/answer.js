@@ -112,9 +112,11 @@ export class KeptAnswer {
       const { value, done } = await reader.read();
       if (done) break;
       text.append(readableLines(decoder.decode(value.subarray(0, left), { stream: true })));
+      if (left === MOST_SHOWN) text.scrollIntoView({ block: "nearest" });
       left -= value.length;
     }
     if (left <= 0) this.#reading.abort();
+    text.scrollIntoView({ block: "nearest" });
     this.#say(left > 0 ? "This is the whole answer." : `These are the first ${bytes(MOST_SHOWN)}. Save it as a file to see all of it.`);
   }
 

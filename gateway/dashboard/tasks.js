@@ -147,7 +147,7 @@ export function describe(task, now) {
     ["Label", readable(more.label ?? "–")],
     ["Queue", position(more) ? `${position(more)}, waiting since ${at(more.created_ms)}` : "–"],
     ["Answer", more.status_code == null ? "–" : `HTTP ${more.status_code}${more.stream ? ", a stream" : ""}`],
-    ["Kept", keptInWords(task)],
+    ["Answer kept", keptInWords(task)],
     ["Detached", more.is_detached ? "yes: the task does not need its client any more" : "–"],
     ["Created", at(more.created_ms)],
     ["With Ollama", `${at(more.started_ms)}${more.started_ms == null ? "" : `, after ${duration(more.started_ms - more.created_ms)}`}`],

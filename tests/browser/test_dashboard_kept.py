@@ -13,6 +13,8 @@ from tests.support.scripted import head as head_of
 from tests.support.waiting import within
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.browser.conftest import NewPage
     from tests.browser.watched import Watched
     from tests.conftest import Launch
@@ -63,7 +65,9 @@ async def test_lists_mark_kept_and_detached_tasks(
     await expect(page.row("recent", f"{fresh_id}-plain").locator(".mark")).to_be_hidden()
 
 
-async def test_an_answer_is_shown_and_saved(page: Watched, beating: Gateway, upstream: Upstream, fresh_id: str) -> None:
+async def test_an_answer_is_shown_and_saved(
+    page: Watched, beating: Gateway, upstream: Upstream, fresh_id: str, tmp_path: Path
+) -> None:
     """Its text appears in the dialog, its bytes go into a file; a task that is not kept has no such part."""
     await kept(beating, upstream, fresh_id, streaming(*PIECES))
     upstream.then(streaming(*PIECES))
@@ -177,7 +181,7 @@ async def test_a_large_or_hostile_answer_is_text(
     hostile = "<img src=x onerror=document.title='hit'>\x1b[31m\u202egnp\tx\n"
     await kept(beating, upstream, fresh_id, answering(200, (b"Content-Type", b"text/html"), body=hostile.encode()))
     await kept(beating, upstream, f"{fresh_id}-large", answering(500, JSON, body=b"x" * 1_000_000))
-    await page.open()
+    await page.open("/", "500")
     await open_task(page, "recent", fresh_id)
     await page["#answer-show"].click()
     await page.shows("#answer-note", "This is the whole answer.")
@@ -226,6 +230,7 @@ async def test_it_looks_well(launch: Launch, upstream: Upstream, new_page: NewPa
     await open_task(page, "recent", "night-report-7")
     await page["#answer-show"].click()
     await page.shows("#answer-note", "This is the whole answer.")
+    await page.page.screenshot(path=page.screenshots / f"kept-shown-{device}-{scheme}.png")
     await page["#detail-answer"].get_by_text("Delete", exact=True).click()
     await page.shoot(f"kept-detail-{device}-{scheme}")
     assert await page.evaluate("detail.scrollWidth <= detail.clientWidth"), "the dialog scrolls sideways"
