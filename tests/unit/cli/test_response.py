@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,13 +15,13 @@ from gateway.cli.client import Away, Broken, Client, KeptAnswer
 from gateway.cli.response import Reached, Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 class Gateway:
     """Stands for a client of a gateway: each connection brings its pieces, and then its error."""
 
-    def __init__(self, *connections: list[bytes | Exception], state: str = "RUNNING", size: int = 0) -> None:
+    def __init__(self, *connections: Sequence[bytes | Exception], state: str = "RUNNING", size: int = 0) -> None:
         self.connections = list(connections)
         self.asked: list[tuple[int, str]] = []
         self.state = state
@@ -39,7 +40,7 @@ class Gateway:
             raise steps[0]
         yield KeptAnswer("1-a", self.pieces(steps))
 
-    def pieces(self, steps: list[bytes | Exception]) -> Iterator[bytes]:
+    def pieces(self, steps: Sequence[bytes | Exception]) -> Iterator[bytes]:
         """What one connection brings."""
         for step in steps:
             if isinstance(step, Exception):
@@ -121,7 +122,7 @@ def test_progress_tells_bytes_seconds_and_rate(
 ) -> None:
     """One line, written anew; other lines take its place. Without a terminal there is none."""
     now = 100.0
-    monkeypatch.setattr(show.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     with show.Progress(is_wanted=is_wanted) as progress:
         now += 2
         progress.count(3_000_000)
