@@ -23,7 +23,12 @@ from gateway.logs import readable
 
 _STYLES = {"PENDING": "yellow", "RUNNING": "cyan", "SUCCESS": "green", "FAILED": "red"}
 _PROGRESS_SECONDS = 0.2
-_KEPT = {"kept": "yes", "deleted": "no: deleted", "too_large": "no: too large", "no_room": "no: there was no room"}
+_KEPT = {
+    "kept": "yes: the answer is kept",
+    "deleted": "no: the answer was deleted",
+    "too_large": "no: the answer is too large",
+    "no_room": "no: there was no room for the answer",
+}
 _WIDTH_OF_FILES = 400  # wide enough that no column wraps; a file has no right edge
 
 
@@ -226,7 +231,7 @@ def _facts(task: Document) -> Iterator[tuple[str, str | Text]]:
     yield "request", f"{more['method']} {more['path']}{query}, {_size(more['request_bytes'])}"
     yield "label", more["label"] or "-"
     yield "answer", f"status {more['status_code'] or '-'}, {_size(more['response_bytes'])}"
-    yield "answer kept", _KEPT.get(more["response"], more["response"]) if more["response"] else "-"
+    yield "kept", _KEPT.get(more["response"], more["response"]) if more["response"] else "-"
     yield "detached", "yes: it does not need its client any more" if more["is_detached"] else "-"
     yield "created", _moment(more["created_ms"])
     yield "waited", _span(more["created_ms"], more["started_ms"] or more["finished_ms"] or time.time() * 1000)
