@@ -105,14 +105,20 @@ class Reader:
             self._tell(f"the connection broke after {self.offset} bytes ({error}); reading on")
             return None
         self._tries += 1
+        if isinstance(error, Broken) and (end := self._end_here()) is not None:
+            return end
+        if self._tries >= _TRIES:
+            raise Away(f"gave up after {self.offset} bytes and {_TRIES} tries: {error}") from error
+        time.sleep(_PAUSE_SECONDS)
+        return None
+
+    def _end_here(self) -> Reached | None:
+        """Whether the answer ends where its last connection broke without a new byte; None if it goes on."""
         with suppress(Away):
             document = self._document()
             is_all = self.offset >= (document["extensions"].get("response_bytes") or 0)
             if has_ended(document) and (is_all or self._tries >= _TRIES):
                 return Reached.END if is_all and document["state"] == "SUCCESS" else Reached.BROKEN_END
-        if self._tries >= _TRIES:
-            raise Away(f"gave up after {self.offset} bytes and {_TRIES} tries: {error}") from error
-        time.sleep(_PAUSE_SECONDS)
         return None
 
     def _without_answer(self, error: Away) -> Reached:

@@ -102,6 +102,12 @@ def test_a_lost_tasks_answer_ends_after_the_tries() -> None:
     assert len(gateway.asked) == 6
 
 
+def test_a_gateway_that_is_away_is_no_end() -> None:
+    """Without a connection to the answer nothing is known of its end, whatever the status says."""
+    with pytest.raises(Away, match="gave up after 0 bytes and 5 tries: gone"):
+        read(Gateway([GONE], state="SUCCESS"))
+
+
 def test_the_present_end_is_that_of_the_status() -> None:
     """Without `to_end` it stops at the size that the status tells, and not in the middle of a piece."""
     assert read(Gateway([b"ab", b"cd", b"ef", CUT], size=3), to_end=False)[:2] == (Reached.PRESENT, b"abcd")
