@@ -144,7 +144,7 @@ async def test_an_answer_is_deleted_when_asked_twice(
 async def test_deleting_a_detached_tasks_answer_cancels_it(
     page: Watched, beating: Gateway, upstream: Upstream, fresh_id: str
 ) -> None:
-    """Nobody would get that answer: the button says that it cancels the task, and does."""
+    """No client would get that answer: the button says that it cancels the task, and does."""
     await detached(beating, upstream, fresh_id)
     exchange = await upstream.exchange()
     await page.open()
