@@ -105,9 +105,9 @@ def with_response_route(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
+_ID = {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}}
 DESCRIPTION: dict[str, Any] = {
     "/tasks/{task_id}/response": {
-        "parameters": [{"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}}],
         "get": {
             "tags": ["tasks"],
             "summary": "The kept answer of a task",
@@ -115,6 +115,7 @@ DESCRIPTION: dict[str, Any] = {
             "description": "Ollama's status, header fields and bytes, live while the task runs. The answer ends as the "
             "original did. `ETag` names the generation; a client that reads on sends it as `If-Match`.",
             "parameters": [
+                _ID,
                 {"name": "from", "in": "query", "description": "the first byte that is wanted",
                  "schema": {"type": "integer", "minimum": 0, "default": 0}},
                 {"name": "wait", "in": "query", "description": "seconds to wait for the head of the answer; without it "
@@ -138,6 +139,7 @@ DESCRIPTION: dict[str, Any] = {
             "tags": ["tasks"],
             "summary": "Deletes the kept answer of a task",
             "operationId": "task_response_delete",
+            "parameters": [_ID],
             "description": "A task that runs goes on without being kept; if its client has left, it is cancelled.",
             "responses": {
                 "204": _error("it is gone"),
