@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CHAT = "/v1/chat/completions"
-PIECES = [b"data: {\"n\":%d}\n\n" % n for n in range(50)] + [b"data: [DONE]\n\n"]
+PIECES = [b'data: {"n":%d}\n\n' % n for n in range(50)] + [b"data: [DONE]\n\n"]
 
 
 @pytest.mark.parametrize("has_store", [True, False])
-async def test_the_answer_outlives_its_client(launch: Launch, store: Store, upstream: Upstream, has_store: bool) -> None:
+async def test_the_answer_outlives_its_client(
+    launch: Launch, store: Store, upstream: Upstream, has_store: bool
+) -> None:
     """smoke"""
     settings = {"REDIS_URL": store.url} if has_store else {}
     first = await launch(**settings, MAX_RUNNING="2")
@@ -77,7 +79,9 @@ async def test_the_answer_outlives_its_client(launch: Launch, store: Store, upst
     assert gone.status_code == 410, gone.text
     print((await first.http.get(f"/tasks/status/{task_id}")).json())
     upstream.scripts.append(script)
-    accepted = await first.http.post(CHAT, content=b"{}", headers={"Prefer": "respond-async", "X-Task-Id": task_id + "-late"})
+    accepted = await first.http.post(
+        CHAT, content=b"{}", headers={"Prefer": "respond-async", "X-Task-Id": task_id + "-late"}
+    )
     print(accepted.status_code, accepted.headers, accepted.text)
     assert accepted.status_code == 202
     late = await other.http.get(accepted.headers["Location"])
