@@ -105,7 +105,7 @@ async def test_without_any_store_it_says_so(launch: Launch) -> None:
 async def test_it_tells_of_kept_answers(launch: Launch, upstream: Upstream) -> None:
     """How many this gateway holds, their bytes, and the bound; null where no answer can be kept."""
     gateway = await launch(MAX_RESPONSE_BYTES="1000", MAX_KEPT_BYTES="5000")
-    upstream.then(answering(200, b"12345"))
+    upstream.then(answering(200, body=b"12345"))
     await gateway.ask("POST", "/v1/x", (b"X-Task-Keep", b"true"), body=b"{}")
     kept = (await gateway.http.get("/readyz")).json()["kept"]
     assert kept == {"answers": 1, "held_bytes": 5, "max_bytes": 5000}
