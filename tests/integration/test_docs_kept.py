@@ -105,7 +105,7 @@ async def survives(
     cwd: Path,
     has_head: bool,
 ) -> None:
-    """The program's connection breaks, before the head of the answer or inside it; it prints the whole answer, and Ollama has had one request."""
+    """Its connection breaks, in the answer or before it. It prints the whole answer, and Ollama has had one request."""
     number = len(upstream.exchanges)
     script = cwd / f"example-{task_id}.mjs"
     async with gate_to(gateway) as gate:
