@@ -19,7 +19,7 @@ from bench.process import Process, StartFailedError, answers, free_port, frozen,
 from bench.procstat import Meter, tree
 
 GATEWAYS = (
-    "gateway", "gateway-ids", "gateway-queue", "gateway-no-store", "gateway-frozen", "gateway-1k", "gateway-1m",
+    "gateway", "gateway-ids", "gateway-kept", "gateway-queue", "gateway-no-store", "gateway-frozen", "gateway-1k", "gateway-1m",
 )  # fmt: skip
 # The variants of another checkout, by the variant of this one that each is measured beside.
 BEFORE = {"gateway": "before", "gateway-ids": "before-ids"}
@@ -31,6 +31,7 @@ TITLES = {
     "haproxy": "HAProxy",
     "gateway": "gateway",
     "gateway-ids": "gateway, client ids",
+    "gateway-kept": "gateway, answers kept",
     "gateway-queue": "gateway, MAX_RUNNING=64",
     "before": "before",
     "before-ids": "before, client ids",
@@ -179,6 +180,9 @@ class _Builder:
             "gateway-ids": lambda: self._tracking(
                 "gateway-ids", self._once("gateway", self._common_gateway), sends_task_ids=True
             ),
+            "gateway-kept": lambda: self._tracking(
+                "gateway-kept", self._once("gateway", self._common_gateway), fields=b"X-Task-Keep: true\r\n"
+            ),
             "gateway-queue": lambda: self._tracking("gateway-queue", self._gateway(self._store(), MAX_RUNNING="64")),
             "before": lambda: self._tracking("before", self._once("before", self._before)),
             "before-ids": lambda: self._tracking("before-ids", self._once("before", self._before), sends_task_ids=True),
@@ -209,9 +213,9 @@ class _Builder:
     def _plain(self, name: str, proxy: Process) -> Variant:
         return Variant(name, Target(proxy.port), proxy, self._upstream)
 
-    def _tracking(self, name: str, proxy: Process, *, sends_task_ids: bool = False) -> Variant:
+    def _tracking(self, name: str, proxy: Process, *, sends_task_ids: bool = False, fields: bytes = b"") -> Variant:
         store = self._old_store() if name in BEFORE.values() else self._store()
-        return Variant(name, Target(proxy.port, sends_task_ids), proxy, self._upstream, store, True)
+        return Variant(name, Target(proxy.port, sends_task_ids, fields), proxy, self._upstream, store, True)
 
     def _store(self) -> Process:
         return self._once("store", self._new_store)

@@ -33,7 +33,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     StreamScenario(
         name="sse-100",
         title="Event streams, 100 at once, 50 pieces a second each",
-        variants=(*_FEW, "gateway-no-store", "fastapi"),
+        variants=(*_FEW, "gateway-kept", "gateway-no-store", "fastapi"),
         streams=100, rate=50, warm_seconds=0.6, seconds=1.5,
     ),
     StreamScenario(

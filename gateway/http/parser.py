@@ -12,7 +12,8 @@ import httptools
 
 from gateway.http import limits
 from gateway.http.head import Refusal, check_head, head_bytes, is_request_line, split_absolute
-from gateway.http.request import Request, Wire
+from gateway.http.request import Request
+from gateway.http.wire import Wire
 from gateway.net.deadline import Deadline
 
 # The parser's message for methods that it knows from other protocols only (RTSP, ICECAST).

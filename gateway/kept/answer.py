@@ -46,7 +46,7 @@ class Answer:
 
     __slots__ = (
         "_end_at", "_is_head_saved", "_keeper", "_owner", "_request_bytes", "_waiting", "body", "generation", "head",
-        "held_bytes", "is_dropped", "is_refused", "saved_bytes", "task",
+        "held_bytes", "is_dropped", "is_marked", "is_refused", "saved_bytes", "task",
     )  # fmt: skip
 
     def __init__(self, keeper: Keeper, owner: Owner, task: TrackedTask, name: str) -> None:
@@ -63,6 +63,7 @@ class Answer:
         self._waiting: list[asyncio.Future[None]] = []
         # the store
         self.saved_bytes = 0
+        self.is_marked = False  # the saver knows that something is to be written
         self._is_head_saved = False
         self._end_at: int | None = None  # the size of the body when the task ended
 
@@ -85,9 +86,9 @@ class Answer:
         self._wake()
 
     def hold_request(self, count: int) -> bool:
-        """The gateway holds so many bytes more of the request. False if that is too much."""
-        self._request_bytes += count
-        return self._keeper.grown(self, count) is Kept.KEPT
+        """The gateway holds so many bytes of the request by now. False if that is too much."""
+        more, self._request_bytes = count - self._request_bytes, count
+        return self._keeper.grown(self, more) is Kept.KEPT
 
     def request_sent(self) -> None:
         """The gateway holds nothing of the request any more."""
@@ -107,14 +108,16 @@ class Answer:
         """A piece of the body."""
         if self.is_dropped:
             return
-        self.body += piece
+        body = self.body
+        body += piece
         fate = self._keeper.grown(self, len(piece))
         if fate is not Kept.KEPT:
             self.drop(fate)
             return
         if self._waiting:
             self._wake()
-        self._keeper.changed(self)
+        if not self.is_marked or len(body) - self.saved_bytes >= PIECE_BYTES:
+            self._keeper.changed(self)
 
     def end(self, end: End, refusal: Refusal | None = None) -> None:
         """Nothing follows. `refusal` is what the client gets if the answer has not begun."""
@@ -146,7 +149,7 @@ class Answer:
     def clear(self) -> None:
         """Frees its memory."""
         self._keeper.grown(self, -self.held_bytes)
-        self._request_bytes = 0
+        self._request_bytes = self.saved_bytes = 0
         self.body = bytearray()
 
     def _change(self, head: KeptHead) -> None:
@@ -165,14 +168,26 @@ class Answer:
     @property
     def is_due(self) -> bool:
         """Whether the store lacks anything of it."""
-        # Until the store has granted the id, it may have another request's answer. An ended task claims by its end.
-        can_be_written = self.generation and (self.task.is_claimed or self._end_at is not None)
-        return bool(can_be_written) and not (self._is_head_saved and self.saved_bytes == len(self.body))
+        return self.is_writable and not (self._is_head_saved and self.saved_bytes == len(self.body))
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether it may be written at all.
+
+        Until the store has granted the id, it may have another request's answer. An ended task claims it by its end.
+        """
+        is_claimed = self.task.is_claimed or self._end_at is not None
+        return bool(self.generation) and is_claimed and not self.is_dropped
 
     @property
     def is_urgent(self) -> bool:
         """Whether that should not wait."""
         return self.unsaved_bytes >= PIECE_BYTES or self._end_at is not None or not self._is_head_saved
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it has ended, or its task has."""
+        return self._end_at is not None or self.head.end is not None
 
     @property
     def is_end_saved(self) -> bool:
@@ -197,7 +212,7 @@ class Answer:
             self.task.created_ms,
             self._head_part(is_end=is_end),
             self.saved_bytes,
-            bytes(self.body[self.saved_bytes : to]),
+            bytes(memoryview(self.body)[self.saved_bytes : to]),
             is_end,
             ttl_response_seconds if is_end else ttl_running_seconds,
         )

@@ -23,7 +23,7 @@ async def delete(keeping: Keeping, looking: Looking, task_id: str, reader: str |
             if look.generation:
                 await keeping.store.drop(task_id, look.generation, event_id)
             if not has_ended(look.document):
-                await keeping.tracker.ask_to_drop(name)
+                await keeping.tasks.ask_to_drop(name)
         except StoreError as error:
             raise StoreAway(f"the status store is away: {error}") from error
         keeping.note_deleted(task_id, name, event_id)

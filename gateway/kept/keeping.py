@@ -47,6 +47,7 @@ class Keeping:
         self.limits = limits
         self.store = store
         self.tracker = tracker
+        self.tasks = tracker.kept_tasks()
         self._counts = counts or Counts()
         self.held_bytes = 0
         self._held: dict[str, Answer] = {}  # by task id: the newest
@@ -94,7 +95,11 @@ class Keeping:
 
     def begin(self, task: TrackedTask, owner: Owner) -> Answer:
         """Begins to keep the answer of `task`."""
-        answer = Answer(self, owner, task, self.tracker.name(task))
+        before = self._held.get(task.task_id)
+        if before is not None and self._saver is None:  # else it is on its way to the store
+            self._forget(before)
+            before.clear()
+        answer = Answer(self, owner, task, self.tasks.name(task))
         task.keep(Kept.KEPT)
         if self._saver is not None:
             task.hold_end()
@@ -107,7 +112,7 @@ class Keeping:
         answer.refused()
         self._forget(answer)
         answer.task.response = None
-        self.tracker.release_end(answer.task)
+        self.tasks.release_end(answer.task)
 
     # -- what an answer says (Keeper) --
 
@@ -137,7 +142,7 @@ class Keeping:
             self._saver.discard(answer)
             if answer.generation:
                 self._drop_soon(answer)
-        self.tracker.response_changed(answer.task)
+        self.tasks.response_changed(answer.task)
 
     def _ended(self, answer: Answer) -> None:
         self._all[answer] = time.monotonic()
@@ -150,7 +155,7 @@ class Keeping:
     def _on_saved(self, answer: Answer) -> None:
         """The store has more of it."""
         if answer.is_end_saved:
-            self.tracker.release_end(answer.task)
+            self.tasks.release_end(answer.task)
         if answer.is_complete:
             self._ended(answer)
             self._forget(answer)
@@ -178,8 +183,8 @@ class Keeping:
 
     def note_deleted(self, task_id: str, name: str, event_id: str) -> None:
         """The store has deleted the answer of a request, which may be one that this process remembers."""
-        task = self.tracker.remembered(task_id)
-        if task is not None and task.is_final and self.tracker.name(task) == name:
+        task = self.tasks.find(task_id)
+        if task is not None and task.is_final and self.tasks.name(task) == name:
             task.response, task.event_id = Kept.DELETED, event_id
 
     # -- the process's life --
@@ -221,6 +226,6 @@ class Keeping:
         if self._saver is not None:
             await self._saver.finish(_CLOSE_SECONDS)
         for answer in self._all:
-            self.tracker.release_end(answer.task)
+            self.tasks.release_end(answer.task)
         if self.store is not None:
             await self.store.close()

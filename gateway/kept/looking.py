@@ -64,6 +64,7 @@ class Looking:
     def __init__(self, keeping: Keeping) -> None:
         self._keeping = keeping
         self._tracker = keeping.tracker
+        self._tasks = keeping.tasks
 
     async def look(self, task_id: str, reader: str | None, offset: int = 0, generation: str = "") -> Look:
         """What there is of the answer of a task. `generation` "": of the newest one.
@@ -71,7 +72,7 @@ class Looking:
         Raises NotFound, ResponseNotKept, ResponseGone, GenerationChanged, StoreAway.
         """
         answer = self._keeping.find(task_id)
-        newest = self._tracker.remembered(task_id)
+        newest = self._tasks.find(task_id)
         if answer is not None and newest not in (None, answer.task):
             answer = None if newest is not None and newest.response is not None else answer
             if answer is not None and reader in (None, answer.task.owner):
@@ -101,7 +102,7 @@ class Looking:
     def document(self, look: Look) -> str:
         """The status document of the task that was looked at."""
         if look.answer is not None:
-            return self._tracker.document(look.answer.task)
+            return self._tasks.document(look.answer.task)
         return look.document
 
     def owner_and_state(self, look: Look) -> tuple[str, State]:
@@ -139,7 +140,7 @@ class Looking:
 
 
 def _own(answer: Answer, offset: int) -> Look:
-    piece = bytes(answer.body[offset : offset + READ_BYTES])
+    piece = bytes(memoryview(answer.body)[offset : offset + READ_BYTES])
     return Look(answer.generation, answer.head, piece, len(answer.body), answer.head.end, answer)
 
 

@@ -53,6 +53,7 @@ class Saver:
         if not answer.is_due:
             return
         self._due[answer] = None
+        answer.is_marked = True
         if self._is_writing or self._is_soon or self.failing_since is not None:
             return
         if answer.is_urgent:
@@ -72,14 +73,14 @@ class Saver:
         while True:
             await asyncio.sleep(self._heartbeat_seconds)
             for answer in list(self._answers):
-                if answer.generation and answer.head.end is None:
+                if answer.is_writable:
                     self._due[answer] = None
             self._write()
 
     async def finish(self, seconds: float) -> None:
         """Writes what is left, for a bounded time."""
         end = time.monotonic() + seconds
-        while self._due and time.monotonic() < end:
+        while (self._due or self._is_writing) and time.monotonic() < end:
             self._write()
             await asyncio.sleep(0.01)
 
@@ -99,6 +100,7 @@ class Saver:
             batch.append((answer, part))
         for answer, _ in batch:
             del self._due[answer]
+            answer.is_marked = False
         self._is_writing = True
         self._store.save([part for _, part in batch], partial(self._take, batch))
 
@@ -112,8 +114,14 @@ class Saver:
             self.failing_since = None
         for (answer, part), result in zip(batch, results, strict=True):
             self._taken(answer, part, result)
-        for answer in list(self._due):
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Writes what has become due during the last call: at once if something of it is urgent."""
+        for answer in self._due:
             self.changed(answer)
+            if self._is_soon:
+                break
 
     def _taken(self, answer: Answer, part: Part, result: Saved) -> None:
         if answer.is_dropped:
@@ -127,9 +135,11 @@ class Saver:
                 answer.drop(Kept.NO_ROOM)
             case Saved.DROPPED:
                 answer.drop(Kept.DELETED)
-        if not answer.is_dropped:
+        if answer.is_ending and not answer.is_dropped:
             self._on_saved(answer)
-            self.changed(answer)
+        if answer.is_due:
+            self._due[answer] = None
+            answer.is_marked = True
 
     def _fail(self, batch: list[tuple[Answer, Part]], error: StoreError) -> None:
         """Tries again later, in the same order."""

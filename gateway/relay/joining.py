@@ -6,8 +6,8 @@ joins if method, target and body are the same. The store is asked before anythin
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from gateway.errors import (
     GatewayError,
@@ -72,7 +72,10 @@ class Joining(Background):
 
     def open(self) -> None:
         """Begins to look for an earlier request with the id."""
-        self.begin(self._run_once())
+        self._work_on(self._run_once())
+
+    def _work_on(self, work: Coroutine[Any, Any, None]) -> None:
+        self.begin(work)
         self.limit(self._options.start_timeout, _start_timeout, self._began)
         self.limit(self._options.timeout, _timeout, self._began)
 
@@ -97,7 +100,7 @@ class Joining(Background):
         if time.monotonic() - self._began > _CLAIM_SECONDS:
             self.refuse(TaskIdInUse.in_store(self._task_id))
         else:
-            self.begin(self._again())
+            self._work_on(self._again())
 
     async def _again(self) -> None:
         await asyncio.sleep(_AGAIN_SECONDS)

@@ -89,17 +89,17 @@ class KeptExchange(Exchange):
 
     # -- GATHERING --
 
-    def _gather(self, came: int) -> None:
+    def _gather(self) -> None:
         """More of the body of a request with respond-async has come."""
         if self._request.body_bytes > self._most_bytes:
             self._fail(BodyTooLarge(f"with Prefer: respond-async a request body has at most {self._most_bytes} bytes"))
             return
         self._task.request_bytes = self._request.body_bytes
-        if not self._kept.hold_request(came):
+        if not self._kept.hold_request(self._request.body_bytes):
             self._fail(KeepUnavailable("too much is kept already"))
         elif self._request.is_whole and self._unanswered is None:
             self._unanswered, self._request = self._request, self._request.parted()
-            self._relay.tracker.detach(self._task)
+            self._keeping.tasks.detach(self._task)
             self._relay.tracker.settle(self._task, self._accept)
 
     def _accept(self) -> None:
@@ -107,28 +107,32 @@ class KeptExchange(Exchange):
         client, self._unanswered = self._unanswered, None
         if self._phase is Phase.GATHERING and client is not None:
             if client.answerer is not None:  # else the client has left
-                accept(client, self._task.task_id, self._relay.tracker.document(self._task))
+                accept(client, self._task.task_id, self._keeping.tasks.document(self._task))
             super()._on_claimed(True)
 
     # -- the request --
 
     def on_request(self) -> None:
         """More of the request is here."""
-        request = self._request
-        if self._phase is not Phase.OVER and not self._kept.head.digest:
-            came = request.body_bytes - self._hashed_bytes
-            if came:
-                self._digest.update(request.newest(came))
-                self._hashed_bytes += came
-            if request.is_whole:
-                self._kept.request_came(self._digest.hexdigest(), request.body_bytes)
+        try:
+            if self._phase is not Phase.OVER and not self._kept.head.digest:
+                self._hash_body()
             if self._phase is Phase.GATHERING:
-                try:
-                    self._gather(came)
-                except Exception:
-                    self._fail_inside()
+                self._gather()
+        except Exception:
+            self._fail_inside()
         if self._phase is not Phase.GATHERING:
             super().on_request()
+
+    def _hash_body(self) -> None:
+        """Adds to the digest what has come. It is called before anything of that is taken."""
+        request = self._request
+        came = request.body_bytes - self._hashed_bytes
+        if came:
+            self._digest.update(request.newest(came))
+            self._hashed_bytes += came
+        if request.is_whole:
+            self._kept.request_came(self._digest.hexdigest(), request.body_bytes)
 
     def _hand_over(self, connection: Connection) -> None:
         super()._hand_over(connection)
@@ -166,7 +170,7 @@ class KeptExchange(Exchange):
         is_known = self._is_id_chosen or self._request.is_started
         if self._request.is_whole and is_known and not self._kept.is_dropped:
             self._request.leave_client()
-            self._relay.tracker.detach(self._task)
+            self._keeping.tasks.detach(self._task)
             self.on_answer()  # nothing waits for the client any more
         else:
             super().on_left()

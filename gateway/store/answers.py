@@ -1,7 +1,7 @@
 """The interface of a store of kept answers: what is written of them, and what is read. Owns no connection and no key.
 
 A kept answer is a head, which is a JSON text that `kept.head` makes and checks, and a body of raw bytes. It belongs to
-one request of its task; `generation` names it, and no other answer of that task has the same.
+one request of its task; `generation` names it: a text without white space that no other answer of that task has.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ class Saved(Enum):
     SAVED = "saved"
     MISSING = "missing"  # the store lacks the head, or what comes before `offset`: all has to be written anew
     NO_ROOM = "no_room"  # it would be more than the store may hold; nothing of this answer is left there
-    DROPPED = "dropped"  # it was deleted by `drop`
+    DROPPED = "dropped"  # it was deleted by `drop`, or found no room before
     SUPERSEDED = "superseded"  # the answer of a newer request of the task is there
 
 
@@ -46,7 +46,7 @@ class StoredAnswer(NamedTuple):
     document: str | None  # the status document of the task; None without a well-formed one
     generation: str  # "" if there is no answer
     head: str  # "" if there is no answer, or if it was dropped
-    length: int  # of the body so far
+    length: int  # of the body so far; 0 if the store lost it
     piece: bytes  # of the body, from the offset that was asked for, at most READ_BYTES
 
 

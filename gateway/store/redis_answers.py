@@ -50,32 +50,25 @@ class RedisAnswers:
         """Takes the reply to `command`. If a key has another type, deletes that key and sends the command again."""
         if isinstance(replies, WrongType):
             names = chain.from_iterable((part.task_id, part.generation) for part in parts)
-            mend = _command(_MEND, *names)
-            self._pipeline.ask([mend, command], partial(self._take_mended, parts, then))
-        elif isinstance(replies, StoreError):
-            then(replies)
+            self._pipeline.ask([_command(_MEND, *names), command], partial(self._take_saved, parts, then))
         else:
-            self._take_saved(replies[0], parts, then)
+            self._take_saved(parts, then, replies)
 
-    def _take_mended(self, parts: Sequence[Part], then: ThenSaved, replies: Replies) -> None:
+    def _take_saved(self, parts: Sequence[Part], then: ThenSaved, replies: Replies) -> None:
+        """Takes the reply to answer_save.lua, and before it that to answer_mend.lua, if that was sent."""
         if isinstance(replies, StoreError):
             then(replies)
             return
-        gone, reply = replies
-        self._report(gone)
-        self._take_saved(reply, parts, then)
-
-    def _take_saved(self, reply: Any, parts: Sequence[Part], then: ThenSaved) -> None:
         try:
-            results, malformed = reply
+            *gone, (results, malformed) = replies
             saved = [Saved(result) for _, result in zip(parts, results, strict=True)]
-            self._report(malformed)
+            self._report([*chain.from_iterable(gone), *malformed])
         except (ValueError, TypeError) as error:
             failure = StoreError(f"a reply that cannot be understood: {error!s:.80}")
             self._pipeline.fail(failure)
             then(failure)
-            return
-        then(saved)
+        else:
+            then(saved)
 
     # -- reading and deleting --
 
@@ -115,7 +108,7 @@ class RedisAnswers:
 
     def _report(self, keys: Sequence[str | bytes]) -> None:
         for key in keys:
-            self._malformed.report(key if isinstance(key, str) else key.decode(errors="replace"))
+            self._malformed.report(key.decode(errors="replace") if isinstance(key, bytes) else str(key))
 
     async def close(self) -> None:
         """Closes all connections. What is still being saved is answered with a StoreError."""

@@ -20,9 +20,10 @@ from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
 from gateway.tasks.task import READING_METHODS, Reason, new_id
 from gateway.tracking.answers import Answers, StoreUnavailable
 from gateway.tracking.changes import Changes
+from gateway.tracking.kept import KeptTasks
 from gateway.tracking.listing import Listing
 from gateway.tracking.outbox import Outbox
-from gateway.tracking.own import OwnTasks, dropping
+from gateway.tracking.own import OwnTasks
 from gateway.tracking.tracked import MAX_WAIT_SECONDS, SILENT_BEATS, Documents, QueuePlace, TrackedTask
 from gateway.tracking.waits import Claims
 from gateway.tracking.writer import StoreWriter
@@ -79,8 +80,7 @@ class Tracker:
         self._outbox = Outbox()
         self._own = OwnTasks(self._in_flight, self._outbox, boot)
         grace_seconds = SILENT_BEATS * heartbeat_seconds
-        ttls = ttl_running_seconds, ttl_done_seconds
-        self._documents = documents = Documents(algorithm_id, instance, boot, *ttls, grace_seconds, clock)
+        documents = Documents(algorithm_id, instance, boot, ttl_running_seconds, ttl_done_seconds, grace_seconds, clock)
         self._writer = StoreWriter(
             store,
             self._outbox,
@@ -224,45 +224,9 @@ class Tracker:
             if self._changes.waiters:
                 self._changes.changed(task.task_id)
 
-    # -- what becomes of an answer that is kept --
-
-    def name(self, task: TrackedTask) -> str:
-        """The name of the task's request."""
-        return self._own.name(task)
-
-    def document(self, task: TrackedTask) -> str:
-        """The status document of a task as this process knows it."""
-        return self._documents.document(task)
-
-    def detach(self, task: TrackedTask) -> None:
-        """The task goes on without its client."""
-        if task.detach():
-            self._outbox.post(task)
-            if self._changes.waiters:
-                self._changes.changed(task.task_id)
-
-    def response_changed(self, task: TrackedTask) -> None:
-        """What is kept of the task's answer has changed (`task.keep`), perhaps after its end."""
-        if task.finished_ms is None:
-            self._outbox.post(task)
-        elif task.is_saved and self._store.answers_at_once:
-            self._store.replace_end(self._documents.record(task))
-        if self._changes.waiters:
-            self._changes.changed(task.task_id)
-        self.release_end(task)
-
-    def release_end(self, task: TrackedTask) -> None:
-        """The store has what has to be there before the task's end, or will never have it."""
-        if task.release_end():
-            self._outbox.post_urgently(task)
-
-    async def ask_to_drop(self, name: str) -> None:
-        """Asks all gateways to keep the answer of this request no longer. Raises StoreError."""
-        await self._store.ask_cancel(dropping(name))
-
-    def remembered(self, task_id: str) -> TrackedTask | None:
-        """The task with this id, if this process runs or remembers it."""
-        return self._own.find(task_id)
+    def kept_tasks(self) -> KeptTasks:
+        """The tasks whose answers are kept."""
+        return KeptTasks(self._outbox, self._changes, self._store, self._answers.documents, self._own)
 
     def _leave(self, task: TrackedTask) -> None:
         task.let_go()

@@ -77,7 +77,7 @@ async def test_the_answer_outlives_its_client(launch: Launch, store: Store, upst
     assert gone.status_code == 410, gone.text
     print((await first.http.get(f"/tasks/status/{task_id}")).json())
     upstream.scripts.append(script)
-    accepted = await first.http.post(CHAT, content=b"{}", headers={"Prefer": "respond-async"})
+    accepted = await first.http.post(CHAT, content=b"{}", headers={"Prefer": "respond-async", "X-Task-Id": task_id + "-late"})
     print(accepted.status_code, accepted.headers, accepted.text)
     assert accepted.status_code == 202
     late = await other.http.get(accepted.headers["Location"])

@@ -43,6 +43,9 @@ class Cut:
     def look_for_client(self) -> None:
         """Its client stays."""
 
+    def drop_answer(self) -> None:
+        """Its answer is not kept."""
+
 
 class ScriptedStore:
     """The in-process table behind a door: open, held shut, or broken. Remembers what was written."""
@@ -66,6 +69,10 @@ class ScriptedStore:
         self.cancels: list[str] = []
         self.asked: list[str] = []
         self.exempt: Container[str] = ()
+
+    def replace_end(self, record: Record) -> None:
+        """An ended task has another document."""
+        self.table.replace_end(record)
 
     @property
     def records(self) -> list[Record]:

@@ -19,7 +19,7 @@ from tests.support.scripted import Upstream
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from gateway.http.request import Wire
+    from gateway.http.wire import Wire
     from gateway.relay.base import Relay
 
 

@@ -20,7 +20,7 @@ from tests.support.tracking import tracking
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from gateway.http.request import Wire
+    from gateway.http.wire import Wire
     from gateway.tracking.tracked import TrackedTask
     from gateway.tracking.tracker import Tracker
 

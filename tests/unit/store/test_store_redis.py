@@ -342,7 +342,12 @@ async def test_a_cluster_is_refused_with_one_clear_word(tmp_path: Path) -> None:
     store, answers = client_of(server), RedisAnswers(server.url, max_stored_bytes=1_000)
     try:
         await server.start()
-        calls = [store.probe(), put(store, [record("t")]), store.ask_cancel("1:t"), store.page(1, None, None)]
+        calls: list[Awaitable[object]] = [
+            store.probe(),
+            put(store, [record("t")]),
+            store.ask_cancel("1:t"),
+            store.page(1, None, None),
+        ]
         calls += [save(answers, part(head=HEAD)), answers.read("t", 0), answers.drop("t", "1-a", EVENT_ID)]
         for call in calls:
             with pytest.raises(StoreError, match=r"Redis Cluster.*one primary") as refusal:

@@ -94,6 +94,9 @@ class Weather:
         except StoreError as error:
             then(error)
 
+    def replace_end(self, record: Record) -> None:
+        """Never called: no answer is kept."""
+
     async def read(self, task_ids: Sequence[str], exempt: Container[str] | None = None) -> list[str | None]:
         """Reads."""
         documents: list[str | None] = await self._pass(lambda: self.store.read(task_ids, exempt))
