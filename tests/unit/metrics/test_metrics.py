@@ -255,7 +255,7 @@ async def test_what_is_held_of_kept_answers_is_shown_as_it_is_now() -> None:
     answer.granted()
     answer.add(b"12345")
     assert shown() == (5, 0)
-    tracker.detach(task)
+    keeping.tasks.detach(task)
     assert shown() == (5, 1)
     answer.end(End.WHOLE)
     tracker.finish(task, None, "")
