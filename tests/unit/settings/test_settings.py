@@ -101,7 +101,6 @@ BAD: dict[str, list[str]] = {
     "READY_REQUIRES_MODELS": ["yes", "1", " true"],
 }  # fmt: skip
 ANY_TEXT = {"REDIS_PASSWORD"}
-NEEDS = {"TTL_DONE": {"TTL_RESPONSE": "1"}}  # other variables, so that all values of this one are good
 NOT_REFUSED_YET = [
     ("UPSTREAM_BASE", "http://127.0.0.1:0"), ("UPSTREAM_BASE", "http://ho st"), ("UPSTREAM_BASE", "http://h\\x"),
     ("UPSTREAM_BASE", "http://h\n"), ("REDIS_URL", "redis://h?db=x"), ("REDIS_URL", "redis://h/0#x"),
@@ -153,7 +152,7 @@ def test_every_variable_has_its_cases() -> None:
 )
 def test_a_good_value_is_taken(name: str, field: str, text: str, value: Any) -> None:
     """Values at both ends of a range arrive in their field, and the other fields do not change."""
-    found = load(NEEDS.get(name, {}) | {name: text})
+    found = load({name: text})
     assert getattr(found, field) == value
     assert type(getattr(found, field)) is type(value)
 
@@ -401,6 +400,12 @@ def test_an_answer_does_not_outlive_its_status(response: str, done: str) -> None
         assert (found.ttl_response_seconds, found.ttl_done_seconds) == (int(response), int(done))
     else:
         assert refusal(**environ) == [f"TTL_RESPONSE={response} is not valid; allowed: at most TTL_DONE={done}"]
+
+
+@pytest.mark.parametrize("done", ["1", "3599", "3600", "86400"])
+def test_without_a_time_for_answers_that_of_statuses_bounds_it(done: str) -> None:
+    """A TTL_DONE below an hour is valid alone, as it was before answers were kept."""
+    assert load({"TTL_DONE": done}).ttl_response_seconds == min(int(done), 3600)
 
 
 @pytest.mark.parametrize(("one", "all_of_them"), [("1", "1"), ("2", "1"), ("1073741824", "1073741824"), ("0", "1")])
