@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from gateway.settings import SETTINGS
 from gateway.tasks.task import Kept
+from tests.chaos.mortal import Mortal
 from tests.support.faults import Gate
 from tests.support.installing import needed, openai_for_node
 from tests.support.outcome import failed, outcome
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from tests.conftest import Launch, NewStore
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
+    from tests.support.store import Store
     from tests.support.wire import Field, Response
 
 pytestmark = pytest.mark.timeout(300)
@@ -362,6 +366,97 @@ async def test_without_room_a_call_is_made_and_not_kept(launch: Launch, upstream
     assert (await gateway.ask("DELETE", "/tasks/one/response")).status == 204
     large = await gateway.ask("POST", CHAT, named("four"), ASYNC, body=b"x" * 101)
     assert code(large) == ("body_too_large", 413)
+
+
+async def broken_off(pieces: AsyncIterator[bytes]) -> bytes:
+    """What comes of an answer until it is broken off."""
+    part = b""
+    try:
+        async for piece in pieces:
+            part += piece
+    except httpx.TransportError:
+        return part
+    raise AssertionError("the answer ended whole")
+
+
+@pytest.fixture
+async def mortal(upstream: Upstream, store: Store, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mortal]:
+    """A gateway that may be killed, or stopped by a signal."""
+    settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": "0.5", "DRAIN_SEC": "1"}
+    mortal = Mortal(tmp_path_factory, upstream, **settings)
+    await mortal.start()
+    yield mortal
+    await mortal.put_down()
+
+
+@pytest.mark.parametrize(("event", "reason"), [("cancel", "cancelled"), ("drain", "shutdown"), ("kill", "lost")])
+async def test_what_there_is_of_a_failed_call_can_be_read(
+    launch: Launch, mortal: Mortal, store: Store, upstream: Upstream, fresh_id: str, event: str, reason: str
+) -> None:
+    """A cancel, the end of the drain, a killed gateway: a reader elsewhere is broken off, and later ones are too."""
+    other = await launch(REDIS_URL=store.url, HEARTBEAT_SEC="0.5")
+    gated = Gated()
+    upstream.then(gated)
+    await begun(mortal, gated, fresh_id)
+    gated.piece(EVENTS[0])
+    async with other.http.stream("GET", f"/tasks/{fresh_id}/response") as reading:
+        pieces = reading.aiter_raw()
+        assert await anext(pieces) == EVENTS[0]
+        if event == "cancel":
+            assert (await mortal.http.post(f"/tasks/{fresh_id}/cancel")).status_code == 200
+        else:
+            mortal.process.send_signal(signal.SIGTERM if event == "drain" else signal.SIGKILL)
+        assert await within(GUARD_SECONDS, broken_off(pieces), "the reader is broken off") == b""
+    extensions = (await other.ended(fresh_id))["extensions"]
+    assert (extensions["reason"], extensions["response"]) == (reason, "kept")
+    async with other.http.stream("GET", f"/tasks/{fresh_id}/response") as reading:
+        assert await broken_off(reading.aiter_raw()) == EVENTS[0]
+
+
+async def test_in_a_drain_readers_end_with_their_task(launch: Launch, upstream: Upstream, fresh_id: str) -> None:
+    """A retry that would join is refused with 503 as any other request."""
+    gateway = await launch(DRAIN_SEC="20")
+    gated = Gated()
+    upstream.then(gated)
+    await begun(gateway, gated, fresh_id)
+    gated.piece(EVENTS[0])
+    async with gateway.http.stream("GET", f"/tasks/{fresh_id}/response") as reading:
+        pieces = reading.aiter_raw()
+        assert await anext(pieces) == EVENTS[0]
+        gateway.process.send_signal(signal.SIGTERM)
+
+        async def is_draining() -> bool:
+            return (await gateway.http.get("/readyz")).status_code == 503
+
+        await until(is_draining)
+        refused = await gateway.ask("POST", CHAT, named(fresh_id), KEEP, body=b"{}")
+        assert code(refused) == ("shutting_down", 503)
+        gated.piece(EVENTS[-1])
+        gated.end()
+        assert [piece async for piece in pieces] == [EVENTS[-1]]
+
+
+async def test_while_the_store_is_away_its_own_gateway_answers(
+    launch: Launch, new_store: NewStore, upstream: Upstream, fresh_id: str
+) -> None:
+    """The call goes on and is read from memory; another gateway is 503, and breaks its readers off after 5 s."""
+    store = await new_store()
+    own, other = await launch(REDIS_URL=store.url), await launch(REDIS_URL=store.url)
+    gated = Gated()
+    upstream.then(gated)
+    await begun(own, gated, fresh_id)
+    gated.piece(EVENTS[0])
+    async with other.http.stream("GET", f"/tasks/{fresh_id}/response") as reading:
+        pieces = reading.aiter_raw()
+        assert await anext(pieces) == EVENTS[0]
+        await store.kill()
+        gated.piece(EVENTS[-1])
+        gated.end()
+        assert (await read(own, fresh_id)).data == EVENTS[0] + EVENTS[-1]
+        away = await read(other, fresh_id)
+        assert (code(away), len(away.head.all("retry-after"))) == (("store_unavailable", 503), 1)
+        with pytest.raises(httpx.TransportError):
+            await within(GUARD_SECONDS, anext(pieces), "the reader is broken off")
 
 
 async def test_nothing_is_kept_where_that_is_off(launch: Launch, upstream: Upstream) -> None:
