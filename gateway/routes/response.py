@@ -33,6 +33,12 @@ def task_id_in(path: bytes) -> bytes | None:
     return None if match is None or match[1] == _RESERVED else unquote_to_bytes(match[1])
 
 
+class _OtherMethod(MethodNotAllowed):
+    """A method that this route does not have."""
+
+    allowed = "GET, HEAD, DELETE"
+
+
 class ResponseRoute:
     """Answers requests for kept answers."""
 
@@ -52,7 +58,7 @@ class ResponseRoute:
             deleting = Background(request)
             deleting.begin(self._delete(request, task_id))
         else:
-            raise MethodNotAllowed(f"{request.method} is not allowed here; allowed: GET, HEAD, DELETE")
+            raise _OtherMethod(f"{request.method} is not allowed here; allowed: {_OtherMethod.allowed}")
 
     async def _delete(self, request: Request, task_id: str) -> None:
         await delete(self._keeping, self._looking, task_id, request.reader)
