@@ -73,8 +73,8 @@ def create_app(settings: Settings) -> "Gateway":
     proxy = Proxy(upstream, tracker, counts, places, keeping, max_body_bytes=settings.max_body_bytes)
     drain = Drain(tracker, places, settings.drain_seconds, settings.drain_notice_seconds)
     keyring = Keyring(settings.api_keys, settings.api_keys_file)
-    readiness = _readiness(settings, upstream, tracker, drain)
-    metrics = Metrics(counts, tracker, places, has_store=settings.redis_url is not None)
+    readiness = _readiness(settings, upstream, tracker, keeping, drain)
+    metrics = Metrics(counts, tracker, places, keeping, has_store=settings.redis_url is not None)
     routes = _routes(upstream, tracker, keeping, keyring, readiness, metrics)
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
     return Gateway(proxy, routes, ResponseRoute(keeping), policy, keyring, counts, drain)
@@ -119,11 +119,14 @@ def _kept_limits(settings: Settings) -> KeptLimits:
     )
 
 
-def _readiness(settings: Settings, upstream: Upstream, tracker: Tracker, drain: Drain) -> health.ReadinessProbe:
+def _readiness(
+    settings: Settings, upstream: Upstream, tracker: Tracker, keeping: Keeping, drain: Drain
+) -> health.ReadinessProbe:
     wanted = health.ModelsProbe(upstream, settings.pull_models, pull_progress_file())
     return health.ReadinessProbe(
         upstream,
         tracker,
+        keeping,
         wanted,
         is_stopping=drain.has_begun,
         has_store=settings.redis_url is not None,

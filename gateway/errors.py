@@ -26,6 +26,7 @@ class GatewayError(Exception):
     status = 500
     code = "gateway_error"
     retry_after_seconds: int | None = None
+    allowed = ""  # methods
     length: int | None = None  # of what the client asked a range of, in bytes
     is_retry_useless = False  # the same request would fail again, so client libraries should not retry
     is_last = False  # the gateway closes the connection after the answer
@@ -92,9 +93,10 @@ class NotFound(GatewayError):
 
 
 class MethodNotAllowed(GatewayError):
-    """TRACE: an answer would echo the request's credentials."""
+    """TRACE: an answer would echo the request's credentials. Or a method that a route does not have."""
 
     status, code = 405, "method_not_allowed"
+    allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
 class BodyTooLarge(GatewayError):

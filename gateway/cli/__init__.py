@@ -1,4 +1,4 @@
-"""The terminal's commands, `tasks`, `status` and `cancel`: they ask a gateway over HTTP and print its answer.
+"""The terminal's commands: they ask a gateway over HTTP and print its answer.
 
 Owns the arguments and the exit codes, which tell scripts a task's state. Must not import the server's modules. The
 server must not import this package: the HTTP client and the tables would cost it memory for nothing.
@@ -8,14 +8,15 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
 
 from gateway import __version__
 from gateway.cli import show
-from gateway.cli.client import Away, Client, Document, UnknownTask, has_ended
+from gateway.cli.client import Away, Client, Document, NotKept, UnknownTask, has_ended
+from gateway.cli.response import File, Reached, Reader, UnusableFile
 from gateway.cli.watch import ended, follow
 from gateway.logs import readable
 from gateway.settings import terminal_peer
@@ -32,11 +33,13 @@ AWAY = 5
 INTERRUPTED = 130  # as in shells: 128 plus SIGINT
 BROKEN_PIPE = 141  # as in shells: 128 plus SIGPIPE
 
+_END_SECONDS = 5.0
 _KEY = re.compile(r"[!-~]+")
+_GENERATION = re.compile(r"[0-9A-Za-z-]{1,64}")
 _CODES = {"SUCCESS": DONE, "FAILED": FAILED, "PENDING": NOT_ENDED, "RUNNING": NOT_ENDED}
 _EPILOG = """Exit codes: 0 SUCCESS (cancel: ended; cancel --label: asked), 1 FAILED, 2 wrong usage, 3 not ended, 4 no
-such task, 5 the gateway is away or refuses. Without a command the gateway itself is started; with --check alone its
-settings are checked."""
+such task, or no kept answer, 5 the gateway is away or refuses. Without a command the gateway itself is started; with
+--check alone its settings are checked."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,10 +50,12 @@ def main(arguments: Sequence[str]) -> int:
         with _client(parser, chosen) as client:
             code: int = chosen.run(client, chosen)
         sys.stdout.flush()
-    except UnknownTask as error:
+    except (UnknownTask, NotKept) as error:
         return _complain(str(error), UNKNOWN)
     except Away as error:
-        return _complain(str(error), AWAY)
+        return _complain(str(error), USAGE if error.code == "offset_not_satisfiable" else AWAY)
+    except UnusableFile as error:
+        return _complain(str(error), USAGE)
     except KeyboardInterrupt:
         return DONE if chosen.run is _tasks else INTERRUPTED  # Ctrl-C is how `tasks --watch` ends
     except BrokenPipeError:
@@ -99,6 +104,46 @@ def _cancel(client: Client, chosen: argparse.Namespace) -> int:
     return DONE if has_ended(document) else NOT_ENDED
 
 
+def _response(client: Client, chosen: argparse.Namespace) -> int:
+    if chosen.is_deleting:
+        if chosen.output or chosen.generation or chosen.offset is not None:
+            chosen.refuse("--delete goes with no other option")
+        client.delete_response(chosen.task_id)
+        print(f"deleted the answer of {chosen.task_id}")
+        return DONE
+    if chosen.output is None:
+        return _read(client, chosen, show.bytes_to_stdout())
+    with File(chosen.output, chosen.offset) as file:
+        return _read(client, chosen, file.write)
+
+
+def _read(client: Client, chosen: argparse.Namespace, write: Callable[[bytes], None]) -> int:
+    """Reads a kept answer. Tells people on standard error if that is not all of it."""
+    is_wanted = sys.stderr.isatty() and not (chosen.output is None and sys.stdout.isatty())
+    with show.Progress(is_wanted=is_wanted) as progress:
+
+        def take(piece: bytes) -> None:
+            write(piece)
+            progress.count(len(piece))
+
+        offset = chosen.offset or 0
+        reader = Reader(client, chosen.task_id, take, progress.say, offset=offset, generation=chosen.generation or "")
+        reached = reader.read(to_end=chosen.follow)
+    # The end of the answer can come a moment before the task's.
+    document = ended(client, chosen.task_id, 0 if reached is Reached.PRESENT else _END_SECONDS, lambda _: None)
+    state = f"{document['state']} {document['extensions'].get('reason') or document['stage']}"
+    if reached is Reached.PRESENT:
+        more = f" --generation {reader.generation}" if reader.generation else ""
+        return _complain(
+            f"the task goes on ({state}); this is its answer up to byte {reader.offset}; --follow reads to its end, "
+            f"--from {reader.offset}{more} reads on",
+            NOT_ENDED,
+        )
+    if reached is Reached.BROKEN_END:
+        return _complain(f"the answer was broken off after {reader.offset} bytes ({state})", _CODES[document["state"]])
+    return _CODES[document["state"]]
+
+
 def _print(document: Document, chosen: argparse.Namespace) -> None:
     if chosen.json:
         show.print_json(document)
@@ -110,9 +155,10 @@ def _print(document: Document, chosen: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--url", help="the gateway (OLLAMA_GATEWAY_URL; else this machine's, at GATEWAY_PORT or 11535)")
-    common.add_argument("--key-file", type=Path, metavar="FILE", help="holds the API key (else OLLAMA_GATEWAY_KEY)")
+    peer = argparse.ArgumentParser(add_help=False)
+    peer.add_argument("--url", help="the gateway (OLLAMA_GATEWAY_URL; else this machine's, at GATEWAY_PORT or 11535)")
+    peer.add_argument("--key-file", type=Path, metavar="FILE", help="holds the API key (else OLLAMA_GATEWAY_KEY)")
+    common = argparse.ArgumentParser(add_help=False, parents=[peer])
     common.add_argument("--json", action="store_true", help="what the gateway answers, on one line")
     parser = argparse.ArgumentParser("ollama-gateway", description="Shows and ends tasks.", epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"ollama-gateway {__version__}")
@@ -134,6 +180,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.set_defaults(run=_status)
 
+    response = commands.add_parser("response", parents=[peer], help="the kept answer of a task, as it came from Ollama")
+    response.add_argument("task_id", type=_task_id, metavar="ID")
+    what = response.add_mutually_exclusive_group()
+    what.add_argument("--follow", action="store_true", help="read on to the end of a task that still runs")
+    response.add_argument("--from", type=_offset, dest="offset", metavar="N", help="leave out the first N bytes")
+    response.add_argument("--generation", type=_generation, metavar="G", help="only this one (its ETag)")
+    file = "write to FILE, anew; with --from N behind the N bytes that FILE must have"
+    response.add_argument("-o", "--output", type=Path, metavar="FILE", help=file)
+    what.add_argument("--delete", action="store_true", dest="is_deleting", help="delete the answer instead")
+    response.set_defaults(run=_response, refuse=response.error)
+
     cancel = commands.add_parser("cancel", parents=[common], help="end a task that is in flight, or all of a label")
     which = cancel.add_mutually_exclusive_group(required=True)
     which.add_argument("task_id", type=_task_id, nargs="?", metavar="ID")
@@ -146,6 +203,18 @@ def _limit(text: str) -> int:
     if not (text.isdecimal() and 1 <= int(text) <= 1000):
         raise argparse.ArgumentTypeError("1 to 1000")
     return int(text)
+
+
+def _offset(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 16):
+        raise argparse.ArgumentTypeError("a whole number of bytes, 0 or more")
+    return int(text)
+
+
+def _generation(text: str) -> str:
+    if not _GENERATION.fullmatch(text.strip('"')):
+        raise argparse.ArgumentTypeError(f"not the generation of an answer: {text!r}")
+    return text.strip('"')
 
 
 def _seconds(text: str) -> float:

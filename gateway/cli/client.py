@@ -5,7 +5,8 @@ goes only to the named gateway.
 """
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -25,16 +26,45 @@ class Page(NamedTuple):
     left_out: int
 
 
+class KeptAnswer(NamedTuple):
+    """A kept answer from an offset on. `pieces` raises Broken; it ends where the answer ends."""
+
+    generation: str
+    pieces: Iterator[bytes]
+
+
 _TIMEOUT_SECONDS = 10.0
 _ENDED = (State.SUCCESS, State.FAILED)
+_NOT_KEPT = frozenset({"response_not_kept", "response_gone"})
+_SHORT = frozenset({502, 503, 504})  # also what a balancer answers while a gateway restarts
 
 
 class Away(Exception):
-    """The gateway does not answer, or refuses."""
+    """The gateway does not answer, or refuses. `code` is the error's stable name, "" without one.
+
+    `is_short`: the same request may succeed soon.
+    """
+
+    def __init__(self, text: str, code: str = "", *, is_short: bool = False) -> None:
+        super().__init__(text)
+        self.code = code
+        self.is_short = is_short
 
 
 class UnknownTask(Exception):
     """The gateway has no such task."""
+
+
+class NotKept(Exception):
+    """The answer of the task is not kept, or is no longer."""
+
+
+class Broken(Exception):
+    """The connection broke inside a kept answer. `is_silent`: nothing came for a while, so the command closed it."""
+
+    def __init__(self, text: str, *, is_silent: bool = False) -> None:
+        super().__init__(text)
+        self.is_silent = is_silent
 
 
 class Client:
@@ -89,6 +119,39 @@ class Client:
             raise Away(f"{self._name} answers a number that is none: {str(answer)[:80]!r}")
         return answer
 
+    @contextmanager
+    def response(self, task_id: str, offset: int, generation: str, wait_seconds: float) -> Iterator[KeptAnswer | None]:
+        """The kept answer of a task from a byte on. None if it is not that far after `wait_seconds`.
+
+        `generation` "": any. Raises UnknownTask, NotKept and Away.
+        """
+        query = {"from": str(offset), "wait": f"{wait_seconds:g}"}
+        headers = {"If-Match": f'"{generation}"'} if generation else {}
+        timeout = _TIMEOUT_SECONDS + wait_seconds
+        try:
+            with self._http.stream(
+                "GET", f"/tasks/{task_id}/response", params=query, headers=headers, timeout=timeout
+            ) as answer:
+                etag = answer.headers.get("etag", "")
+                if etag and answer.headers.get("x-task-id") == task_id:  # an error has no ETag
+                    yield KeptAnswer(etag.strip('"'), _pieces(answer))
+                    return
+                answer.read()
+                if answer.status_code != 202:
+                    raise self._refusal(answer)
+                yield None
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def delete_response(self, task_id: str) -> None:
+        """Deletes the kept answer of a task. Raises UnknownTask, NotKept and Away."""
+        try:
+            answer = self._http.request("DELETE", f"/tasks/{task_id}/response")
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        if answer.status_code != 204:
+            raise self._refusal(answer)
+
     def _ask(
         self, method: str, path: str, query: dict[str, str], etag: str = "", wait_seconds: float = 0
     ) -> httpx.Response:
@@ -97,14 +160,24 @@ class Client:
         try:
             answer = self._http.request(method, path, params=query, headers=headers, timeout=timeout)
         except httpx.HTTPError as error:
-            raise Away(f"{self._name} does not answer: {error or type(error).__name__}") from error
+            raise self._unreachable(error) from error
         if answer.status_code in (200, 202, 304):
             return answer
-        text = _words(answer)
-        if answer.status_code == 404 and text.startswith("no task "):
-            raise UnknownTask(text)
-        hint = "; set OLLAMA_GATEWAY_KEY or --key-file" if answer.status_code == 401 else ""
-        raise Away(f"{self._name} answers {answer.status_code}: {text}{hint}")
+        raise self._refusal(answer)
+
+    def _unreachable(self, error: httpx.HTTPError) -> Away:
+        return Away(f"{self._name} does not answer: {error or type(error).__name__}", is_short=True)
+
+    def _refusal(self, answer: httpx.Response) -> Exception:
+        """What an error answer means."""
+        status, text, code = answer.status_code, _words(answer), _code(answer)
+        if status == 404 and text.startswith("no task "):
+            return UnknownTask(text)
+        if code in _NOT_KEPT:
+            return NotKept(text)
+        hint = "; set OLLAMA_GATEWAY_KEY or --key-file" if status == 401 else ""
+        is_short = code == "store_unavailable" or (not code and status in _SHORT)
+        return Away(f"{self._name} answers {status}: {text}{hint}", code, is_short=is_short)
 
     def _task(self, answer: httpx.Response) -> Document:
         document = self._json(answer, "state")
@@ -139,6 +212,26 @@ def _words(answer: httpx.Response) -> str:
     except ValueError:
         pass
     return answer.text[:200]
+
+
+def _code(answer: httpx.Response) -> str:
+    """The stable name of a gateway's error. Empty if the answer has none."""
+    try:
+        match answer.json():
+            case {"error": {"type": "gateway_error", "code": str(code)}}:
+                return code
+    except ValueError:
+        pass
+    return ""
+
+
+def _pieces(answer: httpx.Response) -> Iterator[bytes]:
+    try:
+        yield from answer.iter_raw()
+    except httpx.ReadTimeout as error:
+        raise Broken("nothing came for a while", is_silent=True) from error
+    except httpx.HTTPError as error:
+        raise Broken(str(error) or type(error).__name__) from error
 
 
 def has_ended(document: Document) -> bool:

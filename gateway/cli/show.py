@@ -4,13 +4,14 @@ Text from requests (paths, queries) is printed with control characters escaped a
 control the terminal. If the output is no terminal, there are no colours.
 """
 
+import codecs
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,6 +22,13 @@ from gateway.cli.client import Document, Page
 from gateway.logs import readable
 
 _STYLES = {"PENDING": "yellow", "RUNNING": "cyan", "SUCCESS": "green", "FAILED": "red"}
+_PROGRESS_SECONDS = 0.2
+_KEPT = {
+    "kept": "yes: the answer is kept",
+    "deleted": "no: the answer was deleted",
+    "too_large": "no: the answer is too large",
+    "no_room": "no: there was no room for the answer",
+}
 _WIDTH_OF_FILES = 400  # wide enough that no column wraps; a file has no right edge
 
 
@@ -73,6 +81,68 @@ def waiting(task_id: str, *, is_wanted: bool) -> Iterator[Callable[[Document], N
         return
     with _console().status(Text(task_id)) as status:
         yield lambda document: status.update(Text(readable(f"{task_id}: {document['state']} {_stage(document)}")))
+
+
+class Progress:
+    """How much of an answer has come: one line on standard error, written anew. Shows nothing if it is not wanted."""
+
+    def __init__(self, *, is_wanted: bool) -> None:
+        self._is_wanted = is_wanted
+        self._began = self._shown = time.monotonic()
+        self._bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leaves the last line where it is."""
+        if self._bytes and self._is_wanted:
+            self._show()
+            print(file=sys.stderr)
+
+    def count(self, size: int) -> None:
+        """So many bytes more have come."""
+        self._bytes += size
+        if time.monotonic() - self._shown >= _PROGRESS_SECONDS:
+            self._show()
+
+    def say(self, text: str) -> None:
+        """Prints a line for people on standard error."""
+        _erase(is_wanted=self._is_wanted)
+        print(f"ollama-gateway: {readable(text)}", file=sys.stderr, flush=True)
+
+    def _show(self) -> None:
+        if not self._is_wanted:
+            return
+        self._shown = time.monotonic()
+        seconds = max(self._shown - self._began, 0.001)
+        _erase(is_wanted=True)
+        text = f"{_size(self._bytes)}, {_span(0, seconds * 1000)}, {_size(int(self._bytes / seconds))}/s"
+        print(text, end="", file=sys.stderr, flush=True)
+
+
+def _erase(*, is_wanted: bool) -> None:
+    if is_wanted:
+        print("\r\x1b[K", end="", file=sys.stderr)
+
+
+def bytes_to_stdout() -> Callable[[bytes], None]:
+    """Writes an answer's bytes to standard output, each piece at once.
+
+    A terminal gets text, with control characters other than line ends and tabs escaped.
+    """
+    out = sys.stdout.buffer
+    decode = codecs.getincrementaldecoder("utf-8")("backslashreplace").decode
+
+    def write(piece: bytes) -> None:
+        out.write(piece)
+        out.flush()
+
+    def write_text(piece: bytes) -> None:
+        text = "".join(c if c in "\n\t" else readable(c) for c in decode(piece))
+        write(text.encode(sys.stdout.encoding, "backslashreplace"))
+
+    return write_text if sys.stdout.isatty() else write
 
 
 class LiveTable:
@@ -161,6 +231,8 @@ def _facts(task: Document) -> Iterator[tuple[str, str | Text]]:
     yield "request", f"{more['method']} {more['path']}{query}, {_size(more['request_bytes'])}"
     yield "label", more["label"] or "-"
     yield "answer", f"status {more['status_code'] or '-'}, {_size(more['response_bytes'])}"
+    yield "kept", _KEPT.get(more["response"], more["response"]) if more["response"] else "-"
+    yield "detached", "yes: it does not need its client any more" if more["is_detached"] else "-"
     yield "created", _moment(more["created_ms"])
     yield "waited", _span(more["created_ms"], more["started_ms"] or more["finished_ms"] or time.time() * 1000)
     yield "first byte", _span(more["started_ms"], more["first_byte_ms"])

@@ -66,12 +66,26 @@ export class Api {
     return { status: answer.status, body };
   }
 
+  // Throws Away and Refused.
+  async delete(path) {
+    const answer = await this.#fetch(path, { method: "DELETE", timeoutMs: TIMEOUT_MS });
+    if (!answer.ok) throw new Refused(answer.status, problemIn(await readJson(answer), answer));
+  }
+
+  // Opens a kept answer, which may go on for long. It has any status, and an ETag. Returns the answer, with its body
+  // unread; one without an ETag says that there is nothing yet. Throws Away and Refused.
+  async open(path, signal) {
+    const answer = await this.#fetch(path, { signal, timeoutMs: null });
+    if (answer.ok || answer.headers.has("ETag")) return answer;
+    throw new Refused(answer.status, problemIn(await readJson(answer), answer));
+  }
+
   async #fetch(path, { headers = {}, signal = null, timeoutMs, method = "GET" }) {
     if (this.#key) headers.Authorization = `Bearer ${this.#key}`;
-    const limit = AbortSignal.timeout(timeoutMs);
+    const signals = [signal, timeoutMs === null ? null : AbortSignal.timeout(timeoutMs)].filter(Boolean);
     const options = { method, headers, cache: "no-store", credentials: "omit", redirect: "error" };
     try {
-      const answer = await fetch(path, { ...options, signal: signal ? AbortSignal.any([signal, limit]) : limit });
+      const answer = await fetch(path, { ...options, signal: AbortSignal.any(signals) });
       this.#readClock(answer);
       return answer;
     } catch (error) {

@@ -1,6 +1,7 @@
 // The dialog with the whole status of one task. While it is open and the task runs, it follows the task with `?wait`.
 
 import { Away, Refused } from "./api.js";
+import { KeptAnswer } from "./answer.js";
 import { byId, el, setText } from "./dom.js";
 import { readable } from "./format.js";
 import { isInFlight, isWaiting, later } from "./history.js";
@@ -18,8 +19,12 @@ export class Detail {
     this.api = api;
     this.onNews = onNews;
     this.dialog = byId("detail");
+    this.answer = new KeptAnswer(api, (id) => this.#renew(id));
     byId("detail-close").addEventListener("click", () => this.close());
-    this.dialog.addEventListener("close", () => this.#closing.abort());
+    this.dialog.addEventListener("close", () => {
+      this.#closing.abort();
+      this.answer.close();
+    });
     document.addEventListener("visibilitychange", () => this.#followAgain());
   }
 
@@ -68,6 +73,14 @@ export class Detail {
     }
   }
 
+  // Requests the same task again, after something was done to it.
+  async #renew(id) {
+    const news = await this.api.get(statusPath(id));
+    if (!this.dialog.open || this.known.body.task_id !== id) return;
+    this.known = news;
+    this.#show(news.body);
+  }
+
   #show(task) {
     this.#draw(task);
     this.onNews(task);
@@ -77,6 +90,7 @@ export class Detail {
     setText(byId("detail-note"), note(task));
     const rows = describe(task, this.api.now()).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, el("bdi", {}, value))]);
     byId("detail-fields").replaceChildren(...rows);
+    this.answer.show(task);
     setText(byId("detail-document"), JSON.stringify(task, null, 2).split("\n").map(readable).join("\n"));
   }
 }

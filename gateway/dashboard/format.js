@@ -8,6 +8,9 @@ const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 export const readable = (text) =>
   String(text).replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, (c) => `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`);
 
+// The same for a text of many lines: line ends and tabs stay.
+export const readableLines = (text) => text.replace(/[^\n\t]+/g, readable);
+
 export function bytes(count) {
   if (count === null || count === undefined) return NONE;
   let unit = 0;
@@ -68,5 +71,6 @@ export const REASONS = {
   queue_full: "the queue was full, and a request of another key took its place",
   shutdown: "the gateway was stopped",
   lost: "its gateway was killed",
+  response_too_large: "its client had left, and its answer was too large to be kept",
   gateway_error: "the gateway refused it half-way, or the gateway itself failed",
 };

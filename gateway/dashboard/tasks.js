@@ -1,7 +1,8 @@
 // The two tables of tasks, and the button that cancels one.
 
-import { Away } from "./api.js";
-import { announce, byId, el, Rows, setClass, setText } from "./dom.js";
+import { keptInWords } from "./answer.js";
+import { ConfirmButton } from "./confirm.js";
+import { byId, el, Rows, setClass, setText } from "./dom.js";
 import { age, bytes, clock, count, duration, readable, REASONS } from "./format.js";
 import { createdMs, isInFlight, isWaiting } from "./history.js";
 
@@ -11,6 +12,8 @@ const key = (task) => `${task.extensions.attempt}:${task.task_id}`;
 const target = ({ method, path, query }) => readable(`${method} ${path}${query ? `?${query}` : ""}`);
 const firstByte = ({ created_ms, first_byte_ms }) => duration(first_byte_ms == null ? null : first_byte_ms - created_ms);
 
+const MARK_TITLE = "kept: the gateway keeps the answer. detached: the task does not need its client any more.";
+const marks = ({ response, is_detached }) => [response === "kept" && "kept", is_detached && "detached"].filter(Boolean).join(", ");
 const position = ({ queue_position, queue_length }) => (queue_position == null ? "" : `position ${queue_position} of ${queue_length}`);
 const took = ({ extensions }) => duration(extensions.finished_ms == null ? null : extensions.finished_ms - extensions.created_ms);
 
@@ -67,7 +70,7 @@ export class TaskTables {
       (cell, { extensions }) => setText(cell, bytes(extensions.response_bytes)),
       (cell, { timestamp }) => setText(cell, `${age(this.api.now() - timestamp * 1000)} ago`),
       (cell, { extensions }) => fillText(cell, readable(extensions.instance ?? "–")),
-      (cell, task) => (cell.control ??= new CancelButton(cell, task.task_id, cancel)),
+      (cell, task) => (cell.control ??= cancelButton(cell, task.task_id, cancel)),
     ];
   }
 
@@ -87,11 +90,13 @@ export class TaskTables {
     if (!cell.firstChild) {
       const button = el("button", { type: "button", class: "id", title: task.task_id }, task.task_id);
       button.addEventListener("click", () => this.open(task.task_id));
-      cell.append(button, el("bdi", { class: "target" }), el("bdi", { class: "label" }));
+      const mark = el("span", { class: "mark", title: MARK_TITLE });
+      cell.append(button, el("bdi", { class: "target" }), el("bdi", { class: "label" }), mark);
     }
-    const [, request, label] = cell.children;
+    const [, request, label, mark] = cell.children;
     fillText(request, target(task.extensions));
     fillText(label, readable(task.extensions.label ?? ""));
+    setText(mark, marks(task.extensions));
   }
 }
 
@@ -120,56 +125,14 @@ function fillResult(cell, { extensions, stage }) {
   if (cell.title !== title) cell.title = title;
 }
 
-// Asks for confirmation, in its own place, before it cancels.
-export class CancelButton {
-  constructor(cell, id, cancel) {
-    this.id = id;
-    this.cancel = cancel;
-    this.ask = button("Cancel", `Cancel the task ${id}`, () => this.#show(true));
-    this.yes = button("Really cancel", `Really cancel the task ${id}`, () => this.#send());
-    this.no = button("Keep", `Keep the task ${id}`, () => this.#show(false));
-    this.yes.className = "danger";
-    cell.append(this.ask, this.yes, this.no);
-    cell.addEventListener("keydown", (event) => event.key === "Escape" && !this.yes.hidden && this.#leave(event));
-    this.yes.hidden = this.no.hidden = true;
-  }
-
-  #leave(event) {
-    event.preventDefault(); // inside a dialog, Escape would close the dialog
-    this.#show(false);
-  }
-
-  #show(isAsking) {
-    this.ask.hidden = isAsking;
-    this.yes.hidden = this.no.hidden = !isAsking;
-    (isAsking ? this.yes : this.ask).focus();
-  }
-
-  async #send() {
-    if (this.yes.getAttribute("aria-disabled")) return;
-    this.yes.setAttribute("aria-disabled", "true");
-    this.yes.textContent = "Cancelling…";
-    try {
-      announce(outcome(this.id, await this.cancel(this.id)));
-    } catch (error) {
-      const why = error instanceof Away ? "the gateway does not answer" : error.message;
-      announce(`The task ${this.id} was not cancelled: ${why}`);
-      this.yes.title = why;
-    }
-    this.yes.removeAttribute("aria-disabled");
-    this.yes.textContent = "Really cancel";
-  }
+function cancelButton(cell, id, cancel) {
+  const words = { ask: "Cancel", yes: "Really cancel", no: "Keep", doing: "Cancelling…", what: `the task ${id}` };
+  return new ConfirmButton(cell, words, async () => outcome(id, await cancel(id)), `The task ${id} was not cancelled`);
 }
 
 function outcome(id, task) {
   if (isInFlight(task)) return `The task ${id} was told to stop.`;
   return task.stage === "cancelled" ? `The task ${id} is cancelled.` : `The task ${id} had already ended: ${task.state}.`;
-}
-
-function button(text, label, act) {
-  const made = el("button", { type: "button", "aria-label": label }, text);
-  made.addEventListener("click", act);
-  return made;
 }
 
 // One task's document in words: [name, value].
@@ -184,6 +147,8 @@ export function describe(task, now) {
     ["Label", readable(more.label ?? "–")],
     ["Queue", position(more) ? `${position(more)}, waiting since ${at(more.created_ms)}` : "–"],
     ["Answer", more.status_code == null ? "–" : `HTTP ${more.status_code}${more.stream ? ", a stream" : ""}`],
+    ["Answer kept", keptInWords(task)],
+    ["Detached", more.is_detached ? "yes: the task does not need its client any more" : "–"],
     ["Created", at(more.created_ms)],
     ["With Ollama", `${at(more.started_ms)}${more.started_ms == null ? "" : `, after ${duration(more.started_ms - more.created_ms)}`}`],
     ["First byte", `${at(more.first_byte_ms)}${more.first_byte_ms == null ? "" : `, after ${firstByte(more)}`}`],

@@ -17,7 +17,6 @@ from gateway.tasks.task import named_id
 
 log = logging.getLogger("gateway.request")
 
-_ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _PAGE_FIELDS = [
     (b"content-type", b"text/html; charset=utf-8"),
     (b"content-security-policy", b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
@@ -272,8 +271,8 @@ class Request(RequestHead):
             fields.append((b"retry-after", b"%d" % error.retry_after_seconds))
         if error.length is not None:
             fields.append((b"content-range", b"bytes */%d" % error.length))
-        if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
-            fields.append((b"allow", _ALLOWED))
+        if error.allowed:
+            fields.append((b"allow", error.allowed.encode()))
         if error.status == HTTPStatus.UNAUTHORIZED:
             fields.append((b"www-authenticate", b"Bearer"))  # RFC 9110 section 11.6.1
         if error.is_last:

@@ -227,8 +227,7 @@ class Answer:
 
     def saved(self, part: Part) -> None:
         """The store has a part."""
-        if part.offset == self.saved_bytes:
-            self.saved_bytes += len(part.piece)
+        self.saved_bytes += len(part.piece)
         if part.head and part.head == self.head.as_text():
             self._is_head_saved = True
 

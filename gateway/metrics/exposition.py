@@ -89,13 +89,30 @@ class Queue(Protocol):
         ...
 
 
+class KeptAnswers(Protocol):
+    """What the metrics need from the keeping of answers."""
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of memory kept answers and respond-async requests take."""
+        ...
+
+    @property
+    def detached(self) -> int:
+        """How many tasks run without their client."""
+        ...
+
+
 class Metrics:
     """The metrics of a gateway. `run` measures the lag of the event loop as long as the gateway serves."""
 
-    def __init__(self, counted: Counts, tracker: Tracked, queue: Queue | None, *, has_store: bool) -> None:
+    def __init__(
+        self, counted: Counts, tracker: Tracked, queue: Queue | None, kept: KeptAnswers, *, has_store: bool
+    ) -> None:
         self._counts = counted
         self._tracker = tracker
         self._queue = queue  # None without a bound
+        self._kept = kept
         self._has_store = has_store
         counted.show(counts.STARTED, time.time())
 
@@ -112,6 +129,8 @@ class Metrics:
         row.show_stages(tracker.stages())
         row.show(counts.RUNNING, tracker.running() if self._queue is None else self._queue.running)
         row.show(counts.WAITING, 0 if self._queue is None else self._queue.waiting)
+        row.show(counts.KEPT_BYTES, self._kept.held_bytes)
+        row.show(counts.DETACHED, self._kept.detached)
         row.show(counts.STORE_UP, tracker.is_store_up)
         row.show(counts.STORE_UNSAVED, tracker.unsaved)
         row.show(counts.STORE_DROPPED, tracker.dropped)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from gateway import __version__
 from gateway.errors import UpstreamFailure
+from gateway.kept.keeping import Keeping
 from gateway.tracking.tracker import Tracker
 from gateway.upstream.models import listed_models, missing_models, read_progress
 from gateway.upstream.pool import Upstream
@@ -43,6 +44,14 @@ class ModelsAtStart(BaseModel):
     percent: int | None = Field(description="of that one, as far as its size is known")
 
 
+class KeptAnswers(BaseModel):
+    """The kept answers that this gateway holds in memory."""
+
+    answers: int
+    held_bytes: int = Field(description="with the bodies of respond-async requests that wait for Ollama")
+    max_bytes: int = Field(description="`MAX_KEPT_BYTES`")
+
+
 class Readiness(BaseModel):
     """Whether requests will be served. The store's condition is only reported: without it, requests go on."""
 
@@ -51,6 +60,7 @@ class Readiness(BaseModel):
     store: Literal["up", "down", "off"] = Field(description="off: none is configured")
     unsaved: int = Field(description="statuses that wait to be written to the store")
     dropped: int = Field(description="ended tasks whose status was forgotten because the store was away for too long")
+    kept: KeptAnswers | None = Field(description="null: no answer can be kept")
     models: ModelsAtStart | None = Field(description="null: none are pulled at the start")
     version: str
 
@@ -99,6 +109,7 @@ class ReadinessProbe:
         self,
         upstream: Upstream,
         tracker: Tracker,
+        keeping: Keeping,
         models: ModelsProbe,
         *,
         is_stopping: Callable[[], bool],
@@ -107,6 +118,7 @@ class ReadinessProbe:
     ) -> None:
         self._upstream = upstream
         self._tracker = tracker
+        self._keeping = keeping
         self._models = models
         self._is_stopping = is_stopping
         self._has_store = has_store
@@ -127,9 +139,17 @@ class ReadinessProbe:
             store=store if self._has_store else "off",
             unsaved=tracker.unsaved,
             dropped=tracker.dropped,
+            kept=self._kept(),
             models=self._models.report(),
             version=__version__,
         )
+
+    def _kept(self) -> KeptAnswers | None:
+        keeping = self._keeping
+        if not keeping.is_on:
+            return None
+        max_bytes = keeping.limits.held_bytes
+        return KeptAnswers(answers=keeping.answers, held_bytes=keeping.held_bytes, max_bytes=max_bytes)
 
     def _status(self) -> Status:
         if self._is_stopping():

@@ -33,6 +33,12 @@ def task_id_in(path: bytes) -> bytes | None:
     return None if match is None or match[1] == _RESERVED else unquote_to_bytes(match[1])
 
 
+class _OtherMethod(MethodNotAllowed):
+    """A method that this route does not have."""
+
+    allowed = "GET, HEAD, DELETE"
+
+
 class ResponseRoute:
     """Answers requests for kept answers."""
 
@@ -52,7 +58,7 @@ class ResponseRoute:
             deleting = Background(request)
             deleting.begin(self._delete(request, task_id))
         else:
-            raise MethodNotAllowed(f"{request.method} is not allowed here; allowed: GET, HEAD, DELETE")
+            raise _OtherMethod(f"{request.method} is not allowed here; allowed: {_OtherMethod.allowed}")
 
     async def _delete(self, request: Request, task_id: str) -> None:
         await delete(self._keeping, self._looking, task_id, request.reader)
@@ -109,9 +115,9 @@ def with_response_route(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
+_ID = {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}}
 DESCRIPTION: dict[str, Any] = {
     "/tasks/{task_id}/response": {
-        "parameters": [{"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}}],
         "get": {
             "tags": ["tasks"],
             "summary": "The kept answer of a task",
@@ -119,6 +125,7 @@ DESCRIPTION: dict[str, Any] = {
             "description": "Ollama's status, header fields and bytes, live while the task runs. The answer ends as the "
             "original did. `ETag` names the generation; a client that reads on sends it as `If-Match`.",
             "parameters": [
+                _ID,
                 {"name": "from", "in": "query", "description": "the first byte that is wanted",
                  "schema": {"type": "integer", "minimum": 0, "default": 0}},
                 {"name": "wait", "in": "query", "description": "seconds to wait for the head of the answer; without it "
@@ -142,6 +149,7 @@ DESCRIPTION: dict[str, Any] = {
             "tags": ["tasks"],
             "summary": "Deletes the kept answer of a task",
             "operationId": "task_response_delete",
+            "parameters": [_ID],
             "description": "A task that runs goes on without being kept; if its client has left, it is cancelled.",
             "responses": {
                 "204": _error("it is gone"),

@@ -133,7 +133,7 @@ SETTINGS = (
     Setting("MAX_STORED_RESPONSE_BYTES", "67108864", "1 to 1099511627776 bytes", "How much of kept answers the store "
             "holds for all gateways; where there are API keys, half of it for one key.", whole(1, 2**40)),
     Setting("TTL_RESPONSE", "3600", "1 to 31536000 seconds, at most `TTL_DONE`", "How long a kept answer can be read "
-            "after its end.", whole(1, 31_536_000)),
+            "after its end. Unset, and `TTL_DONE` is less: as long as that.", whole(1, 31_536_000)),
     Setting("UPSTREAM_IDLE_TIMEOUT_SEC", "0", "0 (off) to 86400 seconds", "How long Ollama may stay silent. Loading a "
             "model takes minutes of silence.", seconds(0, 86_400)),
     Setting("DRAIN_SEC", "30", "0 to 3600 seconds", "How long requests get to finish after SIGTERM.",
@@ -174,6 +174,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
             values[setting.name] = setting.parse(text) if text else None
         except ValueError as error:
             problems.append(_problem(setting, text, error))
+    if "TTL_RESPONSE" not in given and values.get("TTL_DONE") is not None:
+        values["TTL_RESPONSE"] = min(values["TTL_RESPONSE"], values["TTL_DONE"])
     problems += _problems_between(values)
     if problems:
         raise InvalidSettings(problems)

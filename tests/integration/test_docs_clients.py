@@ -7,28 +7,24 @@ npm, or one that reaches no packages, skips those examples.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
 import openai
 import pytest
 
+from tests.support.installing import installed, needed, openai_for_node
 from tests.support.outcome import failed, outcome
 from tests.support.pages import blocks, here, output, page, the_block
 from tests.support.scripted import streaming
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from tests.support.gateway import Gateway
     from tests.support.model import EmbeddedModel
     from tests.support.scripted import Upstream
-
-    Install = Callable[..., Awaitable[Path]]
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -38,41 +34,7 @@ PIECE = (
 )
 FINISH = PIECE % b'{},"finish_reason":"stop"'
 PIECE %= b'{"role":"assistant","content":"red"},"finish_reason":null'
-JAVASCRIPT, LANGCHAIN = "openai@6.49.0", "langchain-openai==1.7.3"
-
-
-def needed(program: str) -> str:
-    """The path of a program; skipped at home without it, a failure in CI."""
-    found = shutil.which(program)
-    if found is None and not os.environ.get("CI"):
-        pytest.skip(f"there is no {program} here")
-    assert found is not None, f"there is no {program}"
-    return found
-
-
-@pytest.fixture
-def install(pytestconfig: pytest.Config) -> Install:
-    """Runs a command that installs a package into a directory, which later runs find in pytest's cache."""
-    assert pytestconfig.cache is not None
-    cache = pytestconfig.cache.mkdir("clients")
-
-    async def installed(package: str, *command: str) -> Path:
-        directory = cache / package
-        if not directory.exists():
-            half = cache / f"{package}.{os.getpid()}"
-            half.mkdir()
-            try:
-                # with the machine's own environment: it may say how packages are reached
-                await output(*command, str(half), package, cwd=half, settings=os.environ)
-            except (AssertionError, TimeoutError) as error:
-                shutil.rmtree(half)
-                if os.environ.get("CI"):
-                    raise
-                pytest.skip(f"{package} cannot be installed here: {error}")
-            half.rename(directory)
-        return directory
-
-    return installed
+LANGCHAIN = "langchain-openai==1.7.3"
 
 
 async def assert_success(gateway: Gateway, written: str, task_id: str) -> None:
@@ -92,10 +54,9 @@ async def test_the_python_example_finds_its_id(live: Gateway, model: EmbeddedMod
     await assert_success(live, written, task_id)
 
 
-async def test_the_javascript_example_streams(live: Gateway, model: EmbeddedModel, install: Install) -> None:
+async def test_the_javascript_example_streams(live: Gateway, model: EmbeddedModel, pytestconfig: pytest.Config) -> None:
     """With the official package it streams the answer and prints the end of its task."""
-    node, npm = needed("node"), needed("npm")
-    directory = await install(JAVASCRIPT, npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix")
+    node, directory = needed("node"), await openai_for_node(pytestconfig)
     script = directory / f"example-{live.port}.mjs"
     script.write_text(here(the_block(PAGE, "js", "import OpenAI"), live.port, model.name))
     await assert_success(live, await output(node, str(script), cwd=directory), "colours-1")
@@ -121,10 +82,10 @@ async def test_the_curl_examples_work(live: Gateway, model: EmbeddedModel, tmp_p
 
 
 async def test_the_langchain_example_streams(
-    live: Gateway, model: EmbeddedModel, install: Install, tmp_path: Path
+    live: Gateway, model: EmbeddedModel, pytestconfig: pytest.Config, tmp_path: Path
 ) -> None:
     """LangChain streams the answer under the id that was given; its task's end is printed."""
-    directory = await install(LANGCHAIN, sys.executable, "-m", "pip", "install", "--quiet", "--target")
+    directory = await installed(pytestconfig, LANGCHAIN, sys.executable, "-m", "pip", "install", "--quiet", "--target")
     example = here(the_block(PAGE, "python", "langchain_openai"), live.port, model.name)
     command = (sys.executable, "-W", "ignore", "-c", example)
     written = await output(*command, cwd=tmp_path, settings={"PYTHONPATH": str(directory)})
@@ -132,10 +93,10 @@ async def test_the_langchain_example_streams(
 
 
 async def test_the_langchain_example_limits_the_tokens(
-    tracked: Gateway, upstream: Upstream, model: EmbeddedModel, install: Install, tmp_path: Path
+    tracked: Gateway, upstream: Upstream, model: EmbeddedModel, pytestconfig: pytest.Config, tmp_path: Path
 ) -> None:
     """What LangChain sends has `max_tokens`, the one name for it that Ollama reads."""
-    directory = await install(LANGCHAIN, sys.executable, "-m", "pip", "install", "--quiet", "--target")
+    directory = await installed(pytestconfig, LANGCHAIN, sys.executable, "-m", "pip", "install", "--quiet", "--target")
     number = len(upstream.exchanges)
     upstream.then(streaming(PIECE, FINISH, b"data: [DONE]\n\n"))
     example = here(the_block(PAGE, "python", "langchain_openai"), tracked.port, model.name)

@@ -13,10 +13,10 @@ import pytest
 
 from gateway.tasks.document import fields_of
 from gateway.tasks.stages import Stage
-from tests.integration.test_terminal import said
 from tests.support.forged import FIELDS, KINDS, LISTS, all_documents, document, forge_document, forge_key, with_shape
 from tests.support.scripted import Gated
 from tests.support.store import DOCUMENTS
+from tests.support.terminal import said
 from tests.support.waiting import until
 
 if TYPE_CHECKING:

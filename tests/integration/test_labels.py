@@ -14,11 +14,11 @@ import pytest_asyncio
 
 from gateway.store.redis import RedisStore
 from gateway.tasks.stages import Stage
-from tests.integration.test_terminal import said
 from tests.support.outcome import DONE, outcome
 from tests.support.records import put, record
 from tests.support.scripted import JSON, answering
 from tests.support.served import Served
+from tests.support.terminal import said
 from tests.support.waiting import until, within
 from tests.support.wire import request
 

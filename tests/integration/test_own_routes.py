@@ -53,7 +53,12 @@ async def test_head_is_get_without_a_body_on_every_route(gateway: Gateway) -> No
 
 async def test_a_405_allows_head_with_get(gateway: Gateway) -> None:
     """What Allow names works."""
-    for target, allowed in (("/livez", b"GET, HEAD"), ("/tasks/x/cancel", b"POST"), ("/", b"GET, HEAD, OPTIONS")):
+    for target, allowed in (
+        ("/livez", b"GET, HEAD"),
+        ("/tasks/x/cancel", b"POST"),
+        ("/", b"GET, HEAD, OPTIONS"),
+        ("/tasks/x/response", b"DELETE, GET, HEAD"),
+    ):
         answer = await gateway.ask("PUT", target, KEY)
         assert (answer.status, sorted(answer.head.all("allow")[0].split(b", "))) == (405, allowed.split(b", "))
 

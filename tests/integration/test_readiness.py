@@ -102,6 +102,17 @@ async def test_without_any_store_it_says_so(launch: Launch) -> None:
     assert (found["status"], found["store"], found["unsaved"]) == ("ready", "off", 0)
 
 
+async def test_it_tells_of_kept_answers(launch: Launch, upstream: Upstream) -> None:
+    """How many this gateway holds, their bytes, and the bound; null where no answer can be kept."""
+    gateway = await launch(MAX_RESPONSE_BYTES="1000", MAX_KEPT_BYTES="5000")
+    upstream.then(answering(200, body=b"12345"))
+    await gateway.ask("POST", "/v1/x", (b"X-Task-Keep", b"true"), body=b"{}")
+    kept = (await gateway.http.get("/readyz")).json()["kept"]
+    assert kept == {"answers": 1, "held_bytes": 5, "max_bytes": 5000}
+    gateway = await launch(MAX_RESPONSE_BYTES="0")
+    assert (await gateway.http.get("/readyz")).json()["kept"] is None
+
+
 async def test_a_store_that_only_reads_is_down(launch: Launch, new_store: NewStore) -> None:
     """A store that answers and takes no writes is reported as down, and as up when it does again."""
     store = await new_store()

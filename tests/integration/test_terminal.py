@@ -9,10 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
-import pty
 import re
-import signal
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +19,7 @@ from tests.support.ports import refusing_port
 from tests.support.process import ROOT, environment
 from tests.support.scripted import JSON, Gated, answering
 from tests.support.served import Served
+from tests.support.terminal import COMMAND, Live, Said, said
 from tests.support.waiting import until, within
 
 if TYPE_CHECKING:
@@ -35,35 +33,8 @@ if TYPE_CHECKING:
     Ask = Callable[..., Awaitable["Said"]]
 
 
-COMMAND = [sys.executable, "-m", "gateway"]
 CHAT = "/v1/chat/completions"
 END = b"data: [DONE]\n\n"
-
-
-class Said:
-    """What a command wrote, and its exit code."""
-
-    def __init__(self, code: int | None, out: bytes, error: bytes) -> None:
-        self.code = code
-        self.out = out.decode()
-        self.error = error.decode()
-        assert "Traceback" not in self.error, self.error
-
-    @property
-    def json(self) -> Any:
-        """The one line of JSON."""
-        (line,) = self.out.splitlines()
-        return json.loads(line)
-
-
-async def said(*words: str, **settings: str) -> Said:
-    """Run a command to its end."""
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND, *words, cwd=ROOT, env=environment(settings),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, error = await within(30, process.communicate(), " ".join(words))
-    return Said(process.returncode, out, error)
 
 
 @pytest.fixture
@@ -276,48 +247,6 @@ async def is_known(gateway: Gateway, task_id: str) -> bool:
 
 
 # -- watching --
-
-
-class Live:
-    """A command that goes on for a while, on a terminal or not."""
-
-    def __init__(self, port: int, *words: str, is_terminal: bool) -> None:
-        self.ours, theirs = pty.openpty() if is_terminal else os.pipe()
-        os.set_blocking(self.ours, False)
-        settings = environment({"GATEWAY_PORT": str(port), "TERM": "xterm", "COLUMNS": "150", "LINES": "40"})
-        command = asyncio.create_subprocess_exec(
-            *COMMAND, *words, cwd=ROOT, env=settings, stdin=asyncio.subprocess.DEVNULL,
-            stdout=theirs, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        self.theirs, self.command, self.out = theirs, command, ""
-        self.process: asyncio.subprocess.Process
-
-    async def __aenter__(self) -> Live:
-        self.process = await self.command
-        os.close(self.theirs)
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
-        _, complaint = await self.process.communicate()
-        os.close(self.ours)
-        assert b"Traceback" not in complaint, complaint
-
-    def read(self) -> str:
-        """All that it has written so far."""
-        with contextlib.suppress(OSError):  # nothing there, or a terminal whose other end is gone
-            self.out += os.read(self.ours, 1_000_000).decode()
-        return self.out
-
-    async def shows(self, *words: str) -> None:
-        """Wait until it has written these words."""
-        await until(lambda: all(word in self.read() for word in words), 30, f"{words} in the output")
-
-    async def interrupted(self) -> int:
-        """Its exit code after Ctrl-C."""
-        self.process.send_signal(signal.SIGINT)
-        return await within(30, self.process.wait())
 
 
 async def test_watch_follows_on_a_terminal(tracked: Gateway, upstream: Upstream, stream: Gated, fresh_id: str) -> None:

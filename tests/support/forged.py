@@ -34,7 +34,8 @@ FIELDS = [
 ]  # fmt: skip
 EXTENSIONS = [
     "method", "path", "query", "stream", "status_code", "reason", "created_ms", "started_ms", "first_byte_ms",
-    "finished_ms", "request_bytes", "response_bytes", "attempt", "instance", "boot", "owner", "lost_after_ms",
+    "finished_ms", "request_bytes", "response_bytes", "is_detached", "response", "attempt", "instance", "boot", "owner",
+    "lost_after_ms",
 ]  # fmt: skip
 ENTRIES = [
     "x", ":", "::::", "0000000001000", "0000000001000:DONE::t", "1000:SUCCESS:t", "0000000001000:SUCCESS:alice",

@@ -29,7 +29,11 @@ CONTRACT = {
     "MAX_RUNNING": "0", "MAX_QUEUED": "1000", "UPSTREAM_IDLE_TIMEOUT_SEC": "0",
     "DRAIN_SEC": "30", "OLLAMA_PULL_MODELS": "", "LOG_LEVEL": "info", "LOG_FORMAT": "text", "MAX_CONNECTIONS": "8000",
 }  # fmt: skip
-LATER = {"DRAIN_NOTICE_SEC": "0", "GATEWAY_INSTANCE": "", "READY_REQUIRES_MODELS": "false"}
+LATER = {
+    "DRAIN_NOTICE_SEC": "0", "GATEWAY_INSTANCE": "", "READY_REQUIRES_MODELS": "false",
+    "MAX_RESPONSE_BYTES": "16777216", "MAX_KEPT_BYTES": "268435456", "MAX_STORED_RESPONSE_BYTES": "67108864",
+    "TTL_RESPONSE": "3600",
+}  # fmt: skip
 
 
 def row(setting: Setting) -> str:
@@ -90,6 +94,9 @@ def test_defaults_become_what_they_say() -> None:
         "TTL_RUNNING": settings.ttl_running_seconds, "TTL_DONE": settings.ttl_done_seconds,
         "HEARTBEAT_SEC": settings.heartbeat_seconds, "GATEWAY_PORT": settings.gateway_port,
         "MAX_BODY_BYTES": settings.max_body_bytes, "MAX_CONNECTIONS": settings.max_connections,
+        "MAX_RESPONSE_BYTES": settings.max_response_bytes, "MAX_KEPT_BYTES": settings.max_kept_bytes,
+        "MAX_STORED_RESPONSE_BYTES": settings.max_stored_response_bytes,
+        "TTL_RESPONSE": settings.ttl_response_seconds,
         "MAX_RUNNING": settings.max_running, "MAX_QUEUED": settings.max_queued,
         "UPSTREAM_IDLE_TIMEOUT_SEC": settings.upstream_idle_timeout_seconds, "DRAIN_SEC": settings.drain_seconds,
         "DRAIN_NOTICE_SEC": settings.drain_notice_seconds,

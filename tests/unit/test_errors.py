@@ -30,6 +30,15 @@ PROMISED = {
     "shutting_down": 503,
     "too_many_connections": 503,
     "cancelled": 499,
+    "response_too_large": 500,
+    "task_id_reused": 422,
+    "keep_unavailable": 503,
+    "invalid_parameter": 422,
+    "response_not_kept": 404,
+    "response_gone": 410,
+    "generation_changed": 412,
+    "offset_not_satisfiable": 416,
+    "store_unavailable": 503,
 }
 UNPROMISED = {"gateway_error", "method_not_allowed"}
 

@@ -177,6 +177,10 @@ WRONG = [
     ["status", "one", "--wait", "nan"], ["tasks", "--url", "ftp://h"], ["tasks", "--url", "h:1"],
     ["tasks", "--url", "http://"], ["tasks", "--url", "http://h:x"], ["tasks", "--key-file", "/no/such/file"],
     ["tasks", "--key-file", "/"], ["--json"],
+    ["response"], ["response", "one", "--json"], ["response", "one", "--from", "-1"],
+    ["response", "one", "--from", "x"], ["response", "one", "--generation", "1 2"],
+    ["response", "one", "-o"], ["response", "one", "--delete", "--follow"],
+    ["response", "one", "--delete", "--from", "0"], ["response", "one", "--delete", "-o", "file"],
 ]  # fmt: skip
 
 
@@ -240,10 +244,11 @@ def test_the_page_has_the_exit_codes() -> None:
     assert codes == ours
 
 
-@pytest.mark.parametrize("command", re.findall(r"ollama-gateway ((?:tasks|status|cancel)[^`|;>\n]*)", PAGE))
+@pytest.mark.parametrize("command", re.findall(r"ollama-gateway ((?:tasks|status|response|cancel)[^`|;>\n]*)", PAGE))
 def test_the_pages_commands_are_commands(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command on the page is accepted: it fails only because there is no gateway."""
+    """Each command on the page is accepted: it fails only because there is no gateway, terminal or file."""
     words = shlex.split(command.replace("$job", "job"))
     with refusing_port() as port:
-        assert main([*words, "--url", f"http://127.0.0.1:{port}"]) in ({2, 5} if "--watch" in words else {5})
+        codes = {2, 5} if {"--watch", "-o"} & set(words) else {5}
+        assert main([*words, "--url", f"http://127.0.0.1:{port}"]) in codes
     assert "usage:" not in capsys.readouterr().err

@@ -9,20 +9,29 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway import errors
+from gateway.kept.head import End
 from gateway.metrics import counts
 from gateway.metrics.counts import FAMILIES, SIZE, Counts
 from gateway.metrics.exposition import MAX_MODELS, Metrics, ModelMemory
 from gateway.store.memory import MemoryStore
 from gateway.tasks.stages import Stage
-from gateway.tasks.task import Reason, Task
+from gateway.tasks.task import Kept, Reason, Task
 from gateway.tracking.tracker import Tracker
 from tests.support.exposition import Scrape
+from tests.support.keeping import keeping_of
 from tests.support.process import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CHAT = "/v1/chat/completions"
+
+
+class Owned:
+    """An exchange that does nothing when its answer is dropped."""
+
+    def on_dropped(self, why: Kept) -> None:
+        """The answer is kept no longer."""
 
 
 def tracker_of(row: Counts, store: MemoryStore | None = None) -> Tracker:
@@ -53,7 +62,8 @@ def ended(
 
 def scraped(row: Counts, accept: str = "", models: Sequence[ModelMemory] = (), has_store: bool = True) -> Scrape:
     """What a scrape of this row says."""
-    metrics = Metrics(row, tracker_of(row), None, has_store=has_store)
+    tracker = tracker_of(row)
+    metrics = Metrics(row, tracker, None, keeping_of(tracker), has_store=has_store)
     text, content_type = metrics.render(accept, is_upstream_up=True, models=models)
     return Scrape(text.decode(), content_type)
 
@@ -158,7 +168,8 @@ async def test_what_was_found_lost_counts() -> None:
     store = MemoryStore()
     store.lost = 2
     tracker = tracker_of(row, store)
-    text, _ = Metrics(row, tracker, None, has_store=True).render("", is_upstream_up=True, models=())
+    metrics = Metrics(row, tracker, None, keeping_of(tracker), has_store=True)
+    text, _ = metrics.render("", is_upstream_up=True, models=())
     assert Scrape(text.decode()).series("tasks_total") == {("lost", "FAILED"): 2}
 
 
@@ -202,7 +213,7 @@ async def test_the_tasks_in_flight_count_by_stage() -> None:
     """A task in flight is shown with its stage, and no longer once it has ended."""
     row = Counts()
     tracker = tracker_of(row)
-    metrics = Metrics(row, tracker, None, has_store=True)
+    metrics = Metrics(row, tracker, None, keeping_of(tracker), has_store=True)
     tasks = [tracker.begin(None, "POST", CHAT, "") for _ in range(3)]
     tracker.forward(tasks[0])
     tracker.forward(tasks[1])
@@ -215,6 +226,42 @@ async def test_the_tasks_in_flight_count_by_stage() -> None:
     for task in tasks:
         tracker.finish(task, None, "")
     assert in_flight() == {}
+
+
+async def test_kept_answers_count_by_what_became_of_them() -> None:
+    """Each has its series."""
+    row = Counts()
+    row.kept(Kept.KEPT)
+    row.kept(Kept.NO_ROOM)
+    row.kept(Kept.NO_ROOM)
+    counted = scraped(row).series("kept_answers_total")
+    assert counted == {("kept",): 1, ("no_room",): 2}
+
+
+async def test_what_is_held_of_kept_answers_is_shown_as_it_is_now() -> None:
+    """The bytes in memory, and the tasks that run without their client, until they end."""
+    row = Counts()
+    tracker = tracker_of(row)
+    keeping = keeping_of(tracker)
+    metrics = Metrics(row, tracker, None, keeping, has_store=False)
+
+    def shown() -> tuple[float, float]:
+        scrape = Scrape(metrics.render("", is_upstream_up=True, models=())[0].decode())
+        return scrape("kept_bytes"), scrape("detached_tasks")
+
+    assert shown() == (0, 0)
+    task = tracker.begin(None, "POST", CHAT, "")
+    answer = keeping.begin(task, Owned())
+    answer.granted()
+    answer.add(b"12345")
+    assert shown() == (5, 0)
+    keeping.tasks.detach(task)
+    assert shown() == (5, 1)
+    answer.end(End.WHOLE)
+    tracker.finish(task, None, "")
+    assert shown() == (5, 0)
+    answer.drop(Kept.DELETED)
+    assert shown() == (0, 0)
 
 
 def test_each_number_has_one_place() -> None:

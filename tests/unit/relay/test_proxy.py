@@ -14,6 +14,7 @@ from gateway.queue.places import Places
 from gateway.relay.proxy import Proxy
 from gateway.tracking.tracked import MAX_WAIT_SECONDS, MAX_WAITS_SECONDS
 from gateway.upstream.pool import Upstream
+from tests.support.keeping import keeping_of
 from tests.support.ports import free_port
 from tests.support.tracking import tracking
 from tests.support.waiting import until
@@ -43,7 +44,8 @@ async def test_the_look_for_an_id_and_its_claim_are_one_wait() -> None:
     async with tracking() as subject:
         places = Places(1, 1)
         upstream = Upstream("127.0.0.1", free_port())
-        proxy = Proxy(upstream, subject.tracker, Counts(), places, max_body_bytes=100)
+        tracker = subject.tracker
+        proxy = Proxy(upstream, tracker, Counts(), places, keeping_of(tracker), max_body_bytes=100)
         for name in (b"running", b"waiting"):
             proxy.open(asked(name, "alice"), parse_target(b"/v1/x"))
         assert places.is_full
@@ -61,7 +63,8 @@ async def test_a_look_for_an_id_that_fails_inside_the_gateway_is_answered(caplog
     async with tracking() as subject:
         sent: list[bytes] = []
         places = Places(1, 0)
-        proxy = Proxy(Upstream("127.0.0.1", free_port()), subject.tracker, Counts(), places, max_body_bytes=100)
+        upstream, tracker = Upstream("127.0.0.1", free_port()), subject.tracker
+        proxy = Proxy(upstream, tracker, Counts(), places, keeping_of(tracker), max_body_bytes=100)
         places.reserve("", is_low=False, is_ready=True)
 
         async def fail(task_id: str, owner: str) -> bool:

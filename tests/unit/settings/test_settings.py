@@ -34,6 +34,10 @@ GOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("GATEWAY_PORT", "gateway_port", {"1": 1, "65535": 65535}),
     ("MAX_RUNNING", "max_running", {"0": 0, "100000": 100_000}),
     ("MAX_QUEUED", "max_queued", {"0": 0, "1000000": 1_000_000}),
+    ("MAX_RESPONSE_BYTES", "max_response_bytes", {"0": 0, "268435456": 2**28}),
+    ("MAX_KEPT_BYTES", "max_kept_bytes", {"16777216": 2**24, "1099511627776": 2**40}),
+    ("MAX_STORED_RESPONSE_BYTES", "max_stored_response_bytes", {"1": 1, "1099511627776": 2**40}),
+    ("TTL_RESPONSE", "ttl_response_seconds", {"1": 1, "86400": 86400}),
     ("MAX_BODY_BYTES", "max_body_bytes", {"1": 1, "1099511627776": 2**40}),
     ("MAX_CONNECTIONS", "max_connections", {"1": 1, "1000000": 1_000_000}),
     ("UPSTREAM_IDLE_TIMEOUT_SEC", "upstream_idle_timeout_seconds", {"0": 0.0, "86400": 86400.0, "0.25": 0.25}),
@@ -74,6 +78,10 @@ BAD: dict[str, list[str]] = {
     "GATEWAY_INSTANCE": ["a b", "a/b", "a" * 129],
     "MAX_RUNNING": ["100001", *NUMBERS],
     "MAX_QUEUED": ["1000001", "ten", *NUMBERS],
+    "MAX_RESPONSE_BYTES": ["1073741825", "16M", *NUMBERS],
+    "MAX_KEPT_BYTES": ["0", "1099511627777", "256M", *NUMBERS],
+    "MAX_STORED_RESPONSE_BYTES": ["0", "1099511627777", "64M", *NUMBERS],
+    "TTL_RESPONSE": ["0", "31536001", "60.5", *NUMBERS],
     "MAX_BODY_BYTES": ["0", "1099511627777", "1.5", "256M", *NUMBERS],
     "MAX_CONNECTIONS": ["0", "1000001", "many", *NUMBERS],
     "UPSTREAM_IDLE_TIMEOUT_SEC": ["86401", "off", *NUMBERS],
@@ -381,6 +389,35 @@ def test_a_ttl_below_five_heartbeats_is_refused(ttl: str, beat: str, is_good: bo
         (line,) = refusal(**environ)
         assert line.startswith(f"TTL_RUNNING={ttl} ")
         assert f"HEARTBEAT_SEC={beat}" in line
+
+
+@pytest.mark.parametrize(("response", "done"), [("1", "1"), ("2", "1"), ("86400", "86400"), ("86401", "86400")])
+def test_an_answer_does_not_outlive_its_status(response: str, done: str) -> None:
+    """TTL_RESPONSE is at most TTL_DONE."""
+    environ = {"TTL_RESPONSE": response, "TTL_DONE": done}
+    if int(response) <= int(done):
+        found = load(environ)
+        assert (found.ttl_response_seconds, found.ttl_done_seconds) == (int(response), int(done))
+    else:
+        assert refusal(**environ) == [f"TTL_RESPONSE={response} is not valid; allowed: at most TTL_DONE={done}"]
+
+
+@pytest.mark.parametrize("done", ["1", "3599", "3600", "86400"])
+def test_without_a_time_for_answers_that_of_statuses_bounds_it(done: str) -> None:
+    """A TTL_DONE below an hour is valid alone, as it was before answers were kept."""
+    assert load({"TTL_DONE": done}).ttl_response_seconds == min(int(done), 3600)
+
+
+@pytest.mark.parametrize(("one", "all_of_them"), [("1", "1"), ("2", "1"), ("1073741824", "1073741824"), ("0", "1")])
+def test_the_longest_answer_fits_into_what_is_held(one: str, all_of_them: str) -> None:
+    """MAX_RESPONSE_BYTES is at most MAX_KEPT_BYTES."""
+    environ = {"MAX_RESPONSE_BYTES": one, "MAX_KEPT_BYTES": all_of_them}
+    if int(one) <= int(all_of_them):
+        found = load(environ)
+        assert (found.max_response_bytes, found.max_kept_bytes) == (int(one), int(all_of_them))
+    else:
+        (line,) = refusal(**environ)
+        assert line == f"MAX_RESPONSE_BYTES={one} is not valid; allowed: at most MAX_KEPT_BYTES={all_of_them}"
 
 
 def test_what_does_not_concern_us_is_not_read() -> None:

@@ -36,7 +36,9 @@ EXTENSION_KEYS = {
     "method", "path", "query", "stream", "status_code", "reason", "created_ms", "started_ms", "first_byte_ms",
     "finished_ms", "request_bytes", "response_bytes", "attempt", "instance",
 }  # fmt: skip
-OWN_ADDITIONS = {"boot", "owner", "label", "queue_position", "queue_length", "lost_after_ms"}
+OWN_ADDITIONS = {
+    "is_detached", "response", "boot", "owner", "label", "queue_position", "queue_length", "lost_after_ms",
+}  # fmt: skip
 
 
 def new_task(path: str = "/v1/models", query: str = "") -> Task:
@@ -112,11 +114,11 @@ def test_states_and_stages_are_the_contracts() -> None:
 
 
 def test_the_reasons_are_the_contracts() -> None:
-    """Thirteen reasons, and each leads to a failed stage."""
+    """Fourteen reasons, and each leads to a failed stage."""
     assert {str(reason) for reason in Reason} == {
         "upstream_status", "upstream_unavailable", "upstream_error", "upstream_truncated", "stream_incomplete",
         "stream_error", "client_disconnect", "cancelled", "timeout", "shutdown", "lost", "gateway_error",
-        "queue_full",
+        "queue_full", "response_too_large",
     }  # fmt: skip
     assert all(failed_stage(reason).state is State.FAILED for reason in Reason)
 
@@ -274,6 +276,8 @@ def test_the_documents_values() -> None:
             "finished_ms": 1003,
             "request_bytes": 12,
             "response_bytes": 34,
+            "is_detached": False,
+            "response": None,
             "attempt": 3,
             "instance": "host-1",
             "boot": "b",

@@ -291,3 +291,22 @@ async def test_a_cut_reaches_the_request_once() -> None:
     over = ended("b")
     over.cut(first)
     assert over.cut_by is None
+
+
+# -- an end that waits for its answer --
+
+
+async def test_an_end_that_is_held_is_written_when_it_is_released() -> None:
+    """Neither its own post nor a batch that comes back writes it before."""
+    task = running("a")
+    task.hold_end()
+    outbox = posted(task)
+    assert outbox.next_batch() == [task]
+    task.finish(None, "", 1002)
+    outbox.post_urgently(task)
+    outbox.give_back()
+    assert save(outbox) == []
+    assert outbox.remembered == {"a": task}
+    assert task.release_end()
+    outbox.post_urgently(task)
+    assert save(outbox) == ["a"]

@@ -1,0 +1,145 @@
+// The kept answer of the task in the dialog: shows it as text, live while it runs; saves it as a file; deletes it.
+// It is fetched, not linked to: a browser cannot send an API key when a user follows a link.
+
+import { Away, Refused } from "./api.js";
+import { ConfirmButton } from "./confirm.js";
+import { byId, el, setText } from "./dom.js";
+import { bytes, readableLines } from "./format.js";
+import { isInFlight } from "./history.js";
+
+const MOST_SHOWN = 256 * 1024; // bytes; more text makes a page slow
+const NOT_KEPT = {
+  deleted: "no, it was deleted",
+  too_large: "no, it is too large (MAX_RESPONSE_BYTES)",
+  no_room: "no, there was no room for it (MAX_KEPT_BYTES, MAX_STORED_RESPONSE_BYTES)",
+};
+const ENDINGS = { "application/json": "json", "text/event-stream": "txt", "text/plain": "txt" };
+
+// Whether the answer of a task is kept.
+export function keptInWords(task) {
+  const { response, response_bytes: size } = task.extensions;
+  if (response == null) return "–";
+  return response === "kept" ? `yes, ${bytes(size)}${isInFlight(task) ? " so far" : ""}` : (NOT_KEPT[response] ?? "no");
+}
+
+export class KeptAnswer {
+  #reading = new AbortController();
+  #request = ""; // the one whose answer is shown
+  #fate = ""; // what the buttons are for
+
+  // `onDeleted(id)` is called when the answer has been deleted.
+  constructor(api, onDeleted) {
+    this.api = api;
+    this.onDeleted = onDeleted;
+    byId("answer-show").addEventListener("click", () => this.#read((answer) => this.#showText(answer)));
+    byId("answer-save").addEventListener("click", () => this.#read((answer) => this.#save(answer)));
+  }
+
+  // Takes a new version of the task.
+  show(task) {
+    const { attempt, response, is_detached: isDetached } = task.extensions;
+    const request = `${attempt}:${task.task_id}`;
+    const fate = `${response}:${isDetached}:${isInFlight(task)}`;
+    this.task = task;
+    if (request === this.#request && fate === this.#fate) return;
+    if (request !== this.#request || response !== "kept") this.#reset();
+    [this.#request, this.#fate] = [request, fate];
+    this.#showButtons();
+  }
+
+  // Stops reading.
+  close() {
+    this.#request = "";
+    this.#reset();
+  }
+
+  #reset() {
+    this.#reading.abort();
+    this.#say("");
+    byId("answer-text").hidden = true;
+    byId("answer-text").replaceChildren();
+  }
+
+  #showButtons() {
+    const isKept = this.task.extensions.response === "kept";
+    byId("detail-answer").hidden = !isKept;
+    byId("answer-save").hidden = isInFlight(this.task);
+    byId("answer-delete").replaceChildren();
+    if (isKept) this.#addDelete();
+  }
+
+  #addDelete() {
+    const { task_id: id, extensions } = this.task;
+    const isLast = isInFlight(this.task) && extensions.is_detached;
+    const yes = isLast ? "Really delete, and cancel the task" : "Really delete";
+    const words = { ask: "Delete", yes, no: "Keep", doing: "Deleting…", what: `the answer of ${id}` };
+    const place = el("span", { class: "line" });
+    byId("answer-delete").append(place);
+    new ConfirmButton(place, words, () => this.#delete(id), `The answer of ${id} was not deleted`);
+  }
+
+  async #delete(id) {
+    await this.api.delete(path(id));
+    await this.onDeleted(id);
+    byId("detail-close").focus(); // the button that had the focus is gone
+    return `The answer of ${id} is deleted.`;
+  }
+
+  async #read(take) {
+    this.#reading.abort();
+    const reading = (this.#reading = new AbortController());
+    this.#say("Asking for the answer…");
+    try {
+      const answer = await this.api.open(`${path(this.task.task_id)}?wait=0`, reading.signal);
+      if (answer.headers.has("ETag")) await take(answer);
+      else this.#say("The answer has not begun.");
+    } catch (error) {
+      if (reading.signal.aborted) return;
+      byId("answer-text").hidden = byId("answer-text").textContent === "";
+      this.#say(inWords(error));
+    }
+  }
+
+  async #showText(answer) {
+    const text = byId("answer-text");
+    text.replaceChildren();
+    text.hidden = false;
+    this.#say(isInFlight(this.task) ? "The answer so far. What follows appears here." : "");
+    const decoder = new TextDecoder();
+    const reader = answer.body?.getReader();
+    let left = MOST_SHOWN;
+    while (reader && left > 0) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      text.append(readableLines(decoder.decode(value.subarray(0, left), { stream: true })));
+      if (left === MOST_SHOWN) text.scrollIntoView({ block: "nearest" });
+      left -= value.length;
+    }
+    if (left <= 0) this.#reading.abort();
+    text.scrollIntoView({ block: "nearest" });
+    this.#say(left > 0 ? "This is the whole answer." : `These are the first ${bytes(MOST_SHOWN)}. Save it as a file to see all of it.`);
+  }
+
+  async #save(answer) {
+    const body = await answer.arrayBuffer();
+    const type = (answer.headers.get("Content-Type") ?? "").split(";")[0].trim().toLowerCase();
+    const address = URL.createObjectURL(new Blob([body], { type: "application/octet-stream" }));
+    const name = `${this.task.task_id.replace(/[^\w.-]/g, "_")}.${ENDINGS[type] ?? "bin"}`;
+    el("a", { href: address, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60_000);
+    this.#say(`Saved ${bytes(body.byteLength)} as ${name}.`);
+  }
+
+  #say(text) {
+    setText(byId("answer-note"), text);
+  }
+}
+
+const path = (id) => `/tasks/${encodeURIComponent(id)}/response`;
+
+function inWords(error) {
+  if (error instanceof Away) return "The gateway does not answer.";
+  if (error instanceof Refused) return error.message;
+  // When a connection breaks, browsers throw away what a script has not read yet.
+  return "The answer was broken off. This page may lack its last bytes: on the command line, `response` writes all of them.";
+}

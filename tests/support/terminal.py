@@ -1,0 +1,85 @@
+"""Owns the terminal's commands as tests run them: a process of its own, to its end or watched while it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import signal
+import sys
+from typing import Any
+
+from tests.support.process import ROOT, environment
+from tests.support.waiting import until, within
+
+COMMAND = [sys.executable, "-m", "gateway"]
+
+
+class Said:
+    """What a command wrote, and its exit code."""
+
+    def __init__(self, code: int | None, out: bytes, error: bytes) -> None:
+        self.code = code
+        self.out = out.decode()
+        self.error = error.decode()
+        assert "Traceback" not in self.error, self.error
+
+    @property
+    def json(self) -> Any:
+        """The one line of JSON."""
+        (line,) = self.out.splitlines()
+        return json.loads(line)
+
+
+async def said(*words: str, **settings: str) -> Said:
+    """Run a command to its end."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, *words, cwd=ROOT, env=environment(settings),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, error = await within(30, process.communicate(), " ".join(words))
+    return Said(process.returncode, out, error)
+
+
+class Live:
+    """A command that goes on for a while, on a terminal or not."""
+
+    def __init__(self, port: int, *words: str, is_terminal: bool) -> None:
+        self.ours, theirs = pty.openpty() if is_terminal else os.pipe()
+        os.set_blocking(self.ours, False)
+        settings = environment({"GATEWAY_PORT": str(port), "TERM": "xterm", "COLUMNS": "150", "LINES": "40"})
+        command = asyncio.create_subprocess_exec(
+            *COMMAND, *words, cwd=ROOT, env=settings, stdin=asyncio.subprocess.DEVNULL,
+            stdout=theirs, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        self.theirs, self.command, self.out = theirs, command, ""
+        self.process: asyncio.subprocess.Process
+
+    async def __aenter__(self) -> Live:
+        self.process = await self.command
+        os.close(self.theirs)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        _, complaint = await self.process.communicate()
+        os.close(self.ours)
+        assert b"Traceback" not in complaint, complaint
+
+    def read(self) -> str:
+        """All that it has written so far."""
+        with contextlib.suppress(OSError):  # nothing there, or a terminal whose other end is gone
+            self.out += os.read(self.ours, 1_000_000).decode()
+        return self.out
+
+    async def shows(self, *words: str) -> None:
+        """Wait until it has written these words."""
+        await until(lambda: all(word in self.read() for word in words), 30, f"{words} in the output")
+
+    async def interrupted(self) -> int:
+        """Its exit code after Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+        return await within(30, self.process.wait())
