@@ -40,7 +40,7 @@ async def all_that_is_stored(store: Store) -> bytes:
             value = await client.smembers(key)
         else:
             raise AssertionError(f"{key} is a {kind}")
-        found.append(f"{key} {value!r}".encode())
+        found.append(repr((key, value)).encode())
     return b"\n".join(found)
 
 
