@@ -39,7 +39,7 @@ async def all_that_is_stored(store: Store) -> bytes:
         elif kind == "set":
             value = await client.smembers(key)
         else:
-            raise AssertionError(f"{key} is a {kind}")
+            raise AssertionError(f"{key} is a {kind!r}")
         found.append(repr((key, value)).encode())
     return b"\n".join(found)
 
