@@ -103,6 +103,11 @@ class Looking:
         else:
             await asyncio.sleep(min(max(idle / 4, _SOONEST_SECONDS), _LATEST_SECONDS, left))
 
+    @property
+    def is_store_up(self) -> bool:
+        """Whether the store is known to answer."""
+        return self._tracker.is_store_up
+
     def document(self, look: Look) -> str:
         """The status document of the task that was looked at."""
         if look.answer is not None:

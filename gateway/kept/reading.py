@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -156,7 +156,9 @@ class Reading(Background):
         look = await self._first()
         if look is None:
             return
-        look = self._start(look)
+        self._start(look)
+        if self._offset != self._wish.offset:  # a Range field counts, and may begin far behind what was looked at
+            look = await self._look_patiently()
         while self.request.method != "HEAD":
             while not self.request.wire.is_writable:
                 await self.changed()
@@ -224,8 +226,8 @@ class Reading(Background):
 
     # -- the head --
 
-    def _start(self, look: Look) -> Look:
-        """Begins the answer. Returns the look to go on with."""
+    def _start(self, look: Look) -> None:
+        """Begins the answer."""
         head = look.head
         assert head is not None, "the answer has begun"
         status, fields = head.status, head.wire_fields
@@ -236,31 +238,32 @@ class Reading(Background):
             fields.append(JOINED)
         else:
             fields.append((b"etag", b'"%b"' % look.generation.encode()))
-            status, look = self._ranged(look, status, fields)
+            status = self._ranged(look, status, fields)
             fields = own_fields(fields)
         fields.append((b"date", http_date()))
         length = None if status in _BODILESS else self._length(head, look)
         if length is not None:
             fields.append((b"content-length", b"%d" % length))
         self.request.start(status, lines(fields), length=length)
-        return look
 
-    def _ranged(self, look: Look, status: int, fields: Fields) -> tuple[int, Look]:
-        """Obeys a Range field, if it counts for this answer. Returns the status of the answer, and the look."""
+    def _ranged(self, look: Look, status: int, fields: Fields) -> int:
+        """Obeys a Range field, if it counts for this answer: moves the offset. Returns the status of the answer."""
         if look.end is not End.WHOLE or status != HTTPStatus.OK:
-            return status, look
+            return status
         fields.append((b"accept-ranges", b"bytes"))
         first = self._wish.range_from
         if first is None or self._wish.offset or self._wish.if_range not in (None, look.generation):
-            return status, look
+            return status
         if first >= look.length:
             raise OffsetNotSatisfiable(f"the answer has {look.length} bytes", look.length)
         self._offset = first
         fields.append((b"content-range", b"bytes %d-%d/%d" % (first, look.length - 1, look.length)))
-        return HTTPStatus.PARTIAL_CONTENT, replace(look, piece=look.piece[first:])
+        return HTTPStatus.PARTIAL_CONTENT
 
     def _length(self, head: KeptHead, look: Look) -> int | None:
         """The Content-Length of what is left, None if it is not known."""
+        if head.method == "HEAD" and self._wish.is_joined:
+            return head.length
         if look.end is End.WHOLE:
             return look.length - self._offset
         if head.length is None or head.method == "HEAD":

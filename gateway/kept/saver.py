@@ -54,7 +54,7 @@ class Saver:
             return
         self._due[answer] = None
         answer.is_marked = True
-        if self._is_writing or self._is_soon or self.failing_since is not None:
+        if self._is_writing or self._is_soon or (self.failing_since is not None and self._next is not None):
             return
         if answer.is_urgent:
             self._is_soon = True

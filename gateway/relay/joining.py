@@ -29,6 +29,7 @@ from gateway.kept.reading import Background, Reading, Wish, accept
 from gateway.metrics.counts import JOINED, Counts
 from gateway.tasks.options import TaskOptions
 from gateway.tasks.stages import State
+from gateway.tracking.tracked import MAX_WAIT_SECONDS
 
 _CLAIM_SECONDS = 1.0  # how long a request waits for the end of one that has its id and cannot be joined
 _AGAIN_SECONDS = 0.1
@@ -37,8 +38,11 @@ _AGAIN_SECONDS = 0.1
 class Admission(Protocol):
     """What begins a request that joins no other."""
 
-    def begin_kept(self, request: Request, on_refused: Callable[[], None]) -> None:
-        """Begins it. Calls `on_refused` if its id turns out to be in flight elsewhere. Raises GatewayError."""
+    def begin_kept(self, request: Request, on_refused: Callable[[], None], waited_seconds: float) -> None:
+        """Begins it. It has waited so long for the store. Raises GatewayError.
+
+        Calls `on_refused` if its id turns out to be in flight elsewhere.
+        """
 
     def refuse(self, request: Request, error: GatewayError) -> None:
         """Answers a request that does not become a task."""
@@ -69,6 +73,7 @@ class Joining(Background):
         self._began = time.monotonic()
         self._digest = digest_of(task_id, request.method, target.wire)
         self._hashed_bytes = 0
+        self._looked_seconds = 0.0  # how long the request has waited for the store
 
     def open(self) -> None:
         """Begins to look for an earlier request with the id."""
@@ -88,12 +93,12 @@ class Joining(Background):
         self.request.read_ahead()
         while True:
             known = self._looking.newest(self._task_id)
-            earlier = await self._earlier()
+            earlier = await self._look_in_time()
             if earlier is None:
                 if self._looking.newest(self._task_id) is known:
                     if is_overdue:
                         raise TaskIdInUse.in_store(self._task_id)
-                    self._admission.begin_kept(self.request, self._on_refused)
+                    self._admission.begin_kept(self.request, self._on_refused, self._looked_seconds)
                     return
                 continue  # another request has begun here during the look
             head = await self._whole_request(earlier)
@@ -114,6 +119,17 @@ class Joining(Background):
 
     # -- the earlier request --
 
+    async def _look_in_time(self) -> Look | None:
+        """As `_earlier`, and None if the store takes too long: relaying waits for no store that is away."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(MAX_WAIT_SECONDS if self._looking.is_store_up else 0):
+                return await self._earlier()
+        except TimeoutError:
+            return None
+        finally:
+            self._looked_seconds += time.monotonic() - began
+
     async def _earlier(self) -> Look | None:
         """A look at the answer of an earlier request that may be joined. None if there is none.
 
@@ -126,7 +142,9 @@ class Joining(Background):
         owner, state = self._looking.owner_and_state(look)
         if owner != self.request.owner:
             raise TaskIdInUse.in_store(self._task_id)
-        return None if state is State.FAILED else look
+        if state is State.FAILED or (look.end is not None and not (look.head and look.head.digest)):
+            return None  # one that ended before its request was whole cannot be compared
+        return look
 
     async def _whole_request(self, look: Look) -> KeptHead | None:
         """Waits until the earlier request is whole, so that it can be compared. None if it ends before."""

@@ -70,6 +70,7 @@ class KeptExchange(Exchange):
             return
         if is_granted:
             self._kept.granted()
+            self._hash_body()
         if not (is_granted and self._is_async):
             super()._on_claimed(is_granted)
             return
@@ -106,8 +107,11 @@ class KeptExchange(Exchange):
         """Answers the client with 202. The request goes on without it."""
         client, self._unanswered = self._unanswered, None
         if self._phase is Phase.GATHERING and client is not None:
-            if client.answerer is not None:  # else the client has left
+            if client.answerer is not None:
                 accept(client, self._task.task_id, self._keeping.tasks.document(self._task))
+            elif not self._is_id_chosen:  # the client has left, and does not know the id
+                self._fail(ClientLeft())
+                return
             super()._on_claimed(True)
 
     # -- the request --
@@ -115,7 +119,7 @@ class KeptExchange(Exchange):
     def on_request(self) -> None:
         """More of the request is here."""
         try:
-            if self._phase is not Phase.OVER and not self._kept.head.digest:
+            if self._phase is not Phase.OVER:
                 self._hash_body()
             if self._phase is Phase.GATHERING:
                 self._gather()
@@ -127,6 +131,8 @@ class KeptExchange(Exchange):
     def _hash_body(self) -> None:
         """Adds to the digest what has come. It is called before anything of that is taken."""
         request = self._request
+        if self._kept.head.digest:
+            return
         came = request.body_bytes - self._hashed_bytes
         if came:
             self._digest.update(request.newest(came))
@@ -181,7 +187,7 @@ class KeptExchange(Exchange):
 
     def on_dropped(self, why: Kept) -> None:
         """The answer is kept no longer. Without a client it is of no use to go on."""
-        if self._task.is_detached:
+        if not self._request.has_client:
             self._fail(Cancelled() if why is Kept.DELETED else ResponseTooLarge(_WHY_NOT_KEPT[why]))
 
     def _fail(self, error: GatewayError | ClientLeft) -> None:

@@ -103,16 +103,22 @@ class Proxy:
         return True
 
     def begin_kept(
-        self, request: Request, asked: "Asked", *, is_async: bool, on_refused: Callable[[], None] | None = None
+        self,
+        request: Request,
+        asked: "Asked",
+        waited_seconds: float = 0.0,
+        *,
+        is_async: bool,
+        on_refused: Callable[[], None] | None = None,
     ) -> None:
         """Begins a request whose answer is to be kept, if there is room for it. Raises GatewayError."""
         if self._keeping.has_room:
-            self._begin(request, asked, keep=Keep(self._keeping, is_async, on_refused))
+            self._begin(request, asked, waited_seconds, Keep(self._keeping, is_async, on_refused))
         elif is_async:
             raise KeepUnavailable("too much is kept already")
         else:
             self._counts.kept(Kept.NO_ROOM)
-            self._begin(request, asked).keep(Kept.NO_ROOM)
+            self._begin(request, asked, waited_seconds).keep(Kept.NO_ROOM)
 
     def _check(self, request: Request) -> None:
         """Raises GatewayError if the request must not reach the upstream, whatever its task."""
@@ -172,9 +178,9 @@ class _Admission:
         self._asked = asked
         self._is_async = is_async
 
-    def begin_kept(self, request: Request, on_refused: Callable[[], None]) -> None:
+    def begin_kept(self, request: Request, on_refused: Callable[[], None], waited_seconds: float) -> None:
         """Begins it. Raises GatewayError."""
-        self._proxy.begin_kept(request, self._asked, is_async=self._is_async, on_refused=on_refused)
+        self._proxy.begin_kept(request, self._asked, waited_seconds, is_async=self._is_async, on_refused=on_refused)
 
     def refuse(self, request: Request, error: GatewayError) -> None:
         """Answers a request that does not become a task."""

@@ -68,7 +68,7 @@ class ResponseRoute:
 def _wish(request: Request, task_id: str, query: bytes) -> Wish:
     """What a reader asks for. Raises InvalidParameter."""
     given = parse_qs(query.decode("latin-1"), keep_blank_values=True)
-    generations = _generations(b",".join(request.values(b"if-match")), is_given=b"if-match" in request.by_name)
+    generations = _generations(request.values(b"if-match"))
     if (named := _one(given, "generation", _GENERATION, "the generation that an ETag names")) is not None:
         generations = frozenset({named})
     wait = _one(given, "wait", _SECONDS, f"seconds from 0 to {_MOST_WAIT}")
@@ -87,13 +87,16 @@ def _wish(request: Request, task_id: str, query: bytes) -> Wish:
     )
 
 
-def _generations(tags: bytes, *, is_given: bool) -> frozenset[str] | None:
-    """Those that an If-Match field allows, None for any. A weak tag allows none (RFC 9110 section 13.1.1)."""
-    if not is_given or tags.strip() == b"*":
+def _generations(if_match: list[bytes]) -> frozenset[str] | None:
+    """The generations that If-Match allows; None: all. A weak tag matches none (RFC 9110 section 13.1.1)."""
+    tags = b",".join(if_match)
+    if not if_match or tags.strip() == b"*":
         return None
-    return frozenset(
-        tag[1].decode() for tag in _TAG.finditer(tags) if tags[max(tag.start() - 2, 0) : tag.start()] != b"W/"
-    )
+    return frozenset(tag[1].decode() for tag in _TAG.finditer(tags) if not _is_weak(tags, tag.start()))
+
+
+def _is_weak(tags: bytes, at: int) -> bool:
+    return tags[max(at - 2, 0) : at] == b"W/"
 
 
 def _one(given: dict[str, list[str]], name: str, pattern: re.Pattern[str], allowed: str) -> str | None:

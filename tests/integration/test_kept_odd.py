@@ -1,0 +1,172 @@
+"""Owns what is odd about kept answers: conditions, early answers, queues and stores that fail (contract section 9)."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.scripted import JSON, answering, head, sending
+from tests.support.waiting import until, within
+from tests.support.wire import request
+
+if TYPE_CHECKING:
+    from tests.conftest import Launch, NewStore
+    from tests.support.gateway import Gateway
+    from tests.support.scripted import Upstream
+    from tests.support.store import Store
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CHAT = "/v1/chat/completions"
+KEEP = (b"X-Task-Keep", b"true")
+ASYNC = (b"Prefer", b"respond-async")
+
+
+def with_id(task_id: str) -> tuple[bytes, bytes]:
+    return (b"X-Task-Id", task_id.encode())
+
+
+async def test_a_range_may_begin_far_into_the_answer(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
+    """`Range: bytes=N-` gives the bytes from N on, for an N beyond what one look at the answer finds."""
+    body = bytes(range(256)) * 1024
+    upstream.then(answering(200, JSON, body=body))
+    await gateway.ask("POST", CHAT, with_id(fresh_id), KEEP, body=b"{}")
+    for first in (65535, 65536, 65537, 200_000, len(body) - 1):
+        part = await gateway.ask("GET", f"/tasks/{fresh_id}/response", (b"Range", b"bytes=%d-" % first))
+        assert (part.status, part.body.complete) == (206, True)
+        assert part.data == body[first:]
+
+
+@pytest.mark.parametrize("tag", [b'W/"%b"', b"%b"])
+async def test_an_if_match_without_a_strong_tag_never_matches(
+    gateway: Gateway, upstream: Upstream, fresh_id: str, tag: bytes
+) -> None:
+    """A reader that sends If-Match never gets an answer that the field does not name."""
+    upstream.then(answering(200, JSON, body=b"first"))
+    await gateway.ask("POST", CHAT, with_id(fresh_id), KEEP, body=b"{}")
+    whole = await gateway.ask("GET", f"/tasks/{fresh_id}/response")
+    generation = (whole.head.get("etag") or b"").strip(b'"')
+    other = await gateway.ask("GET", f"/tasks/{fresh_id}/response?from=2", (b"If-Match", tag % (generation + b"0")))
+    assert other.status == 412
+
+
+async def test_a_retry_of_a_request_that_was_never_whole_is_a_new_attempt(
+    gateway: Gateway, upstream: Upstream, fresh_id: str
+) -> None:
+    """Ollama may answer before the body is here. Such a request cannot be compared, so a retry begins again."""
+    upstream.then(sending(head(200, JSON, (b"Content-Length", b"2")) + b"{}", read=False, then="drop"))
+    client = await gateway.connect()
+    await client.send(request("POST", CHAT, with_id(fresh_id), KEEP, (b"Content-Length", b"100")) + b"{")
+    early = await client.answer("POST")
+    assert early.data == b"{}"
+    await client.close()
+    await gateway.ended(fresh_id)
+    upstream.then(answering(200, JSON, body=b"second"))
+    again = await within(5, gateway.ask("POST", CHAT, with_id(fresh_id), KEEP, body=b"{" + b" " * 99))
+    assert (again.status, again.data) == (200, b"second")
+
+
+async def test_a_joiner_is_compared_while_the_first_request_waits_for_its_place(
+    gateways: Launch, store: Store, upstream: Upstream, fresh_id: str
+) -> None:
+    """A whole request in the queue can be joined at once: another body is refused, respond-async is accepted."""
+    gateway = await gateways(REDIS_URL=store.url, MAX_RUNNING="1")
+    running = upstream.gated()
+    await gateway.send("POST", CHAT, body=b"{}")
+    await upstream.exchange()
+    await gateway.send("POST", CHAT, with_id(fresh_id), KEEP, body=b"{}")
+    await gateway.at(fresh_id, "queued")
+    other = await within(5, gateway.ask("POST", CHAT, with_id(fresh_id), KEEP, body=b"{ }"))
+    assert other.status == 422
+    accepted = await within(5, gateway.ask("POST", CHAT, with_id(fresh_id), ASYNC, body=b"{}"))
+    assert accepted.status == 202
+    running.head()
+    running.end()
+    await gateway.ended(fresh_id)
+
+
+async def test_a_joined_head_request_gets_the_same_fields(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
+    """The answer to HEAD has the Content-Length of the answer to GET; a joiner gets it, too."""
+    upstream.default = sending(head(200, JSON, (b"Content-Length", b"1234")))
+    first = await gateway.ask("HEAD", "/v1/models/x", with_id(fresh_id), KEEP)
+    await gateway.ended(fresh_id)
+    joined = await gateway.ask("HEAD", "/v1/models/x", with_id(fresh_id), KEEP)
+    assert joined.head.get("x-task-joined") == b"true"
+    assert joined.head.get("content-length") == first.head.get("content-length") == b"1234"
+
+
+async def test_answers_are_written_at_once_after_a_failure_in_which_all_were_dropped(
+    launch: Launch, new_store: NewStore, upstream: Upstream, fresh_id: str
+) -> None:
+    """A store that failed when there was nothing left to write takes the next answer at once."""
+    store = await new_store()
+    gateway = await launch(REDIS_URL=store.url, HEARTBEAT_SEC="60", TTL_RUNNING="3600")
+    script = upstream.gated()
+    client = await gateway.send("POST", CHAT, with_id(fresh_id), KEEP, body=b"{}")
+    script.head()
+    script.piece(b"data: 1\n\n")
+    await client.up_to(b"data: 1")
+    await store.client.config_set("maxmemory", "1")
+    script.piece(b"data: 2\n\n")
+    await until(lambda: "takes no kept answers" in gateway.log, 15)
+    answer = await gateway.ask("DELETE", f"/tasks/{fresh_id}/response")
+    assert answer.status in (204, 503)
+    script.end()
+    await asyncio.sleep(1)  # the saver tries again, and has nothing to write
+    await store.client.config_set("maxmemory", "0")
+    upstream.then(answering(200, JSON, body=b"next"))
+    await gateway.ask("POST", CHAT, with_id(fresh_id + "-next"), KEEP, body=b"{}")
+
+    async def is_stored() -> bool:
+        return (await store.document(fresh_id + "-next"))["state"] == "SUCCESS"
+
+    await until(is_stored, 3)
+    assert (await gateway.status(fresh_id + "-next"))["extensions"]["response"] == "kept"
+
+
+async def test_a_frozen_store_delays_a_kept_call_as_little_as_any(
+    launch: Launch, new_store: NewStore, upstream: Upstream, fresh_id: str
+) -> None:
+    """All waits of one request for the store together take 300 ms, also with the look for an earlier request."""
+    store = await new_store()
+    gateway = await launch(REDIS_URL=store.url)
+    upstream.default = answering(200, JSON, body=b"{}")
+    await gateway.ask("POST", CHAT, with_id(fresh_id + "0"), KEEP, body=b"{}")
+    store.process.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        answer = await gateway.ask("POST", CHAT, with_id(fresh_id), KEEP, body=b"{}")
+        took = time.monotonic() - began
+    finally:
+        store.process.send_signal(signal.SIGCONT)
+    assert answer.status == 200
+    assert took < 0.45
+
+
+async def test_an_accepting_client_without_an_id_that_leaves_too_early_ends_its_task(
+    launch: Launch, new_store: NewStore, upstream: Upstream
+) -> None:
+    """A client that sent no id and leaves before its 202 cannot know the id, so the task is of no use."""
+    store = await new_store()
+    gateway = await launch(REDIS_URL=store.url)
+    store.process.send_signal(signal.SIGSTOP)
+    try:
+        client = await gateway.send("POST", CHAT, ASYNC, body=b"{}")
+        await asyncio.sleep(0.05)
+        client.reset()
+        await asyncio.sleep(1)
+    finally:
+        store.process.send_signal(signal.SIGCONT)
+
+    async def listed() -> Any:
+        answer = await gateway.http.get("/tasks/status")
+        return answer.status_code == 200 and answer.json()["items"]
+
+    (document,) = await until(listed, 15)
+    document = await gateway.ended(document["task_id"])
+    assert document["extensions"]["reason"] == "client_disconnect"
+    assert not upstream.exchanges
