@@ -121,6 +121,12 @@ class Looking:
         fields = fields_of(look.document) or {}
         return fields["extensions"].get("owner") or "", State(fields["state"])
 
+    def attempt(self, look: Look) -> int:
+        """The attempt that was looked at."""
+        if look.answer is not None:
+            return look.answer.task.likely_attempt
+        return int((fields_of(look.document) or {})["extensions"]["attempt"])
+
     def has_started(self, look: Look) -> bool:
         """Whether the task that was looked at was handed over to Ollama by then."""
         if look.answer is not None:

@@ -38,10 +38,13 @@ _AGAIN_SECONDS = 0.1
 class Admission(Protocol):
     """What begins a request that joins no other."""
 
-    def begin_kept(self, request: Request, on_refused: Callable[[], None], waited_seconds: float) -> None:
+    def begin_kept(
+        self, request: Request, on_refused: Callable[[], None], waited_seconds: float, seen_attempt: int | None
+    ) -> None:
         """Begins it. It has waited so long for the store. Raises GatewayError.
 
-        Calls `on_refused` if its id turns out to be in flight elsewhere.
+        Calls `on_refused` if its id turns out to be in flight elsewhere, or if the newest attempt is not `seen_attempt`
+        any more (0: there was none; None: any).
         """
 
     def refuse(self, request: Request, error: GatewayError) -> None:
@@ -73,6 +76,7 @@ class Joining(Background):
         self._began = time.monotonic()
         self._digest = digest_of(task_id, request.method, target.wire)
         self._hashed_bytes = 0
+        self._seen_attempt: int | None = None  # the newest one at the last look, if that is known
         self._looked_seconds = 0.0  # how long the request has waited for the store
 
     def open(self) -> None:
@@ -98,7 +102,7 @@ class Joining(Background):
                 if self._looking.newest(self._task_id) is known:
                     if is_overdue:
                         raise TaskIdInUse.in_store(self._task_id)
-                    self._admission.begin_kept(self.request, self._on_refused, self._looked_seconds)
+                    self._admission.begin_kept(self.request, self._on_refused, self._looked_seconds, self._seen_attempt)
                     return
                 continue  # another request has begun here during the look
             head = await self._whole_request(earlier)
@@ -135,13 +139,18 @@ class Joining(Background):
 
         Raises TaskIdInUse if it is another key's.
         """
+        self._seen_attempt = None
         try:
             look = await self._looking.look(self._task_id, None)
-        except (NotFound, ResponseNotKept, ResponseGone, StoreAway):
+        except NotFound:
+            self._seen_attempt = 0
+            return None
+        except (ResponseNotKept, ResponseGone, StoreAway):
             return None  # whether it holds the id is for the claim to say
         owner, state = self._looking.owner_and_state(look)
         if owner != self.request.owner:
             raise TaskIdInUse.in_store(self._task_id)
+        self._seen_attempt = self._looking.attempt(look)
         if state is State.FAILED or (look.end is not None and not (look.head and look.head.digest)):
             return None  # one that ended before its request was whole cannot be compared
         return look

@@ -30,11 +30,16 @@ _WHY_NOT_KEPT = {
 
 
 class Keep(NamedTuple):
-    """How an answer is to be kept. `on_refused` is called if the id of its task is in flight elsewhere."""
+    """How an answer is to be kept.
+
+    `on_refused` is called if the claim of a chosen id is refused. With `seen_attempt` the claim is refused, too, if
+    another attempt than this one (0: any) stands in the store by then.
+    """
 
     keeping: Keeping
     is_async: bool
     on_refused: Callable[[], None] | None = None
+    seen_attempt: int | None = None
 
 
 class KeptExchange(Exchange):
@@ -55,9 +60,13 @@ class KeptExchange(Exchange):
         keep: Keep,
     ) -> None:
         super().__init__(relay, request, target, task, place)
-        self._keeping, self._is_async, self._on_refused_claim = keep
+        self._keeping, self._is_async, self._on_refused_claim = keep.keeping, keep.is_async, keep.on_refused
         self._kept = self._keeping.begin(task, self)
         self._is_id_chosen = task.attempt == 0
+        if keep.seen_attempt is not None:
+            task.claim_after(keep.seen_attempt)
+        if self._is_async:
+            task.detach()
         self._most_bytes = min(relay.max_body_bytes, self._keeping.limits.response_bytes)  # of the body, if `is_async`
         self._digest = digest_of(task.task_id, request.method, target.wire)
         self._hashed_bytes = 0
@@ -100,7 +109,6 @@ class KeptExchange(Exchange):
             self._fail(KeepUnavailable("too much is kept already"))
         elif self._request.is_whole and self._unanswered is None:
             self._unanswered, self._request = self._request, self._request.parted()
-            self._keeping.tasks.detach(self._task)
             self._relay.tracker.settle(self._task, self._accept)
 
     def _accept(self) -> None:
@@ -171,7 +179,7 @@ class KeptExchange(Exchange):
 
     def on_left(self) -> None:
         """The client has left. The exchange goes on if the request is whole, and the client can know the task's id."""
-        if self._phase is Phase.OVER or self._task.is_detached:
+        if self._phase is Phase.OVER or not self._request.has_client:
             return
         is_known = self._is_id_chosen or self._request.is_started
         if self._request.is_whole and is_known and not self._kept.is_dropped:

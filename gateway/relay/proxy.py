@@ -110,10 +110,11 @@ class Proxy:
         *,
         is_async: bool,
         on_refused: Callable[[], None] | None = None,
+        seen_attempt: int | None = None,
     ) -> None:
         """Begins a request whose answer is to be kept, if there is room for it. Raises GatewayError."""
         if self._keeping.has_room:
-            self._begin(request, asked, waited_seconds, Keep(self._keeping, is_async, on_refused))
+            self._begin(request, asked, waited_seconds, Keep(self._keeping, is_async, on_refused, seen_attempt))
         elif is_async:
             raise KeepUnavailable("too much is kept already")
         else:
@@ -178,9 +179,18 @@ class _Admission:
         self._asked = asked
         self._is_async = is_async
 
-    def begin_kept(self, request: Request, on_refused: Callable[[], None], waited_seconds: float) -> None:
+    def begin_kept(
+        self, request: Request, on_refused: Callable[[], None], waited_seconds: float, seen_attempt: int | None
+    ) -> None:
         """Begins it. Raises GatewayError."""
-        self._proxy.begin_kept(request, self._asked, waited_seconds, is_async=self._is_async, on_refused=on_refused)
+        self._proxy.begin_kept(
+            request,
+            self._asked,
+            waited_seconds,
+            is_async=self._is_async,
+            on_refused=on_refused,
+            seen_attempt=seen_attempt,
+        )
 
     def refuse(self, request: Request, error: GatewayError) -> None:
         """Answers a request that does not become a task."""

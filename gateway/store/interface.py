@@ -43,7 +43,7 @@ class Record(NamedTuple):  # a frozen dataclass takes four times as long to crea
 
     task_id: str
     head: str
-    attempt: int  # 0: claim the id, the store replies with the number
+    attempt: int  # 0: claim the id, the store replies with the number; -1 - n: the same if the newest attempt is n
     rank: int
     state: State
     created_ms: int

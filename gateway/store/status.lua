@@ -3,10 +3,10 @@
 -- KEYS[n]  ts:ollama:<task id>, the status document of record n: a JSON string with a TTL; the last is that of `lists`
 -- ARGV[1]  "boot" of the process that writes   ARGV[2] TTL of the lists in seconds
 -- ARGV[3…] FIELDS of each record: the document, but up to its last two values, the attempt and lost_after_ms, where it
---          is not of an end or claims the id; attempt (0 claims the id: the attempt after the one that has ended); rank
---          of its stage; state; created_ms in 13 digits; owner, '' for none; TTL of the document in seconds; how many ms
---          the task may be silent before it counts as lost; what the gateway expects under the key: '-' nothing, '' a
---          document, or the SHA-1 of a malformed text; label, '' for none
+--          is not of an end or claims the id; attempt (0 claims the id: the attempt after the one that has ended; -1 - n
+--          does so only after the attempt n); rank of its stage; state; created_ms in 13 digits; owner, '' for none; TTL of the
+--          document in seconds; how many ms the task may be silent before it counts as lost; what the gateway expects
+--          under the key: '-' nothing, '' a document, or the SHA-1 of a malformed text; label, '' for none
 --
 -- Returns for each record: its attempt if it was written, or if the same end is stored already; {attempt, 'malformed'}
 -- if it replaced a malformed text; {attempt, document, its SHA-1} if the stored document stays. A repeated call changes
@@ -15,7 +15,7 @@
 -- This script runs for every request. Redis hashes each byte of each new string, and formats numbers slowly. So the
 -- common cases make few strings, above all few long ones, and leave numbers as the text that they came as.
 
-local FIELDS, NOTHING = 10, '-'
+local FIELDS, NOTHING, MINUS = 10, '-', 45
 local MOST_BEHIND = 110 -- bytes that a document has behind its label and the name of the next value
 local boot, lists_ttl = ARGV[1], tonumber(ARGV[2])
 
@@ -49,13 +49,13 @@ local function own(text, attempt, created, owner, label)
 end
 
 -- The attempt under which a record is written; nil if the stored document stays.
-local function verdict(stored, is_ours, attempt, rank, owner)
+local function verdict(stored, is_ours, attempt, seen, rank, owner)
   if not stored then
     return math.max(attempt, 1)
   end
   if attempt == 0 and not is_ours then
     local is_foreign = stored.owner ~= '' and owner ~= '' and stored.owner ~= owner
-    local is_free = stored.rank == FINAL_RANK and not is_foreign
+    local is_free = stored.rank == FINAL_RANK and not is_foreign and (not seen or seen == stored.attempt)
     return is_free and math.min(stored.attempt + 1, MAX_ATTEMPT) or nil
   end
   attempt = attempt == 0 and stored.attempt or attempt
@@ -81,6 +81,10 @@ for n = 1, #KEYS - 1 do
   local state, created, owner, ttl = ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
   local expected, label = ARGV[at + 8], ARGV[at + 9]
   local beat = rank < FINAL_RANK and string.format('%d', now_ms + ARGV[at + 7]) or nil
+  local seen
+  if string.byte(attempt) == MINUS then
+    attempt, seen = '0', -1 - attempt
+  end
   local document = not beat and attempt ~= '0' and head or nil -- else it depends on the attempt or the time
   local tail = document == nil and ',"lost_after_ms":' .. (beat or 'null') .. '}}'
   local first = attempt == '0' and '1' or attempt
@@ -93,7 +97,7 @@ for n = 1, #KEYS - 1 do
     local is_known = type(text) == 'string' and (#expected < 40 or redis.sha1hex(text) ~= expected)
     local stored = is_known and (own(text, attempt, created, owner, label) or decoded(text)) or nil
     local is_ours = stored and stored.boot == boot and stored.created == created
-    local granted = verdict(stored, is_ours, tonumber(attempt), rank, owner)
+    local granted = verdict(stored, is_ours, tonumber(attempt), seen, rank, owner)
 
     if not granted and text ~= (document or head .. stored.attempt .. tail) then
       replies[n] = { stored.attempt, text, redis.sha1hex(text) }

@@ -111,7 +111,7 @@ class Statuses:
 
 def _arguments(record: Record, expected: str) -> Command:
     """A record's arguments for status.lua, in its order."""
-    is_known_end = record.rank == FINAL_RANK and record.attempt
+    is_known_end = record.rank == FINAL_RANK and record.attempt > 0
     return (
         complete_document(record.head, record.attempt) if is_known_end else record.head,
         record.attempt,

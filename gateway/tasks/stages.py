@@ -54,13 +54,14 @@ class Stored:
 def verdict(stored: Stored | None, attempt: int, rank: int) -> int | None:
     """The attempt under which a status of `rank` is written; None if the stored document stays.
 
-    `attempt` 0 claims the id: it becomes the attempt after the one that has ended. A rank never falls, an end never
-    changes, and an attempt never replaces a later one.
+    `attempt` 0 claims the id: it becomes the attempt after the one that has ended. -1 - n does so only after the
+    attempt n, which may be 0 for none. A rank never falls, an end never changes, and an attempt never replaces a later one.
     """
     if stored is None:
         return max(attempt, 1)
+    seen, attempt = -1 - attempt, max(attempt, 0)
     if attempt == 0 and not stored.is_ours:
-        is_free = stored.rank == FINAL_RANK and not stored.is_foreign
+        is_free = stored.rank == FINAL_RANK and not stored.is_foreign and seen in (-1, stored.attempt)
         return min(stored.attempt + 1, MAX_ATTEMPT) if is_free else None
     attempt = attempt or stored.attempt
     if attempt != stored.attempt:

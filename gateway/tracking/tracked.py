@@ -65,8 +65,8 @@ class TrackedTask(Task):
     """A task with what only this process knows of it. `attempt` 0: the id is to be claimed (as in `Record`)."""
 
     __slots__ = (
-        "_claim", "_cut_by", "_likely_attempt", "_place", "_runner", "beat_at", "is_end_held", "is_first_record",
-        "saved_rank", "sent_rank", "size_bytes", "wait_left",
+        "_claim", "_claim_number", "_cut_by", "_likely_attempt", "_place", "_runner", "beat_at", "is_end_held",
+        "is_first_record", "saved_rank", "sent_rank", "size_bytes", "wait_left",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +84,7 @@ class TrackedTask(Task):
     ) -> None:
         super().__init__(task_id, method, path, query, created_ms, attempt, owner, label)
         self._claim = Claim.GRANTED if attempt else Claim.UNCLAIMED
+        self._claim_number = 0
         self._likely_attempt = likely_attempt or attempt
         # Every request reads these, so they are plain; the verbs below change those of its records.
         self.size_bytes = _TASK_BYTES + len(path) + len(query)  # about what it takes in memory
@@ -118,6 +119,15 @@ class TrackedTask(Task):
     def likely_attempt(self) -> int:
         """The attempt as far as this process knows, until the store says it."""
         return self._likely_attempt
+
+    @property
+    def claim_number(self) -> int:
+        """What stands in the place of the attempt while the id is to be claimed (see `Record`)."""
+        return self._claim_number
+
+    def claim_after(self, seen: int) -> None:
+        """Its claim counts only if the attempt `seen` is the newest that the store has; 0 for none."""
+        self._claim_number = -1 - seen
 
     def claim_again(self) -> None:
         """The id was in flight elsewhere, and is free by now: the claim is to be written again."""
@@ -238,7 +248,7 @@ class Documents:
         return Record(
             task.task_id,
             self._head(task),
-            task.attempt,
+            task.attempt or task.claim_number,
             task.stage.rank,
             task.stage.state,
             task.created_ms,

@@ -77,11 +77,18 @@ class Stores(RuleBasedStateMachine):
         """Closes the connections of this run."""
         self.run(self.redis.close())
 
-    @rule(target=requests, task_id=st.sampled_from("abc"), later_ms=st.integers(1, 3), owner=owners, label=labels)
-    def begin(self, task_id: str, later_ms: int, owner: str, label: str) -> Request:
-        """A request of any process with an id that the client chose."""
+    @rule(
+        target=requests,
+        task_id=st.sampled_from("abc"),
+        later_ms=st.integers(1, 3),
+        owner=owners,
+        label=labels,
+        claim=st.sampled_from([0, 0, -1, -2, -3]),
+    )
+    def begin(self, task_id: str, later_ms: int, owner: str, label: str, claim: int) -> Request:
+        """A request of any process with an id that the client chose; it may claim it after a certain attempt alone."""
         self.now_ms += later_ms
-        return self.known(Request(task_id, self.now_ms, attempt=0, owner=owner, label=label))
+        return self.known(Request(task_id, self.now_ms, attempt=claim, owner=owner, label=label))
 
     @rule(target=requests, later_ms=st.integers(0, 1), label=labels)
     def begin_with_a_new_id(self, later_ms: int, label: str) -> Request:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.support.store import Store as Server
 
 RANKS = [Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING, Stage.DONE]
-ATTEMPTS = [0, 1, 2, 3, MAX_ATTEMPT]
+ATTEMPTS = [-3, -2, -1, 0, 1, 2, 3, MAX_ATTEMPT]
 # What is stored: its attempt and stage, whether the writer wrote it, the owners of both.
 STORED = [
     (attempt, stage, is_ours, owners)
@@ -70,3 +70,10 @@ def test_a_rank_never_falls_and_an_end_never_changes(stored_rank: int) -> None:
     for rank in range(FINAL_RANK + 1):
         is_written = verdict(Stored(1, stored_rank, is_ours=True, is_foreign=False), 1, rank) is not None
         assert is_written == (stored_rank < FINAL_RANK and rank >= stored_rank)
+
+
+@pytest.mark.parametrize(("seen", "is_granted"), [(0, False), (1, False), (2, True), (3, False)])
+def test_a_claim_may_name_the_attempt_that_it_follows(seen: int, *, is_granted: bool) -> None:
+    """It is refused if another attempt has begun and ended since that one was seen."""
+    ended = Stored(2, FINAL_RANK, is_ours=False, is_foreign=False)
+    assert verdict(ended, -1 - seen, 0) == (3 if is_granted else None)
