@@ -80,6 +80,12 @@ async def begun(gateway: Gateway, gated: Gated, task_id: str, *fields: Field) ->
     await client.head()
     await client.close()
 
+    await goes_on_alone(gateway, task_id)
+
+
+async def goes_on_alone(gateway: Gateway, task_id: str) -> None:
+    """Waits until the task goes on without its client."""
+
     async def is_detached() -> bool:
         return bool((await gateway.http.get(f"/tasks/status/{task_id}")).json()["extensions"]["is_detached"])
 
@@ -151,6 +157,40 @@ async def test_the_javascript_example_survives_its_connection(
     await survives(tracked, upstream, answer, fresh_id, example, needed("node"), cwd=directory, has_head=False)
 
 
+# -- read on where it stopped --
+
+
+@pytest.mark.parametrize("end", ["live", "ended", "broken"])
+async def test_the_curl_examples_read_on(launch: Launch, upstream: Upstream, tmp_path: Path, end: str) -> None:
+    """curl is killed in the answer. The second command appends the rest, live or later; a broken answer is code 18."""
+    gateway = await launch()
+    gated = Gated()
+    upstream.then(gated)
+    call, rest = (here(example.replace(MODEL, "m"), gateway.port) for example in blocks(PAGE, "sh", "sky.txt"))
+    file, whole = tmp_path / "sky.txt", b"".join(EVENTS)
+    curl = await asyncio.create_subprocess_exec("bash", "-c", f"exec {call}", cwd=tmp_path)
+    try:
+        gated.head()
+        gated.piece(EVENTS[0])
+        await until(lambda: file.exists() and file.read_bytes() == EVENTS[0], what="curl writes its file")
+    finally:
+        curl.kill()
+        await curl.wait()
+    await goes_on_alone(gateway, "sky-3")
+    reading = asyncio.ensure_future(output("bash", "-c", rest, cwd=tmp_path)) if end != "ended" else None
+    gated.piece(whole[len(EVENTS[0]) :])
+    if end == "broken":
+        await until(lambda: file.read_bytes() == whole, what="the rest arrives live")
+        assert (await gateway.http.post("/tasks/sky-3/cancel")).status_code == 200
+        assert reading is not None
+        with pytest.raises(AssertionError, match=r"curl: \(18\)"):
+            await reading
+        return
+    gated.end()
+    assert await (reading or output("bash", "-c", rest, cwd=tmp_path)) == ""
+    assert file.read_bytes() == whole
+
+
 # -- submit and fetch later --
 
 
@@ -158,7 +198,9 @@ async def test_the_curl_examples_submit_fetch_and_delete(tracked: Gateway, answe
     """202 with the status; later the answer, in two parts too; once deleted it is gone."""
     submit = here(the_block(PAGE, "sh", "respond-async").replace(MODEL, "m"), tracked.port)
     fetch, delete = (
-        here(example, tracked.port) for example in blocks(PAGE, "sh", "/response") if "respond-async" not in example
+        here(example, tracked.port)
+        for example in blocks(PAGE, "sh", "report-18/response")
+        if "respond-async" not in example
     )
     accepted = json.loads(await output("bash", "-c", submit, cwd=tmp_path))
     assert (accepted["task_id"], accepted["extensions"]["is_detached"]) == ("report-18", True)
@@ -488,4 +530,4 @@ async def test_the_page_names_what_there_is() -> None:
         for name in ("MAX_RESPONSE_BYTES", "MAX_KEPT_BYTES", "MAX_STORED_RESPONSE_BYTES", "TTL_RESPONSE")
     }
     counted = {language: len(blocks(PAGE, language)) for language in ("python", "js", "sh")}
-    assert (counted, PAGE.count("\n```")) == ({"python": 2, "js": 2, "sh": 3}, 14)
+    assert (counted, PAGE.count("\n```")) == ({"python": 2, "js": 2, "sh": 5}, 18)
