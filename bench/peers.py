@@ -19,7 +19,8 @@ from bench.process import Process, StartFailedError, answers, free_port, frozen,
 from bench.procstat import Meter, tree
 
 GATEWAYS = (
-    "gateway", "gateway-ids", "gateway-kept", "gateway-queue", "gateway-no-store", "gateway-frozen", "gateway-1k", "gateway-1m",
+    "gateway", "gateway-ids", "gateway-kept", "gateway-queue", "gateway-no-store", "gateway-frozen", "gateway-1k",
+    "gateway-1m",
 )  # fmt: skip
 # The variants of another checkout, by the variant of this one that each is measured beside.
 BEFORE = {"gateway": "before", "gateway-ids": "before-ids"}

@@ -87,6 +87,10 @@ class Looking:
             raise GenerationChanged(f"the answer is of the generation {found.generation!r} now")
         return found
 
+    def newest(self, task_id: str) -> object | None:
+        """The newest request with this id that this process runs or remembers. It is to be compared alone."""
+        return self._tasks.find(task_id)
+
     async def wait(self, look: Look, since: float, most: float | None = None) -> None:
         """Waits for more than `look` has found, at most `most` seconds after `since`.
 

@@ -49,7 +49,7 @@ class Wish:
     task_id: str
     reader: str | None  # the key whose tasks it may see, None for all
     offset: int = 0
-    generations: frozenset[str] = frozenset()  # one of these it has to be, if there are any
+    generations: frozenset[str] | None = None  # one of these it has to be; None: it may be any
     wait_seconds: float | None = None
     range_from: int | None = None  # of a Range field: counts for an answer of 200 that has ended whole
     if_range: str | None = None  # the only generation for which the Range counts
@@ -190,7 +190,7 @@ class Reading(Background):
         look = await self._looking.look(self._wish.task_id, self._wish.reader, self._offset, self._generation)
         self._last = look
         if look.generation and not self._generation:
-            if self._wish.generations and look.generation not in self._wish.generations:
+            if self._wish.generations is not None and look.generation not in self._wish.generations:
                 raise GenerationChanged(f"the answer is of the generation {look.generation!r} now")
             self._generation = look.generation
         return look

@@ -83,28 +83,34 @@ class Joining(Background):
         """Answers with an error. The request is no task."""
         self._admission.refuse(self.request, error)
 
-    async def _run_once(self) -> None:
+    async def _run_once(self, *, is_overdue: bool = False) -> None:
+        """Joins or begins. `is_overdue`: it may not begin any more, for its claim was refused too long."""
         self.request.read_ahead()
-        while (earlier := await self._earlier()) is not None:
+        while True:
+            known = self._looking.newest(self._task_id)
+            earlier = await self._earlier()
+            if earlier is None:
+                if self._looking.newest(self._task_id) is known:
+                    if is_overdue:
+                        raise TaskIdInUse.in_store(self._task_id)
+                    self._admission.begin_kept(self.request, self._on_refused)
+                    return
+                continue  # another request has begun here during the look
             head = await self._whole_request(earlier)
             if head is not None:
                 await self._check_same(head)
                 await self._join()
                 return
-        self._admission.begin_kept(self.request, self._on_refused)
 
     def _on_refused(self) -> None:
         """The id is in flight at another gateway. The request there may have begun only now, or may be about to end."""
         if not self.request.has_client:
             return
-        if time.monotonic() - self._began > _CLAIM_SECONDS:
-            self.refuse(TaskIdInUse.in_store(self._task_id))
-        else:
-            self._work_on(self._again())
+        self._work_on(self._again(is_overdue=time.monotonic() - self._began > _CLAIM_SECONDS))
 
-    async def _again(self) -> None:
+    async def _again(self, *, is_overdue: bool) -> None:
         await asyncio.sleep(_AGAIN_SECONDS)
-        await self._run_once()
+        await self._run_once(is_overdue=is_overdue)
 
     # -- the earlier request --
 

@@ -68,10 +68,9 @@ class ResponseRoute:
 def _wish(request: Request, task_id: str, query: bytes) -> Wish:
     """What a reader asks for. Raises InvalidParameter."""
     given = parse_qs(query.decode("latin-1"), keep_blank_values=True)
-    tags = b",".join(request.values(b"if-match"))
-    generations = {tag[1].decode() for tag in _TAG.finditer(tags) if not _is_weak(tags, tag.start())}
+    generations = _generations(b",".join(request.values(b"if-match")), is_given=b"if-match" in request.by_name)
     if (named := _one(given, "generation", _GENERATION, "the generation that an ETag names")) is not None:
-        generations = {named}
+        generations = frozenset({named})
     wait = _one(given, "wait", _SECONDS, f"seconds from 0 to {_MOST_WAIT}")
     if wait is not None and float(wait) > _MOST_WAIT:
         raise InvalidParameter(f"wait={wait} is not valid; allowed: seconds from 0 to {_MOST_WAIT}")
@@ -81,15 +80,20 @@ def _wish(request: Request, task_id: str, query: bytes) -> Wish:
         task_id,
         request.reader,
         offset=int(_one(given, "from", _WHOLE, "a whole number of bytes from 0 on") or 0),
-        generations=frozenset(() if tags.strip() == b"*" and named is None else generations),
+        generations=generations,
         wait_seconds=None if wait is None else float(wait),
         range_from=None if ranged is None else int(ranged[1]),
         if_range=None if if_range is None else if_range.decode("latin-1").strip().strip('"'),
     )
 
 
-def _is_weak(tags: bytes, at: int) -> bool:
-    return tags[max(at - 2, 0) : at] == b"W/"
+def _generations(tags: bytes, *, is_given: bool) -> frozenset[str] | None:
+    """Those that an If-Match field allows, None for any. A weak tag allows none (RFC 9110 section 13.1.1)."""
+    if not is_given or tags.strip() == b"*":
+        return None
+    return frozenset(
+        tag[1].decode() for tag in _TAG.finditer(tags) if tags[max(tag.start() - 2, 0) : tag.start()] != b"W/"
+    )
 
 
 def _one(given: dict[str, list[str]], name: str, pattern: re.Pattern[str], allowed: str) -> str | None:

@@ -21,6 +21,7 @@ _LABEL = re.compile(rb"[!-~]{1,%d}" % MAX_LABEL)
 _IS_LOW = {b"normal": False, b"low": True}
 _IS_KEPT = {b"true": True, b"false": False}
 _RESPOND_ASYNC = b"respond-async"
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _SECONDS = re.compile(rb"0*([1-9][0-9]{0,4})")
 _MOST_SECONDS = 86_400
 
@@ -60,7 +61,7 @@ def options_of(by_name: Mapping[bytes, bytes], values: Callable[[bytes], list[by
 
 def prefers_async(values: list[bytes]) -> bool:
     """Whether a request with these Prefer fields asks for `respond-async` (RFC 7240 section 4.1)."""
-    preferences = b",".join(values).split(b",")
+    preferences = b",".join(_QUOTED.sub(b"", value) for value in values).split(b",")
     return any(preference.partition(b";")[0].strip(b" \t").lower() == _RESPOND_ASYNC for preference in preferences)
 
 

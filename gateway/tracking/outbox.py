@@ -100,7 +100,7 @@ class Outbox:
         if task.finished_ms is not None:
             self._urgent.pop(task, None)
             self._keep(task)
-            if task.is_held:
+            if task.is_end_held:
                 return
             self._ended[task] = None
         else:

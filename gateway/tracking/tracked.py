@@ -65,7 +65,7 @@ class TrackedTask(Task):
     """A task with what only this process knows of it. `attempt` 0: the id is to be claimed (as in `Record`)."""
 
     __slots__ = (
-        "_claim", "_cut_by", "_is_end_held", "_likely_attempt", "_place", "_runner", "beat_at", "is_first_record",
+        "_claim", "_cut_by", "_likely_attempt", "_place", "_runner", "beat_at", "is_end_held", "is_first_record",
         "saved_rank", "sent_rank", "size_bytes", "wait_left",
     )  # fmt: skip
 
@@ -92,7 +92,7 @@ class TrackedTask(Task):
         self.saved_rank = -1  # of the newest status that the store has
         self.sent_rank = -1  # of the record that was sent last
         self.is_first_record = True  # whether no record was sent before that one
-        self._is_end_held = False
+        self.is_end_held = False  # until the store has its kept answer
         self._cut_by: GatewayError | None = None
         self._runner: Runner | None = None
         self._place = place  # until the task ends
@@ -168,15 +168,15 @@ class TrackedTask(Task):
     @property
     def is_held(self) -> bool:
         """Whether its end must not be written yet: first the store has to have its kept answer."""
-        return self._is_end_held and self.finished_ms is not None
+        return self.is_end_held and self.finished_ms is not None
 
     def hold_end(self) -> None:
         """Its end is not to be written before `release_end`."""
-        self._is_end_held = True
+        self.is_end_held = True
 
     def release_end(self) -> bool:
         """Its end may be written. Whether that waits."""
-        was_held, self._is_end_held = self.is_held, False
+        was_held, self.is_end_held = self.is_held, False
         return was_held
 
     # -- its request --

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -27,6 +27,31 @@ if TYPE_CHECKING:
 async def live(gateways: Launch, store: Store, model: EmbeddedModel) -> Gateway:
     """A gateway in front of the real model."""
     return await gateways(REDIS_URL=store.url, UPSTREAM_BASE=model.base)
+
+
+class Pair(NamedTuple):
+    """Two gateways of one store; without a store, one that is both."""
+
+    first: Gateway
+    other: Gateway
+
+
+OTHER = {"GATEWAY_INSTANCE": "other-gateway:11535"}
+
+
+@pytest.fixture
+async def two(gateways: Launch, store: Store) -> Pair:
+    """Two gateways that share the session's store."""
+    return Pair(await gateways(REDIS_URL=store.url), await gateways(REDIS_URL=store.url, **OTHER))
+
+
+@pytest.fixture(params=["store", "in-process"])
+async def pair(request: pytest.FixtureRequest, gateways: Launch, store: Store) -> Pair:
+    """Two gateways of one store, and one without any: what holds for both takes this."""
+    if request.param == "store":
+        return Pair(await gateways(REDIS_URL=store.url), await gateways(REDIS_URL=store.url, **OTHER))
+    alone = await gateways()
+    return Pair(alone, alone)
 
 
 @pytest.fixture

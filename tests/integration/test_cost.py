@@ -43,6 +43,7 @@ CALLS_PER_PLACE = 12 * 1.1  # with a queue in which none waits
 # Measured, for a stream with a chosen id: the files of the gateway that it enters, and the calls from one into another.
 FILES_PER_STREAM = 30
 CALLS_BETWEEN_FILES = 153
+CALLS_PER_KEPT_PIECE = 10 * 1.1  # of an answer that is kept
 # Measured, and allowed: a little of the background may fall into each of three rounds, but nothing in every request.
 WHOLE = 0.5
 A_LITTLE = 0.05
@@ -153,6 +154,22 @@ async def test_a_piece_costs_no_more(counted: Counted, upstream: Upstream) -> No
     assert cost.reads <= 1 + WHOLE
     assert cost.scripts < WHOLE
     assert cost.store_bytes < 1
+
+
+async def test_a_kept_piece_costs_a_few_steps_more(counted: Counted, upstream: Upstream) -> None:
+    """A piece of an answer that is kept goes to the store with others, and the client waits for none of that."""
+    client = await counted.connect()
+
+    async def streamed(pieces: int) -> Cost:
+        script = upstream.gated()
+        return await counted.cost_of(lambda: stream(client, script, pieces, (b"X-Task-Keep", b"true")))
+
+    await streamed(10)
+    rounds = [(await streamed(PIECES + 10) - await streamed(10)).per(PIECES) for _ in range(ROUNDS)]
+    print(*rounds, sep="\n")
+    cost = least(rounds)
+    assert cost.calls <= CALLS_PER_KEPT_PIECE
+    assert cost.tasks < WHOLE
 
 
 async def test_a_task_under_way_costs_no_word_to_the_store_until_it_beats(counted: Counted, upstream: Upstream) -> None:
