@@ -21,8 +21,11 @@ _MOST_BYTES = 256 * 1024  # of one answer in one part
 class Holder(Protocol):
     """What holds an answer in this process."""
 
-    def grown(self, answer: "Answer", count: int) -> Kept:
-        """It takes so many bytes more (fewer, if negative). What becomes of it; anything but KEPT ends it."""
+    def grown(self, count: int, held_bytes: int) -> Kept:
+        """It takes `count` bytes more (fewer, if negative), and `held_bytes` in all. What becomes of it.
+
+        Anything but KEPT is the end of it, if it has grown.
+        """
 
     def changed(self, answer: "Answer") -> None:
         """Something of it is to be written."""
@@ -42,8 +45,8 @@ class Answer:
     """What there is of one answer. `generation` names it. Once `is_dropped`, it has no body and takes none."""
 
     __slots__ = (
-        "_end_at", "_holder", "_is_head_saved", "_request_bytes", "_source", "_waiting", "body", "generation", "head",
-        "is_dropped", "saved_bytes", "task",
+        "_end_at", "_holder", "_is_head_saved", "_is_told", "_request_bytes", "_source", "_waiting", "body",
+        "generation", "head", "is_dropped", "saved_bytes", "task",
     )  # fmt: skip
 
     def __init__(self, holder: Holder, source: Source, task: TrackedTask, name: str) -> None:
@@ -58,6 +61,7 @@ class Answer:
         self._waiting: list[asyncio.Future[None]] = []
         # the store
         self.saved_bytes = 0
+        self._is_told = False  # whether the saver knows of all that was added since the last part
         self._is_head_saved = False
         self._end_at: int | None = None  # the size of the body when the task ended
 
@@ -75,13 +79,13 @@ class Answer:
     def hold_request(self, count: int) -> bool:
         """The gateway holds so many bytes of the request by now. False if that is too much."""
         more, self._request_bytes = count - self._request_bytes, count
-        return self._holder.grown(self, more) is Kept.KEPT
+        return self._holder.grown(more, self.held_bytes) is Kept.KEPT
 
     def request_sent(self) -> None:
         """The gateway holds nothing of the request any more."""
         count, self._request_bytes = self._request_bytes, 0
         if count:
-            self._holder.grown(self, -count)
+            self._holder.grown(-count, self.held_bytes)
 
     def request_came(self, digest: str, count: int) -> None:
         """The request is whole, with a body of `count` bytes."""
@@ -95,14 +99,17 @@ class Answer:
         """A piece of the body."""
         if self.is_dropped:
             return
-        self.body += piece
-        fate = self._holder.grown(self, len(piece))
+        body = self.body
+        body += piece
+        fate = self._holder.grown(len(piece), len(body) + self._request_bytes)
         if fate is not Kept.KEPT:
             self.drop(fate)
             return
         if self._waiting:
             self._wake()
-        self._holder.changed(self)
+        # Each piece of a stream comes here: one that waits with others for the store costs no call (test_cost.py).
+        if not self._is_told or len(body) - self.saved_bytes >= PIECE_BYTES:
+            self._tell()
 
     def end(self, end: End, refusal: Refusal | None = None) -> None:
         """Nothing follows. `refusal` is what the client gets if the answer has not begun."""
@@ -116,7 +123,7 @@ class Answer:
         """The task has its end. What has come so far has to be in the store before that end is."""
         if not self.is_dropped:
             self._end_at = len(self.body)
-            self._holder.changed(self)
+            self._tell()
 
     def drop(self, why: Kept) -> None:
         """It is kept no longer. Its readers are broken off."""
@@ -134,14 +141,18 @@ class Answer:
         self.is_dropped = True
         self._source = None
         held_bytes, self.body, self._request_bytes = self.held_bytes, bytearray(), 0
-        self._holder.grown(self, -held_bytes)
+        self._holder.grown(-held_bytes, 0)
         self._wake()
 
     def _change(self, head: KeptHead) -> None:
         if not self.is_dropped:
             self.head, self._is_head_saved = head, False
             self._wake()
-            self._holder.changed(self)
+            self._tell()
+
+    def _tell(self) -> None:
+        self._holder.changed(self)
+        self._is_told = self.is_due
 
     @property
     def held_bytes(self) -> int:
@@ -191,8 +202,9 @@ class Answer:
         """Whether it has ended and the store has all of it."""
         return self.head.end is not None and not self.is_due
 
-    def part(self, ttl_running_seconds: int, ttl_response_seconds: int) -> Part:
+    def take_part(self, ttl_running_seconds: int, ttl_response_seconds: int) -> Part:
         """The next part to write: empty if there is nothing new, which renews what is there."""
+        self._is_told = False
         to = min(len(self.body), self.saved_bytes + _MOST_BYTES)
         is_end = self.head.end is not None and to == len(self.body)
         return Part(

@@ -114,11 +114,11 @@ class Keeping:
 
     # -- what an answer says (Holder) --
 
-    def grown(self, answer: Answer, count: int) -> Kept:
-        """It takes so many bytes more. What becomes of it."""
+    def grown(self, count: int, held_bytes: int) -> Kept:
+        """An answer takes `count` bytes more, and `held_bytes` in all. What becomes of it."""
         self.held_bytes += count
         if count > 0:
-            if answer.held_bytes > self.limits.response_bytes:
+            if held_bytes > self.limits.response_bytes:
                 return Kept.TOO_LARGE
             if self.held_bytes > self.limits.held_bytes:
                 return Kept.NO_ROOM

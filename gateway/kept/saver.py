@@ -54,7 +54,7 @@ class Saver:
             if not answer.is_due:
                 return
             self._due[answer] = None
-        if self._is_writing or self._is_soon or self.failing_since is not None:
+        if self._is_writing or self._is_soon or (self.failing_since is not None and self._next is not None):
             return
         if answer.is_urgent:
             self._is_soon = True
@@ -93,7 +93,7 @@ class Saver:
         batch: list[tuple[Answer, Part]] = []
         size = 0
         for answer in self._due:
-            part = answer.part(*self._ttls)
+            part = answer.take_part(*self._ttls)
             size += len(part.piece)
             if batch and size > _CALL_BYTES:
                 break
