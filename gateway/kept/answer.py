@@ -18,11 +18,14 @@ PIECE_BYTES = 16 * 1024  # so much is written to the store at once, or what has 
 _MOST_BYTES = 256 * 1024  # of one answer in one part
 
 
-class Keeper(Protocol):
-    """What an answer tells of itself."""
+class Holder(Protocol):
+    """What holds an answer in this process."""
 
-    def grown(self, answer: "Answer", count: int) -> Kept:
-        """It takes so many bytes more (fewer, if negative). What becomes of it; anything but KEPT ends it."""
+    def grown(self, count: int, held_bytes: int) -> Kept:
+        """It takes `count` bytes more (fewer, if negative), and `held_bytes` in all. What becomes of it.
+
+        Anything but KEPT is the end of it, if it has grown.
+        """
 
     def changed(self, answer: "Answer") -> None:
         """Something of it is to be written."""
@@ -31,39 +34,34 @@ class Keeper(Protocol):
         """It is kept no longer, see `answer.task.response`."""
 
 
-class Owner(Protocol):
-    """The exchange that the answer is of. No call may raise."""
+class Source(Protocol):
+    """The exchange that the answer comes from. No call may raise."""
 
     def on_dropped(self, why: Kept) -> None:
         """The answer is kept no longer."""
 
 
 class Answer:
-    """What there is of one answer. `generation` names it.
-
-    `is_dropped`: it is kept no longer, and has no body any more. `is_refused`: its task never had the id.
-    """
+    """What there is of one answer. `generation` names it. Once `is_dropped`, it has no body and takes none."""
 
     __slots__ = (
-        "_end_at", "_is_head_saved", "_keeper", "_owner", "_request_bytes", "_waiting", "body", "generation", "head",
-        "held_bytes", "is_dropped", "is_marked", "is_refused", "saved_bytes", "task",
+        "_end_at", "_holder", "_is_head_saved", "_is_told", "_request_bytes", "_source", "_waiting", "body",
+        "generation", "head", "is_dropped", "saved_bytes", "task",
     )  # fmt: skip
 
-    def __init__(self, keeper: Keeper, owner: Owner, task: TrackedTask, name: str) -> None:
+    def __init__(self, holder: Holder, source: Source, task: TrackedTask, name: str) -> None:
         self.task = task
         self.generation = ""  # until the task has its id
         self.head = KeptHead(name=name, method=task.method)
         self.body = bytearray()
-        self.held_bytes = 0  # of memory: of the body, and of the request before it is with Ollama
         self.is_dropped = False
-        self.is_refused = False
-        self._request_bytes = 0  # of memory: of the request alone
-        self._keeper = keeper
-        self._owner: Owner | None = owner  # until it ends: the two hold each other
+        self._request_bytes = 0  # of the request that the gateway holds, before it is with Ollama
+        self._holder = holder
+        self._source: Source | None = source  # until it ends: the two hold each other
         self._waiting: list[asyncio.Future[None]] = []
         # the store
         self.saved_bytes = 0
-        self.is_marked = False  # the saver knows that something is to be written
+        self._is_told = False  # whether the saver knows of all that was added since the last part
         self._is_head_saved = False
         self._end_at: int | None = None  # the size of the body when the task ended
 
@@ -78,23 +76,16 @@ class Answer:
         self.generation = f"{self.task.likely_attempt}-{secrets.token_hex(8)}"
         self._change(self.head)
 
-    def refused(self) -> None:
-        """The id is in flight elsewhere: there will be no such answer."""
-        self.is_refused = self.is_dropped = True
-        self._owner = None
-        self.clear()
-        self._wake()
-
     def hold_request(self, count: int) -> bool:
         """The gateway holds so many bytes of the request by now. False if that is too much."""
         more, self._request_bytes = count - self._request_bytes, count
-        return self._keeper.grown(self, more) is Kept.KEPT
+        return self._holder.grown(more, self.held_bytes) is Kept.KEPT
 
     def request_sent(self) -> None:
         """The gateway holds nothing of the request any more."""
-        if self._request_bytes:
-            self._keeper.grown(self, -self._request_bytes)
-            self._request_bytes = 0
+        count, self._request_bytes = self._request_bytes, 0
+        if count:
+            self._holder.grown(-count, self.held_bytes)
 
     def request_came(self, digest: str, count: int) -> None:
         """The request is whole, with a body of `count` bytes."""
@@ -110,18 +101,19 @@ class Answer:
             return
         body = self.body
         body += piece
-        fate = self._keeper.grown(self, len(piece))
+        fate = self._holder.grown(len(piece), len(body) + self._request_bytes)
         if fate is not Kept.KEPT:
             self.drop(fate)
             return
         if self._waiting:
             self._wake()
-        if not self.is_marked or len(body) - self.saved_bytes >= PIECE_BYTES:
-            self._keeper.changed(self)
+        # Each piece of a stream comes here: one that waits with others for the store costs no call (test_cost.py).
+        if not self._is_told or len(body) - self.saved_bytes >= PIECE_BYTES:
+            self._tell()
 
     def end(self, end: End, refusal: Refusal | None = None) -> None:
         """Nothing follows. `refusal` is what the client gets if the answer has not begun."""
-        self._owner = None
+        self._source = None
         self.request_sent()
         if self.head.end is None and not self.is_dropped:
             refusal = None if self.head.status else refusal
@@ -131,32 +123,41 @@ class Answer:
         """The task has its end. What has come so far has to be in the store before that end is."""
         if not self.is_dropped:
             self._end_at = len(self.body)
-            self._keeper.changed(self)
+            self._tell()
 
     def drop(self, why: Kept) -> None:
         """It is kept no longer. Its readers are broken off."""
         if self.is_dropped:
             return
-        self.is_dropped = True
         self.task.keep(why)
-        owner, self._owner = self._owner, None
-        self.clear()
-        self._keeper.dropped(self)
-        self._wake()
-        if owner is not None:
-            owner.on_dropped(why)
+        source = self._source
+        self.discard()
+        self._holder.dropped(self)
+        if source is not None:
+            source.on_dropped(why)
 
-    def clear(self) -> None:
-        """Frees its memory."""
-        self._keeper.grown(self, -self.held_bytes)
-        self._request_bytes = self.saved_bytes = 0
-        self.body = bytearray()
+    def discard(self) -> None:
+        """It leaves the memory of this process, which says nothing of the answer itself: the store may have it."""
+        self.is_dropped = True
+        self._source = None
+        held_bytes, self.body, self._request_bytes = self.held_bytes, bytearray(), 0
+        self._holder.grown(-held_bytes, 0)
+        self._wake()
 
     def _change(self, head: KeptHead) -> None:
         if not self.is_dropped:
             self.head, self._is_head_saved = head, False
             self._wake()
-            self._keeper.changed(self)
+            self._tell()
+
+    def _tell(self) -> None:
+        self._holder.changed(self)
+        self._is_told = self.is_due
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory its body takes, and its request before that is with Ollama."""
+        return len(self.body) + self._request_bytes
 
     # -- what the saver writes --
 
@@ -201,8 +202,9 @@ class Answer:
         """Whether it has ended and the store has all of it."""
         return self.head.end is not None and not self.is_due
 
-    def part(self, ttl_running_seconds: int, ttl_response_seconds: int) -> Part:
+    def take_part(self, ttl_running_seconds: int, ttl_response_seconds: int) -> Part:
         """The next part to write: empty if there is nothing new, which renews what is there."""
+        self._is_told = False
         to = min(len(self.body), self.saved_bytes + _MOST_BYTES)
         is_end = self.head.end is not None and to == len(self.body)
         return Part(

@@ -18,12 +18,13 @@ async def delete(keeping: Keeping, looking: Looking, task_id: str, reader: str |
         look.answer.drop(Kept.DELETED)
         await keeping.until_dropped()
     elif keeping.store is not None:
-        event_id, name = new_id(), name_in(fields_of(look.document) or {})
+        event_id, name, was_there = new_id(), name_in(fields_of(look.document) or {}), False
         try:
             if look.generation:
-                await keeping.store.drop(task_id, look.generation, event_id)
+                was_there = await keeping.store.drop(task_id, look.generation, event_id)
             if not has_ended(look.document):
                 await keeping.tasks.ask_to_drop(name)
         except StoreError as error:
             raise StoreAway(f"the status store is away: {error}") from error
-        keeping.note_deleted(task_id, name, event_id)
+        if was_there:  # else the status there has another event_id, or says why it is not kept
+            keeping.note_deleted(task_id, name, event_id)

@@ -12,13 +12,16 @@ import orjson
 
 from gateway.http.head import Fields
 
-# Not kept: those that concern one client alone, those that each answer has of its own, and what Ollama's and the
-# client's connections had to themselves.
+# Not kept: fields for one client alone, fields that each answer has of its own, and those of a connection or of CORS.
+# The relay removes the last two; a text in the store could bring them back, and so break the framing of an answer.
 _NOT_KEPT = frozenset(
     {
-        b"set-cookie", b"set-cookie2", b"authentication-info", b"content-length", b"date", b"x-task-id",
+        "set-cookie", "set-cookie2", "authentication-info", "content-length", "date", "x-task-id",
+        "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
     }
 )  # fmt: skip
+_NOT_KEPT_PREFIXES = ("proxy-", "access-control-")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # a token (RFC 9110 section 5.6.2), in lower case
 _UNSAFE = re.compile("[\r\n\0\u0100-\U0010ffff]")  # would end a field, or is no byte
 _DIGEST = re.compile(r"(?:[0-9a-f]{64})?")
 _MOST_BYTES = 2**53
@@ -67,7 +70,12 @@ class KeptHead:
 
 def kept_fields(fields: Fields) -> tuple[tuple[str, str], ...]:
     """Those of the fields that the client gets (lower-case names) that are kept."""
-    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields if name not in _NOT_KEPT)
+    texts = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
+    return tuple((name, value) for name, value in texts if _is_kept(name))
+
+
+def _is_kept(name: str) -> bool:
+    return name not in _NOT_KEPT and not name.startswith(_NOT_KEPT_PREFIXES)
 
 
 def head_in(text: str) -> KeptHead | None:
@@ -93,8 +101,9 @@ def digest_of(task_id: str, method: str, target: bytes) -> "hashlib._Hash":
 
 
 def _refusal(*, status: int, code: str, message: str, retry_after_seconds: int | None) -> Refusal:
-    for number in (status, retry_after_seconds or 0):
-        _count(number)
+    _count(status)
+    if retry_after_seconds is not None:
+        _count(retry_after_seconds)
     for text in (code, message):
         _text(text)
     if not 400 <= status <= 599:
@@ -108,10 +117,10 @@ def _is_right(head: KeptHead) -> bool:
             _text(text)
         if not _DIGEST.fullmatch(_text(head.digest)):
             return False
-        for number in (head.request_bytes, head.status, head.total, head.length or 0):
+        for number in (head.request_bytes, head.status, head.total, 0 if head.length is None else head.length):
             _count(number)
         for name, value in head.fields:
-            if not name or _UNSAFE.search(name + value):
+            if not (_NAME.fullmatch(name) and _is_kept(name)) or _UNSAFE.search(value):
                 return False
     except (TypeError, ValueError):
         return False

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from gateway.kept.answer import Answer, Owner
+from gateway.kept.answer import Answer, Source
 from gateway.kept.saver import Saver
 from gateway.metrics.counts import Counts
 from gateway.store.answers import AnswerStore
@@ -93,13 +93,12 @@ class Keeping:
         """The newest answer of a task that is held here."""
         return self._held.get(task_id)
 
-    def begin(self, task: TrackedTask, owner: Owner) -> Answer:
+    def begin(self, task: TrackedTask, source: Source) -> Answer:
         """Begins to keep the answer of `task`."""
         before = self._held.get(task.task_id)
         if before is not None and self._saver is None:  # else it is on its way to the store
             self._forget(before)
-            before.clear()
-        answer = Answer(self, owner, task, self.tasks.name(task))
+        answer = Answer(self, source, task, self.tasks.name(task))
         task.keep(Kept.KEPT)
         if self._saver is not None:
             task.hold_end()
@@ -109,19 +108,17 @@ class Keeping:
 
     def discard(self, answer: Answer) -> None:
         """The task of `answer` has not got its id, so there is no such answer."""
-        answer.refused()
         self._forget(answer)
         answer.task.response = None
         self.tasks.release_end(answer.task)
 
-    # -- what an answer says (Keeper) --
+    # -- what an answer says (Holder) --
 
-    def grown(self, answer: Answer, count: int) -> Kept:
-        """It takes so many bytes more. What becomes of it."""
-        answer.held_bytes += count
+    def grown(self, count: int, held_bytes: int) -> Kept:
+        """An answer takes `count` bytes more, and `held_bytes` in all. What becomes of it."""
         self.held_bytes += count
         if count > 0:
-            if answer.held_bytes > self.limits.response_bytes:
+            if held_bytes > self.limits.response_bytes:
                 return Kept.TOO_LARGE
             if self.held_bytes > self.limits.held_bytes:
                 return Kept.NO_ROOM
@@ -136,12 +133,10 @@ class Keeping:
 
     def dropped(self, answer: Answer) -> None:
         """It is kept no longer."""
-        self._forget(answer)
+        self._let_go(answer)
         self._count(answer)
-        if self._saver is not None:
-            self._saver.discard(answer)
-            if answer.generation:
-                self._drop_soon(answer)
+        if self._saver is not None and answer.generation:
+            self._drop_soon(answer)
         self.tasks.response_changed(answer.task)
 
     def _ended(self, answer: Answer) -> None:
@@ -159,10 +154,16 @@ class Keeping:
         if answer.is_complete:
             self._ended(answer)
             self._forget(answer)
-            answer.clear()
 
     def _forget(self, answer: Answer) -> None:
+        """Frees its memory. From now on readers look for it in the store."""
+        self._let_go(answer)
+        answer.discard()
+
+    def _let_go(self, answer: Answer) -> None:
         self._all.pop(answer, None)
+        if self._saver is not None:
+            self._saver.discard(answer)
         if self._held.get(answer.task.task_id) is answer:
             del self._held[answer.task.task_id]
 
@@ -205,7 +206,6 @@ class Keeping:
         for answer, ended_at in list(self._all.items()):
             if ended_at and ended_at + self.limits.ttl_response_seconds <= now:
                 self._forget(answer)  # only without a store
-                answer.clear()
             elif self._is_stuck(answer, now):
                 log.warning(
                     "task %s: the store does not take its answer, which is not kept therefore", answer.task.task_id,

@@ -71,18 +71,8 @@ class Looking:
 
         Raises NotFound, ResponseNotKept, ResponseGone, GenerationChanged, StoreAway.
         """
-        answer = self._keeping.find(task_id)
-        newest = self._tasks.find(task_id)
-        if answer is not None and newest not in (None, answer.task):
-            answer = None if newest is not None and newest.response is not None else answer
-            if answer is not None and reader in (None, answer.task.owner):
-                raise _superseded(task_id)
-        if answer is not None:
-            if reader not in (None, answer.task.owner):
-                raise _unknown(task_id)
-            found = _own(answer, offset)
-        else:
-            found = await self._stored(task_id, reader, offset)
+        answer = self._held(task_id, reader)
+        found = await self._stored(task_id, reader, offset) if answer is None else _own(answer, offset)
         if generation and found.generation and found.generation != generation:
             raise GenerationChanged(f"the answer is of the generation {found.generation!r} now")
         return found
@@ -132,6 +122,18 @@ class Looking:
         if look.answer is not None:
             return look.answer.task.started_ms is not None
         return ((fields_of(look.document) or {}).get("extensions") or {}).get("started_ms") is not None
+
+    def _held(self, task_id: str, reader: str | None) -> Answer | None:
+        """The answer of the newest request of a task, if this process holds it. Raises NotFound, ResponseGone."""
+        answer = self._keeping.find(task_id)
+        if answer is None:
+            return None
+        newest = self._tasks.find(task_id) or answer.task
+        if reader not in (None, newest.owner):
+            raise _unknown(task_id)
+        if newest is not answer.task and newest.response is None:
+            raise _superseded(task_id)
+        return answer if newest is answer.task else None
 
     async def _stored(self, task_id: str, reader: str | None, offset: int) -> Look:
         store = self._keeping.store

@@ -70,6 +70,7 @@ class Background:
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Begins; `work` has to answer the request, or to hand it on."""
+        self._end_limits()
         self.request.answered_by(self)
         self._work = asyncio.get_running_loop().create_task(self._run(work))
         _running.add(self._work)
@@ -78,8 +79,12 @@ class Background:
     def _on_done(self, work: "asyncio.Task[None]") -> None:
         _running.discard(work)
         if work is self._work:
-            for timer in self._timers:
-                timer.cancel()
+            self._end_limits()
+
+    def _end_limits(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
 
     async def _run(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -115,6 +120,7 @@ class Background:
     def _end(self, error: GatewayError, *, is_for_start: bool) -> None:
         if self._work is not None and not self._work.done() and not (is_for_start and self.has_started):
             self._work.cancel()
+            self._end_limits()  # a second one may be due in the same turn of the loop
             self._fail(error)
 
     @property
@@ -211,8 +217,8 @@ class Reading(Background):
     async def _first(self) -> Look | None:
         """The look with which the answer begins. None if the client has got a status document instead."""
         wish, began = self._wish, time.monotonic()
+        look = await self._look()
         while True:
-            look = await self._look()
             if look.refusal is not None:
                 raise Refused(look.refusal)
             if look.has_begun and look.length >= self._offset:
@@ -223,6 +229,7 @@ class Reading(Background):
                 accept(self.request, wish.task_id, self._looking.document(look), is_read=True)
                 return None
             await self._looking.wait(look, began, wish.wait_seconds)
+            look = await self._look_patiently()
 
     # -- the head --
 

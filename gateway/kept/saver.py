@@ -50,10 +50,10 @@ class Saver:
 
     def changed(self, answer: Answer) -> None:
         """Something of `answer` is to be written."""
-        if not answer.is_due:
-            return
-        self._due[answer] = None
-        answer.is_marked = True
+        if answer not in self._due:
+            if not answer.is_due:
+                return
+            self._due[answer] = None
         if self._is_writing or self._is_soon or (self.failing_since is not None and self._next is not None):
             return
         if answer.is_urgent:
@@ -93,14 +93,13 @@ class Saver:
         batch: list[tuple[Answer, Part]] = []
         size = 0
         for answer in self._due:
-            part = answer.part(*self._ttls)
+            part = answer.take_part(*self._ttls)
             size += len(part.piece)
             if batch and size > _CALL_BYTES:
                 break
             batch.append((answer, part))
         for answer, _ in batch:
             del self._due[answer]
-            answer.is_marked = False
         self._is_writing = True
         self._store.save([part for _, part in batch], partial(self._take, batch))
 
@@ -139,7 +138,6 @@ class Saver:
             self._on_saved(answer)
         if answer.is_due:
             self._due[answer] = None
-            answer.is_marked = True
 
     def _fail(self, batch: list[tuple[Answer, Part]], error: StoreError) -> None:
         """Tries again later, in the same order."""

@@ -105,7 +105,9 @@ class KeptExchange(Exchange):
             self._fail(BodyTooLarge(f"with Prefer: respond-async a request body has at most {self._most_bytes} bytes"))
             return
         self._task.request_bytes = self._request.body_bytes
-        if not self._kept.hold_request(self._request.body_bytes):
+        if self._kept.is_dropped:
+            self._fail(Cancelled())  # deleted meanwhile: nothing could give out the answer
+        elif not self._kept.hold_request(self._request.body_bytes):
             self._fail(KeepUnavailable("too much is kept already"))
         elif self._request.is_whole and self._unanswered is None:
             self._unanswered, self._request = self._request, self._request.parted()
@@ -164,7 +166,10 @@ class KeptExchange(Exchange):
         """Takes a piece that is not the last. False if it has to wait."""
         if self._phase is not Phase.FLOWING or not self._request.wire.is_writable:
             return False
-        self._kept.add(piece)
+        try:
+            self._kept.add(piece)
+        except Exception:
+            self._fail_inside()
         super().on_piece(piece)
         return True
 

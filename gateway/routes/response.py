@@ -5,12 +5,13 @@ It does not go through the ASGI application: an answer may have any status and f
 """
 
 import re
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, unquote_to_bytes
 
 from gateway.errors import InvalidParameter, InvalidTaskId, MethodNotAllowed
 from gateway.http.head import Target
-from gateway.http.request import Request
+from gateway.http.request import Request, own_fields
 from gateway.kept.deleting import delete
 from gateway.kept.keeping import Keeping
 from gateway.kept.looking import Looking
@@ -62,7 +63,7 @@ class ResponseRoute:
 
     async def _delete(self, request: Request, task_id: str) -> None:
         await delete(self._keeping, self._looking, task_id, request.reader)
-        request.answer(204, [])
+        request.answer(HTTPStatus.NO_CONTENT, own_fields([]))
 
 
 def _wish(request: Request, task_id: str, query: bytes) -> Wish:

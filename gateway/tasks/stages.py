@@ -55,7 +55,8 @@ def verdict(stored: Stored | None, attempt: int, rank: int) -> int | None:
     """The attempt under which a status of `rank` is written; None if the stored document stays.
 
     `attempt` 0 claims the id: it becomes the attempt after the one that has ended. -1 - n does so only after the
-    attempt n, which may be 0 for none. A rank never falls, an end never changes, and an attempt never replaces a later one.
+    attempt n, which may be 0 for none. A rank never falls, an end never changes, and an attempt never replaces a later
+    one.
     """
     if stored is None:
         return max(attempt, 1)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Exchange, Upstream
     from tests.support.store import Store
-    from tests.support.wire import Client, Head
+    from tests.support.wire import Client, Head, Response
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -135,3 +135,25 @@ async def one_call(gateways: list[Gateway], upstream: Upstream, body: bytes, num
     assert len(upstream.exchanges) == number + 1
     document = await gateways[0].ended(task_id)
     assert (document["state"], document["extensions"]["attempt"]) == ("SUCCESS", 1)
+
+
+async def test_fifty_retries_of_a_call_that_ends_at_once_are_one_call(
+    launch: Launch, store: Store, upstream: Upstream
+) -> None:
+    """The first call may begin and end between another gateway's look and its claim: that one joins it, too."""
+    gateways = [await launch(REDIS_URL=store.url) for _ in range(2)]
+    for number in range(10):
+        upstream.default = completion
+        body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": f"number {number}"}]})
+        task_id = new_id()
+        whole = request("POST", CHAT, (b"X-Task-Id", task_id.encode()), KEEP, body=body)
+        clients = [await gateways[n % 2].connect() for n in range(RETRIES)]
+
+        async def ask(client: Client, data: bytes) -> Response:
+            await client.send(data)
+            return await client.answer("POST")
+
+        answers = await asyncio.gather(*(ask(client, whole) for client in clients))
+        assert len({(answer.status, answer.data) for answer in answers}) == 1
+        assert answers[0].status == 200
+        assert len(upstream.exchanges) == number + 1

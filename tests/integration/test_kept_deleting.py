@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from tests.support.kept import (
     delete,
     ended_call,
     kept,
+    new_id,
     read,
     response_of,
     route,
@@ -43,6 +45,7 @@ async def test_an_ended_answer_is_deleted(pair: Pair, upstream: Upstream, side: 
     before = await pair.first.ended(task_id)
     answer = await delete(getattr(pair, side), task_id)
     assert (answer.status, answer.data) == (204, b"")
+    assert answer.head.get("cross-origin-resource-policy") == b"same-origin"
     for gateway in pair:
         assert code_of(await read(gateway, task_id)) == (410, "response_gone")
         assert code_of(await delete(gateway, task_id)) == (410, "response_gone")
@@ -181,3 +184,34 @@ async def test_one_that_runs_does_not_expire(gateways: Launch, store: Store, ups
     await until(is_renewed, what="the answer has been renewed eight times, in more than its TTL")
     call.finish(*EVENTS[1:-1])
     assert (await read(gateway, call.task_id)).data == WHOLE
+
+
+@SIDES
+async def test_a_respond_async_call_is_cancelled_if_its_answer_is_deleted_before_its_body_is_whole(
+    pair: Pair, upstream: Upstream, side: str
+) -> None:
+    """Nothing could give its answer out: 499, and Ollama never sees it."""
+    task_id = new_id()
+    client = await pair.first.connect()
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\nX-Task-Id: %b\r\nPrefer: respond-async\r\nContent-Length: 9\r\n\r\nhalf"
+    await client.send(head % (CHAT.encode(), task_id.encode()))
+
+    async def is_known() -> bool:
+        return (await getattr(pair, side).ask("GET", f"/tasks/status/{task_id}")).status == 200
+
+    await until(is_known, what="the task is known where its answer is deleted")
+    assert (await delete(getattr(pair, side), task_id)).status == 204
+    await until_response(pair.first, task_id, "deleted")
+    await client.send(b"other")
+    assert code_of(await client.answer("POST")) == (499, "cancelled")
+    assert not upstream.exchanges
+    assert outcome(await pair.first.ended(task_id))[1:] == ("cancelled", "cancelled")
+
+
+async def test_a_second_delete_changes_no_event(two: Pair, upstream: Upstream) -> None:
+    """Two calls at once: one of them deletes, and every gateway tells of its event."""
+    task_id = await ended_call(two.first, upstream)
+    await two.first.ended(task_id)
+    await asyncio.gather(*[delete(gateway, task_id) for gateway in (two.first, two.other, two.first)])
+    first, other = [await gateway.status(task_id) for gateway in two]
+    assert first["event_id"] == other["event_id"]

@@ -340,7 +340,7 @@ async def test_an_id_that_was_refused_leaves_nothing(world: World) -> None:
     task = world.subject.tracker.begin("mine", "POST", "/v1/x", "")
     answer = world.keeping.begin(task, exchange)
     world.keeping.discard(answer)
-    assert (answer.is_refused, task.response, world.keeping.answers) == (True, None, 0)
+    assert (answer.is_dropped, task.response, world.keeping.answers) == (True, None, 0)
     assert not task.is_held
     world.subject.tracker.finish(task, None, "complete")
 
@@ -401,7 +401,7 @@ async def test_any_history_ends_with_the_whole_answer_before_its_end(
     world.store.release()
     for answer, body in written.items():
         await world.until_ended(answer)
-        assert not answer.is_dropped
+        assert answer.task.response is Kept.KEPT
         assert len(answer.body) == 0
         assert world.stored(answer) in (body, b""), "the store may have lost it since"
     assert released == dict.fromkeys(written, True)
