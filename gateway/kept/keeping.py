@@ -192,6 +192,9 @@ class Keeping:
 
     async def run(self) -> None:
         """Writes, renews, and forgets what is over, as long as the gateway runs."""
+        if self.store is not None:
+            with suppress(StoreError):  # its script and a connection are there when the first request comes
+                await self.store.read("-", 0)
         saving = None if self._saver is None else asyncio.get_running_loop().create_task(self._saver.run())
         try:
             while True:

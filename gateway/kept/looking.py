@@ -6,6 +6,7 @@ Owns nothing: each look is new, so a reader does not notice when an answer moves
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gateway.errors import GatewayError, GenerationChanged, NotFound, ResponseGone, ResponseNotKept, StoreAway
@@ -65,6 +66,7 @@ class Looking:
         self._keeping = keeping
         self._tracker = keeping.tracker
         self._tasks = keeping.tasks
+        self._shared: dict[str, asyncio.Future[Look]] = {}  # looks under way, by task id
 
     async def look(self, task_id: str, reader: str | None, offset: int = 0, generation: str = "") -> Look:
         """What there is of the answer of a task. `generation` "": of the newest one.
@@ -76,6 +78,22 @@ class Looking:
         if generation and found.generation and found.generation != generation:
             raise GenerationChanged(f"the answer is of the generation {found.generation!r} now")
         return found
+
+    async def look_together(self, task_id: str) -> Look:
+        """As `look`, for all keys: requests that ask for one id at once share one look.
+
+        Fifty retries of one call may come at once, and the first answer of the store is all that they need.
+        """
+        looking = self._shared.get(task_id)
+        if looking is None:
+            looking = self._shared[task_id] = asyncio.ensure_future(self.look(task_id, None))
+            looking.add_done_callback(partial(self._looked, task_id))
+        return await asyncio.shield(looking)
+
+    def _looked(self, task_id: str, looking: "asyncio.Future[Look]") -> None:
+        del self._shared[task_id]
+        if not looking.cancelled():
+            looking.exception()  # all who asked may have left
 
     def newest(self, task_id: str) -> object | None:
         """The newest request with this id that this process runs or remembers. It is to be compared alone."""

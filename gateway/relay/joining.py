@@ -130,6 +130,7 @@ class Joining(Background):
             async with asyncio.timeout(MAX_WAIT_SECONDS if self._looking.is_store_up else 0):
                 return await self._earlier()
         except TimeoutError:
+            self._seen_attempt = 0  # if there is one, the claim is refused, and the next look knows it
             return None
         finally:
             self._looked_seconds += time.monotonic() - began
@@ -141,7 +142,7 @@ class Joining(Background):
         """
         self._seen_attempt = None
         try:
-            look = await self._looking.look(self._task_id, None)
+            look = await self._looking.look_together(self._task_id)
         except NotFound:
             self._seen_attempt = 0
             return None

@@ -165,11 +165,19 @@ class TrackedTask(Task):
         self._claim = Claim.GRANTED
         self.saved_rank = max(self.saved_rank, self.sent_rank)
 
-    def rejected(self) -> None:
-        """The store has not written the record, for good; if the task has gone on since, it is to be written again."""
+    def rejected(self) -> bool:
+        """The store has not written the record. Whether that is for good.
+
+        If the task has gone on since, it is to be written again. So is one that went on without an answer to a claim
+        that named an attempt (`claim_after`): the next one names none.
+        """
+        if self._claim is Claim.UNCLAIMED and self._claim_number:
+            self._claim_number, self.sent_rank = 0, -1
+            return False
         if self.sent_rank == self.stage.rank:
             self.saved_rank = self.sent_rank
             self._claim = Claim.SUPERSEDED
+        return True
 
     def forgotten(self) -> None:
         """The store may have lost what it had of this task."""

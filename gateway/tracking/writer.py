@@ -210,8 +210,8 @@ class StoreWriter:
             elif task in self.waits and task.stage is Stage.QUEUED and not task.is_claimed:
                 task.refused()
                 self._outbox.discard(task)
-            else:
-                task.rejected()
+            elif not task.rejected():
+                self._outbox.post_urgently(task)
         if not self.condition.is_up:
             self.condition.batch_written(seconds)
         then(True)
