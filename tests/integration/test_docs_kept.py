@@ -160,14 +160,14 @@ async def test_the_javascript_example_survives_its_connection(
 # -- read on where it stopped --
 
 
-@pytest.mark.parametrize("end", ["live", "ended"])
+@pytest.mark.parametrize("end", ["live", "ended", "broken"])
 async def test_the_curl_examples_read_on(launch: Launch, upstream: Upstream, tmp_path: Path, end: str) -> None:
-    """curl is killed in the answer. The second command appends the rest, live or later."""
+    """curl is killed in the answer. The second command appends the rest, live or later; a broken answer is code 18."""
     gateway = await launch()
     gated = Gated()
     upstream.then(gated)
     call, rest = (here(example.replace(MODEL, "m"), gateway.port) for example in blocks(PAGE, "sh", "sky.txt"))
-    file, whole = tmp_path / "sky.txt", b"".join(EVENTS)
+    file, whole = tmp_path / "sky.txt", b"".join(EVENTS[:-1] if end == "broken" else EVENTS)
     curl = await asyncio.create_subprocess_exec("bash", "-c", f"exec {call}", cwd=tmp_path)
     try:
         gated.head()
@@ -179,6 +179,13 @@ async def test_the_curl_examples_read_on(launch: Launch, upstream: Upstream, tmp
     await goes_on_alone(gateway, "sky-3")
     reading = asyncio.ensure_future(output("bash", "-c", rest, cwd=tmp_path)) if end != "ended" else None
     gated.piece(whole[len(EVENTS[0]) :])
+    if end == "broken":
+        await until(lambda: file.read_bytes() == whole, what="the rest arrives live")
+        assert (await gateway.http.post("/tasks/sky-3/cancel")).status_code == 200
+        assert reading is not None
+        with pytest.raises(AssertionError, match=r"curl: \(18\)"):
+            await reading
+        return
     gated.end()
     assert await (reading or output("bash", "-c", rest, cwd=tmp_path)) == ""
     assert file.read_bytes() == whole
