@@ -74,11 +74,12 @@ class Background:
         self.request.answered_by(self)
         self._work = asyncio.get_running_loop().create_task(self._run(work))
         _running.add(self._work)
-        self._work.add_done_callback(self._on_done)
+        self._work.add_done_callback(partial(self._on_done, work))
 
-    def _on_done(self, work: "asyncio.Task[None]") -> None:
-        _running.discard(work)
-        if work is self._work:
+    def _on_done(self, work: Coroutine[Any, Any, None], task: "asyncio.Task[None]") -> None:
+        work.close()  # the client may have left before it began
+        _running.discard(task)
+        if task is self._work:
             self._end_limits()
 
     def _end_limits(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -137,3 +138,13 @@ async def test_work_ends_when_its_client_leaves() -> None:
     request.lose()
     await until(lambda: not background._timers)
     assert not connection.sent
+
+
+async def test_a_client_may_leave_before_the_work_begins() -> None:
+    """Both may happen in one turn of the loop; the work is closed, without a warning."""
+    work = for_ever()
+    background = Background(Connection().request())
+    background.begin(work)
+    await leave(background)
+    await asyncio.sleep(0)
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
