@@ -12,7 +12,7 @@ import pytest
 
 from gateway.errors import GatewayError, NotFound, StartTimeout, TaskTimeout
 from gateway.http.request import Request
-from gateway.kept.reading import Background
+from gateway.kept.background import Background
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
