@@ -5,21 +5,16 @@ and holds 64 KiB at most. It ends as the answer did, whole or broken off.
 """
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
-from typing import Any
 
 from gateway.errors import GatewayError, GenerationChanged, OffsetNotSatisfiable, StoreAway
 from gateway.http.head import TASK_ID, Fields
 from gateway.http.request import Request, http_date, lines, own_fields
+from gateway.kept.background import Background
 from gateway.kept.head import End, KeptHead, Refusal
 from gateway.kept.looking import Look, Looking
-
-log = logging.getLogger("gateway.kept")
 
 JOINED = (b"x-task-joined", b"true")
 _AWAY_SECONDS = 5.0  # how long a reader waits for a store that is away
@@ -54,95 +49,6 @@ class Wish:
     range_from: int | None = None  # of a Range field: counts for an answer of 200 that has ended whole
     if_range: str | None = None  # the only generation for which the Range counts
     is_joined: bool = False  # a request under /v1/, not a reader of ours
-
-
-_running: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks weakly
-
-
-class Background:
-    """Runs `work` for one request, which it answers, and ends it when the client leaves (`Answerer`)."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self._changed = asyncio.Event()
-        self._work: asyncio.Task[None] | None = None
-        self._timers: list[asyncio.TimerHandle] = []
-
-    def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begins; `work` has to answer the request, or to hand it on."""
-        self._end_limits()
-        self.request.answered_by(self)
-        self._work = asyncio.get_running_loop().create_task(self._run(work))
-        _running.add(self._work)
-        self._work.add_done_callback(self._on_done)
-
-    def _on_done(self, work: "asyncio.Task[None]") -> None:
-        _running.discard(work)
-        if work is self._work:
-            self._end_limits()
-
-    def _end_limits(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
-
-    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except GatewayError as error:
-            self._fail(error)
-        except Exception:
-            log.exception("giving out a kept answer failed inside the gateway")
-            self._fail(GatewayError("internal error in the gateway"))
-
-    def _fail(self, error: GatewayError) -> None:
-        if self.request.is_started:
-            self.request.break_off()
-        else:
-            self.refuse(error)
-
-    def refuse(self, error: GatewayError) -> None:
-        """Answers with an error."""
-        self.request.refuse(error)
-
-    def limit(
-        self, seconds: int | None, error: Callable[[int], GatewayError], since: float, *, is_for_start: bool = False
-    ) -> None:
-        """Ends the work with an error so many seconds after `since` (monotonic); None: never.
-
-        `is_for_start`: only if the task is not with Ollama by then.
-        """
-        if seconds is not None:
-            left = max(since + seconds - time.monotonic(), 0)
-            end = partial(self._end, error(seconds), is_for_start=is_for_start)
-            self._timers.append(asyncio.get_running_loop().call_later(left, end))
-
-    def _end(self, error: GatewayError, *, is_for_start: bool) -> None:
-        if self._work is not None and not self._work.done() and not (is_for_start and self.has_started):
-            self._work.cancel()
-            self._end_limits()  # a second one may be due in the same turn of the loop
-            self._fail(error)
-
-    @property
-    def has_started(self) -> bool:
-        """Whether the task is known to be with Ollama."""
-        return False
-
-    async def changed(self) -> None:
-        """Waits until more of the request has come, or its client takes more."""
-        self._changed.clear()
-        await self._changed.wait()
-
-    # -- what the client does --
-
-    def on_request(self) -> None:
-        self._changed.set()
-
-    on_writable = on_request
-
-    def on_left(self) -> None:
-        if self._work is not None:
-            self._work.cancel()
 
 
 class Reading(Background):

@@ -23,9 +23,10 @@ from gateway.errors import (
 from gateway.http import limits
 from gateway.http.head import Target
 from gateway.http.request import Request
+from gateway.kept.background import Background
 from gateway.kept.head import KeptHead, digest_of
 from gateway.kept.looking import Look, Looking
-from gateway.kept.reading import Background, Reading, Wish, accept
+from gateway.kept.reading import Reading, Wish, accept
 from gateway.metrics.counts import JOINED, Counts
 from gateway.tasks.options import TaskOptions
 from gateway.tasks.stages import State

@@ -12,10 +12,11 @@ from urllib.parse import parse_qs, unquote_to_bytes
 from gateway.errors import InvalidParameter, InvalidTaskId, MethodNotAllowed
 from gateway.http.head import Target
 from gateway.http.request import Request, own_fields
+from gateway.kept.background import Background
 from gateway.kept.deleting import delete
 from gateway.kept.keeping import Keeping
 from gateway.kept.looking import Looking
-from gateway.kept.reading import Background, Reading, Wish
+from gateway.kept.reading import Reading, Wish
 from gateway.tasks.task import ID_PATTERN, is_valid_id
 
 _PATH = re.compile(rb"/tasks/([^/]+)/response")

@@ -197,7 +197,8 @@ async def test_a_respond_async_call_is_cancelled_if_its_answer_is_deleted_before
     await client.send(head % (CHAT.encode(), task_id.encode()))
 
     async def is_known() -> bool:
-        return (await getattr(pair, side).ask("GET", f"/tasks/status/{task_id}")).status == 200
+        answer = await getattr(pair, side).ask("GET", f"/tasks/status/{task_id}")
+        return bool(answer.status == 200)
 
     await until(is_known, what="the task is known where its answer is deleted")
     assert (await delete(getattr(pair, side), task_id)).status == 204

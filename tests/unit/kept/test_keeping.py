@@ -22,7 +22,7 @@ from gateway.store.interface import StoreError
 from gateway.tasks.stages import Stage
 from gateway.tasks.task import Kept
 from gateway.tracking.tracked import TrackedTask
-from tests.support.tracking import Subject
+from tests.support.tracking import Subject, tracking
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -444,3 +444,20 @@ async def test_an_end_that_comes_before_the_messages_waits_for_what_came_until_t
     assert world.stored(answer).endswith(b"[DONE]\n\n")
     answer.end(End.WHOLE)
     await until(lambda: world.keeping.held_bytes == 0)
+
+
+async def test_what_follows_the_end_of_a_replaced_answer_takes_no_memory() -> None:
+    """Without a store, a new request of the task frees the answer before, also if that message has yet to end."""
+    async with tracking() as subject:
+        keeping = Keeping(subject.tracker, None, LIMITS)
+        first = keeping.begin(subject.tracker.begin("mine", "POST", "/v1/x", ""), Exchange())
+        first.granted()
+        first.begin(200, FIELDS, None)
+        first.add(b"data: [DONE]\n\n")
+        subject.tracker.finish(first.task, None, "complete")  # its end event has come, its message goes on
+        first.task_ended()
+        second = keeping.begin(subject.tracker.begin("mine", "POST", "/v1/x", ""), Exchange())
+        first.add(b"\n")
+        first.end(End.WHOLE)
+        assert (keeping.find("mine"), keeping.held_bytes, keeping.answers) == (second, 0, 1)
+        subject.tracker.finish(second.task, None, "complete")
