@@ -206,6 +206,8 @@ class Keeping:
             if ended_at and ended_at + self.limits.ttl_response_seconds <= now:
                 self._forget(answer)  # only without a store
                 answer.clear()
+            elif answer.task.is_superseded:
+                answer.drop(Kept.NO_ROOM)  # the id is another request's: nothing of this one is told
             elif self._is_stuck(answer, now):
                 log.warning(
                     "task %s: the store does not take its answer, which is not kept therefore", answer.task.task_id,

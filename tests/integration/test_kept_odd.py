@@ -170,3 +170,48 @@ async def test_an_accepting_client_without_an_id_that_leaves_too_early_ends_its_
     document = await gateway.ended(document["task_id"])
     assert document["extensions"]["reason"] == "client_disconnect"
     assert not upstream.exchanges
+
+
+async def test_the_answer_of_a_request_that_the_store_refused_late_replaces_no_other(
+    launch: Launch, new_store: NewStore, upstream: Upstream, fresh_id: str
+) -> None:
+    """Of two requests that began with one id while the store was frozen, the one that has the id is kept."""
+    store = await new_store()
+    gateways = [await launch(REDIS_URL=store.url) for _ in range(2)]
+    scripts = [upstream.gated(), upstream.gated()]
+    clients = []
+    store.process.send_signal(signal.SIGSTOP)
+    try:
+        for n, gateway in enumerate(gateways):
+            clients.append(await gateway.send("POST", CHAT, with_id(fresh_id), KEEP, body=b"{}"))
+            await upstream.exchange(n)
+    finally:
+        store.process.send_signal(signal.SIGCONT)
+
+    async def instance() -> str | None:
+        return (
+            None
+            if await store.raw(fresh_id) is None
+            else str((await store.document(fresh_id))["extensions"]["instance"])
+        )
+
+    owner = 0 if (await until(instance, 15)).endswith(f":{gateways[0].port}") else 1
+    await asyncio.sleep(2)  # the other one learns of it
+    for n in (1 - owner, owner):
+        scripts[n].head()
+        scripts[n].piece(b"data: %d\n\n" % n)
+        await clients[n].up_to(b"data: %d" % n)
+    for n in (1 - owner, owner):
+        scripts[n].piece(b"data: [DONE]\n\n")
+        scripts[n].end()
+        await clients[n].up_to(b"[DONE]")
+    await gateways[owner].ended(fresh_id)
+    for gateway in gateways:
+        answer = await gateway.ask("GET", f"/tasks/{fresh_id}/response")
+        assert answer.data == b"data: %d\n\ndata: [DONE]\n\n" % owner
+
+    async def holds_nothing() -> bool:
+        held = [(await gateway.http.get("/readyz")).json()["kept"]["answers"] for gateway in gateways]
+        return held == [0, 0]
+
+    await until(holds_nothing)
