@@ -26,6 +26,12 @@ KEEP = (b"X-Task-Keep", b"true")
 ASYNC = (b"Prefer", b"respond-async")
 
 
+def send(store: Store, what: signal.Signals) -> None:
+    """Send a signal to the store's process."""
+    assert store.process is not None
+    store.process.send_signal(what)
+
+
 def with_id(task_id: str) -> tuple[bytes, bytes]:
     return (b"X-Task-Id", task_id.encode())
 
@@ -122,7 +128,7 @@ async def test_answers_are_written_at_once_after_a_failure_in_which_all_were_dro
     await gateway.ask("POST", CHAT, with_id(fresh_id + "-next"), KEEP, body=b"{}")
 
     async def is_stored() -> bool:
-        return (await store.document(fresh_id + "-next"))["state"] == "SUCCESS"
+        return bool((await store.document(fresh_id + "-next"))["state"] == "SUCCESS")
 
     await until(is_stored, 3)
     assert (await gateway.status(fresh_id + "-next"))["extensions"]["response"] == "kept"
@@ -136,13 +142,13 @@ async def test_a_frozen_store_delays_a_kept_call_as_little_as_any(
     gateway = await launch(REDIS_URL=store.url)
     upstream.default = answering(200, JSON, body=b"{}")
     await gateway.ask("POST", CHAT, with_id(fresh_id + "0"), KEEP, body=b"{}")
-    store.process.send_signal(signal.SIGSTOP)
+    send(store, signal.SIGSTOP)
     try:
         began = time.monotonic()
         answer = await gateway.ask("POST", CHAT, with_id(fresh_id), KEEP, body=b"{}")
         took = time.monotonic() - began
     finally:
-        store.process.send_signal(signal.SIGCONT)
+        send(store, signal.SIGCONT)
     assert answer.status == 200
     assert took < 0.45
 
@@ -153,14 +159,14 @@ async def test_an_accepting_client_without_an_id_that_leaves_too_early_ends_its_
     """A client that sent no id and leaves before its 202 cannot know the id, so the task is of no use."""
     store = await new_store()
     gateway = await launch(REDIS_URL=store.url)
-    store.process.send_signal(signal.SIGSTOP)
+    send(store, signal.SIGSTOP)
     try:
         client = await gateway.send("POST", CHAT, ASYNC, body=b"{}")
         await asyncio.sleep(0.05)
         client.reset()
         await asyncio.sleep(1)
     finally:
-        store.process.send_signal(signal.SIGCONT)
+        send(store, signal.SIGCONT)
 
     async def listed() -> Any:
         answer = await gateway.http.get("/tasks/status")
@@ -180,13 +186,13 @@ async def test_the_answer_of_a_request_that_the_store_refused_late_replaces_no_o
     gateways = [await launch(REDIS_URL=store.url) for _ in range(2)]
     scripts = [upstream.gated(), upstream.gated()]
     clients = []
-    store.process.send_signal(signal.SIGSTOP)
+    send(store, signal.SIGSTOP)
     try:
         for n, gateway in enumerate(gateways):
             clients.append(await gateway.send("POST", CHAT, with_id(fresh_id), KEEP, body=b"{}"))
             await upstream.exchange(n)
     finally:
-        store.process.send_signal(signal.SIGCONT)
+        send(store, signal.SIGCONT)
 
     async def instance() -> str | None:
         return (
