@@ -73,7 +73,7 @@ class Joining(Background):
         self._began = time.monotonic()
         self._digest = digest_of(task_id, request.method, target.wire)
         self._hashed_bytes = 0
-        self._looked_seconds = 0.0  # how long the request has waited for the store
+        self._looked_seconds = 0.0  # how long the request has waited for the store before its claim, at most 250 ms
 
     def open(self) -> None:
         """Begins to look for an earlier request with the id."""
@@ -124,7 +124,7 @@ class Joining(Background):
         except TimeoutError:
             return None
         finally:
-            self._looked_seconds += time.monotonic() - began
+            self._looked_seconds = time.monotonic() - began
 
     async def _earlier(self) -> Look | None:
         """A look at the answer of an earlier request that may be joined. None if there is none.
