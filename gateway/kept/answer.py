@@ -175,10 +175,12 @@ class Answer:
     def is_writable(self) -> bool:
         """Whether it may be written at all.
 
-        Until the store has granted the id, it may have another request's answer. An ended task claims it by its end.
+        Until the store has granted the id, it may have another request's answer, and it has that once the task is
+        superseded. An ended task claims the id by its end.
         """
-        is_claimed = self.task.is_claimed or self._end_at is not None
-        return bool(self.generation) and is_claimed and not self.is_dropped
+        task = self.task
+        is_claimed = task.is_claimed or self._end_at is not None
+        return bool(self.generation) and is_claimed and not (self.is_dropped or task.is_superseded)
 
     @property
     def is_urgent(self) -> bool:

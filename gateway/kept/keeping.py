@@ -209,6 +209,8 @@ class Keeping:
         for answer, ended_at in list(self._all.items()):
             if ended_at and ended_at + self.limits.ttl_response_seconds <= now:
                 self._forget(answer)  # only without a store
+            elif answer.task.is_superseded and not answer.task.attempt:
+                answer.drop(Kept.NO_ROOM)  # the id is another request's: nothing of this one is told
             elif self._is_stuck(answer, now):
                 log.warning(
                     "task %s: the store does not take its answer, which is not kept therefore", answer.task.task_id,

@@ -79,11 +79,18 @@ class Looking:
             raise GenerationChanged(f"the answer is of the generation {found.generation!r} now")
         return found
 
+    def holds(self, task_id: str) -> bool:
+        """Whether this process holds the newest answer of the task."""
+        answer = self._keeping.find(task_id)
+        return answer is not None and self._tasks.find(task_id) in (None, answer.task)
+
     async def look_together(self, task_id: str) -> Look:
         """As `look`, for all keys: requests that ask for one id at once share one look.
 
         Fifty retries of one call may come at once, and the first answer of the store is all that they need.
         """
+        if self.holds(task_id):
+            return await self.look(task_id, None)
         looking = self._shared.get(task_id)
         if looking is None:
             looking = self._shared[task_id] = asyncio.ensure_future(self.look(task_id, None))

@@ -78,7 +78,7 @@ class Joining(Background):
         self._digest = digest_of(task_id, request.method, target.wire)
         self._hashed_bytes = 0
         self._seen_attempt: int | None = None  # the newest one at the last look, if that is known
-        self._looked_seconds = 0.0  # how long the request has waited for the store
+        self._looked_seconds = 0.0  # how long the request has waited for the store before its claim, at most 250 ms
 
     def open(self) -> None:
         """Begins to look for an earlier request with the id."""
@@ -126,6 +126,8 @@ class Joining(Background):
 
     async def _look_in_time(self) -> Look | None:
         """As `_earlier`, and None if the store takes too long: relaying waits for no store that is away."""
+        if self._looking.holds(self._task_id):  # then the store is not asked
+            return await self._earlier()
         began = time.monotonic()
         try:
             async with asyncio.timeout(MAX_WAIT_SECONDS if self._looking.is_store_up else 0):
@@ -134,7 +136,7 @@ class Joining(Background):
             self._seen_attempt = 0  # if there is one, the claim is refused, and the next look knows it
             return None
         finally:
-            self._looked_seconds += time.monotonic() - began
+            self._looked_seconds = time.monotonic() - began
 
     async def _earlier(self) -> Look | None:
         """A look at the answer of an earlier request that may be joined. None if there is none.

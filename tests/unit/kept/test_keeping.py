@@ -99,7 +99,7 @@ class ModelStore:
         self.heads.clear()
         self.bodies.clear()
 
-    async def read(self, task_id: str, offset: int) -> StoredAnswer:  # noqa: ARG002
+    async def read(self, task_id: str, offset: int) -> StoredAnswer:
         """There is nothing to read."""
         return StoredAnswer(None, "", "", 0, b"")
 
