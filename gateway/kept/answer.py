@@ -175,12 +175,15 @@ class Answer:
     def is_writable(self) -> bool:
         """Whether it may be written at all.
 
-        Until the store has granted the id, it may have another request's answer, and it has that once the task is
-        superseded. An ended task claims the id by its end.
+        Until the store has granted the id, it may have another request's answer. An ended task claims the id by its end.
         """
-        task = self.task
-        is_claimed = task.is_claimed or self._end_at is not None
-        return bool(self.generation) and is_claimed and not (self.is_dropped or task.is_superseded)
+        is_claimed = self.task.is_claimed or self._end_at is not None
+        return bool(self.generation) and is_claimed and not (self.is_dropped or self.is_foreign)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the id is another request's: the store has refused the claim after the request had gone on."""
+        return self.task.is_superseded and not self.task.attempt
 
     @property
     def is_urgent(self) -> bool:

@@ -209,7 +209,7 @@ class Keeping:
         for answer, ended_at in list(self._all.items()):
             if ended_at and ended_at + self.limits.ttl_response_seconds <= now:
                 self._forget(answer)  # only without a store
-            elif answer.task.is_superseded and not answer.task.attempt:
+            elif answer.is_foreign:
                 answer.drop(Kept.NO_ROOM)  # the id is another request's: nothing of this one is told
             elif self._is_stuck(answer, now):
                 log.warning(
