@@ -175,7 +175,7 @@ class Answer:
     def is_writable(self) -> bool:
         """Whether it may be written at all.
 
-        Until the store has granted the id, it may have another request's answer. An ended task claims the id by its end.
+        Until the store has granted the id, it may have another request's answer. An ended task claims it by its end.
         """
         is_claimed = self.task.is_claimed or self._end_at is not None
         return bool(self.generation) and is_claimed and not (self.is_dropped or self.is_foreign)

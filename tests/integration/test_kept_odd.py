@@ -204,7 +204,8 @@ async def test_the_answer_of_a_request_that_the_store_refused_late_replaces_no_o
     owner = 0 if (await until(instance, 15)).endswith(f":{gateways[0].port}") else 1
 
     async def is_let_go() -> bool:
-        return (await gateways[1 - owner].http.get("/readyz")).json()["kept"]["answers"] == 0
+        held: int = (await gateways[1 - owner].http.get("/readyz")).json()["kept"]["answers"]
+        return held == 0
 
     await until(is_let_go, what="the other one has learnt of it")
     for n in (1 - owner, owner):
