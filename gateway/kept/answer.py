@@ -162,14 +162,9 @@ class Answer:
     # -- what the saver writes --
 
     @property
-    def unsaved_bytes(self) -> int:
-        """How much of the body the store lacks."""
-        return len(self.body) - self.saved_bytes
-
-    @property
     def is_due(self) -> bool:
         """Whether the store lacks anything of it."""
-        return self.is_writable and not (self._is_head_saved and self.saved_bytes == len(self.body))
+        return not (self._is_head_saved and self.saved_bytes == len(self.body)) and self.is_writable
 
     @property
     def is_writable(self) -> bool:
@@ -177,8 +172,9 @@ class Answer:
 
         Until the store has granted the id, it may have another request's answer. An ended task claims it by its end.
         """
-        is_claimed = self.task.is_claimed or self._end_at is not None
-        return bool(self.generation) and is_claimed and not (self.is_dropped or self.is_foreign)
+        if self.is_dropped or not self.generation:
+            return False
+        return self.task.attempt > 0 or (self._end_at is not None and not self.is_foreign)
 
     @property
     def is_foreign(self) -> bool:
@@ -188,7 +184,8 @@ class Answer:
     @property
     def is_urgent(self) -> bool:
         """Whether that should not wait."""
-        return self.unsaved_bytes >= PIECE_BYTES or self._end_at is not None or not self._is_head_saved
+        is_long = len(self.body) - self.saved_bytes >= PIECE_BYTES
+        return is_long or self._end_at is not None or not self._is_head_saved
 
     @property
     def is_ending(self) -> bool:
@@ -217,7 +214,7 @@ class Answer:
             self.task.owner,
             self.generation,
             self.task.created_ms,
-            self._head_part(is_end=is_end),
+            "" if self._is_head_saved else self._head_part(is_end=is_end),
             self.saved_bytes,
             bytes(memoryview(self.body)[self.saved_bytes : to]),
             is_end,
@@ -226,8 +223,6 @@ class Answer:
 
     def _head_part(self, *, is_end: bool) -> str:
         """The head as it is to be written. Its end is written with the last bytes, not before them."""
-        if self._is_head_saved:
-            return ""
         if is_end or self.head.end is None:
             return self.head.as_text()
         return replace(self.head, end=None, total=0, refusal=None).as_text() if self.saved_bytes == 0 else ""
