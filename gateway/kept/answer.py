@@ -45,15 +45,17 @@ class Answer:
     """What there is of one answer. `generation` names it. Once `is_dropped`, it has no body and takes none."""
 
     __slots__ = (
-        "_end_at", "_holder", "_is_head_saved", "_is_told", "_request_bytes", "_source", "_waiting", "body",
-        "generation", "head", "is_dropped", "saved_bytes", "task",
+        "_body", "_end_at", "_holder", "_is_head_saved", "_pieces", "_pieces_bytes", "_request_bytes", "_source",
+        "_waiting", "generation", "head", "is_dropped", "saved_bytes", "task",
     )  # fmt: skip
 
     def __init__(self, holder: Holder, source: Source, task: TrackedTask, name: str) -> None:
         self.task = task
         self.generation = ""  # until the task has its id
         self.head = KeptHead(name=name, method=task.method)
-        self.body = bytearray()
+        self._body = bytearray()
+        self._pieces: list[bytes] = []  # of the body, behind that
+        self._pieces_bytes = 0
         self.is_dropped = False
         self._request_bytes = 0  # of the request that the gateway holds, before it is with Ollama
         self._holder = holder
@@ -61,13 +63,12 @@ class Answer:
         self._waiting: list[asyncio.Future[None]] = []
         # the store
         self.saved_bytes = 0
-        self._is_told = False  # whether the saver knows of all that was added since the last part
         self._is_head_saved = False
         self._end_at: int | None = None  # the size of the body when the task ended
 
     def __repr__(self) -> str:
         end = self.head.end or "not ended"
-        return f"<Answer {self.generation} of {self.task.task_id!r}, {len(self.body)} bytes, {end}>"
+        return f"<Answer {self.generation} of {self.task.task_id!r}, {len(self._body)} bytes, {end}>"
 
     # -- what the exchange says --
 
@@ -99,20 +100,35 @@ class Answer:
         """A piece of the body."""
         if self.is_dropped:
             return
-        body = self.body
-        body += piece
-        fate = self._holder.grown(len(piece), len(body) + self._request_bytes)
-        if fate is not Kept.KEPT:
-            self.drop(fate)
-            return
+        pieces = self._pieces
+        pieces.append(piece)
+        self._pieces_bytes += len(piece)
         if self._waiting:
             self._wake()
         # Each piece of a stream comes here: one that waits with others for the store costs no call (test_cost.py).
-        if not self._is_told or len(body) - self.saved_bytes >= PIECE_BYTES:
-            self._tell()
+        if len(pieces) == 1 or self._pieces_bytes >= PIECE_BYTES:
+            self._holder.changed(self)
+
+    def gather(self) -> None:
+        """Puts the pieces that have come since the last time into the body, unless the body gets too long."""
+        pieces, count, self._pieces, self._pieces_bytes = self._pieces, self._pieces_bytes, [], 0
+        if not count:
+            return
+        self._body += b"".join(pieces)
+        fate = self._holder.grown(count, self.held_bytes)
+        if fate is not Kept.KEPT:
+            self.drop(fate)
+
+    @property
+    def body(self) -> bytearray:
+        """What has come of the body. Empty once `is_dropped`."""
+        if self._pieces:
+            self.gather()
+        return self._body
 
     def end(self, end: End, refusal: Refusal | None = None) -> None:
         """Nothing follows. `refusal` is what the client gets if the answer has not begun."""
+        self.gather()
         self._source = None
         self.request_sent()
         if self.head.end is None and not self.is_dropped:
@@ -121,9 +137,10 @@ class Answer:
 
     def task_ended(self) -> None:
         """The task has its end. What has come so far has to be in the store before that end is."""
+        self.gather()
         if not self.is_dropped:
-            self._end_at = len(self.body)
-            self._tell()
+            self._end_at = len(self._body)
+            self._holder.changed(self)
 
     def drop(self, why: Kept) -> None:
         """It is kept no longer. Its readers are broken off."""
@@ -140,7 +157,8 @@ class Answer:
         """It leaves the memory of this process, which says nothing of the answer itself: the store may have it."""
         self.is_dropped = True
         self._source = None
-        held_bytes, self.body, self._request_bytes = self.held_bytes, bytearray(), 0
+        held_bytes, self._body, self._request_bytes = self.held_bytes, bytearray(), 0
+        self._pieces, self._pieces_bytes = [], 0
         self._holder.grown(-held_bytes, 0)
         self._wake()
 
@@ -148,23 +166,20 @@ class Answer:
         if not self.is_dropped:
             self.head, self._is_head_saved = head, False
             self._wake()
-            self._tell()
-
-    def _tell(self) -> None:
-        self._holder.changed(self)
-        self._is_told = self.is_due
+            self._holder.changed(self)
 
     @property
     def held_bytes(self) -> int:
-        """How much memory its body takes, and its request before that is with Ollama."""
-        return len(self.body) + self._request_bytes
+        """How much memory its gathered body takes, and its request before that is with Ollama."""
+        return len(self._body) + self._request_bytes
 
     # -- what the saver writes --
 
     @property
     def is_due(self) -> bool:
         """Whether the store lacks anything of it."""
-        return not (self._is_head_saved and self.saved_bytes == len(self.body)) and self.is_writable
+        is_saved = self._is_head_saved and self.saved_bytes == len(self._body) and not self._pieces
+        return not is_saved and self.is_writable
 
     @property
     def is_writable(self) -> bool:
@@ -184,7 +199,7 @@ class Answer:
     @property
     def is_urgent(self) -> bool:
         """Whether that should not wait."""
-        is_long = len(self.body) - self.saved_bytes >= PIECE_BYTES
+        is_long = len(self._body) + self._pieces_bytes - self.saved_bytes >= PIECE_BYTES
         return is_long or self._end_at is not None or not self._is_head_saved
 
     @property
@@ -206,9 +221,9 @@ class Answer:
 
     def take_part(self, ttl_running_seconds: int, ttl_response_seconds: int) -> Part:
         """The next part to write: empty if there is nothing new, which renews what is there."""
-        self._is_told = False
-        to = min(len(self.body), self.saved_bytes + _MOST_BYTES)
-        is_end = self.head.end is not None and to == len(self.body)
+        body = self.body
+        to = min(len(body), self.saved_bytes + _MOST_BYTES)
+        is_end = self.head.end is not None and to == len(body)
         return Part(
             self.task.task_id,
             self.task.owner,
@@ -216,7 +231,7 @@ class Answer:
             self.task.created_ms,
             "" if self._is_head_saved else self._head_part(is_end=is_end),
             self.saved_bytes,
-            bytes(memoryview(self.body)[self.saved_bytes : to]),
+            bytes(memoryview(body)[self.saved_bytes : to]),
             is_end,
             ttl_response_seconds if is_end else ttl_running_seconds,
         )

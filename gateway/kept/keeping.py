@@ -128,7 +128,9 @@ class Keeping:
         """Something of it is to be written."""
         if self._saver is not None:
             self._saver.changed(answer)
-        elif answer.head.end is not None and not self._all.get(answer, 1.0):
+            return
+        answer.gather()
+        if answer.head.end is not None and not self._all.get(answer, 1.0):
             self._ended(answer)
 
     def dropped(self, answer: Answer) -> None:

@@ -92,8 +92,10 @@ class Saver:
             return
         batch: list[tuple[Answer, Part]] = []
         size = 0
-        for answer in self._due:
+        for answer in list(self._due):
             part = answer.take_part(*self._ttls)
+            if answer.is_dropped:
+                continue  # it got too long, and is not due any more
             size += len(part.piece)
             if batch and size > _CALL_BYTES:
                 break

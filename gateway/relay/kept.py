@@ -168,6 +168,8 @@ class KeptExchange(Exchange):
             return False
         try:
             self._kept.add(piece)
+            if self._task.is_detached:
+                self._kept.gather()  # one that gets too long ends the exchange
         except Exception:
             self._fail_inside()
         super().on_piece(piece)
@@ -176,8 +178,8 @@ class KeptExchange(Exchange):
     def _take_last(self, piece: bytes) -> None:
         if piece:
             self._kept.add(piece)
+        self._kept.end(End.WHOLE)  # one that gets too long may end the exchange
         if self._phase is Phase.FLOWING:
-            self._kept.end(End.WHOLE)
             super()._take_last(piece)
 
     # -- the end --
@@ -186,6 +188,7 @@ class KeptExchange(Exchange):
         """The client has left. The exchange goes on if the request is whole, and the client can know the task's id."""
         if self._phase is Phase.OVER or not self._request.has_client:
             return
+        self._kept.gather()  # it may be too long, and then it is kept no longer
         is_known = self._is_id_chosen or self._request.is_started
         if self._request.is_whole and is_known and not self._kept.is_dropped:
             self._request.leave_client()

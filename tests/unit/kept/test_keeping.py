@@ -197,6 +197,7 @@ async def test_what_the_store_has_is_held_no_longer(world: World) -> None:
     answer, _ = await world.begin()
     world.head(answer)
     answer.add(bytes(500))
+    answer.gather()
     assert world.keeping.held_bytes == 500
     world.end(answer)
     await until(lambda: world.keeping.held_bytes == 0)
@@ -263,6 +264,7 @@ async def test_an_answer_that_is_too_long_is_dropped(world: World) -> None:
     await until(lambda: not answer.is_due)
     assert not answer.is_dropped
     answer.add(b"x")
+    answer.gather()
     assert exchange.why is Kept.TOO_LARGE
     await until(lambda: world.store.dropped == [answer.generation])
     assert world.keeping.held_bytes == 0
@@ -276,12 +278,15 @@ async def test_what_is_held_in_all_is_bounded(world: World) -> None:
     for answer in (first, second):
         world.head(answer)
     first.add(bytes(900))
+    first.gather()
     assert world.keeping.has_room
     second.add(bytes(900))
+    second.gather()
     assert not world.keeping.has_room
     third, exchange = await world.begin()
     world.head(third)
     third.add(bytes(701))
+    third.gather()
     assert exchange.why is Kept.NO_ROOM
     assert world.keeping.held_bytes == 1_800
     world.store.release()
