@@ -4,6 +4,7 @@ Adds to `Exchange` what `Answer` has to know, and what happens when the client l
 `Prefer: respond-async` gets its 202 here, and goes on as one whose client has left.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ from gateway.tracking.tracked import TrackedTask
 from gateway.upstream.connection import Connection
 from gateway.upstream.response import Head
 
+# A task that has its end, and no client: how long the exchange waits for the end of its message.
+_REST_SECONDS = 5.0
 _WHY_NOT_KEPT = {
     Kept.TOO_LARGE: "the client has left, and the answer is longer than MAX_RESPONSE_BYTES",
     Kept.NO_ROOM: "the client has left, and too much is kept already to keep the answer",
@@ -193,6 +196,7 @@ class KeptExchange(Exchange):
         if self._request.is_whole and is_known and not self._kept.is_dropped:
             self._request.leave_client()
             self._keeping.tasks.detach(self._task)
+            self._bound_rest()
             self.on_answer()  # nothing waits for the client any more
         else:
             super().on_left()
@@ -221,6 +225,13 @@ class KeptExchange(Exchange):
     def _end_task(self, outcome: Outcome) -> None:
         super()._end_task(outcome)
         self._kept.task_ended()
+        self._bound_rest()
+
+    def _bound_rest(self) -> None:
+        """After a stream's end event only a client would wait for an upstream that does not end its message."""
+        if self._task.is_final and not self._request.has_client:
+            rest = asyncio.get_running_loop().call_later(_REST_SECONDS, self._fail, ClientLeft())
+            self._timers.append(rest)
 
 
 def _refusal(error: GatewayError | ClientLeft) -> Refusal | None:

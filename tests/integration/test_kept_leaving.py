@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.kept import (
+    DONE_EVENT,
     EVENTS,
     KEEP,
     WHOLE,
@@ -246,3 +247,17 @@ async def test_it_is_kept_while_the_client_is_there(pair: Pair, upstream: Upstre
     assert document["extensions"]["is_detached"] is False
     assert await response_of(pair.other, call.task_id) == "kept"
     assert (await read(pair.other, call.task_id)).data == WHOLE
+
+
+async def test_an_upstream_that_does_not_end_its_message_is_not_waited_for_without_a_client(
+    pair: Pair, upstream: Upstream
+) -> None:
+    """The end event ends the task; some seconds later the exchange is closed, and readers are broken off."""
+    call = await kept(pair.first, upstream)
+    await call.leave()
+    call.script.piece(DONE_EVENT)
+    assert outcome(await pair.first.ended(call.task_id)) == DONE
+    await within(GUARD_SECONDS, call.exchange.closed.wait())
+    answer = await read(pair.other, call.task_id)
+    assert (answer.data, answer.body.complete) == (DONE_EVENT, False)
+    assert outcome(await pair.first.ended(call.task_id)) == DONE
