@@ -13,9 +13,9 @@ from gateway.errors import GatewayError, GenerationChanged, NotFound, ResponseGo
 from gateway.kept.answer import Answer
 from gateway.kept.head import End, KeptHead, Refusal, head_in
 from gateway.kept.keeping import Keeping
-from gateway.store.answers import READ_BYTES, StoredAnswer
+from gateway.store.answers import READ_BYTES, AnswerStore, StoredAnswer
 from gateway.store.interface import StoreError, name_in
-from gateway.tasks.document import fields_of, is_visible, rank_of
+from gateway.tasks.document import fields_of, has_ended, is_visible, rank_of
 from gateway.tasks.stages import FINAL_RANK, Stage, State
 from gateway.tasks.task import Kept
 from gateway.tracking.answers import StoreUnavailable
@@ -165,20 +165,35 @@ class Looking:
         if store is None:
             document = await self._document(task_id, reader)
             raise _no_answer(task_id, document)
+        stored = await self._read(store, task_id, offset)
+        if stored.document is None or not is_visible(stored.document, reader):
+            document = await self._document(task_id, reader)
+            if document is None or not _is_kept(document):
+                raise _no_answer(task_id, document)
+            # This process alone knows the task, or the store has it only now.
+            stored = await self._read(store, task_id, offset)
+            if stored.document is None and not has_ended(document):
+                return Look("", None, b"", 0, None, document=document)
+            if stored.document is None:
+                raise _no_answer(task_id, document)
+        return _found(task_id, stored)
+
+    async def _read(self, store: AnswerStore, task_id: str, offset: int) -> StoredAnswer:
         try:
             async with asyncio.timeout(None if self._tracker.is_store_up else _AWAY_SECONDS):
-                stored = await store.read(task_id, offset)
+                return await store.read(task_id, offset)
         except (StoreError, TimeoutError) as error:
             raise StoreAway(f"the status store is away: {error or 'no answer in time'}") from error
-        if stored.document is None or not is_visible(stored.document, reader):
-            raise _no_answer(task_id, await self._document(task_id, reader))
-        return _found(task_id, stored)
 
     async def _document(self, task_id: str, reader: str | None) -> str | None:
         try:
             return await self._tracker.read(task_id, reader)
         except StoreUnavailable as error:
             raise StoreAway(f"the status store is away: {error}") from error
+
+
+def _is_kept(document: str) -> bool:
+    return bool((fields_of(document) or {}).get("extensions", {}).get("response") == Kept.KEPT)
 
 
 def _own(answer: Answer, offset: int) -> Look:
