@@ -15,7 +15,7 @@ from gateway.tasks.task import Kept
 from gateway.tracking.tracked import TrackedTask
 
 PIECE_BYTES = 16 * 1024  # so much is written to the store at once, or what has come in 50 ms
-_MOST_BYTES = 256 * 1024  # of one answer in one part
+_MOST_BYTES = 64 * 1024  # of one answer in one part
 
 
 class Holder(Protocol):

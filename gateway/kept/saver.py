@@ -18,7 +18,7 @@ log = logging.getLogger("gateway.kept")
 
 LINGER_SECONDS = 0.05
 _RETRY_SECONDS = 0.5
-_CALL_BYTES = 1024 * 1024  # in one call, if more than one answer is due
+_CALL_BYTES = 256 * 1024  # in one call, if more than one answer is due
 
 
 class Saver:
