@@ -260,6 +260,14 @@ async def test_what_respond_async_is_answered(tracked: Gateway, upstream: Upstre
 @pytest.mark.parametrize("end", ["whole", "broken"])
 async def test_the_fetch_example_reads_on(launch: Launch, upstream: Upstream, tmp_path: Path, end: str) -> None:
     """Its connection breaks: it goes on at the byte where it stopped. An answer that never ends whole is an error."""
+    for _ in range(3):
+        if await has_read_on(launch, upstream, tmp_path, end):
+            return
+    raise AssertionError("node never said anything")
+
+
+async def has_read_on(launch: Launch, upstream: Upstream, tmp_path: Path, end: str) -> bool:
+    """The rule. False if node ended without a word: its fetch may leave a read unsettled when a connection is reset."""
     gateway = await launch()
     gated = Gated()
     upstream.then(gated)
@@ -278,11 +286,17 @@ async def test_the_fetch_example_reads_on(launch: Launch, upstream: Upstream, tm
         if end == "whole":
             gated.piece(EVENTS[-1])
             gated.end()
-            assert await running == b"".join(EVENTS).decode() + "\n"
         else:
             assert (await gateway.http.post("/tasks/report-18/cancel")).status_code == 200
-            with pytest.raises(AssertionError, match="the answer is incomplete"):
-                await running
+        [result] = await asyncio.gather(running, return_exceptions=True)
+        if isinstance(result, AssertionError) and not str(result):
+            return False
+        if end == "whole":
+            assert result == b"".join(EVENTS).decode() + "\n"
+        else:
+            assert isinstance(result, AssertionError)
+            assert "the answer is incomplete" in str(result)
+        return True
 
 
 # -- the tables --
