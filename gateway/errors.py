@@ -138,7 +138,7 @@ class TaskTimeout(GatewayError):
 
 
 class ResponseTooLarge(GatewayError):
-    """Nobody can get the answer any more: the client has left, and the answer cannot be kept."""
+    """The client has left and the answer cannot be kept, so no client can get it."""
 
     code = "response_too_large"
 

@@ -182,7 +182,7 @@ async def test_a_retry_with_a_large_body_joins(pair: Pair, upstream: Upstream) -
 
 @pytest.mark.parametrize("is_ended", [False, True])
 async def test_another_keys_id_is_409(gateways: Launch, store: Store, upstream: Upstream, is_ended: bool) -> None:
-    """With keys nobody joins another key's call, and nobody learns of it; not even the admin."""
+    """With keys no caller joins the call of another key, or learns of it. That holds for `admin`, too."""
     keys = {"GATEWAY_API_KEYS": "alice:sk-of-alice-join,bob:sk-of-bob-join,admin:sk-of-admin-join"}
     first = await gateways(REDIS_URL=store.url, **keys)
     other = await gateways(REDIS_URL=store.url, GATEWAY_INSTANCE="another:11535", **keys)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -122,7 +121,6 @@ async def test_answers_are_written_at_once_after_a_failure_in_which_all_were_dro
     answer = await gateway.ask("DELETE", f"/tasks/{fresh_id}/response")
     assert answer.status in (204, 503)
     script.end()
-    await asyncio.sleep(1)  # the saver tries again, and has nothing to write
     await store.client.config_set("maxmemory", "0")
     upstream.then(answering(200, JSON, body=b"next"))
     await gateway.ask("POST", CHAT, with_id(fresh_id + "-next"), KEEP, body=b"{}")
@@ -159,12 +157,17 @@ async def test_an_accepting_client_without_an_id_that_leaves_too_early_ends_its_
     """A client that sent no id and leaves before its 202 cannot know the id, so the task is of no use."""
     store = await new_store()
     gateway = await launch(REDIS_URL=store.url)
+
+    async def is_held() -> bool:
+        held: int = (await gateway.http.get("/readyz")).json()["kept"]["answers"]
+        return held > 0
+
     send(store, signal.SIGSTOP)
     try:
         client = await gateway.send("POST", CHAT, ASYNC, body=b"{}")
-        await asyncio.sleep(0.05)
+        await until(is_held, what="the gateway has the request")
         client.reset()
-        await asyncio.sleep(1)
+        await until(lambda: "client_disconnect" in gateway.log, what="the gateway has noticed that the client left")
     finally:
         send(store, signal.SIGCONT)
 

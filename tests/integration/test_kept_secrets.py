@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SECRET = b"what-the-request-says-is-nobodys"
 FIELD_SECRET = b"what-this-field-says-is-one-clients"
-KEY = "sk-of-alice-and-nobody-else"
+KEY = "sk-of-alice-and-of-no-other"
 BODY = b'{"messages":[{"role":"user","content":"%b"}]}' % SECRET
 
 

@@ -430,7 +430,7 @@ async def test_a_large_upload_that_waits_is_read_no_further_than_its_share(
 
 
 async def test_a_client_that_expects_100_gets_it_with_its_place(launch: Launch, store: Store, served: Served) -> None:
-    """Not before: it would send a body that nobody reads."""
+    """Not before: the client would send a body that the gateway does not read."""
     gateway = await launch(REDIS_URL=store.url, MAX_RUNNING="1")
     await ask(gateway)
     await served.holds(1)

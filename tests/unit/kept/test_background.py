@@ -13,7 +13,7 @@ import pytest
 from gateway.errors import GatewayError, NotFound, StartTimeout, TaskTimeout
 from gateway.http.request import Request
 from gateway.kept.background import Background
-from tests.support.waiting import until
+from tests.support.waiting import next_turn, until
 
 if TYPE_CHECKING:
     from gateway.http.wire import Wire
@@ -72,11 +72,11 @@ async def test_new_work_has_no_limits_of_the_work_before() -> None:
     """Work that begins anew for a request sets its limits anew."""
     connection = Connection()
     background = Background(connection.request())
-    background.begin(asyncio.sleep(0))
+    background.begin(next_turn())
     background.limit(1, lambda _: TaskTimeout("too late to end"), time.monotonic() - 10)
     background.begin(for_ever())
     for _ in range(3):
-        await asyncio.sleep(0)
+        await next_turn()
     assert not connection.sent
     await leave(background)
 
@@ -92,7 +92,7 @@ async def test_a_limit_for_the_start_ends_nothing_that_has_started() -> None:
     background.begin(for_ever())
     background.limit(1, lambda _: StartTimeout("too late to start"), time.monotonic() - 10, is_for_start=True)
     for _ in range(3):
-        await asyncio.sleep(0)
+        await next_turn()
     assert not connection.sent
     await leave(background)
 
@@ -146,5 +146,5 @@ async def test_a_client_may_leave_before_the_work_begins() -> None:
     background = Background(Connection().request())
     background.begin(work)
     await leave(background)
-    await asyncio.sleep(0)
+    await next_turn()
     assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED

@@ -23,7 +23,7 @@ from gateway.tasks.stages import Stage
 from gateway.tasks.task import Kept
 from gateway.tracking.tracked import TrackedTask
 from tests.support.tracking import Subject, tracking
-from tests.support.waiting import until
+from tests.support.waiting import next_turn, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -402,7 +402,7 @@ async def test_any_history_ends_with_the_whole_answer_before_its_end(
                     answer.add(piece)
                     written[answer] += piece
         if dice.random() < 0.5:
-            await asyncio.sleep(0)
+            await next_turn()
     world.store.release()
     for answer, body in written.items():
         await world.until_ended(answer)
@@ -466,3 +466,25 @@ async def test_what_follows_the_end_of_a_replaced_answer_takes_no_memory() -> No
         first.end(End.WHOLE)
         assert (keeping.find("mine"), keeping.held_bytes, keeping.answers) == (second, 0, 1)
         subject.tracker.finish(second.task, None, "complete")
+
+
+async def test_answers_are_written_at_once_after_a_failure_in_which_all_were_dropped(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next try has nothing to write; the next answer does not wait for a heartbeat."""
+    monkeypatch.setattr(saver_module, "_RETRY_SECONDS", 0.01)
+    answer, _ = await world.begin()
+    world.head(answer)
+    await until(lambda: not answer.is_due)
+    world.store.fate = [StoreError("gone")]
+    answer.add(bytes(600))
+    saver = world.keeping._saver
+    assert saver is not None
+    await until(lambda: saver.failing_since is not None)
+    answer.drop(Kept.DELETED)
+    await until(lambda: saver._next is None, what="the next try is over")
+    other, _ = await world.begin()
+    world.head(other)
+    await until(lambda: not other.is_due)
+    for one in (answer, other):
+        world.end(one)
