@@ -17,8 +17,14 @@ from tests.support.process import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-SUITES = [f"make {name}" for name in ("check", "test", "test-setup", "test-chaos", "test-browser", "test-monitoring")]
-TOOLS = ("python3", "make", "slowhttptest", "chromium", "promtool", "nginx", "openssl", "node", "npm", "docker")
+SUITES = [
+    f"make {name}"
+    for name in ("check", "test", "test-setup", "test-chaos", "test-browser", "test-monitoring", "test-cluster")
+]
+TOOLS = (
+    "python3", "make", "slowhttptest", "chromium", "promtool", "nginx", "haproxy", "redis-server", "kubectl", "ip",
+    "openssl", "node", "npm", "docker",
+)  # fmt: skip
 
 
 class Machine:
