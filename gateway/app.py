@@ -45,6 +45,8 @@ from gateway.upstream.pool import Upstream
 
 log = logging.getLogger("gateway")
 
+_FIRST_LOOK_SECONDS = 0.25  # how long the start waits for the store, whose clock the times of tasks are by
+
 # These targets need no key: the machines that start, stop or choose this gateway have none.
 _OPEN_TARGETS = frozenset({b"/livez", b"/readyz"}) | dashboard.SHELL_TARGETS
 
@@ -150,6 +152,7 @@ def _routes(
         keeper = asyncio.create_task(keeping.run(), name="kept answers")
         measuring = asyncio.create_task(metrics.run(), name="metrics")
         looking = asyncio.create_task(keyring.run(), name="API keys")
+        await tracker.until_looked(_FIRST_LOOK_SECONDS)
         _relax_garbage_collection()
         yield
         measuring.cancel()

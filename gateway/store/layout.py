@@ -9,12 +9,13 @@ from hashlib import sha1
 from importlib.resources import files
 
 from gateway.tasks.options import MAX_LABEL
-from gateway.tasks.stages import FINAL_RANK, MAX_ATTEMPT, Stage, State
+from gateway.tasks.stages import FINAL_RANK, MAX_ATTEMPT, PRESUMED_MS, Stage, State
 
 DOCUMENT_PREFIX = "ts:ollama:"
 OWN_PREFIX = "tsx:ollama:"
 LIST_PREFIX = OWN_PREFIX + "2:"  # the second layout; the first was {index}:
 LISTS, EXPIRY, BEATS, CANCELS = (LIST_PREFIX + name for name in ("lists", "expiry", "beats", "cancels"))
+PRESUMED = LIST_PREFIX + "presumed"
 LABELS, LABEL_EXPIRY = LIST_PREFIX + "labels", LIST_PREFIX + "label-expiry"
 ANSWERS, ANSWER_BYTES = LIST_PREFIX + "answers", LIST_PREFIX + "answer-bytes"
 ANSWER_PREFIX, BODY_PREFIX = LIST_PREFIX + "answer:", LIST_PREFIX + "body:"
@@ -48,6 +49,7 @@ def _of_tasks() -> str:
     return (
         f"local DOCUMENT, PREFIX = '{DOCUMENT_PREFIX}', '{LIST_PREFIX}'\n"
         f"local LISTS, EXPIRY, BEATS, CANCELS = '{LISTS}', '{EXPIRY}', '{BEATS}', '{CANCELS}'\n"
+        f"local PRESUMED, PRESUMED_MS = '{PRESUMED}', {PRESUMED_MS}\n"
         f"local LABELS, LABEL_EXPIRY = '{LABELS}', '{LABEL_EXPIRY}'\n"
         f"local ANSWERS, ANSWER_BYTES = '{ANSWERS}', '{ANSWER_BYTES}'\n"
         f"local ANSWER, BODY, COPY = '{ANSWER_PREFIX}', '{BODY_PREFIX}', '{LIST_PREFIX}copy'\n"

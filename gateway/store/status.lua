@@ -63,8 +63,8 @@ local function verdict(stored, is_ours, attempt, seen, rank, owner)
     return attempt > stored.attempt and attempt or nil
   end
   -- If a document was evicted, attempts begin again at 1. So an equal attempt may be another request's.
-  local is_next = is_ours and stored.rank < FINAL_RANK and rank >= stored.rank
-  return is_next and attempt or nil
+  local is_next = stored.presumed_until_ms or (stored.rank < FINAL_RANK and rank >= stored.rank)
+  return is_ours and is_next and attempt or nil
 end
 
 -- Whether the stored document has the place in the lists of labels that the record has.
@@ -118,8 +118,11 @@ for n = 1, #KEYS - 1 do
           has_cancels = call('EXISTS', CANCELS) == 1
         end
         if has_cancels then
-          call('ZREM', CANCELS, boot .. ':' .. tonumber(created) .. ':' .. id)
+          call('ZREM', CANCELS, request_name(id, created, boot))
         end
+      end
+      if stored and stored.presumed_until_ms then
+        call('ZREM', PRESUMED, request_name(id, stored.created, stored.boot))
       end
       local attempt_now = granted or stored.attempt
       replies[n] = (text and not stored) and { attempt_now, 'malformed' } or attempt_now

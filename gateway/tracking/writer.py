@@ -102,6 +102,10 @@ class StoreWriter:
         """Whether requests wait for the store."""
         return self.condition.is_up
 
+    async def until_looked(self) -> None:
+        """Waits until the store has answered or failed once since `run` began."""
+        await self._lookout.has_looked.wait()
+
     # -- writing --
 
     async def run(self) -> None:
