@@ -55,10 +55,14 @@ class Record(NamedTuple):  # a frozen dataclass takes four times as long to crea
 
 
 class Written(NamedTuple):
-    """The result of writing a record: whether the store has it now, and the attempt that the store has."""
+    """The result of writing a record: whether the store has it now, and the attempt that the store has.
+
+    `was_presumed`: it took the place of the presumption that the task is lost.
+    """
 
     is_written: bool
     attempt: int
+    was_presumed: bool = False
 
 
 # Called with the results of a write, one per record, or with the error that leaves them unknown.

@@ -9,8 +9,9 @@
 --          under the key: '-' nothing, '' a document, or the SHA-1 of a malformed text; label, '' for none
 --
 -- Returns for each record: its attempt if it was written, or if the same end is stored already; {attempt, 'malformed'}
--- if it replaced a malformed text; {attempt, document, its SHA-1} if the stored document stays. A repeated call changes
--- nothing. The rules are those of `verdict` in gateway/tasks/stages.py.
+-- if it replaced a malformed text, {attempt, 'presumed'} if it replaced the presumption that the task is lost;
+-- {attempt, document, its SHA-1} if the stored document stays. A repeated call changes nothing. The
+-- rules are those of `verdict` in gateway/tasks/stages.py.
 --
 -- This script runs for every request. Redis hashes each byte of each new string, and formats numbers slowly. So the
 -- common cases make few strings, above all few long ones, and leave numbers as the text that they came as.
@@ -125,7 +126,8 @@ for n = 1, #KEYS - 1 do
         call('ZREM', PRESUMED, request_name(id, stored.created, stored.boot))
       end
       local attempt_now = granted or stored.attempt
-      replies[n] = (text and not stored) and { attempt_now, 'malformed' } or attempt_now
+      local replaced = text and not stored and 'malformed' or is_ours and stored.presumed_until_ms and 'presumed'
+      replies[n] = replaced and { attempt_now, replaced } or attempt_now
     end
   end
 end

@@ -92,6 +92,7 @@ class Tracker:
             on_cancel=self._own.hear,
             on_silent=self._own.write_again,
             on_possible_loss=self._own.write_all_again,
+            on_run_again=self._on_run_again,
             counts=self._counts,
             grace_seconds=grace_seconds,
         )
@@ -229,6 +230,12 @@ class Tracker:
             self._counts.ended(task)
             if self._changes.waiters:
                 self._changes.changed(task.task_id)
+
+    def _on_run_again(self, task: TrackedTask) -> None:
+        task.forgotten()
+        self._outbox.post_urgently(task)
+        if self._changes.waiters:
+            self._changes.changed(task.task_id)
 
     def kept_tasks(self) -> KeptTasks:
         """The tasks whose answers are kept."""

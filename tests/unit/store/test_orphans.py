@@ -199,7 +199,9 @@ async def test_a_presumed_loss_is_put_right(client: NewClient, server: Server, s
     await store.watch(NO_ONE)
     lost = await stored(store, "t")
     assert (await presumed(server), lost["extensions"]["is_presumed"]) == ([NAME], True)
-    assert await put(owner, [record("t", stage, boot="m-r1-p1", instance="dead")]) == [Written(True, 1)]
+    right = record("t", stage, boot="m-r1-p1", instance="dead")
+    assert await put(owner, [right]) == [Written(True, 1, was_presumed=True)]
+    assert await put(owner, [right]) == [Written(True, 1)]
     after = await stored(store, "t")
     assert (after["stage"], after["extensions"]["is_presumed"]) == (stage, False)
     assert after["event_id"] != lost["event_id"]
@@ -461,8 +463,7 @@ async def test_only_tasks_of_the_earlier_run_are_lost(
         await put(store, [record(f"t{n}", stage, boot=boot, instance=instance)])
     await put(store, [record("done", Stage.DONE, boot=boot, instance=instance)])
     await leave(store, record("presumed", Stage.STREAMING, boot=boot, instance=instance, grace_seconds=0))
-    await store.watch(NO_ONE)
-    event_id = (await stored(store, "presumed"))["event_id"]
+    event_id = (await read(store, "presumed"))["event_id"]
     await store.end_earlier_run()
     for n, stage in enumerate(IN_FLIGHT):
         assert await stage_and_attempt(store, f"t{n}") == ("lost" if becomes_lost else stage, 1)

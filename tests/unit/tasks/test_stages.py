@@ -52,7 +52,8 @@ async def test_redis_and_python_decide_the_same(server: Server) -> None:
         is_foreign = len({*owners} - {""}) > 1
         is_presumed = stage is Stage.LOST
         found = verdict(Stored(stored_attempt, stage.rank, is_ours, is_foreign, is_presumed), attempt, rank.rank)
-        expected.append(Written(found is not None, stored_attempt if found is None else found))
+        was_presumed = is_presumed and is_ours and found is not None
+        expected.append(Written(found is not None, stored_attempt if found is None else found, was_presumed))
     for store, records in before.items():
         for start in range(0, len(records), 200):
             await put(store, records[start : start + 200])
