@@ -89,13 +89,19 @@ async def in_front(kind: str, cluster: Cluster, text: str | None = None) -> Bala
     balancer = Balancer(kind, machine, cluster.directory, text or with_addresses(kind, addresses))
     cluster.at_end(balancer.close)
     await balancer.start()
-    await until(lambda: _reaches_all(balancer, cluster), what=f"{kind} knows that every gateway is ready")
-    for node in cluster.nodes:
-        await node.upstream.forget()
+    await all_reached(balancer, cluster)
     return balancer
 
 
-async def _reaches_all(balancer: Balancer, cluster: Cluster) -> bool:
-    """Ask once; whether every node has had a request by now."""
-    await balancer.http.get("/v1/anything")
-    return all(node.upstream.exchanges for node in cluster.nodes)
+async def all_reached(balancer: Balancer, cluster: Cluster) -> None:
+    """Wait until the balancer knows that every gateway is ready; the upstreams have no records afterwards."""
+    for node in cluster.nodes:
+        await node.upstream.forget()
+
+    async def is_reached() -> bool:
+        await balancer.http.get("/v1/anything")
+        return all(node.upstream.exchanges for node in cluster.nodes)
+
+    await until(is_reached, what=f"{balancer.kind} sends requests to every gateway")
+    for node in cluster.nodes:
+        await node.upstream.forget()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from tests.cluster.balancers import all_reached, in_front
 from tests.cluster.machines import why_not
-from tests.cluster.nodes import Cluster
+from tests.cluster.nodes import Cluster, Node
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from tests.cluster.balancers import Balancer
 
     NewCluster = Callable[..., Cluster]
 
@@ -41,3 +44,44 @@ async def cluster(new_cluster: NewCluster) -> AsyncIterator[Cluster]:
     """Three nodes, a store and a client, with short heartbeats and drains."""
     async with new_cluster() as cluster:
         yield cluster
+
+
+KINDS = ["haproxy", "envoy"]
+PLACES = 4  # at each gateway behind them
+
+
+class Balanced(NamedTuple):
+    """A cluster with both balancers in front of it."""
+
+    cluster: Cluster
+    fronts: dict[str, Balancer]
+
+
+@pytest.fixture(scope="module")
+async def shared_balanced(machines: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Balanced]:
+    """One cluster for the tests of a file; tests take `nodes` and `front`."""
+    async with Cluster(tmp_path_factory.mktemp("cluster"), MAX_RUNNING=str(PLACES)) as cluster:
+        yield Balanced(cluster, {kind: await in_front(kind, cluster) for kind in KINDS})
+
+
+@pytest.fixture
+async def balanced(shared_balanced: Balanced) -> AsyncIterator[Balanced]:
+    """The same, whole: every gateway is ready, every upstream has forgotten the test before."""
+    await shared_balanced.cluster.repair()
+    for front in shared_balanced.fronts.values():
+        await all_reached(front, shared_balanced.cluster)
+    yield shared_balanced
+    for front in shared_balanced.fronts.values():
+        await front.close_clients()
+
+
+@pytest.fixture(params=KINDS)
+def front(request: pytest.FixtureRequest, balanced: Balanced) -> Balancer:
+    """Each of the balancers."""
+    return balanced.fronts[request.param]
+
+
+@pytest.fixture
+def nodes(balanced: Balanced) -> list[Node]:
+    """The three nodes behind the balancers, with four places each."""
+    return balanced.cluster.nodes

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Self
 
 from tests.support.faults import elapse
 from tests.support.scripted import EVENTS, Script, head
-from tests.support.streams import BODY, CHAT
+from tests.support.streams import BODY, CHAT, HeldStream
+from tests.support.waiting import until
 from tests.support.wire import LAST_CHUNK, Client, chunk
 
 if TYPE_CHECKING:
+    from tests.cluster.nodes import Node
     from tests.support.gateway import Gateway
     from tests.support.scripted import Exchange
 
@@ -96,3 +98,29 @@ async def ask_at_once(front: Gateway, count: int, clients: int = 10) -> Load:
 
     await asyncio.gather(*(ask_some() for _ in range(clients)))
     return load
+
+
+async def begun(front: Gateway, nodes: list[Node], *, has_head: bool = True) -> tuple[HeldStream, Node]:
+    """A stream through the balancer, and the node that has it."""
+    seen = [len(node.upstream.exchanges) for node in nodes]
+    stream = HeldStream()
+    for node in nodes:
+        node.upstream.default = stream.script
+    stream.client = await front.send("POST", CHAT, (b"X-Task-Id", stream.task_id.encode()), body=BODY)
+
+    def found() -> Node | None:
+        more = [node for node, count in zip(nodes, seen, strict=True) if len(node.upstream.exchanges) > count]
+        return more[0] if more else None
+
+    node: Node = await until(found, what="a node has the request")
+    stream.exchange = node.upstream.exchanges[-1]
+    if has_head:
+        stream.script.head()
+        assert (await stream.client.head()).task_id == stream.task_id
+    return stream, node
+
+
+def let_all(nodes: list[Node], script: Script) -> None:
+    """Every upstream answers by this script from now on."""
+    for node in nodes:
+        node.upstream.default = script

@@ -185,6 +185,16 @@ class Cluster:
         """Call `close` when the cluster ends: for programs on machines that a test adds."""
         self._closers.push_async_callback(close)
 
+    async def repair(self) -> None:
+        """Make ready for the next test: every gateway runs and is ready, no upstream has a script or a record left."""
+        for node in self.nodes:
+            await node.upstream.forget()
+            if node.gateway.process.poll() is not None:
+                await node.start()
+        for node in self.nodes:
+            await node.gateway.close_clients()
+            await until(node.is_ready, what=f"{node} is ready")
+
     async def ask_all(self, task_id: str) -> list[dict[str, Any]]:
         """What each node says of a task."""
         return [await node.gateway.status(task_id) for node in self.nodes]
