@@ -104,8 +104,7 @@ async def begun(front: Gateway, nodes: list[Node], *, has_head: bool = True) -> 
     """A stream through the balancer, and the node that has it."""
     seen = [len(node.upstream.exchanges) for node in nodes]
     stream = HeldStream()
-    for node in nodes:
-        node.upstream.default = stream.script
+    let_all(nodes, stream.script)
     stream.client = await front.send("POST", CHAT, (b"X-Task-Id", stream.task_id.encode()), body=BODY)
 
     def found() -> Node | None:

@@ -90,6 +90,7 @@ class Node:
     async def start(self) -> None:
         """Start the gateway and wait until it is ready; its clients find the same address as before."""
         if hasattr(self.gateway, "process"):
+            await self._close_clients()
             self.gateway = self._new_gateway()
         await self.gateway.start()
         await until(self.is_ready, what=f"{self} is ready")

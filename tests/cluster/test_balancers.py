@@ -14,7 +14,7 @@ from tests.cluster.balancers import FILES, command, in_front, with_addresses
 from tests.cluster.conftest import KINDS, PLACES
 from tests.cluster.load import END, PIECE, ask_at_once, begun, generating, let_all
 from tests.support.outcome import CLIENT_LEFT, outcome
-from tests.support.scripted import JSON, answering
+from tests.support.scripted import JSON, answering, head
 from tests.support.streams import BODY, CHAT
 from tests.support.waiting import until, within
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tests.cluster.conftest import Balanced
     from tests.cluster.nodes import Node
     from tests.support.scripted import Exchange
+
+
+ANSWER = head(200, JSON, (b"Content-Length", b"2")) + b"{}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -43,8 +46,8 @@ async def test_the_files_are_valid(kind: str, tmp_path: Path) -> None:
 
 
 async def test_streams_are_spread_and_pass_at_once(front: Balancer, nodes: list[Node]) -> None:
-    """Three streams are on three nodes, and each piece reaches its client while the answer goes on."""
-    streams = [await begun(front, nodes) for _ in range(3)]
+    """Six streams are on all three nodes, and each piece reaches its client while the answer goes on."""
+    streams = [await begun(front, nodes) for _ in range(6)]
     assert {node.machine.name for _, node in streams} == {"node-1", "node-2", "node-3"}
     for stream, _ in streams:
         stream.script.piece(PIECE)
@@ -91,21 +94,32 @@ async def test_only_these_fields_are_added(front: Balancer, nodes: list[Node]) -
 
 async def test_statuses_wait_behind_no_model(front: Balancer, nodes: list[Node]) -> None:
     """While every place is taken and requests wait, statuses, lists and cancels are answered at once."""
-    streams = [await begun(front, nodes) for _ in range(3 * PLACES)]
-    names = [f"{front.kind}-waits-{number}" for number in range(30)]
-    waiting = [await front.send("POST", CHAT, (b"X-Task-Id", name.encode()), body=BODY) for name in names]
-    for name in names:
-        await front.at(name, "queued")
-    assert (await within(1, front.status(names[0]), "a status"))["state"] == "PENDING"
-    listed = await within(1, front.http.get("/tasks/status?state=PENDING"), "a list")
-    assert {item["task_id"] for item in listed.json()["items"]} == set(names)
-    cancelled = await within(1, front.http.post(f"/tasks/{names[0]}/cancel"), "a cancel")
+    may_end = asyncio.Event()
+
+    async def held(exchange: Exchange) -> None:
+        await exchange.read()
+        await may_end.wait()
+        await exchange.send(ANSWER)
+
+    let_all(nodes, held)
+    names = [f"{front.kind}-{number}" for number in range(3 * PLACES + 30)]
+    clients = {name: await front.send("POST", CHAT, (b"X-Task-Id", name.encode()), body=BODY) for name in names}
+
+    async def waiting() -> list[str]:
+        listed = await within(1, front.http.get("/tasks/status?state=PENDING"), "a list")
+        return [item["task_id"] for item in listed.json()["items"]]
+
+    async def are_all_placed() -> bool:
+        return len(await waiting()) == 30 and sum(len(node.upstream.exchanges) for node in nodes) == 3 * PLACES
+
+    await until(are_all_placed, what="every place is taken")
+    name = (await waiting())[0]
+    assert (await within(1, front.status(name), "a status"))["stage"] == "queued"
+    cancelled = await within(1, front.http.post(f"/tasks/{name}/cancel"), "a cancel")
     assert cancelled.json()["stage"] == "cancelled"
-    let_all(nodes, answering(200, JSON, body=b"{}"))
-    for stream, _ in streams:
-        await stream.end()
-    answers = [await client.answer() for client in waiting]
-    assert [answer.status for answer in answers] == [499] + [200] * 29
+    may_end.set()
+    statuses = {task: (await client.answer()).status for task, client in clients.items()}
+    assert statuses == dict.fromkeys(names, 200) | {name: 499}
 
 
 async def test_the_queue_can_be_in_haproxy(balanced: Balanced) -> None:
@@ -144,7 +158,7 @@ async def refuses(node: Node) -> None:
 
 async def test_a_refused_request_goes_to_another_gateway(front: Balancer, nodes: list[Node]) -> None:
     """What a draining gateway refuses is repeated at another, also if it gave no notice."""
-    (stream, node), *_ = [await begun(front, nodes) for _ in range(3)]
+    stream, node = await begun(front, nodes)
     let_all(nodes, generating(0, 0))
     await refuses(node)
     load = await ask_at_once(front, 100)

@@ -50,11 +50,12 @@ async def test_a_killed_gateway_takes_only_its_own_requests(front: Balancer, bal
     The tasks that were on it are `lost` after three heartbeats.
     """
     nodes, store = balanced.cluster.nodes, balanced.cluster.store
-    streams = [await begun(front, nodes) for _ in range(6)]
+    streams = [await begun(front, nodes) for _ in range(9)]
     killed = streams[0][1]
     broken = [stream for stream, node in streams if node is killed]
     others = [stream for stream, node in streams if node is not killed]
-    assert (len(broken), len(others)) == (2, 4)
+    assert broken
+    assert others
     let_all(nodes, generating(seconds=0, long_seconds=0))
     since = time.monotonic()
     await killed.kill()
