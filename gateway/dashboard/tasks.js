@@ -16,7 +16,9 @@ const MARK_TITLE = "kept: the gateway keeps the answer. detached: the task does 
 const marks = ({ response, is_detached }) => [response === "kept" && "kept", is_detached && "detached"].filter(Boolean).join(", ");
 const PRESUMED_NOTE = `lost?: ${NO_WORD}. Wait, cancel it, or send its request again: that begins a new attempt.`;
 const position = ({ queue_position, queue_length }) => (queue_position == null ? "" : `position ${queue_position} of ${queue_length}`);
-const took = ({ extensions }) => duration(extensions.finished_ms == null ? null : extensions.finished_ms - extensions.created_ms);
+// When a presumed loss was written says nothing of its task.
+const hasEnd = (task) => task.extensions.finished_ms != null && !isPresumed(task);
+const took = (task) => duration(hasEnd(task) ? task.extensions.finished_ms - task.extensions.created_ms : null);
 
 export class TaskTables {
   // `open(id)` shows one task, `cancel(id)` ends one; `api` tells the time.
@@ -70,7 +72,7 @@ export class TaskTables {
       (cell, task) => setText(cell, age(this.api.now() - createdMs(task))),
       (cell, { extensions }) => setText(cell, firstByte(extensions)),
       (cell, { extensions }) => setText(cell, bytes(extensions.response_bytes)),
-      (cell, { timestamp }) => setText(cell, `${age(this.api.now() - timestamp * 1000)} ago`),
+      (cell, task) => setText(cell, isPresumed(task) ? "–" : `${age(this.api.now() - task.timestamp * 1000)} ago`),
       (cell, { extensions }) => fillText(cell, readable(extensions.instance ?? "–")),
       (cell, task) => (cell.control ??= cancelButton(cell, task.task_id, cancel)),
     ];
@@ -158,7 +160,7 @@ export function describe(task, now) {
     ["Created", at(more.created_ms)],
     ["With Ollama", `${at(more.started_ms)}${more.started_ms == null ? "" : `, after ${duration(more.started_ms - more.created_ms)}`}`],
     ["First byte", `${at(more.first_byte_ms)}${more.first_byte_ms == null ? "" : `, after ${firstByte(more)}`}`],
-    ["Ended", more.finished_ms == null ? "–" : `${at(more.finished_ms)}, after ${took(task)}`],
+    ["Ended", hasEnd(task) ? `${at(more.finished_ms)}, after ${took(task)}` : "–"],
     ["Bytes", `${bytes(more.request_bytes)} up, ${bytes(more.response_bytes)} down`],
     ["Attempt", String(more.attempt)],
     ["Gateway", readable(more.instance ?? "–")],

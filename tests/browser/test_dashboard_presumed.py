@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CREATED_MS = int(time.time() * 1000) - 60_000
 NO_WORD = "no word from its gateway; it may still run"
+HEARTBEAT, TOOK = 5, 4
 HISTORY = "import('/dashboard/history.js')"
 
 
@@ -85,11 +86,17 @@ async def cells(page: Watched, table: str, task_id: str) -> list[str]:
 
 
 async def test_it_is_told_apart_in_the_lists(opened: Opened) -> None:
-    """`lost?` in words, among the tasks in flight and in the list; a loss that is certain has ended and is `lost`."""
+    """`lost?` in words, among the tasks in flight and in the list; a loss that is certain has ended and is `lost`.
+
+    The time of the presumption is neither the task's last heartbeat nor its end.
+    """
     page = await opened()
     await page.counts("#in-flight tbody tr", 1)
     assert (await cells(page, "in-flight", "maybe"))[1].split("\n") == ["lost?", NO_WORD]
     assert (await cells(page, "recent", "maybe"))[1:3] == ["FAILED?", f"lost? {NO_WORD}"]
+    assert (await cells(page, "in-flight", "maybe"))[HEARTBEAT] == "\u2013"
+    assert (await cells(page, "recent", "maybe"))[TOOK] == "\u2013"
+    assert (await cells(page, "recent", "surely"))[TOOK] != "\u2013"
     for task_id in ("surely", "earlier"):
         assert (await cells(page, "recent", task_id))[1:3] == ["FAILED", "lost"]
     await page.shows("#presumed-note", "Wait, cancel it, or send its request again: that begins a new attempt.")
