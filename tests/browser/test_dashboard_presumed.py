@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ from playwright.async_api import expect
 
 from gateway.tasks.stages import Stage
 from tests.browser.test_dashboard_page import CONTRAST, PHONE
-from tests.support.forged import document, forge_document
+from tests.support.forged import document, forge_document, lost_document
 from tests.support.store import DOCUMENTS
 
 if TYPE_CHECKING:
@@ -30,15 +31,7 @@ HEARTBEAT, TOOK = 5, 4
 HISTORY = "import('/dashboard/history.js')"
 
 
-def lost(task_id: str, *, is_presumed: bool | None, **more: Any) -> dict[str, Any]:
-    """A lost task, as another gateway leaves it. None: an earlier gateway, which did not tell."""
-    now = int(time.time())
-    found = document(task_id, Stage.LOST, created_ms=CREATED_MS) | {"timestamp": now}
-    found["extensions"] |= {"reason": "lost", "instance": "gateway-2:11535", "finished_ms": now * 1000} | more
-    found["extensions"].pop("is_presumed", None)
-    if is_presumed is not None:
-        found["extensions"]["is_presumed"] = is_presumed
-    return found
+lost = partial(lost_document, created_ms=CREATED_MS)
 
 
 def other(task_id: str, stage: Stage) -> dict[str, Any]:

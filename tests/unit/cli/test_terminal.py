@@ -175,8 +175,8 @@ WRONG = [
     ["tasks", "--limit", "0"], ["tasks", "--limit", "1001"], ["tasks", "--limit", "x"], ["tasks", "--state", "DONE"],
     ["tasks", "extra"], ["status", "one", "--wait", "soon"], ["status", "one", "--wait", "-1"],
     ["status", "one", "--wait", "nan"], ["tasks", "--url", "ftp://h"], ["tasks", "--url", "h:1"],
-    ["nodes", "one"], ["nodes", "--watch"], ["tasks", "--url", "http://"], ["tasks", "--url", "http://h:x"], ["tasks", "--key-file", "/no/such/file"],
-    ["tasks", "--key-file", "/"], ["--json"],
+    ["tasks", "--url", "http://"], ["tasks", "--url", "http://h:x"], ["tasks", "--key-file", "/no/such/file"],
+    ["tasks", "--key-file", "/"], ["--json"], ["nodes", "one"], ["nodes", "--watch"],
     ["response"], ["response", "one", "--json"], ["response", "one", "--from", "-1"],
     ["response", "one", "--from", "x"], ["response", "one", "--generation", "1 2"],
     ["response", "one", "-o"], ["response", "one", "--delete", "--follow"],
@@ -244,7 +244,9 @@ def test_the_page_has_the_exit_codes() -> None:
     assert codes == ours
 
 
-@pytest.mark.parametrize("command", re.findall(r"ollama-gateway ((?:tasks|status|nodes|response|cancel)[^`|;>\n]*)", PAGE))
+@pytest.mark.parametrize(
+    "command", re.findall(r"ollama-gateway ((?:tasks|status|nodes|response|cancel)[^`|;>\n]*)", PAGE)
+)
 def test_the_pages_commands_are_commands(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each command on the page is accepted: it fails only because there is no gateway, terminal or file."""
     words = shlex.split(command.replace("$job", "job"))
