@@ -257,9 +257,11 @@ async def is_known(gateway: Gateway, task_id: str) -> bool:
 async def presumed(tracked: Gateway, store: Store, fresh_id: str) -> AsyncIterator[Callable[..., Awaitable[None]]]:
     """A task that is presumed lost. The function writes another version of it."""
 
+    created_ms = int(time.time() * 1000)
+
     async def put(found: dict[str, Any]) -> None:
-        text = json.dumps(found, separators=(",", ":"))
-        await forge_document(store.client, fresh_id, text, int(time.time() * 1000))
+        found["extensions"]["created_ms"] = created_ms
+        await forge_document(store.client, fresh_id, json.dumps(found, separators=(",", ":")), created_ms)
 
     await put(lost_document(fresh_id, is_presumed=True))
     yield put
