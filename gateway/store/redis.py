@@ -20,6 +20,7 @@ from gateway.store.pages import Pages, start_of
 from gateway.store.pipeline import Pipeline, Replies, mapped
 from gateway.store.reader import Reader
 from gateway.store.rebuild import Rebuild
+from gateway.store.redis_nodes import RedisNodes
 from gateway.store.statuses import MEND, PROBE, STATUS, Statuses
 from gateway.tasks.stages import State
 
@@ -71,6 +72,7 @@ class RedisStore:
             self._reader, boot, lists_ttl_seconds, lambda: (self._pipeline.is_open, self._pipeline.connections)
         )
         self._cancel = Script("cancel")
+        self.nodes = RedisNodes(self._reader, malformed, instance=instance, boot=boot)
 
     @property
     def lost(self) -> int:
