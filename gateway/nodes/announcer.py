@@ -25,7 +25,7 @@ _LEAVE_SECONDS = 0.5
 _MODELS_SECONDS = 0.25  # a heartbeat does not wait longer for Ollama; a later answer is in the next one
 _LOOK_MODELS_SECONDS = 1.0
 _TICK_SECONDS = 0.5  # how often the loop looks whether the store is back
-_RETRY_SECONDS = 5.0  # after a failure of a store that is not away
+_RETRY_SECONDS = 2.0  # after a failure of a store that is not away
 _LINE_SECONDS = 60.0  # between two lines of one kind
 _TAKEN_OFTEN = 2  # once may be the former run of this gateway, which stops
 
@@ -82,7 +82,7 @@ class Announcer:
                 is_told = False
                 log.exception("telling the other gateways failed inside the gateway; trying again")
             wait_seconds = self._heartbeat_seconds if is_told else min(self._heartbeat_seconds, _RETRY_SECONDS)
-            await self._pause(began + wait_seconds)
+            await self._pause(began + wait_seconds, is_told=is_told)
 
     def drain(self) -> None:
         """The gateway is about to stop: tells the others at once."""
@@ -100,14 +100,14 @@ class Announcer:
             async with asyncio.timeout(_LEAVE_SECONDS), self._telling:
                 await self._store.leave()
 
-    async def _pause(self, due: float) -> None:
-        """Waits until `due`, for a change that has to be told, or for a store that is back."""
+    async def _pause(self, due: float, *, is_told: bool) -> None:
+        """Waits until `due`, for a change that has to be told, or for a store that failed meanwhile or is back."""
         was_up = self._is_store_up()
         while not self._wake.is_set() and (left := due - time.monotonic()) > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), min(left, _TICK_SECONDS))
             is_up = self._is_store_up()
-            if is_up and not was_up:
+            if is_up and (not was_up or (is_told and self._silence.is_away)):
                 return
             was_up = is_up
 
@@ -144,6 +144,8 @@ class Announcer:
         found = await self._ask(self._store.look())
         if found is None:
             return [self._seen("down")]
+        if all(instance != self._own.instance for instance, _, _ in found):
+            self._wake.set()  # the store came back empty, and was not seen to be away
         return sorted([self._seen("up"), *self._others(self._store, found)], key=lambda seen: seen.node.instance)
 
     def _others(self, store: NodeStore, found: Sequence[StoredNode]) -> list[Seen]:

@@ -70,19 +70,19 @@ class Silence:
     """
 
     def __init__(self) -> None:
-        self._heard_at = -inf  # the store's last answer
-        self._is_away = False
+        self.is_away = False  # it failed when it was last asked
+        self._heard_at = -inf  # its last answer
         self._away_from = self._back_at = -inf
 
     def answered(self, now: float) -> None:
         """The store has answered."""
-        if self._is_away and self._heard_at > -inf:
+        if self.is_away and self._heard_at > -inf:
             self._away_from, self._back_at = self._heard_at, now
-        self._is_away, self._heard_at = False, now
+        self.is_away, self._heard_at = False, now
 
     def failed(self) -> None:
         """The store could not be asked."""
-        self._is_away = True
+        self.is_away = True
 
     def of_ms(self, age_ms: int, now: float) -> float:
         """The silence, in milliseconds, of a gateway that said its last word `age_ms` ago."""

@@ -25,9 +25,7 @@ class NodeItem(BaseModel):
     running: int = Field(description="requests that are with Ollama, without GET, HEAD and OPTIONS")
     waiting: int = Field(description="requests in its queue")
     max_running: int = Field(description="its `MAX_RUNNING`; 0 without a bound")
-    models: list[str] = Field(
-        description="what its Ollama has in memory; empty while Ollama does not answer"
-    )
+    models: list[str] = Field(description="what its Ollama has in memory; empty while Ollama does not answer")
     store: Literal["up", "down", "none"] = Field(description="the store as this gateway finds it; none: not configured")
     state: NodeState = Field(description="draining: about to stop; lost: silent for three of its heartbeats")
     age_sec: int = Field(description="whole seconds since its last word; 0 for the gateway that answers")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.nodes.node import Node
 from tests.support.store import OURS
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 TABLE = OURS + "2:nodes"
 
@@ -27,3 +30,9 @@ NODE = Node(
 def node(**more: Any) -> Node:
     """A gateway as it describes itself."""
     return replace(NODE, **more)
+
+
+async def forge(client: Redis, records: dict[str, str]) -> None:
+    """Records in the table, as any other client may write them."""
+    for name, record in records.items():
+        await client.hset(TABLE, name, record)

@@ -83,7 +83,7 @@ def test_the_state_is_that_of_the_last_word() -> None:
 
 def test_the_metric_has_all_states() -> None:
     """The label of the metric takes each state, and no other value."""
-    assert NODE_STATES == tuple(NodeState)
+    assert tuple(NodeState) == NODE_STATES
 
 
 def test_silence_is_the_time_since_the_last_word() -> None:

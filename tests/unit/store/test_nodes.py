@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from gateway.store.interface import StoreError
 from gateway.store.layout import MAX_INSTANCE, MAX_NODES, MAX_RECORD_BYTES
 from gateway.store.redis import RedisStore
 from tests.support.forged import KINDS, forge_key
-from tests.support.nodes import TABLE
+from tests.support.nodes import TABLE, forge
 from tests.support.waiting import GUARD_SECONDS, until
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ async def test_a_malformed_record_is_left_out(
 @pytest.mark.parametrize("name", ["x" * (MAX_INSTANCE + 1), "x" * 1_000_000, b"\xff" * 200])
 async def test_a_name_that_is_too_long_is_left_out(server: Server, first: RedisNodes, name: str | bytes) -> None:
     """A field whose name is longer than an instance can be is removed."""
-    await server.client.hset(TABLE, name, f"{await now_ms(server)} {KEPT_MS} b {{}}")  # type: ignore[arg-type]
+    await server.client.hset(TABLE, name, f"{await now_ms(server)} {KEPT_MS} b {{}}")
     assert await table(first) == {}
 
 
@@ -164,7 +163,7 @@ async def test_a_flood_of_foreign_records_is_bounded(
     """More records than there can be gateways are deleted in one step; each gateway is back with its next word."""
     now = await now_ms(server)
     await second.tell("{}", KEPT_MS)
-    await server.client.hset(TABLE, mapping={f"n{n}": f"{now} {KEPT_MS} b {{}}" for n in range(MAX_NODES)})
+    await forge(server.client, {f"n{n}": f"{now} {KEPT_MS} b {{}}" for n in range(MAX_NODES)})
     with caplog.at_level(logging.WARNING):
         assert [found.instance for found in (await first.tell("{}", KEPT_MS)).nodes] == ["gw-1"]
     assert len(caplog.records) == 1
@@ -175,8 +174,7 @@ async def test_a_flood_of_foreign_records_is_bounded(
 async def test_as_many_as_there_may_be_are_seen(server: Server, first: RedisNodes) -> None:
     """The table has room for 256 gateways."""
     now = await now_ms(server)
-    mapping = {f"n{n}": f"{now} {KEPT_MS} b {{}}" for n in range(MAX_NODES - 1)}
-    await server.client.hset(TABLE, mapping=mapping)
+    await forge(server.client, {f"n{n}": f"{now} {KEPT_MS} b {{}}" for n in range(MAX_NODES - 1)})
     await first.tell("{}", KEPT_MS)
     assert len(await first.look()) == MAX_NODES == 256
 
@@ -203,7 +201,6 @@ async def test_a_store_that_is_away_raises(gateways: Callable[[str, str], RedisN
         try:
             return bool((await nodes.tell("{}", KEPT_MS)).nodes)
         except StoreError:
-            await asyncio.sleep(0)
             return False
 
     await until(is_told, GUARD_SECONDS, "the store takes it")

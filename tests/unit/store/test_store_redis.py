@@ -451,6 +451,9 @@ CALLS: dict[str, Call] = {
     "watch": lambda store: store.watch(()),
     "end_earlier_run": lambda store: store.end_earlier_run(),
     "ask_cancel": lambda store: store.ask_cancel("1:t"),
+    "tell of itself": lambda store: store.nodes.tell("{}", 600_000),
+    "look at the gateways": lambda store: store.nodes.look(),
+    "leave": lambda store: store.nodes.leave(),
 }
 
 
