@@ -283,9 +283,11 @@ async def test_nodes_is_for_admin_alone(launch: Launch) -> None:
 async def presumed(tracked: Gateway, store: Store, fresh_id: str) -> AsyncIterator[Callable[..., Awaitable[None]]]:
     """A task that is presumed lost. The function writes another version of it."""
 
+    created_ms = int(time.time() * 1000)
+
     async def put(found: dict[str, Any]) -> None:
-        text = json.dumps(found, separators=(",", ":"))
-        await forge_document(store.client, fresh_id, text, int(time.time() * 1000))
+        found["extensions"]["created_ms"] = created_ms
+        await forge_document(store.client, fresh_id, json.dumps(found, separators=(",", ":")), created_ms)
 
     await put(lost_document(fresh_id, is_presumed=True))
     yield put
