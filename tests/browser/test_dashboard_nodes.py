@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from tests.browser.conftest import NewPage
     from tests.browser.watched import Watched
+    from tests.conftest import Launch
     from tests.support.gateway import Gateway
+    from tests.support.store import Store
 
 LONG = "hf.co/bartowski/Llama-3.2-3B-Instruct-GGUF:Q4_K_M"
 
@@ -185,3 +188,39 @@ async def test_names_are_text(page: Watched) -> None:
     assert text.count("<b>\\u001b]0;owned\\u0007\\u202eabc") == 5
     assert not {"\x1b", "\x07", "\u202e"} & set(text)
     await page.counts("#nodes b", 0)
+
+
+# -- with real gateways --
+
+
+async def test_gateways_of_one_store_are_seen(launch: Launch, store: Store, new_page: NewPage) -> None:
+    """Each gateway shows all of them. One that stops is gone from the page."""
+    names = [f"gateway-{number}.test:11535" for number in range(2)]
+    first, second = [await launch(REDIS_URL=store.url, GATEWAY_INSTANCE=name, HEARTBEAT_SEC="0.5") for name in names]
+    page = await new_page(first)
+    await page.open()
+    for name in names:
+        await page.shows("#nodes", name)
+    assert (await row(page, 0))[1:5] == ["up", "0, no bound", "0", "up"]
+    await second.stop()
+    await expect(page["#nodes"]).not_to_contain_text(names[1])
+    await page.shows("#nodes", names[0])
+
+
+async def test_only_admin_sees_the_gateways(launch: Launch, new_page: NewPage) -> None:
+    """With API keys: the part is there for `admin`, and not for another key, which gets no word of it."""
+    gateway = await launch(GATEWAY_API_KEYS="alice:key-of-alice,admin:key-of-admin")
+    for key, is_seen in (("key-of-admin", True), ("key-of-alice", False)):
+        page = await new_page(gateway)
+        await page.open("/", "401")
+        await page["#key"].fill(key)
+        await page["#key"].press("Enter")
+        await page.shows("#recent-note", "No task yet")
+        await until(partial(has_asked_twice, page), what="the page asks with the key")
+        await expect(page["#nodes-panel"]).to_be_visible(visible=is_seen)
+        await page.shows("#problems", "All is well.")
+
+
+def has_asked_twice(page: Watched) -> bool:
+    """Whether the page has asked for the gateways without its key and with it."""
+    return len(page.asked("/nodes")) > 1

@@ -250,6 +250,32 @@ async def is_known(gateway: Gateway, task_id: str) -> bool:
     return (await gateway.http.get(f"/tasks/status/{task_id}")).status_code == 200
 
 
+async def test_nodes_lists_the_gateways(launch: Launch, store: Store) -> None:
+    """All that share the store, for people and, as the gateway's answer, for scripts."""
+    names = [f"gateway-{number}.test:11535" for number in range(2)]
+    gateways = [await launch(REDIS_URL=store.url, GATEWAY_INSTANCE=name, HEARTBEAT_SEC="0.5") for name in names]
+    settings = {"GATEWAY_PORT": str(gateways[0].port)}
+
+    async def are_listed() -> bool:
+        found = await said("nodes", **settings)
+        assert found.code == 0
+        return all(re.search(rf"^{name} +up +up +0 +0 +\d+ s ago ", found.out, re.MULTILINE) for name in names)
+
+    await until(are_listed, what="both are listed")
+    found = await said("nodes", "--json", **settings)
+    assert set(names) <= {item["instance"] for item in found.json["items"]}
+
+
+async def test_nodes_is_for_admin_alone(launch: Launch) -> None:
+    """With API keys another key is 5, with the gateway's words on standard error."""
+    gateway = await launch(GATEWAY_API_KEYS="alice:key-of-alice,admin:key-of-admin")
+    settings = {"GATEWAY_PORT": str(gateway.port)}
+    found = await said("nodes", **settings, OLLAMA_GATEWAY_KEY="key-of-alice")
+    assert (found.code, found.out) == (5, "")
+    assert "answers 403: " in found.error
+    assert (await said("nodes", **settings, OLLAMA_GATEWAY_KEY="key-of-admin")).code == 0
+
+
 # -- a presumed loss --
 
 
