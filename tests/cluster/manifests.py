@@ -81,7 +81,7 @@ def environment(place: str, name: str) -> dict[str, Any]:
 def is_selected(selector: Object, labels: Labels) -> bool:
     """Whether a label selector matches. These files use matchLabels alone."""
     assert selector.keys() <= {"matchLabels"}, selector
-    return selector.get("matchLabels", {}).items() <= labels.items()
+    return bool(selector.get("matchLabels", {}).items() <= labels.items())
 
 
 class Network:

@@ -3,6 +3,7 @@
 #
 #   CONFIGURATION  the directory with redis.conf
 #   SECRETS        the directory with the file `password`
+#   DATA           the directory of the append-only file
 #   RUN            an empty directory in memory, for redis.conf with the password
 set -eu
 
@@ -21,6 +22,6 @@ fi
 umask 077
 {
   cat "$CONFIGURATION/redis.conf"
-  printf 'requirepass %s\nmasterauth %s\n' "$password" "$password"
+  printf 'dir %s\nrequirepass %s\nmasterauth %s\n' "$DATA" "$password" "$password"
 } >"$RUN/redis.conf"
 exec redis-server "$RUN/redis.conf" "$@"
