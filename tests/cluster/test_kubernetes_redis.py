@@ -270,7 +270,17 @@ async def test_servers_with_data_wait_for_a_sentinel(ring: Ring) -> None:
         await pod.stop()
     first.log.write_text("")
     first.start()
+    await until(lambda: "sleep" in children_of(first.process), 60, "it waits")
+    assert first.log.read_text() == ""
     for pod in ring.sentinels:
         pod.start()
-    await until(lambda: "the primary is" in first.log.read_text(), 60, "a Sentinel has answered")
-    assert ring.sentinels[0].process is not None
+    await until(lambda: f"the primary is {first.host}" in first.log.read_text(), 60, "a Sentinel has answered")
+
+
+def children_of(process: subprocess.Popen[bytes] | None) -> set[str]:
+    """The names of a process's children."""
+    assert process is not None
+    assert process.poll() is None
+    pids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    files = [Path(f"/proc/{pid}/comm") for pid in pids]
+    return {file.read_text().strip() for file in files if file.exists()}
