@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 if __name__ == "__main__":  # started by its path, whatever the working directory
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from healthcheck.check import gateway_base  # noqa: E402
+from healthcheck.check import gateway_base
 
 LIMIT_SECONDS = 4.0  # for the connection, and again for the first byte
 QUESTION = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

@@ -66,6 +66,6 @@ async def test_a_gateway_that_takes_no_connection_does_not_live() -> None:
 
 
 async def test_a_gateway_that_starts_lives() -> None:
-    """A refused connection is no reason for a restart: supervisord is about to start the gateway, or ends the container."""
+    """A refused connection is no reason for a restart: supervisord starts the gateway, or ends all."""
     with refusing_port() as port:
         assert await probed(port) == 0
