@@ -18,12 +18,15 @@ import yaml
 from redis.exceptions import AuthenticationError, RedisError
 
 from tests.cluster.manifests import environment, of_kind, pods
+from tests.cluster.test_kubernetes import skip_without_sentinel
 from tests.support.ports import free_port
 from tests.support.process import ROOT, kill, spawn, terminate
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from tests.conftest import Launch
 
 PASSWORD = "0123456789abcdef-secret"
 DIRECTORIES = ("CONFIGURATION", "SECRETS", "RUN", "DATA")
@@ -245,6 +248,23 @@ async def test_sentinel_replaces_a_dead_primary(ring: Ring) -> None:
 async def is_two(ring: Ring, host: str) -> bool:
     """Whether two replicas follow a primary."""
     return await ring.replicas(host) == 2
+
+
+async def test_the_gateway_finds_the_primary(ring: Ring, launch: Launch) -> None:
+    """With the overlay's settings, at our addresses, the gateway asks the Sentinels and has its store."""
+    settings = environment("overlays/ha", "ollama-gateway")
+    skip_without_sentinel(settings)
+    await until(lambda: is_two(ring, ring.redis[0].host), 60, "two replicas follow")
+    url = settings["REDIS_URL"].replace("26379", str(ring.sentinel_port))
+    for number, pod in enumerate(ring.sentinels):
+        url = url.replace(f"sentinel-{number}.sentinel", pod.host)
+    secret = f"{ring.redis[0].variables['SECRETS']}/password"
+    gateway = await launch(REDIS_URL=url, REDIS_PASSWORD_FILE=secret, REDIS_SENTINEL_PASSWORD_FILE=secret)
+
+    async def is_stored() -> bool:
+        return bool((await gateway.http.get("/readyz")).json()["store"] == "up")
+
+    await until(is_stored, 60, "the gateway has its store")
 
 
 async def test_a_primary_alone_takes_no_writes(ring: Ring) -> None:
