@@ -1,8 +1,7 @@
-"""Owns the promises of the components (KEDA, the Gateway API, Prometheus, several Redis servers) and of the page."""
+"""Owns the promises of the components: objects of KEDA, the Gateway API and Prometheus, and several Redis servers."""
 
 from __future__ import annotations
 
-import base64
 import importlib.util
 import json
 import os
@@ -16,16 +15,13 @@ import pytest
 import yaml
 
 from tests.cluster.manifests import (
-    KUBERNETES,
     OVERLAYS,
     Network,
     containers,
     environment,
-    kubectl,
     of_kind,
     pods,
     rendered,
-    rendered_at,
 )
 from tests.cluster.test_kubernetes import labels, routes
 from tests.support.process import ROOT
@@ -34,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MONITORING = ROOT / "deploy" / "monitoring"
-README = KUBERNETES / "README.md"
 
 
 def fields(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -354,76 +349,3 @@ def test_replication_and_sentinel_pass_the_network() -> None:
     }
     assert allowed == wanted
     assert network.allows_out(labels("redis"), 443) == network.allows_out(labels("sentinel"), 443) == []
-
-
-# ---- the page
-
-
-def blocks(language: str) -> list[str]:
-    """The examples of a language in README.md."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
-
-
-def test_the_overlay_of_the_page_works(tmp_path: Path) -> None:
-    """The example of an overlay that combines components renders, with all of them in it."""
-    [text] = [block for block in blocks("yaml") if "kind: Kustomization" in block]
-    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
-    mine = tmp_path / "deploy" / "kubernetes" / "mine"
-    mine.mkdir()
-    (mine / "kustomization.yaml").write_text(text)
-    objects = rendered_at(mine)
-    kinds = {item["kind"] for item in objects}
-    assert {"ScaledObject", "HTTPRoute", "ServiceMonitor", "PrometheusRule"} <= kinds
-    [gateway] = [
-        item for item in objects if (item["kind"], item["metadata"]["name"]) == ("StatefulSet", "ollama-gateway")
-    ]
-    [container] = gateway["spec"]["template"]["spec"]["containers"]
-    assert container["resources"]["limits"] == {"nvidia.com/gpu": 1}
-    assert container["image"].startswith("registry.example.com/")
-    assert {item["metadata"].get("namespace") for item in objects if item["kind"] != "Namespace"} == {"ollama"}
-
-
-def test_the_secrets_of_the_page_are_those_that_the_pods_mount() -> None:
-    """The page's commands make each Secret, with every key that a pod or the monitor reads."""
-    made = made_secrets()
-    mounted = {
-        (row["secret"]["secretName"], item["key"])
-        for pod in pods("overlays/ha").values()
-        for row in pod["spec"]["volumes"]
-        if "secret" in row
-        for item in row["secret"]["items"]
-    }
-    credentials = the_only("overlays/monitoring", "ServiceMonitor")["endpoints"][0]["authorization"]["credentials"]
-    assert {(name, key) for name, data in made.items() for key in data} == mounted | {
-        (credentials["name"], credentials["key"])
-    }
-    keys = made["ollama-gateway-keys"]["keys"].splitlines()
-    assert [line.partition(":")[0] for line in keys] == ["admin", "prometheus"]
-    assert keys[1] == f"prometheus:{made['ollama-gateway-keys']['scrape']}"
-    assert re.fullmatch(r"[0-9a-f]{48}", made["ollama-gateway-redis"]["password"])
-
-
-def made_secrets() -> dict[str, dict[str, str]]:
-    """What the page's commands would make in a cluster: the texts of each Secret."""
-    kubectl("version", "--client")  # skips without it
-    [commands] = [block for block in blocks("sh") if "create secret" in block]
-    wrapper = 'kubectl() { command kubectl "$@" --dry-run=client --output yaml; echo ---; }\n'
-    done = subprocess.run(
-        ["bash", "-euc", wrapper + commands], capture_output=True, text=True, timeout=100, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return {
-        item["metadata"]["name"]: {key: base64.b64decode(text).decode() for key, text in item["data"].items()}
-        for item in yaml.safe_load_all(done.stdout)
-        if item
-    }
-
-
-def test_every_overlay_is_on_the_page() -> None:
-    """The page has a row for each overlay, and each overlay is the base with one component."""
-    page = README.read_text()
-    for name in OVERLAYS:
-        assert f"| `{name}` |" in page
-        text = yaml.safe_load((KUBERNETES / "overlays" / name / "kustomization.yaml").read_text())
-        assert (text["resources"], text["components"]) == (["../../base"], [f"../../components/{name}"])
-    assert {path.name for path in (KUBERNETES / "components").iterdir()} == set(OVERLAYS)
