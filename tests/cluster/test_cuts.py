@@ -1,6 +1,6 @@
 """A cable between one node and the store is pulled, and plugged in again: no status is wrong in the end.
 
-Contract sections 4.10, 4.11, 10.1 and 10.3. Four nodes are cut off at once, each for another time; the fifth one watches.
+Contract sections 4.10, 4.11, 10.1 and 10.3. Four nodes are cut off at once, each for another time; the fifth watches.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def test_what_was_called_success_stays_so(trial: Trial, cut: Cut) -> None:
 
 
 def test_a_newer_attempt_stays(trial: Trial) -> None:
-    """If the id of a presumed loss was used again elsewhere, every node tells of attempt 2, whatever the old one did."""
+    """If the id of a presumed loss was used again elsewhere, every node tells of attempt 2 alone."""
     lost = [cut.retried.task_id for cut in trial.cuts if cut.seconds > LOST_SECONDS]
     newer = [document for document in trial.newer if document["task_id"] in lost]
     assert len(newer) == len(lost) * len(trial.cluster.nodes)
