@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OLLAMA_IMAGE = "ollama-standin:test"
 REDIS_IMAGE = "redis-standin:test"
+HAPROXY_IMAGE = "haproxy-standin:test"
 GATEWAY_IMAGE = "ollama-gateway:test"
 
 
@@ -46,6 +47,23 @@ def running(engine: None) -> Iterator[Stack]:
     try:
         try:
             stack.up("--build", seconds=400)
+        except (AssertionError, subprocess.TimeoutExpired):
+            print(stack.compose("logs", "--no-color"))
+            raise
+        yield stack
+    finally:
+        stack.down()
+
+
+@pytest.fixture(scope="session")
+def cluster(running: Stack) -> Iterator[Stack]:
+    """compose.cluster.yaml with the image of `running`, healthy; gone at the end, volumes too."""
+    build("haproxy", HAPROXY_IMAGE)
+    images = running.images | {"HAPROXY_IMAGE": HAPROXY_IMAGE}
+    stack = Stack(f"gateway-cluster-test-{os.getpid()}", images, file="compose.cluster.yaml")
+    try:
+        try:
+            stack.up(seconds=400)
         except (AssertionError, subprocess.TimeoutExpired):
             print(stack.compose("logs", "--no-color"))
             raise

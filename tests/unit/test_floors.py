@@ -102,9 +102,9 @@ def test_the_parser_is_strict_where_older_ones_were_not(message: bytes) -> None:
 # -- Ollama --
 
 
-@pytest.mark.parametrize("file", ["Containerfile", "compose.yaml"])
+@pytest.mark.parametrize("file", ["Containerfile", "compose.yaml", "compose.cluster.yaml"])
 def test_the_ollama_that_is_built_upon_is_new_enough(file: str) -> None:
-    """The base image is pinned to a version, perhaps with a digest, the same in both files, at or above the floor."""
+    """The base image is pinned to a version, perhaps with a digest, the same in all files, at or above the floor."""
     images = re.findall(rf"ollama/ollama:[\w.-]+(?:{DIGEST})?", (ROOT / file).read_text())
     [(default, version)] = re.findall(
         rf"^ARG OLLAMA_IMAGE=(ollama/ollama:(\d+\.\d+\.\d+)(?:{DIGEST})?)$", CONTAINERFILE, re.MULTILINE
