@@ -7,11 +7,14 @@ First it refuses pages that may not call (access.origins) and, if API keys are o
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import unquote_to_bytes
 
 from fastapi import FastAPI
+from starlette.requests import Request as RouteRequest
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway import __version__
@@ -27,9 +30,11 @@ from gateway.kept.keeping import Keeping, KeptLimits
 from gateway.metrics.counts import Counts
 from gateway.metrics.exposition import Metrics
 from gateway.net.vanished import PeerWatch
+from gateway.nodes.announcer import Announcer
+from gateway.nodes.node import Node
 from gateway.queue.places import Places
 from gateway.relay.proxy import Proxy
-from gateway.routes import dashboard, health, models, tasks
+from gateway.routes import dashboard, health, models, nodes, tasks
 from gateway.routes import metrics as scraping
 from gateway.routes.response import ResponseRoute, task_id_in, with_response_route
 from gateway.settings import Settings, pull_progress_file, run_name
@@ -45,6 +50,8 @@ from gateway.upstream.pool import Upstream
 
 log = logging.getLogger("gateway")
 
+_FIRST_LOOK_SECONDS = 0.25  # how long the start waits for the store, whose clock the times of tasks are by
+
 # These targets need no key: the machines that start, stop or choose this gateway have none.
 _OPEN_TARGETS = frozenset({b"/livez", b"/readyz"}) | dashboard.SHELL_TARGETS
 
@@ -58,8 +65,9 @@ def create_app(settings: Settings) -> "Gateway":
         idle_timeout_seconds=settings.upstream_idle_timeout_seconds,
     )
     boot = new_boot(run_name(settings))
+    store = _store(settings, boot)
     tracker = Tracker(
-        _store(settings, boot),
+        store,
         algorithm_id=settings.algorithm_id,
         instance=settings.instance,
         boot=boot,
@@ -71,11 +79,14 @@ def create_app(settings: Settings) -> "Gateway":
     places = Places(settings.max_running, settings.max_queued) if settings.max_running else None
     keeping = Keeping(tracker, _answer_store(settings), _kept_limits(settings), counts)
     proxy = Proxy(upstream, tracker, counts, places, keeping, max_body_bytes=settings.max_body_bytes)
-    drain = Drain(tracker, places, settings.drain_seconds, settings.drain_notice_seconds)
+    metrics = Metrics(counts, tracker, places, keeping, has_store=settings.redis_url is not None)
+    loaded_models = models.LoadedModelsProbe(upstream)
+    announcer = _announcer(settings, store, tracker, metrics, loaded_models, counts)
+    drain = Drain(tracker, places, settings.drain_seconds, settings.drain_notice_seconds, announcer.drain)
     keyring = Keyring(settings.api_keys, settings.api_keys_file)
     readiness = _readiness(settings, upstream, tracker, keeping, drain)
-    metrics = Metrics(counts, tracker, places, keeping, has_store=settings.redis_url is not None)
-    routes = _routes(upstream, tracker, keeping, keyring, readiness, metrics)
+    routes = _routes(upstream, tracker, keeping, keyring, readiness, metrics, loaded_models, announcer)
+    routes.add_exception_handler(GatewayError, _refusal(counts))
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
     return Gateway(proxy, routes, ResponseRoute(keeping), policy, keyring, counts, drain)
 
@@ -119,6 +130,53 @@ def _kept_limits(settings: Settings) -> KeptLimits:
     )
 
 
+def _announcer(
+    settings: Settings,
+    store: Store,
+    tracker: Tracker,
+    metrics: Metrics,
+    loaded_models: models.LoadedModelsProbe,
+    counts: Counts,
+) -> Announcer:
+    own = Node(
+        instance=settings.instance,
+        version=__version__,
+        started_ms=int(time.time() * 1000),
+        running=0,
+        waiting=0,
+        max_running=settings.max_running,
+        models=(),
+        store="none",  # the announcer says how it is
+        is_draining=False,
+        silent_ms=int(SILENT_BEATS * settings.heartbeat_seconds * 1000),
+    )
+
+    async def names() -> Sequence[str]:
+        loaded = await loaded_models()
+        return [] if loaded is None else [model.name for model in loaded.models]
+
+    return Announcer(
+        store.nodes if isinstance(store, RedisStore) else None,
+        own,
+        load=metrics.load,
+        loaded_models=names,
+        is_store_up=lambda: tracker.is_store_up,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        counts=counts,
+    )
+
+
+def _refusal(counts: Counts) -> Callable[[RouteRequest, Exception], Awaitable[Response]]:
+    """Answers a route's GatewayError, and counts it."""
+
+    async def answer(_: RouteRequest, error: Exception) -> Response:
+        assert isinstance(error, GatewayError), error
+        counts.refused(error.code)
+        return Response(error.body(has_detail=True), error.status, media_type="application/json")
+
+    return answer
+
+
 def _readiness(
     settings: Settings, upstream: Upstream, tracker: Tracker, keeping: Keeping, drain: Drain
 ) -> health.ReadinessProbe:
@@ -141,6 +199,8 @@ def _routes(
     keyring: Keyring,
     readiness: health.ReadinessProbe,
     metrics: Metrics,
+    loaded_models: models.LoadedModelsProbe,
+    announcer: Announcer,
 ) -> FastAPI:
     """The gateway's own routes. Their lifespan starts and stops the writer and the other background tasks."""
 
@@ -150,12 +210,15 @@ def _routes(
         keeper = asyncio.create_task(keeping.run(), name="kept answers")
         measuring = asyncio.create_task(metrics.run(), name="metrics")
         looking = asyncio.create_task(keyring.run(), name="API keys")
+        await tracker.until_looked(_FIRST_LOOK_SECONDS)
+        telling = asyncio.create_task(announcer.run(), name="nodes")
         _relax_garbage_collection()
         yield
         measuring.cancel()
         looking.cancel()
         keeper.cancel()
-        await keeping.close()
+        await asyncio.gather(keeping.close(), announcer.close())
+        telling.cancel()
         writer.cancel()
         with suppress(asyncio.CancelledError):
             await writer
@@ -175,12 +238,14 @@ def _routes(
     routes.openapi = lambda: with_response_route(describe())  # type: ignore[method-assign]
     routes.state.tracker = tracker
     routes.state.readiness = readiness
-    routes.state.loaded_models = models.LoadedModelsProbe(upstream)
+    routes.state.loaded_models = loaded_models
+    routes.state.nodes = announcer
     routes.state.metrics = metrics
     routes.state.ollama = scraping.OllamaState(readiness, routes.state.loaded_models)
     routes.include_router(tasks.router)
     routes.include_router(health.router)
     routes.include_router(models.router)
+    routes.include_router(nodes.router)
     routes.include_router(dashboard.router)
     routes.include_router(scraping.router)
     return routes

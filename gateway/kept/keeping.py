@@ -225,7 +225,7 @@ class Keeping:
         since = None if self._saver is None else self._saver.failing_since
         if since is None or not self.tracker.is_store_up or answer.task.finished_ms is None:
             return False
-        waited = min(now - since, time.time() - answer.task.finished_ms / 1000)
+        waited = min(now - since, self.tracker.seconds() - answer.task.finished_ms / 1000)
         return waited > _PATIENCE_SECONDS
 
     async def close(self) -> None:

@@ -1,5 +1,9 @@
-"""Asks Redis for documents, and runs scripts there, for all but the writer: a pool of redis-py's connections."""
+"""Asks Redis for documents, and runs scripts there, for all but the writer: a pool of redis-py's connections.
 
+Tells the clock of each time that Redis says.
+"""
+
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +14,7 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
+from gateway.store.clock import StoreClock
 from gateway.store.interface import StoreError
 from gateway.store.layout import DOCUMENT_PREFIX, Script, list_names
 from gateway.store.malformed import Malformed
@@ -30,9 +35,16 @@ class Reader:
     """
 
     def __init__(
-        self, url: str, credentials: CredentialProvider | None, malformed: Malformed, *, is_raw: bool = False
+        self,
+        url: str,
+        credentials: CredentialProvider | None,
+        malformed: Malformed,
+        clock: StoreClock,
+        *,
+        is_raw: bool = False,
     ) -> None:
         self._malformed = malformed
+        self._clock = clock
         self._mend = Script("mend")
         # A burst of polls waits for one of these for a moment, instead of opening a connection each.
         self._pool = BlockingConnectionPool.from_url(
@@ -83,6 +95,13 @@ class Reader:
         except NoScriptError:
             return await self.redis.eval(script.text, len(keys), *keys, *map(str, arguments))
 
+    async def timed(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int], place: int) -> Any:
+        """As `evaluate`, for a script whose reply has the server's clock (Unix ms) at `place`."""
+        asked_at = time.monotonic()
+        reply = await self.evaluate(script, keys, arguments)
+        self._clock.heard(reply[place], asked_at)
+        return reply
+
     async def documents(self, task_ids: Sequence[str]) -> tuple[int, list[str | None]]:
         """The server's time in Unix ms, and the documents of `task_ids` at that time.
 
@@ -92,9 +111,12 @@ class Reader:
         pipe.time()
         for task_id in task_ids:
             pipe.get(DOCUMENT_PREFIX + task_id)
+        asked_at = time.monotonic()
         (seconds, microseconds), *replies = await pipe.execute(raise_on_error=False)
+        now_ms = seconds * 1000 + microseconds // 1000
+        self._clock.heard(now_ms, asked_at)
         documents = [self._document(task_id, reply) for task_id, reply in zip(task_ids, replies, strict=True)]
-        return seconds * 1000 + microseconds // 1000, documents
+        return now_ms, documents
 
     def _document(self, task_id: str, reply: str | Exception | None) -> str | None:
         """The document in a reply to GET. Raises an error reply, except that of a key of another type."""

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from gateway.store.clock import StoreClock
 from gateway.store.credentials import PasswordFile
 from gateway.store.interface import Incomplete, Page, Record, StoreError, ignore
 from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, label_list_name, list_names
@@ -20,6 +21,7 @@ from gateway.store.pages import Pages, start_of
 from gateway.store.pipeline import Pipeline, Replies, mapped
 from gateway.store.reader import Reader
 from gateway.store.rebuild import Rebuild
+from gateway.store.redis_nodes import RedisNodes
 from gateway.store.statuses import MEND, PROBE, STATUS, Statuses
 from gateway.tasks.stages import State
 
@@ -56,13 +58,15 @@ class RedisStore:
         self._pipeline = Pipeline(url, [STATUS.text, PROBE.text, MEND.text], credentials=credentials)
         self._statuses = Statuses(self._pipeline, boot, lists_ttl_seconds, malformed)
         self.write = self._statuses.write  # a task's status and its place in the lists, in one atomic step
-        self._reader = Reader(url, credentials, malformed)
+        self.clock = StoreClock(grace_seconds)
+        self.seconds = self.clock.seconds  # Unix time by Redis' clock
+        self._reader = Reader(url, credentials, malformed, self.clock)
         self._orphans = Orphans(
             self._reader,
             malformed,
+            self.clock,
             boot=boot,
             instance=instance,
-            grace_seconds=grace_seconds,
             ttl_done_seconds=ttl_done_seconds,
             lists_ttl_seconds=lists_ttl_seconds,
         )
@@ -71,6 +75,7 @@ class RedisStore:
             self._reader, boot, lists_ttl_seconds, lambda: (self._pipeline.is_open, self._pipeline.connections)
         )
         self._cancel = Script("cancel")
+        self.nodes = RedisNodes(self._reader, malformed, instance=instance, boot=boot)
 
     @property
     def lost(self) -> int:
@@ -137,8 +142,12 @@ class RedisStore:
 
     # -- orphans and cancels --
 
+    async def presumed(self) -> list[str]:
+        """The documents of the tasks that are presumed lost."""
+        return await self._reader.asked(self._orphans.presumed())
+
     async def end_earlier_run(self) -> None:
-        """Makes lost the tasks that an earlier run of this gateway, at the same site, left in flight."""
+        """Makes lost for good the tasks that an earlier run of this gateway, at the same site, left behind."""
         await self._reader.asked(self._orphans.end_earlier_run())
 
     async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = ignore) -> list[str]:

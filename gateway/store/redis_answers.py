@@ -12,6 +12,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from gateway.store.answers import READ_BYTES, Part, Saved, StoredAnswer, ThenSaved
+from gateway.store.clock import StoreClock
 from gateway.store.credentials import PasswordFile
 from gateway.store.interface import StoreError
 from gateway.store.layout import DOCUMENT_PREFIX, SHARED_ANSWER_KEYS, Script
@@ -34,7 +35,7 @@ class RedisAnswers:
         self._malformed = Malformed()
         credentials = PasswordFile(password_file, user) if password_file else None
         self._pipeline = Pipeline(url, [_SAVE.text, _MEND.text], credentials=credentials)
-        self._reader = Reader(url, credentials, self._malformed, is_raw=True)
+        self._reader = Reader(url, credentials, self._malformed, StoreClock(0), is_raw=True)
 
     # -- writing --
 

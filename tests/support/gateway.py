@@ -29,22 +29,26 @@ COMMAND = [sys.executable, "-m", "gateway"]
 class Gateway:
     """One gateway process."""
 
+    host = "127.0.0.1"  # where clients reach it
+
     def __init__(self, log: Path, **settings: str) -> None:
-        self.port = free_port()
+        self.port = int(settings.get("GATEWAY_PORT") or free_port())
         self.log_path = log
         self.directory = ROOT  # of the code that runs
-        self.settings = {"GATEWAY_HOST": "127.0.0.1", "GATEWAY_PORT": str(self.port), **settings}
-        self.http = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=2 * GUARD_SECONDS
-        )
+        self.settings = {"GATEWAY_HOST": self.host, "GATEWAY_PORT": str(self.port), **settings}
+        self.http = self._http_client()
         self.process: subprocess.Popen[bytes]
         self.clients: list[Client] = []
         self.log_seen = 0
 
+    def _http_client(self) -> httpx.AsyncClient:
+        base = f"http://{self.host}:{self.port}"
+        return httpx.AsyncClient(base_url=base, trust_env=False, timeout=2 * GUARD_SECONDS)
+
     @property
     def base_url(self) -> str:
         """What an OpenAI client is given."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http://{self.host}:{self.port}/v1"
 
     @property
     def log(self) -> str:
@@ -60,9 +64,12 @@ class Gateway:
 
     async def start(self) -> Self:
         """Start the process and wait until it answers; fail at once when it died."""
-        self.process = spawn(COMMAND, self.log_path, self.settings, self.directory)
+        self.process = self._spawn()
         await until(self.is_serving, 30, "the gateway answers /livez")
         return self
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        return spawn(COMMAND, self.log_path, self.settings, self.directory)
 
     async def is_serving(self) -> bool:
         """Whether it answers /livez; AssertionError when it died."""
@@ -74,7 +81,7 @@ class Gateway:
     async def is_closed(self) -> bool:
         """Whether new connections are refused. A listener that closes meanwhile resets those not yet accepted."""
         try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            _, writer = await asyncio.open_connection(self.host, self.port)
         except (ConnectionRefusedError, ConnectionResetError):
             return True
         writer.close()
@@ -102,7 +109,7 @@ class Gateway:
 
     async def connect(self, receive_buffer: int | None = None) -> Client:
         """A raw connection to it."""
-        self.clients.append(await Client.connect(self.port, receive_buffer))
+        self.clients.append(await Client.connect(self.port, receive_buffer, self.host))
         return self.clients[-1]
 
     async def send(self, method: str, target: bytes | str, *fields: Field, **more: Any) -> Client:

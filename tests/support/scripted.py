@@ -18,6 +18,8 @@ from tests.support.waiting import until
 from tests.support.wire import LAST_CHUNK, LIMIT, Body, Head, chunk, read_body, read_head, set_reset_on_close
 
 if TYPE_CHECKING:
+    import socket
+
     from tests.support.wire import Field
 
 Script = Callable[["Exchange"], Awaitable[None]]
@@ -204,10 +206,13 @@ class Upstream:
         self.server: asyncio.Server
         self.port = 0
 
-    async def start(self, port: int = 0) -> None:
-        """Listen on 127.0.0.1, on any port unless one is named."""
+    async def start(self, port: int = 0, sock: socket.socket | None = None) -> None:
+        """Listen on 127.0.0.1, on any port unless one is named, or on a socket that is bound already."""
         loop = asyncio.get_running_loop()
-        self.server = await loop.create_server(self._accept, "127.0.0.1", port)
+        if sock is not None:
+            self.server = await loop.create_server(self._accept, sock=sock)
+        else:
+            self.server = await loop.create_server(self._accept, "127.0.0.1", port)
         self.port = self.server.sockets[0].getsockname()[1]
 
     def _accept(self) -> Connection:

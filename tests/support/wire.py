@@ -220,13 +220,13 @@ class Client:
         self.writer = writer
 
     @classmethod
-    async def connect(cls, port: int, receive_buffer: int | None = None) -> Client:
-        """Connect to 127.0.0.1:`port`, with a small kernel buffer if asked."""
+    async def connect(cls, port: int, receive_buffer: int | None = None, host: str = "127.0.0.1") -> Client:
+        """Connect to `host`:`port`, with a small kernel buffer if asked."""
         sock = socket.socket()
         sock.setblocking(False)
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        await asyncio.get_running_loop().sock_connect(sock, (host, port))
         return cls(*await asyncio.open_connection(sock=sock, limit=LIMIT))
 
     async def send(self, data: bytes) -> None:

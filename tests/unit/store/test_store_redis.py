@@ -425,7 +425,7 @@ async def test_after_a_step_of_the_servers_clock_nobody_is_lost(
     """If the server's clock steps ahead, no task counts as silent for a while."""
     await store.watch(())
     await put(store, [record("t", Stage.STREAMING, boot="other", grace_seconds=0.05)])
-    store._orphans._clock_offset_seconds -= 3600
+    store.clock.heard(int(time.time() * 1000) - 3_600_000, time.monotonic())
     await store.watch(())
 
     async def has_been_silent() -> bool:
@@ -435,7 +435,7 @@ async def test_after_a_step_of_the_servers_clock_nobody_is_lost(
 
     await until(has_been_silent, 30, "it is silent for long")
     assert (await stored(store, "t"))["stage"] == "streaming"
-    monkeypatch.setattr(store._orphans, "_steady_at", 0.0)
+    monkeypatch.setattr(store.clock, "_steady_at", 0.0)
     [text] = await store.read(["t"], ())
     assert json.loads(text or "")["stage"] == "lost"
 
@@ -451,6 +451,9 @@ CALLS: dict[str, Call] = {
     "watch": lambda store: store.watch(()),
     "end_earlier_run": lambda store: store.end_earlier_run(),
     "ask_cancel": lambda store: store.ask_cancel("1:t"),
+    "tell of itself": lambda store: store.nodes.tell("{}", 600_000),
+    "look at the gateways": lambda store: store.nodes.look(),
+    "leave": lambda store: store.nodes.leave(),
 }
 
 
