@@ -17,6 +17,7 @@ from tests.support.outcome import CLIENT_LEFT, outcome
 from tests.support.scripted import JSON, answering, head
 from tests.support.streams import BODY, CHAT
 from tests.support.waiting import until, within
+from tests.support.wire import request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,10 +158,17 @@ async def refuses(node: Node) -> None:
 
 
 async def test_a_refused_request_goes_to_another_gateway(front: Balancer, nodes: list[Node]) -> None:
-    """What a draining gateway refuses is repeated at another, also if it gave no notice."""
+    """What a draining gateway refuses is repeated at another, also if it gave no notice or the body comes late."""
     stream, node = await begun(front, nodes)
     let_all(nodes, generating(0, 0))
+    late = [await front.connect() for _ in range(30)]
     await refuses(node)
+    raw = request("POST", CHAT, body=BODY)
+    for client in late:
+        await client.send(raw[:-5])
+    for client in late:
+        await client.send(raw[-5:])
+    assert [(await client.answer()).status for client in late] == [200] * len(late)
     load = await ask_at_once(front, 100)
     assert load.failures == []
     assert len(load.task_ids) == 100
