@@ -3,17 +3,18 @@
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
+from gateway.store.connecting import Connector
 from gateway.store.interface import StoreError
 from gateway.store.layout import DOCUMENT_PREFIX, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.pipeline import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, mapped, uncancelled
+from gateway.store.reasons import is_wrong_type
 from gateway.tasks.document import fields_of
 
 _MAX_CONNECTIONS = 32
@@ -29,14 +30,11 @@ class Reader:
     If `is_raw`, replies are bytes: `documents` and `evaluate` need text, `run` does not.
     """
 
-    def __init__(
-        self, url: str, credentials: CredentialProvider | None, malformed: Malformed, *, is_raw: bool = False
-    ) -> None:
+    def __init__(self, connector: Connector, malformed: Malformed, *, is_raw: bool = False) -> None:
         self._malformed = malformed
         self._mend = Script("mend")
         # A burst of polls waits for one of these for a moment, instead of opening a connection each.
-        self._pool = BlockingConnectionPool.from_url(
-            url,
+        self._pool = connector.blocking_pool(
             timeout=_WAIT_SECONDS,
             decode_responses=not is_raw,
             encoding_errors="surrogateescape",  # a foreign value is no reason to fail, and goes back as it came
@@ -44,7 +42,6 @@ class Reader:
             max_connections=_MAX_CONNECTIONS,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError, RuntimeError)),  # type: ignore[arg-type]
-            credential_provider=credentials,
         )
         self.redis = Redis(connection_pool=self._pool)
 
@@ -70,7 +67,7 @@ class Reader:
         try:
             return await self.run(script, keys, arguments)
         except ResponseError as error:
-            if "WRONGTYPE" not in str(error):
+            if not is_wrong_type(error):
                 raise
         for key in await self.run(self._mend, [], [*list_names(None, None), *names]):
             self._malformed.report(key)
@@ -102,7 +99,7 @@ class Reader:
             return None
         if isinstance(reply, str) and fields_of(reply, task_id) is not None:
             return reply
-        if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+        if isinstance(reply, Exception) and not is_wrong_type(reply):
             raise reply
         self._malformed.report(DOCUMENT_PREFIX + task_id)
         return MALFORMED
