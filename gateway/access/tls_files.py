@@ -11,11 +11,10 @@ _KEY = re.compile(r"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----")
 
 def check_certificates(path: Path) -> None:
     """Raises UnusableFile if the file has no certificate, or one that cannot be used."""
-    text = read_secret_file(path)
+    read_secret_file(path)  # a regular file of a bounded size, so that OpenSSL does not wait
     try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(cadata=text)
-    except (ssl.SSLError, ValueError):  # ValueError: no ASCII
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)  # a bundle may have comments in UTF-8
+    except OSError:  # ssl.SSLError is one
         raise UnusableFile("it has no certificate in PEM form") from None
 
 
@@ -33,5 +32,5 @@ def check_pair(certificate: Path, key: Path) -> None:
     """Raises UnusableFile if the key is not that of the certificate."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
-    except (OSError, ValueError):  # ssl.SSLError is an OSError
+    except OSError:
         raise UnusableFile("its key is not that of the certificate in REDIS_CERT_FILE") from None
