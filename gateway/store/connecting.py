@@ -17,6 +17,7 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection,
 )
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.store.access import Access, Host, parse_address
 from gateway.store.credentials import PasswordFile
@@ -27,6 +28,9 @@ from gateway.store.reasons import CERTIFICATE, LIBRARY_ERRORS, Unreachable, kind
 _ASKING_SECONDS = 0.6
 # The wait for others after the first answer: one may have heard of a failover that the first has not.
 _NEWER_SECONDS = 0.05
+
+_CLOSED_WORDS = ("Error while reading", "Connection closed by server")
+_CLOSED = "it closed the connection after the TLS handshake: a client certificate may be missing or not accepted"
 
 P = TypeVar("P", bound=ConnectionPool)
 _State: TypeAlias = dict[str, Any]  # what a Sentinel says of a master
@@ -116,9 +120,17 @@ class _TlsConnection(SSLConnection):
 
     async def connect(self) -> None:
         """Reads the files if it has to connect."""
-        if not self.is_connected:
-            self.ssl_context.context = self._tls.context()
-        await super().connect()  # type: ignore[no-untyped-call]
+        if self.is_connected:
+            return
+        self.ssl_context.context = self._tls.context()
+        try:
+            await super().connect()  # type: ignore[no-untyped-call]
+        except RedisConnectionError as error:
+            if kind_of(error) or not any(words in str(error) for words in _CLOSED_WORDS):
+                raise
+            # With TLS 1.3 the server judges the client's certificate after the handshake, and its reset may overtake
+            # its reason.
+            raise Unreachable(_CLOSED, CERTIFICATE) from error
 
 
 class _ToPrimary(SentinelManagedConnection):

@@ -21,6 +21,8 @@ _OF_SCRIPTS = re.compile(
 )
 # Older servers put words of their own in front of an error in a script: Redis 6.2, and others for Lua's `error`.
 _IN_SCRIPT = re.compile(r"user_script: ?\d+: -?(?P<text>[A-Z]{2,} .*)", re.DOTALL)
+_PLACE_IN_SCRIPT = re.compile(r" script: (?:[0-9a-f]{40}, )?on @user_script:\d+\.?$")
+_UNNAMED_RIGHT = "can't run this command"
 _NO_RIGHT_IN_SCRIPT = re.compile(
     r"can't run this command|ACL failure in script|can't access (at least )?one of the keys"
 )
@@ -44,7 +46,10 @@ def reason_of(error: BaseException) -> str:
     elif tls_error is not None:
         text = _tls_reason(tls_error)
     else:
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        words = _PLACE_IN_SCRIPT.sub("", _text_in_script(str(error)))
+        text = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    if _UNNAMED_RIGHT in text:
+        text = "NOPERM: the account may not run a command that the gateway's scripts need (docs/redis.md names them)"
     if _is_refusal(error) and _OF_SCRIPTS.search(text):
         text = f"the server refuses Lua scripts, which the gateway needs: {error}"
     return text if len(text) <= _REASON_CHARACTERS else text[:_REASON_CHARACTERS] + "…"
