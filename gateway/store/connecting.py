@@ -18,6 +18,7 @@ from redis.asyncio.sentinel import (
 )
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from gateway.store.access import Access, Host, parse_address
 from gateway.store.credentials import PasswordFile
@@ -29,6 +30,8 @@ _ASKING_SECONDS = 0.6
 # The wait for others after the first answer: one may have heard of a failover that the first has not.
 _NEWER_SECONDS = 0.05
 
+# redis-py would tell the server its name, and ask for notices of maintenance. The account would need rights for that.
+_NOTHING_MORE = {"driver_info": None, "maint_notifications_config": MaintNotificationsConfig(enabled=False)}
 _CLOSED_WORDS = ("Error while reading", "Connection closed by server")
 _CLOSED = "it closed the connection after the TLS handshake: a client certificate may be missing or not accepted"
 
@@ -44,7 +47,7 @@ class Connector:
         access = access if isinstance(access, Access) else Access(access)
         address = parse_address(access.url)
         self._master = address.master
-        self._options: dict[str, Any] = {"db": address.database}
+        self._options: dict[str, Any] = {"db": address.database, **_NOTHING_MORE}
         self._options |= _login(address.user or access.user, address.password, access.password_file)
         self._tls = _Tls(access) if address.has_tls else None
         if self._tls is not None:
@@ -160,7 +163,12 @@ class _Sentinels(Sentinel):
 
     def __init__(self, hosts: tuple[Host, ...], login: dict[str, Any], tls: _Tls | None) -> None:
         super().__init__([])  # type: ignore[no-untyped-call]
-        options = {**login, "socket_connect_timeout": _ASKING_SECONDS, "socket_timeout": _ASKING_SECONDS}
+        options = {
+            **login,
+            **_NOTHING_MORE,
+            "socket_connect_timeout": _ASKING_SECONDS,
+            "socket_timeout": _ASKING_SECONDS,
+        }
         options |= {"retry": Retry(NoBackoff(), 0), "connection_class": _TlsConnection if tls else Connection}
         if tls is not None:
             options["tls"] = tls

@@ -20,7 +20,7 @@ _OF_SCRIPTS = re.compile(
     r"(unknown command|no permissions).{0,40}['`](eval|evalsha|script(\|load)?)['`]", re.IGNORECASE
 )
 # Older servers put words of their own in front of an error in a script: Redis 6.2, and others for Lua's `error`.
-_IN_SCRIPT = re.compile(r"user_script: ?\d+: -?(?P<text>[A-Z]{2,} .*)", re.DOTALL)
+_IN_SCRIPT = re.compile(r"user_script: ?\d+: -?(?P<text>(?:[A-Z]{2,}|The user) .*)", re.DOTALL)
 _PLACE_IN_SCRIPT = re.compile(r" script: (?:[0-9a-f]{40}, )?on @user_script:\d+\.?$")
 _UNNAMED_RIGHT = "can't run this command"
 _NO_RIGHT_IN_SCRIPT = re.compile(

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import signal
 import time
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
 import redis.asyncio
 from redis.exceptions import RedisError
@@ -102,13 +103,14 @@ class Watched:
             command = [self.program, str(configuration), "--sentinel"]
             self.sentinels.append(spawn(command, directory / "sentinel.log", {}))
         for port in self.ports:
-            await until(lambda port=port: self._is_settled(port), _SETTLED_SECONDS, "the Sentinels know all servers")
+            await until(partial(self._is_settled, port), _SETTLED_SECONDS, "the Sentinels know all servers")
             self._listening.append(asyncio.create_task(self._listen(port)))
 
     async def _is_settled(self, port: int) -> bool:
         with contextlib.suppress(RedisError, OSError):
             async with redis.asyncio.Redis(port=port, decode_responses=True) as client:
-                known = (await client.sentinel_masters())[MASTER]
+                masters: Any = await client.sentinel_masters()
+                known = masters[MASTER]
                 return bool(known["num-slaves"] == known["num-other-sentinels"] == 2 and known["is_master"])
         return False
 
