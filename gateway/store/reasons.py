@@ -64,7 +64,10 @@ def kind_of(error: BaseException) -> str:
     code = getattr(error, "status_code", None)
     if code in (None, "ERR") and _is_refusal(error):
         text = _text_in_script(str(error))
-        code = "NOPERM" if _NO_RIGHT_IN_SCRIPT.search(text) else text.partition(" ")[0] if code is None else code
+        if _NO_RIGHT_IN_SCRIPT.search(text):
+            code = "NOPERM"
+        elif code is None or text != str(error):
+            code = text.partition(" ")[0]
     return str(code or "")[:_KIND_CHARACTERS]
 
 
