@@ -59,7 +59,7 @@ def running(engine: None) -> Iterator[Stack]:
 def cluster(running: Stack) -> Iterator[Stack]:
     """compose.cluster.yaml with the image of `running`, healthy; gone at the end, volumes too."""
     build("haproxy", HAPROXY_IMAGE)
-    settings = {"HAPROXY_IMAGE": HAPROXY_IMAGE, "STORE_PREFIX": f"172.30.{os.getpid() % 256}"}
+    settings = {"HAPROXY_IMAGE": HAPROXY_IMAGE, "STORE_PREFIX": f"10.253.{os.getpid() % 253}"}
     stack = Stack(f"gateway-cluster-test-{os.getpid()}", running.images | settings, file="compose.cluster.yaml")
     try:
         try:

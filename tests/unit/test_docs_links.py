@@ -15,11 +15,11 @@ from tests.support.process import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
-DIRECTORIES = ("gateway", "healthcheck", "embedded", "tests", "bench", "tools", "docs", "requirements", ".ci")
+DIRECTORIES = ("gateway", "healthcheck", "embedded", "tests", "bench", "tools", "docs", "deploy", "requirements", ".ci")
 SUFFIXES = (".py", ".lua", ".md", ".yaml", ".toml", ".conf", ".sh")
 SECTION = re.compile(r'(README\.md|docs/\w+\.md), "([^"\n]+)"')
 MADE_BY_RUNS = {"bench/results/latest.json"}
