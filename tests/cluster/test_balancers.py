@@ -76,7 +76,7 @@ async def test_a_client_that_leaves_stops_ollama(front: Balancer, nodes: list[No
             assert outcome(await node.gateway.ended(stream.task_id)) == CLIENT_LEFT
 
 
-async def test_only_these_fields_are_added(front: Balancer, nodes: list[Node]) -> None:
+async def test_no_field_is_added(front: Balancer, nodes: list[Node]) -> None:
     """Target, fields and body reach Ollama as they do without a balancer, and the answer comes back so, too."""
     seen: list[tuple[bytes, bytes]] = []
 

@@ -59,8 +59,8 @@ def running(engine: None) -> Iterator[Stack]:
 def cluster(running: Stack) -> Iterator[Stack]:
     """compose.cluster.yaml with the image of `running`, healthy; gone at the end, volumes too."""
     build("haproxy", HAPROXY_IMAGE)
-    images = running.images | {"HAPROXY_IMAGE": HAPROXY_IMAGE}
-    stack = Stack(f"gateway-cluster-test-{os.getpid()}", images, file="compose.cluster.yaml")
+    settings = {"HAPROXY_IMAGE": HAPROXY_IMAGE, "STORE_PREFIX": f"10.253.{os.getpid() % 253}"}
+    stack = Stack(f"gateway-cluster-test-{os.getpid()}", running.images | settings, file="compose.cluster.yaml")
     try:
         try:
             stack.up(seconds=400)
