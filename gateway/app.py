@@ -39,6 +39,7 @@ from gateway.routes import metrics as scraping
 from gateway.routes.response import ResponseRoute, task_id_in, with_response_route
 from gateway.settings import Settings, pull_progress_file, run_name
 from gateway.stopping import Drain
+from gateway.store.access import Access
 from gateway.store.answers import AnswerStore
 from gateway.store.interface import Store, new_boot
 from gateway.store.memory import MemoryStore
@@ -92,31 +93,43 @@ def create_app(settings: Settings) -> "Gateway":
 
 
 def _store(settings: Settings, boot: str) -> Store:
-    if settings.redis_url is None:
+    access = _access(settings)
+    if access is None:
         log.info("no store is configured: statuses live in this process and are lost at exit")
         return MemoryStore()
     longest = max(settings.ttl_running_seconds, settings.ttl_done_seconds)
     return RedisStore(
-        settings.redis_url,
+        access,
         boot=boot,
         longest_ttl_seconds=longest,
         ttl_done_seconds=settings.ttl_done_seconds,
         grace_seconds=SILENT_BEATS * settings.heartbeat_seconds,
         instance=settings.instance,
-        user=settings.redis_user,
-        password_file=settings.redis_password_file,
     )
 
 
 def _answer_store(settings: Settings) -> AnswerStore | None:
     """The store of kept answers; None if they stay in this process."""
-    if settings.redis_url is None or not settings.max_response_bytes:
+    access = _access(settings)
+    if access is None or not settings.max_response_bytes:
         return None
-    return RedisAnswers(
+    return RedisAnswers(access, max_stored_bytes=settings.max_stored_response_bytes)
+
+
+def _access(settings: Settings) -> Access | None:
+    """How to get into the store; None if none is configured."""
+    if settings.redis_url is None:
+        return None
+    return Access(
         settings.redis_url,
-        max_stored_bytes=settings.max_stored_response_bytes,
         user=settings.redis_user,
         password_file=settings.redis_password_file,
+        ca_file=settings.redis_ca_file,
+        cert_file=settings.redis_cert_file,
+        key_file=settings.redis_key_file,
+        sentinel_user=settings.redis_sentinel_user,
+        sentinel_password=settings.redis_sentinel_password,
+        sentinel_password_file=settings.redis_sentinel_password_file,
     )
 
 

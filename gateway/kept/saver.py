@@ -47,6 +47,7 @@ class Saver:
         self._next: asyncio.Handle | None = None  # the next call
         self._is_soon = False  # at the end of this turn of the loop, not after the linger
         self.failing_since: float | None = None  # monotonic seconds
+        self.is_forbidden = False  # it fails for a right that the account lacks, so that waiting is no use
 
     def changed(self, answer: Answer) -> None:
         """Something of `answer` is to be written."""
@@ -112,7 +113,7 @@ class Saver:
             return
         if self.failing_since is not None:
             log.info("the store takes kept answers again")
-            self.failing_since = None
+            self.failing_since, self.is_forbidden = None, False
         for (answer, part), result in zip(batch, results, strict=True):
             self._taken(answer, part, result)
         self._go_on()
@@ -146,5 +147,6 @@ class Saver:
         if self.failing_since is None:
             log.warning("the store takes no kept answers: %s", error)
             self.failing_since = time.monotonic()
+        self.is_forbidden = error.kind == "NOPERM"
         self._due = {answer: None for answer, _ in batch if not answer.is_dropped} | self._due
         self._next = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._write)

@@ -27,6 +27,7 @@ _LOOK_MODELS_SECONDS = 1.0
 _TICK_SECONDS = 0.5  # how often the loop looks whether the store is back
 _RETRY_SECONDS = 2.0  # after a failure of a store that is not away
 _LINE_SECONDS = 60.0  # between two lines of one kind
+_MISSING_RIGHT = ("NOPERM", "ERR")  # the second from within a script
 _TAKEN_OFTEN = 2  # once may be the former run of this gateway, which stops
 
 T = TypeVar("T")
@@ -96,9 +97,13 @@ class Announcer:
         self._wake.set()
         if self._store is None or not self._is_store_up():
             return
-        with suppress(StoreError, TimeoutError):  # the others will call it lost, and forget it
+        try:
             async with asyncio.timeout(_LEAVE_SECONDS), self._telling:
                 await self._store.leave()
+        except (StoreError, TimeoutError) as error:
+            log.debug("the record of this gateway stays until it expires: %s", error)
+        except Exception:  # statuses have to be saved after this
+            log.exception("leaving the other gateways failed inside the gateway")
 
     async def _pause(self, due: float, *, is_told: bool) -> None:
         """Waits until `due`, for a change that has to be told, or for a store that failed meanwhile or is back."""
@@ -181,10 +186,10 @@ class Announcer:
         return found
 
     def _fail(self, error: Exception | None) -> None:
-        """The store was not asked, or gave no answer. A refusal is logged: the tracker logs only those of its own."""
+        """The store was not asked, or gave no answer. A missing right is logged; the tracker logs all else."""
         self._silence.failed()
         self._show([])
-        if isinstance(error, StoreError) and error.kind and self._lines.take("refusal"):
+        if isinstance(error, StoreError) and error.kind in _MISSING_RIGHT and self._lines.take("refusal"):
             log.warning("the store does not keep the table of gateways, GET /nodes shows this one alone: %s", error)
 
     def _show(self, others: Sequence[Seen]) -> None:

@@ -6,6 +6,8 @@ Contract section 10.2.
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +19,7 @@ from tests.support.outcome import CLIENT_LEFT, outcome
 from tests.support.scripted import JSON, answering, head
 from tests.support.streams import BODY, CHAT
 from tests.support.waiting import until, within
+from tests.support.wire import request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,15 +160,38 @@ async def refuses(node: Node) -> None:
 
 
 async def test_a_refused_request_goes_to_another_gateway(front: Balancer, nodes: list[Node]) -> None:
-    """What a draining gateway refuses is repeated at another, also if it gave no notice."""
+    """What a draining gateway refuses is repeated at another, also if it gave no notice or the body comes late."""
     stream, node = await begun(front, nodes)
     let_all(nodes, generating(0, 0))
+    late = [await front.connect() for _ in range(30)]
     await refuses(node)
+    raw = request("POST", CHAT, body=BODY)
+    for client in late:
+        await client.send(raw[:-5])
+    for client in late:
+        await client.send(raw[-5:])
+    assert [(await client.answer()).status for client in late] == [200] * len(late)
     load = await ask_at_once(front, 100)
     assert load.failures == []
     assert len(load.task_ids) == 100
     assert END in await stream.end()
     await until(lambda: node.gateway.process.poll() is not None, what="the gateway ends with its last request")
+
+
+async def test_a_balancer_lets_its_streams_end(front: Balancer, balanced: Balanced) -> None:
+    """A balancer that is told to drain, as its README says, takes no new connections, and its streams end well."""
+    own = await in_front(front.kind, balanced.cluster)
+    stream, _ = await begun(own, balanced.cluster.nodes)
+    if own.kind == "haproxy":
+        own.process.send_signal(signal.SIGUSR1)
+    else:
+        with own.machine.inside():
+            admin = socket.create_connection(("127.0.0.1", 9901), timeout=10)
+        with admin:
+            admin.sendall(b"POST /drain_listeners HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert admin.recv(1000).startswith(b"HTTP/1.1 200")
+    await until(own.is_closed, what="new connections are refused")
+    assert END in await stream.end()
 
 
 async def test_a_gateway_without_ollama_gets_no_requests(front: Balancer, nodes: list[Node]) -> None:

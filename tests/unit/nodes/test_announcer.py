@@ -263,6 +263,17 @@ async def test_one_that_has_left_says_nothing_more() -> None:
     await within(GUARD_SECONDS, loop, "the loop ends")
 
 
+async def test_the_end_goes_on_after_any_error(caplog: pytest.LogCaptureFixture) -> None:
+    """Statuses are saved after the record is taken away, so no error may end that: what is unforeseen is logged."""
+    subject = Subject()
+    for failure in (StoreError("away"), ValueError("unforeseen")):
+        subject.table.failure = failure
+        await subject.announcer.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "leaving the other gateways failed inside the gateway"
+    ]
+
+
 async def test_lost_gateways_are_counted() -> None:
     """The metric has the gateways by state, as of the last word; a malformed record is none, and reported."""
     subject = Subject()
@@ -293,9 +304,10 @@ async def test_two_gateways_of_one_name_are_told_of(caplog: pytest.LogCaptureFix
 
 
 async def test_a_refusal_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A store that forbids the table is logged at most once a minute; one that is away not here at all."""
+    """A store that forbids the table is logged at most once a minute; all other failures are the tracker's to log."""
     subject = Subject()
-    for failure in (StoreError("away"), StoreError("no HSET", "NOPERM"), StoreError("no HSET", "NOPERM")):
+    forbidden = StoreError("no HSET", "NOPERM")
+    for failure in (StoreError("away"), StoreError("full", "OOM"), forbidden, forbidden):
         subject.table.failure = failure
         await subject.seen()
     assert [record.getMessage() for record in caplog.records] == [

@@ -188,6 +188,20 @@ async def test_what_the_caller_finds_malformed_is_told_of_once(
     assert caplog.text.count(f"'{TABLE} \\x1b[31m'") == 1
 
 
+@pytest.mark.parametrize("command", ["hkeys", "hlen", "hstrlen", "hget", "hset"])
+async def test_a_missing_right_is_a_store_error(
+    server: Server, gateways: Callable[[str, str], RedisNodes], command: str
+) -> None:
+    """A server that forbids one of the commands raises StoreError of the kind that the announcer logs."""
+    nodes = gateways("gw-1", "a-1-1")
+    await nodes.tell("{}", KEPT_MS)
+    await server.client.acl_setuser("default", commands=[f"-{command}"], keys=["*"], enabled=True)
+    with pytest.raises(StoreError) as refusal:
+        await nodes.tell("{}", KEPT_MS)
+    await server.client.acl_setuser("default", commands=["+@all"], keys=["*"], enabled=True)
+    assert refusal.value.kind in ("NOPERM", "ERR")
+
+
 async def test_a_store_that_is_away_raises(gateways: Callable[[str, str], RedisNodes], server: Server) -> None:
     """Every call raises StoreError while the store cannot be reached, and works again once it can."""
     nodes = gateways("gw-1", "a-1-1")

@@ -1,0 +1,121 @@
+"""A failover by real Sentinels under a gateway's load: no client notices, no end is missing, writes go on at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chaos.load import Round, relay
+from tests.support.faults import elapse
+from tests.support.sentinels import Watched
+from tests.support.servers import SERVERS
+from tests.support.streams import stored_states
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.conftest import Launch
+    from tests.support.gateway import Gateway
+    from tests.support.store import Store
+
+pytestmark = pytest.mark.timeout(180)
+
+WRITING_SECONDS = 2.0  # after the Sentinels' word
+RETURN_SECONDS = 5.0
+
+
+@pytest.fixture(params=SERVERS)
+async def watched(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Watched]:
+    """A primary, two replicas and three Sentinels of each kind of server that is here."""
+    async with Watched(tmp_path, SERVERS[request.param]) as watched:
+        yield watched
+
+
+class Load:
+    """Requests through a gateway, as long as this runs. `rounds` is what has become of them, in their order."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.rounds: list[tuple[float, Round]] = []  # and when each began
+        self._is_over = False
+
+    async def __aenter__(self) -> Load:
+        self._task = asyncio.create_task(self._run())
+        await until(lambda: len(self.rounds) >= 5, what="requests go through")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._is_over = True
+        await self._task
+
+    async def _run(self) -> None:
+        while not self._is_over:
+            begun = time.monotonic()
+            self.rounds.append((begun, await relay(self.gateway, 8, at_once=4)))
+            await elapse(0.05, begun, "a load that leaves the machine time for all these servers")
+
+    @property
+    def failures(self) -> list[str]:
+        """Of all requests so far."""
+        return [failure for _, round_ in self.rounds for failure in round_.failures]
+
+    def task_ids(self, since: float = 0.0) -> list[str]:
+        """Those whose round began after `since`."""
+        return [task_id for begun, round_ in self.rounds if begun >= since for task_id in round_.task_ids]
+
+
+async def seconds_until_written(load: Load, watched: Watched, primary: Store) -> float:
+    """The time from the Sentinels' word until the new primary has the end of a request that came after it."""
+    since = watched.switched_at
+    assert since is not None
+
+    async def is_written() -> bool:
+        ids = load.task_ids(since)
+        return bool(ids) and "SUCCESS" in (await stored_states(primary, ids)).values()
+
+    await until(is_written, 30, "the new primary gets statuses")
+    return time.monotonic() - since
+
+
+async def check_ends(load: Load, primary: Store) -> None:
+    """No request failed, and the store has the end of each within five seconds."""
+    assert load.failures == []
+    ids = load.task_ids()
+
+    async def is_complete() -> bool:
+        return set((await stored_states(primary, ids)).values()) == {"SUCCESS"}
+
+    await until(is_complete, RETURN_SECONDS, "all ends are there")
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+async def test_a_failover_costs_no_request_and_no_end(fault: str, watched: Watched, launch: Launch) -> None:
+    """The primary is killed, or stands still: writes go on 2 s after the Sentinels' word, and all ends are there."""
+    gateway = await launch(REDIS_URL=watched.url, HEARTBEAT_SEC="1")
+    async with Load(gateway) as load:
+        if fault == "killed":
+            await watched.primary.kill()
+        else:
+            watched.freeze(watched.primary)
+        primary = await watched.new_primary()
+        seconds = await seconds_until_written(load, watched, primary)
+    assert seconds <= WRITING_SECONDS
+    await check_ends(load, primary)
+    assert gateway.log.count("the store is away") == 1, gateway.log
+    await until(lambda: "the store is back" in gateway.log, 10, "it says so")
+
+
+async def test_a_manual_failover_is_followed(watched: Watched, launch: Launch) -> None:
+    """The old primary, which lives on as a replica, gets no write of the gateway's; no request fails."""
+    gateway = await launch(REDIS_URL=watched.url, HEARTBEAT_SEC="1")
+    async with Load(gateway) as load:
+        await watched.fail_over()
+        primary = await watched.new_primary()
+        seconds = await seconds_until_written(load, watched, primary)
+    assert seconds <= WRITING_SECONDS
+    await check_ends(load, primary)
