@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from gateway.store.access import Access, Host, parse_address
+from gateway.store.address import Access, Host, parse_address
 from gateway.store.credentials import PasswordFile
 from gateway.store.reasons import CERTIFICATE, LIBRARY_ERRORS, Unreachable, kind_of, reason_of
 

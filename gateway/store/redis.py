@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
-from gateway.store.access import Access
+from gateway.store.address import Access
 from gateway.store.connecting import Connector
 from gateway.store.interface import Incomplete, Page, Record, StoreError, ignore
 from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, label_list_name, list_names

@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from gateway.store.access import Access
+from gateway.store.address import Access
 from gateway.store.answers import READ_BYTES, Part, Saved, StoredAnswer, ThenSaved
 from gateway.store.connecting import Connector
 from gateway.store.interface import StoreError

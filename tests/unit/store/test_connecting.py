@@ -12,7 +12,7 @@ import uvloop
 
 from gateway.store import connecting
 from gateway.store import redis as store_module
-from gateway.store.access import Access
+from gateway.store.address import Access
 from gateway.store.connecting import Connector
 from gateway.store.interface import StoreError
 from gateway.store.malformed import Malformed
