@@ -147,7 +147,7 @@ async def test_a_failover_with_tls_and_client_certificates(launch: Launch, tmp_p
             await watched.primary.kill()
             primary = await watched.new_primary()
             seconds = await seconds_until_written(load, watched, primary)
-    assert seconds <= WRITING_SECONDS
+        assert seconds <= WRITING_SECONDS
         await check_ends(load, primary)
         await gateway.stop()
 
