@@ -128,7 +128,9 @@ async def test_a_failover_costs_no_request_and_no_end(fault: str, watched: Watch
 
 
 async def test_a_manual_failover_is_followed(watched: Watched, launch: Launch) -> None:
-    """The old primary, which lives on as a replica, gets no write of the gateway's; no request fails."""
+    """The old primary lives on, and takes writes until it is told to be a replica: they go to the new one at once."""
+    for store in watched.stores:
+        await store.client.config_set("min-replicas-to-write", 0)
     gateway = await launch(REDIS_URL=watched.url, HEARTBEAT_SEC="1")
     async with Load(gateway) as load:
         await watched.fail_over()
