@@ -28,7 +28,7 @@ from gateway.routes import metrics as scraping
 from gateway.routes.response import ResponseRoute, with_response_route
 from gateway.settings import Settings, pull_progress_file, run_name
 from gateway.stopping import Drain
-from gateway.store.access import Access
+from gateway.store.address import Access
 from gateway.store.answers import AnswerStore
 from gateway.store.interface import Store, new_boot
 from gateway.store.memory import MemoryStore

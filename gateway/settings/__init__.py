@@ -21,7 +21,7 @@ from gateway.settings import validators
 from gateway.settings.combinations import MASK, problems_between
 from gateway.settings.environment import values_of, warnings_of
 from gateway.settings.validators import matching, one_of, seconds, whole
-from gateway.store.access import parse_address
+from gateway.store.address import parse_address
 from gateway.upstream.models import MAX_MODELS, model_names
 
 _LAUNCHER_DIRECTORY = "LAUNCHER_DIRECTORY"  # no setting: the launcher sets it, for files that its programs share

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from gateway.access.secret_files import read_keys, read_password
 from gateway.access.tls_files import check_certificates, check_key
-from gateway.store.access import is_host, parse_address
+from gateway.store.address import is_host, parse_address
 
 
 class Refused(ValueError):

@@ -5,8 +5,10 @@ The password and the files for TLS are read for each connection, so that they ca
 
 import asyncio
 import ssl
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 from redis.asyncio import BlockingConnectionPool, Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
@@ -20,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from gateway.store.access import Access, Host, parse_address
+from gateway.store.address import Access, Host, parse_address
 from gateway.store.credentials import PasswordFile
 from gateway.store.reasons import CERTIFICATE, LIBRARY_ERRORS, Unreachable, kind_of, reason_of
 
@@ -29,6 +31,7 @@ from gateway.store.reasons import CERTIFICATE, LIBRARY_ERRORS, Unreachable, kind
 _ASKING_SECONDS = 0.6
 # The wait for others after the first answer: one may have heard of a failover that the first has not.
 _NEWER_SECONDS = 0.05
+_CHECK_SECONDS = 1.0  # between two questions whether there is another primary
 
 # redis-py would tell the server its name, and ask for notices of maintenance. The account would need rights for that.
 _NOTHING_MORE = {"driver_info": None, "maint_notifications_config": MaintNotificationsConfig(enabled=False)}
@@ -46,10 +49,15 @@ class Connector:
     def __init__(self, access: Access | str) -> None:
         access = access if isinstance(access, Access) else Access(access)
         address = parse_address(access.url)
-        self._master = address.master
         self._options: dict[str, Any] = {"db": address.database, **_NOTHING_MORE}
         self._options |= _login(address.user or access.user, address.password, access.password_file)
         self._tls = _Tls(access) if address.has_tls else None
+        self._sentinels: _Sentinels | None = None
+        self._pools: list[ConnectionPool] = []
+        self._on_moved: list[Callable[[], object]] = []
+        self._checking: asyncio.Task[None] | None = None
+        self._checked_at = float("-inf")
+        self.moves = 0  # how often Sentinel has named another primary
         if self._tls is not None:
             self._options["tls"] = self._tls
         if address.master:
@@ -59,25 +67,58 @@ class Connector:
                 access.sentinel_password_file,
                 "REDIS_SENTINEL_PASSWORD_FILE",
             )
-            self._sentinels = _Sentinels(address.hosts, login, self._tls)
+            self._sentinels = _Sentinels(address.master, address.hosts, login, self._tls)
         else:
             [(self._options["host"], self._options["port"])] = address.hosts
 
     def pool(self, **options: Any) -> ConnectionPool:
         """A pool for a caller that makes its connections itself."""
-        return self._made(SentinelConnectionPool if self._master else ConnectionPool, options)
+        return self._made(SentinelConnectionPool if self._sentinels else ConnectionPool, options)
 
     def blocking_pool(self, **options: Any) -> BlockingConnectionPool:
         """A pool whose callers wait for a free connection."""
-        return self._made(_BlockingPrimaryPool if self._master else BlockingConnectionPool, options)
+        return self._made(_BlockingPrimaryPool if self._sentinels else BlockingConnectionPool, options)
 
     def _made(self, pool: type[P], options: dict[str, Any]) -> P:
         options = self._options | options
-        if self._master:
-            to_primary = _TlsToPrimary if self._tls else _ToPrimary
-            options |= {"service_name": self._master, "sentinel_manager": self._sentinels}
-            return pool(connection_class=to_primary, **options)
-        return pool(connection_class=_TlsConnection if self._tls else Connection, **options)
+        if self._sentinels is None:
+            made = pool(connection_class=_TlsConnection if self._tls else Connection, **options)
+        else:
+            options |= {"service_name": self._sentinels.master, "sentinel_manager": self._sentinels}
+            made = pool(connection_class=_TlsToPrimary if self._tls else _ToPrimary, **options)
+        self._pools.append(made)
+        return made
+
+    def on_moved(self, callback: Callable[[], object]) -> None:
+        """Has `callback` called when Sentinel names another primary: then connections to the old one are no use."""
+        self._on_moved.append(callback)
+
+    def check(self) -> None:
+        """Has Sentinel asked, at most once a second, whether there is another primary by now.
+
+        After a failover by hand the old primary takes writes for ten seconds or more, which are lost.
+        """
+        now = time.monotonic()
+        if self._sentinels is not None and now - self._checked_at >= _CHECK_SECONDS:
+            self._checked_at = now
+            self._checking = asyncio.get_running_loop().create_task(self._check(self._sentinels))
+
+    async def close(self) -> None:
+        """Ends the question that is under way."""
+        tasks = [task for task in (self._checking, self._sentinels and self._sentinels.asking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _check(self, sentinels: "_Sentinels") -> None:
+        if not await sentinels.has_moved():
+            return
+        self.moves += 1
+        for callback in self._on_moved:
+            callback()
+        for pool in self._pools:
+            await pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
+            await pool.disconnect(inuse_connections=False)
 
 
 def _login(user: str, password: str, file: Path | None, name: str = "REDIS_PASSWORD_FILE") -> dict[str, Any]:
@@ -158,10 +199,17 @@ class _BlockingPrimaryPool(SentinelConnectionPool, BlockingConnectionPool):
     """The pool of Sentinel's connections whose callers wait for a free one."""
 
 
+class _Primary(NamedTuple):
+    """What Sentinels say: where the primary is, and the number of the failover that made it the primary."""
+
+    host: Host
+    epoch: int
+
+
 class _Sentinels(Sentinel):
     """Asks all Sentinels at once: redis-py asks one after another, and a dead one takes all the time there is."""
 
-    def __init__(self, hosts: tuple[Host, ...], login: dict[str, Any], tls: _Tls | None) -> None:
+    def __init__(self, master: str, hosts: tuple[Host, ...], login: dict[str, Any], tls: _Tls | None) -> None:
         super().__init__([])  # type: ignore[no-untyped-call]
         options = {
             **login,
@@ -175,18 +223,33 @@ class _Sentinels(Sentinel):
         self.sentinels = [
             Redis(connection_pool=ConnectionPool(host=host, port=port, **options)) for host, port in hosts
         ]
-        self._asking: asyncio.Task[Host | Unreachable] | None = None
+        self.master = master
+        self.asking: asyncio.Task[_Primary | Unreachable] | None = None
+        self._present: _Primary | None = None  # to which connections lead
 
     async def discover_master(self, service_name: str) -> Host:
-        """The primary's address. Raises Unreachable. All connections that open at the same time share one question."""
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.get_running_loop().create_task(self._ask(service_name))
-        found = await asyncio.shield(self._asking)
+        """The address of the primary `service_name`, which is always `master`. Raises Unreachable."""
+        found = await self._found(service_name)
         if isinstance(found, Unreachable):
             raise found
-        return found
+        self._present = found
+        return found.host
 
-    async def _ask(self, master: str) -> Host | Unreachable:
+    async def has_moved(self) -> bool:
+        """Whether a newer failover has made another server the primary, since a connection asked last."""
+        present, found = self._present, await self._found(self.master)
+        if present is None or isinstance(found, Unreachable) or found.epoch <= present.epoch:
+            return False
+        self._present = found
+        return found.host != present.host
+
+    async def _found(self, master: str) -> "_Primary | Unreachable":
+        """All who ask at the same time share one question."""
+        if self.asking is None or self.asking.done():
+            self.asking = asyncio.get_running_loop().create_task(self._ask(master))
+        return await asyncio.shield(self.asking)
+
+    async def _ask(self, master: str) -> "_Primary | Unreachable":
         """Returns an error instead of raising it: all callers may have left."""
         asked = [asyncio.ensure_future(_masters(sentinel)) for sentinel in self.sentinels]
         await _until_found(asked, master)
@@ -203,12 +266,12 @@ class _Sentinels(Sentinel):
         why = errors[0]
         return Unreachable(f"no Sentinel can be asked: {reason_of(why)}", kind_of(why) or "SENTINEL")
 
-    def _primary_in(self, known: list[_State], master: str) -> Host | Unreachable:
+    def _primary_in(self, known: list[_State], master: str) -> "_Primary | Unreachable":
         """By the newest failover of which a Sentinel has heard. Of those that have heard of it, one may call it up."""
         newest = max(int(state["config-epoch"]) for state in known)
         for state in known:
             if int(state["config-epoch"]) == newest and self.check_master_state(state, master):
-                return str(state["ip"]), int(state["port"])
+                return _Primary((str(state["ip"]), int(state["port"])), newest)
         return Unreachable(f"Sentinel says that the primary of {master} is down")
 
 

@@ -81,6 +81,8 @@ class Pipeline:
             socket_timeout=None,  # `_deadline` covers all commands
             retry=Retry(NoBackoff(), 0),
         )
+        self._connector = connector
+        connector.on_moved(self.reopen)
         self.connections = 0  # opened so far
         self._wire: _Wire | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -99,7 +101,13 @@ class Pipeline:
         """
         self._ask(_Batch(commands, asyncio.get_running_loop().time() + COMMAND_TIMEOUT_SECONDS, then))
 
+    def reopen(self) -> None:
+        """Closes an open connection, as if the server had closed it: the next commands go over a new one."""
+        if self._wire is not None:
+            self.fail(_Repeatable("the connection was given up"))
+
     def _ask(self, batch: _Batch) -> None:
+        self._connector.check()
         if not self._batches:
             self._deadline = self._deadline or Deadline(asyncio.get_running_loop(), self._time_out)
             self._deadline.move(COMMAND_TIMEOUT_SECONDS)

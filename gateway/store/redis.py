@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
-from gateway.store.access import Access
+from gateway.store.address import Access
 from gateway.store.connecting import Connector
 from gateway.store.interface import Incomplete, Page, Record, StoreError, ignore
 from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, label_list_name, list_names
@@ -51,7 +51,7 @@ class RedisStore:
         self.answers_at_once = False
         lists_ttl_seconds = longest_ttl_seconds + _LISTS_MARGIN_SECONDS
         malformed = Malformed()
-        connector = Connector(access)
+        self._connector = connector = Connector(access)
         self._pipeline = Pipeline(connector, [STATUS.text, PROBE.text, MEND.text])
         self._statuses = Statuses(self._pipeline, boot, lists_ttl_seconds, malformed)
         self.write = self._statuses.write  # a task's status and its place in the lists, in one atomic step
@@ -149,6 +149,7 @@ class RedisStore:
 
     async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = ignore) -> list[str]:
         """Makes silent tasks lost. Returns the names of requests to cancel. Starts a rebuild if lists lack tasks."""
+        self._connector.check()
         cancels, is_complete = await self._reader.asked(self._orphans.look(exempt, on_silent))
         if not is_complete:
             self._rebuild.begin()
@@ -165,14 +166,15 @@ class RedisStore:
 
     async def listen(self, on_cancel: Callable[[str], object]) -> None:
         """Calls `on_cancel` with each name that a gateway asks to cancel. Raises StoreError if the connection ends."""
+        moves = self._connector.moves
         async with self._reader.redis.pubsub() as pubsub:
             await mapped(pubsub.subscribe(CANCEL_CHANNEL))
             is_confirmed = False
             while True:
                 seconds = _QUIET_SECONDS if is_confirmed else COMMAND_TIMEOUT_SECONDS
                 message = await mapped(pubsub.get_message(timeout=seconds))
-                if message is None and not is_confirmed:
-                    raise StoreError("no answer in time")
+                if self._connector.moves != moves or (message is None and not is_confirmed):
+                    raise StoreError("no answer in time, or another primary")
                 is_confirmed = message is not None
                 if message is None:
                     await mapped(pubsub.subscribe(CANCEL_CHANNEL))
@@ -184,3 +186,4 @@ class RedisStore:
         await self._rebuild.close()
         await self._pipeline.close()
         await self._reader.close()
+        await self._connector.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from gateway.store.access import Access
+from gateway.store.address import Access
 from gateway.store.answers import READ_BYTES, Part, Saved, StoredAnswer, ThenSaved
 from gateway.store.connecting import Connector
 from gateway.store.interface import StoreError
@@ -33,7 +33,7 @@ class RedisAnswers:
     def __init__(self, access: Access | str, *, max_stored_bytes: int) -> None:
         self._max_stored_bytes = max_stored_bytes
         self._malformed = Malformed()
-        connector = Connector(access)
+        self._connector = connector = Connector(access)
         self._pipeline = Pipeline(connector, [_SAVE.text, _MEND.text])
         self._reader = Reader(connector, self._malformed, is_raw=True)
 
@@ -115,6 +115,7 @@ class RedisAnswers:
         """Closes all connections. What is still being saved is answered with a StoreError."""
         await self._pipeline.close()
         await self._reader.close()
+        await self._connector.close()
 
 
 def _command(script: Script, *arguments: str | int | bytes) -> Command:

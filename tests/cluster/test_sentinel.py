@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.store.redis import CANCEL_CHANNEL
 from tests.chaos.load import Round, relay
+from tests.support.certificates import Authority
 from tests.support.faults import elapse
 from tests.support.sentinels import Watched
-from tests.support.servers import SERVERS
+from tests.support.servers import SERVERS, speaks_tls
 from tests.support.streams import stored_states
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from tests.conftest import Launch
     from tests.support.gateway import Gateway
@@ -25,8 +27,15 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(180)
 
+TLS_SERVERS = [program for program in SERVERS.values() if speaks_tls(program)]
+[ACCOUNT] = [
+    line
+    for line in Path(__file__).parents[2].joinpath("docs", "redis.md").read_text().splitlines()
+    if line.startswith("ACL SETUSER ")
+]
 WRITING_SECONDS = 2.0  # after the Sentinels' word
 RETURN_SECONDS = 5.0
+LISTENING_SECONDS = 10.0
 
 
 @pytest.fixture(params=SERVERS)
@@ -95,7 +104,10 @@ async def check_ends(load: Load, primary: Store) -> None:
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
 async def test_a_failover_costs_no_request_and_no_end(fault: str, watched: Watched, launch: Launch) -> None:
-    """The primary is killed, or stands still: writes go on 2 s after the Sentinels' word, and all ends are there."""
+    """The primary is killed, or stands still: writes go on 2 s after the Sentinels' word, and all ends are there.
+
+    The gateway then listens for cancels at the new primary.
+    """
     gateway = await launch(REDIS_URL=watched.url, HEARTBEAT_SEC="1")
     async with Load(gateway) as load:
         if fault == "killed":
@@ -106,12 +118,19 @@ async def test_a_failover_costs_no_request_and_no_end(fault: str, watched: Watch
         seconds = await seconds_until_written(load, watched, primary)
     assert seconds <= WRITING_SECONDS
     await check_ends(load, primary)
+
+    async def is_listened_to() -> bool:
+        return bool(dict(await primary.client.pubsub_numsub(CANCEL_CHANNEL))[CANCEL_CHANNEL])
+
+    await until(is_listened_to, LISTENING_SECONDS, "the gateway listens there")
     assert gateway.log.count("the store is away") == 1, gateway.log
     await until(lambda: "the store is back" in gateway.log, 10, "it says so")
 
 
 async def test_a_manual_failover_is_followed(watched: Watched, launch: Launch) -> None:
-    """The old primary, which lives on as a replica, gets no write of the gateway's; no request fails."""
+    """The old primary lives on, and takes writes until it is told to be a replica: they go to the new one at once."""
+    for store in watched.stores:
+        await store.client.config_set("min-replicas-to-write", 0)
     gateway = await launch(REDIS_URL=watched.url, HEARTBEAT_SEC="1")
     async with Load(gateway) as load:
         await watched.fail_over()
@@ -119,3 +138,51 @@ async def test_a_manual_failover_is_followed(watched: Watched, launch: Launch) -
         seconds = await seconds_until_written(load, watched, primary)
     assert seconds <= WRITING_SECONDS
     await check_ends(load, primary)
+
+
+@pytest.mark.skipif(not TLS_SERVERS, reason="no server here speaks TLS")
+async def test_a_failover_with_tls_and_client_certificates(launch: Launch, tmp_path: Path) -> None:
+    """Sentinels and servers demand certificates of the gateway and show theirs: it is the same with them."""
+    async with Watched(tmp_path, TLS_SERVERS[0], Authority(tmp_path / "certificates")) as watched:
+        gateway = await launch(REDIS_URL=watched.url, HEARTBEAT_SEC="1", **watched.tls_settings)
+        async with Load(gateway) as load:
+            await watched.primary.kill()
+            primary = await watched.new_primary()
+            seconds = await seconds_until_written(load, watched, primary)
+        assert seconds <= WRITING_SECONDS
+        await check_ends(load, primary)
+        await gateway.stop()
+
+
+async def test_passwords_of_store_and_sentinels_are_replaced(watched: Watched, launch: Launch, tmp_path: Path) -> None:
+    """The files count at each connect, to the Sentinels and to the servers, also after a failover in between."""
+    files = {name: tmp_path / name for name in ("store", "sentinel")}
+    await demand(watched, files, "first")
+    gateway = await launch(
+        REDIS_URL=watched.url.replace("://", "://gateway@"), REDIS_PASSWORD_FILE=str(files["store"]),
+        REDIS_SENTINEL_USER="gateway", REDIS_SENTINEL_PASSWORD_FILE=str(files["sentinel"]), HEARTBEAT_SEC="1",
+    )  # fmt: skip
+    async with Load(gateway) as load:
+        await demand(watched, files, "second")
+        await watched.fail_over()
+        primary = await watched.new_primary()
+        await seconds_until_written(load, watched, primary)
+    await check_ends(load, primary)
+    assert "first" not in gateway.log
+    assert "second" not in gateway.log.replace("seconds", "")
+
+
+async def demand(watched: Watched, files: dict[str, Path], password: str) -> None:
+    """From now on all servers and Sentinels want this password of the gateway, and its files have it.
+
+    Its account at the Sentinels has the one right that docs/redis.md names.
+    """
+    for name, file in files.items():
+        file.with_suffix(".new").write_text(f"{password}-{name}\n")
+        file.with_suffix(".new").replace(file)
+    for store in watched.stores:
+        await store.client.execute_command(*ACCOUNT.replace(">PASSWORD", f"resetpass >{password}-store").split())
+    for port in watched.ports:
+        async with watched.sentinel(port) as client:
+            rules = f"on resetpass >{password}-sentinel nocommands +sentinel|masters"
+            await client.execute_command("ACL", "SETUSER", "gateway", *rules.split())

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
+    from tests.support.certificates import Authority
+
 MASTER = "main"
 DOWN_AFTER_MS = 1000
 _SETTLED_SECONDS = 60.0
 _CONFIGURATION = """
-port {port}
+{kind} {port}
 bind 127.0.0.1
 dir {directory}
 sentinel monitor {master} 127.0.0.1 {primary} 2
@@ -41,9 +43,10 @@ sentinel parallel-syncs {master} 2
 class Watched:
     """The servers and their Sentinels. `primary` is the store that was the primary at the start."""
 
-    def __init__(self, directory: Path, program: str) -> None:
+    def __init__(self, directory: Path, program: str, authority: Authority | None = None) -> None:
         self.directory = directory
         self.program = program
+        self._tls = () if authority is None else (authority.certificate, *authority.issue("all"))
         self.stores: list[Store] = []
         self.ports = [free_port() for _ in range(3)]
         self.sentinels: list[subprocess.Popen[bytes]] = []
@@ -58,7 +61,30 @@ class Watched:
     @property
     def url(self) -> str:
         """The store's address, as a gateway gets it."""
-        return f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in self.ports)}/{MASTER}"
+        scheme = "rediss" if self._tls else "redis"
+        return f"{scheme}+sentinel://{','.join(f'127.0.0.1:{port}' for port in self.ports)}/{MASTER}"
+
+    @property
+    def tls_settings(self) -> dict[str, str]:
+        """The gateway's files for TLS, if the servers speak it."""
+        return dict(zip(("REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE"), map(str, self._tls), strict=False))
+
+    def sentinel(self, port: int) -> redis.asyncio.Redis:
+        """A client of one Sentinel."""
+        if not self._tls:
+            return redis.asyncio.Redis(port=port, decode_responses=True)
+        authority, certificate, key = map(str, self._tls)
+        return redis.asyncio.Redis(
+            port=port, decode_responses=True, ssl=True, ssl_ca_certs=authority, ssl_certfile=certificate,
+            ssl_keyfile=key,
+        )  # fmt: skip
+
+    def _tls_options(self) -> dict[str, str]:
+        """The servers' options for TLS: towards clients, each other and the Sentinels."""
+        if not self._tls:
+            return {}
+        names = ("tls-ca-cert-file", "tls-cert-file", "tls-key-file")
+        return {**dict(zip(names, map(str, self._tls), strict=True)), "tls-replication": "yes"}
 
     async def __aenter__(self) -> Self:
         try:
@@ -79,11 +105,17 @@ class Watched:
             await store.close()
 
     async def _start(self) -> None:
+        watched_ports: list[int] = []
         for number in range(3):
             directory = self.directory / f"store-{number}"
             directory.mkdir()
             self.stores.append(Store(directory, self.program))
-            more = ["--replicaof", "127.0.0.1", str(self.primary.port)] if number else []
+            watched_ports.append(free_port() if self._tls else self.stores[-1].port)
+            more = ["--replicaof", "127.0.0.1", str(watched_ports[0])] if number else []
+            if self._tls:
+                more += ["--tls-port", str(watched_ports[-1])]
+            for name, value in self._tls_options().items():
+                more += [f"--{name}", value]
             # Without a wait for further replicas a synchronisation takes no five seconds.
             await self.stores[-1].start(*more, "--repl-diskless-sync-delay", "0", "--min-replicas-to-write", "1",
                                         "--min-replicas-max-lag", "10", "--repl-timeout", "20")  # fmt: skip
@@ -93,13 +125,16 @@ class Watched:
             configuration = directory / "sentinel.conf"
             configuration.write_text(
                 _CONFIGURATION.format(
+                    kind="port 0\ntls-port" if self._tls else "port",
                     port=port,
                     directory=directory,
                     master=MASTER,
-                    primary=self.primary.port,
+                    primary=watched_ports[0],
                     down_after=DOWN_AFTER_MS,
                 )
             )
+            with configuration.open("a") as file:
+                file.writelines(f"{name} {value}\n" for name, value in self._tls_options().items())
             command = [self.program, str(configuration), "--sentinel"]
             self.sentinels.append(spawn(command, directory / "sentinel.log", {}))
         for port in self.ports:
@@ -108,7 +143,7 @@ class Watched:
 
     async def _is_settled(self, port: int) -> bool:
         with contextlib.suppress(RedisError, OSError):
-            async with redis.asyncio.Redis(port=port, decode_responses=True) as client:
+            async with self.sentinel(port) as client:
                 masters: Any = await client.sentinel_masters()
                 known = masters[MASTER]
                 return bool(known["num-slaves"] == known["num-other-sentinels"] == 2 and known["is_master"])
@@ -116,7 +151,7 @@ class Watched:
 
     async def _listen(self, port: int) -> None:
         """Notes when this Sentinel first says that there is another primary."""
-        async with redis.asyncio.Redis(port=port, decode_responses=True) as client, client.pubsub() as pubsub:
+        async with self.sentinel(port) as client, client.pubsub() as pubsub:
             await pubsub.subscribe("+switch-master")
             async for message in pubsub.listen():
                 if message["type"] == "message" and self.switched_at is None:
@@ -132,7 +167,7 @@ class Watched:
 
     async def fail_over(self) -> None:
         """Asks the first Sentinel to make another server the primary, as for an update of the present one."""
-        async with redis.asyncio.Redis(port=self.ports[0], decode_responses=True) as client:
+        async with self.sentinel(self.ports[0]) as client:
             await client.execute_command("SENTINEL FAILOVER", MASTER)
 
     def freeze(self, store: Store) -> None:

@@ -33,4 +33,11 @@ def _name(program: str) -> str:
     return f"{'Valkey' if 'Valkey' in said else 'Redis'} {found[1]}"
 
 
+def speaks_tls(program: str) -> bool:
+    """Whether the program was built with TLS: it complains of a missing certificate, and not of the option."""
+    command = [program, "--port", "0", "--tls-port", "1", "--tls-cert-file", "/none"]
+    said = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30).stdout
+    return "Failed to configure TLS" in said
+
+
 SERVERS = installed()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.settings import InvalidSettings, load
-from gateway.store.access import Access, Address, parse_address
+from gateway.store.address import Access, Address, parse_address
 from tests.support.certificates import Authority
 
 if TYPE_CHECKING:

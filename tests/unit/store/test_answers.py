@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.store.access import Access
+from gateway.store.address import Access
 from gateway.store.answers import READ_BYTES, Part, Saved, StoredAnswer
 from gateway.store.interface import StoreError, Written
 from gateway.store.redis import RedisStore

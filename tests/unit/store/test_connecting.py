@@ -12,7 +12,7 @@ import uvloop
 
 from gateway.store import connecting
 from gateway.store import redis as store_module
-from gateway.store.access import Access
+from gateway.store.address import Access
 from gateway.store.connecting import Connector
 from gateway.store.interface import StoreError
 from gateway.store.malformed import Malformed
@@ -168,6 +168,44 @@ async def test_a_demoted_primary_loses_the_writer(new_store: NewStore) -> None:
         assert await write() == ["OK"]
         assert await new.client.get("k") == "x"
         await pipeline.close()
+
+
+async def test_an_old_primary_that_lives_on_is_left(new_store: NewStore) -> None:
+    """After a failover by hand the old primary still takes writes: within a second or two the new one gets them.
+
+    No write fails, reads move, too, and an answer of a Sentinel that has not heard of the failover changes nothing.
+    """
+    old, new = await new_store(), await new_store()
+    async with scripted_sentinels(1) as [sentinel]:
+        sentinel.primary_port, sentinel.epoch = old.port, 1
+        connector = through([sentinel])
+        pipeline, reader = Pipeline(connector), Reader(connector, Malformed())
+
+        async def write() -> bool:
+            answer: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
+            pipeline.ask([("SET", "k", "x")], answer.set_result)
+            assert await answer == ["OK"]
+            return bool(await new.client.exists("k"))
+
+        async def read_port() -> int:
+            return int((await reader.asked(awaiting(reader.redis.info("server"))))["tcp_port"])
+
+        assert not await write()
+        assert await read_port() == old.port
+        sentinel.primary_port, sentinel.epoch = new.port, 2
+        await until(write, what="the new primary is written to")
+        assert await read_port() == new.port
+        sentinel.primary_port, sentinel.epoch = old.port, 1
+        asked = sentinel.asked
+
+        async def is_asked_again() -> bool:
+            await write()
+            return sentinel.asked > asked + 1
+
+        await until(is_asked_again)
+        assert (pipeline.connections, connector.moves) == (2, 1)
+        await pipeline.close()
+        await reader.close()
 
 
 async def test_sentinels_that_cannot_help_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

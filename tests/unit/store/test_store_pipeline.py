@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.store import pipeline as pipeline_module
-from gateway.store.access import Access
+from gateway.store.address import Access
 from gateway.store.connecting import Connector
 from gateway.store.interface import StoreError
 from gateway.store.layout import Script
