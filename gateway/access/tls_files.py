@@ -1,10 +1,13 @@
 """Checks the files for TLS with a store: certificates and a key as PEM. No error shows any of a key's text."""
 
 import re
-import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway.access.secret_files import UnusableFile, read_secret_file
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 _KEY = re.compile(r"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----")
 
@@ -13,7 +16,7 @@ def check_certificates(path: Path) -> None:
     """Raises UnusableFile if the file has no certificate, or one that cannot be used."""
     read_secret_file(path)  # a regular file of a bounded size, so that OpenSSL does not wait
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)  # a bundle may have comments in UTF-8
+        _context().load_verify_locations(path)  # a bundle may have comments in UTF-8
     except OSError:  # ssl.SSLError is one
         raise UnusableFile("it has no certificate in PEM form") from None
 
@@ -31,6 +34,12 @@ def check_key(path: Path) -> None:
 def check_pair(certificate: Path, key: Path) -> None:
     """Raises UnusableFile if the key is not that of the certificate."""
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
+        _context().load_cert_chain(certificate, key, password="")
     except OSError:
         raise UnusableFile("its key is not that of the certificate in REDIS_CERT_FILE") from None
+
+
+def _context() -> "SSLContext":
+    import ssl  # here: without files to check, the start does not load it
+
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -105,7 +105,8 @@ class Connector:
 
     async def close(self) -> None:
         """Ends the question that is under way."""
-        tasks = [task for task in (self._checking, self._sentinels and self._sentinels.asking) if task is not None]
+        asking = None if self._sentinels is None else self._sentinels.asking
+        tasks: list[asyncio.Task[Any]] = [task for task in (self._checking, asking) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
