@@ -132,7 +132,7 @@ def test_the_times_are_those_of_the_code() -> None:
     [
         ("inter 500ms fall 1 rise 1", "interval: 0.5s", "within half a second"),
         ("timeout check 2s", "timeout: 2s", "after 2.5 s at the latest"),
-        ("timeout server 1h", "stream_idle_timeout: 3600s", "(an hour)"),
+        ("option srvtcpka", "tcp_keepalive", "broken off after a minute"),
         ("maxconn 8000", "max_connections: 8000", "8,000 clients"),
         ("no_gateway_ready", "code: no_gateway_ready", "503 `no_gateway_ready`"),
         ("hdr Retry-After 2", 'key: retry-after, value: "2"', "`Retry-After: 2`"),
