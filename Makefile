@@ -50,7 +50,7 @@ check: $(DEV) ## format, lint, types, import rules; shell, container and compose
 	$(BIN)/ruff check . embedded/ollama
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck .ci/run tools/*.sh
+	$(BIN)/shellcheck .ci/run tools/*.sh deploy/kubernetes/base/*.sh deploy/kubernetes/components/ha/*.sh
 	$(BIN)/hadolint Containerfile tests/container/images/*.Containerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml compose.gpu.yaml compose.cluster.yaml deploy/monitoring/compose.yaml
 

@@ -86,6 +86,12 @@ class OriginNotAllowed(GatewayError):
     status, code = 403, "origin_not_allowed"
 
 
+class Forbidden(GatewayError):
+    """The API key is valid, but does not give this right."""
+
+    status, code = 403, "forbidden"
+
+
 class NotFound(GatewayError):
     """The gateway has no such path."""
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from enum import Enum, auto
 from functools import partial
 from types import FrameType
@@ -75,13 +75,23 @@ class Drain:
 
     For `notice_seconds` it still serves new requests, so that a load balancer can notice that it is not ready. Then it
     refuses new requests and those that wait for a place. Running tasks get `seconds` to end by themselves.
+
+    `on_begin` is called when the first signal comes.
     """
 
-    def __init__(self, tracker: Tracker, places: Places | None, seconds: float, notice_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        tracker: Tracker,
+        places: Places | None,
+        seconds: float,
+        notice_seconds: float = 0.0,
+        on_begin: Callable[[], object] | None = None,
+    ) -> None:
         self._tracker = tracker
         self._places = places
         self._seconds = seconds
         self._notice_seconds = notice_seconds
+        self._on_begin = on_begin
         self._phase = Phase.SERVING
         self._server: Server | None = None  # from `install` on
         self._waiting: asyncio.Task[object] | None = None  # for the end of the phase
@@ -138,6 +148,8 @@ class Drain:
                 self._stop_server()
 
     def _give_notice(self) -> None:
+        if self._on_begin is not None:
+            self._on_begin()
         if not self._notice_seconds:
             self._take(_Event.OVER)
             return

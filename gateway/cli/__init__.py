@@ -15,7 +15,7 @@ import httpx
 
 from gateway import __version__
 from gateway.cli import show
-from gateway.cli.client import Away, Client, Document, NotKept, UnknownTask, has_ended
+from gateway.cli.client import Away, Client, Document, NotKept, UnknownTask, has_ended, is_presumed
 from gateway.cli.response import File, Reached, Reader, UnusableFile
 from gateway.cli.watch import ended, follow
 from gateway.logs import readable
@@ -37,9 +37,10 @@ _END_SECONDS = 5.0
 _KEY = re.compile(r"[!-~]+")
 _GENERATION = re.compile(r"[0-9A-Za-z-]{1,64}")
 _CODES = {"SUCCESS": DONE, "FAILED": FAILED, "PENDING": NOT_ENDED, "RUNNING": NOT_ENDED}
-_EPILOG = """Exit codes: 0 SUCCESS (cancel: ended; cancel --label: asked), 1 FAILED, 2 wrong usage, 3 not ended, 4 no
-such task, or no kept answer, 5 the gateway is away or refuses. Without a command the gateway itself is started; with
---check alone its settings are checked."""
+_NO_WORD = "no word from the task's gateway, which may still run it"
+_EPILOG = """Exit codes: 0 SUCCESS (cancel: ended; cancel --label: asked), 1 FAILED, 2 wrong usage, 3 not ended, or only
+presumed lost, 4 no such task, or no kept answer, 5 the gateway is away or refuses. Without a command the gateway itself
+is started; with --check alone its settings are checked."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -88,7 +89,21 @@ def _status(client: Client, chosen: argparse.Namespace) -> int:
     with show.waiting(chosen.task_id, is_wanted=chosen.wait > 0 and not chosen.json) as tell:
         document = ended(client, chosen.task_id, chosen.wait, tell)
     _print(document, chosen)
-    return _CODES[document["state"]]
+    return _code(document)
+
+
+def _nodes(client: Client, chosen: argparse.Namespace) -> int:
+    found = client.nodes()
+    if chosen.json:
+        show.print_json(found.content)
+    else:
+        show.print_nodes(found.nodes)
+    return DONE
+
+
+def _code(document: Document) -> int:
+    """The exit code that tells a task's state."""
+    return NOT_ENDED if is_presumed(document) else _CODES[document["state"]]
 
 
 def _cancel(client: Client, chosen: argparse.Namespace) -> int:
@@ -134,14 +149,17 @@ def _read(client: Client, chosen: argparse.Namespace, write: Callable[[bytes], N
     state = f"{document['state']} {document['extensions'].get('reason') or document['stage']}"
     if reached is Reached.PRESENT:
         more = f" --generation {reader.generation}" if reader.generation else ""
+        what = _NO_WORD if is_presumed(document) else f"the task goes on ({state})"
         return _complain(
-            f"the task goes on ({state}); this is its answer up to byte {reader.offset}; --follow reads to its end, "
+            f"{what}; this is its answer up to byte {reader.offset}; --follow reads to its end, "
             f"--from {reader.offset}{more} reads on",
             NOT_ENDED,
         )
     if reached is Reached.BROKEN_END:
-        return _complain(f"the answer was broken off after {reader.offset} bytes ({state})", _CODES[document["state"]])
-    return _CODES[document["state"]]
+        return _complain(f"the answer was broken off after {reader.offset} bytes ({state})", _code(document))
+    if is_presumed(document):
+        return _complain(f"this is the whole answer, but there is {_NO_WORD}", NOT_ENDED)
+    return _code(document)
 
 
 def _print(document: Document, chosen: argparse.Namespace) -> None:
@@ -179,6 +197,9 @@ def _parser() -> argparse.ArgumentParser:
         "--wait", type=_seconds, nargs="?", const=float("inf"), default=0.0, metavar="SECONDS", help=wait
     )
     status.set_defaults(run=_status)
+
+    nodes = commands.add_parser("nodes", parents=[common], help="the gateways that share the store")
+    nodes.set_defaults(run=_nodes)
 
     response = commands.add_parser("response", parents=[peer], help="the kept answer of a task, as it came from Ollama")
     response.add_argument("task_id", type=_task_id, metavar="ID")

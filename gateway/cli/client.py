@@ -26,6 +26,13 @@ class Page(NamedTuple):
     left_out: int
 
 
+class Nodes(NamedTuple):
+    """The gateways that share a store: the gateway's answer, and the gateways in it."""
+
+    content: Document
+    nodes: list[Document]
+
+
 class KeptAnswer(NamedTuple):
     """A kept answer from an offset on. `pieces` raises Broken; it ends where the answer ends."""
 
@@ -107,6 +114,14 @@ class Client:
         query = {"wait": f"{wait_seconds:.3f}"} if wait_seconds else {}
         answer = self._ask("GET", f"/tasks/status/{task_id}", query, f'"{known}"' if known else "", wait_seconds)
         return None if answer.status_code == 304 else self._task(answer)
+
+    def nodes(self) -> Nodes:
+        """The gateways that share the store. Raises Away, also if the key may not see them."""
+        content = self._json(self._ask("GET", "/nodes", {}), "items")
+        items = content["items"] if isinstance(content["items"], list) else [content["items"]]
+        if not all(isinstance(item, dict) and isinstance(item.get("instance"), str) for item in items):
+            raise Away(f"{self._name} answers gateways that are none: {str(items)[:80]!r}")
+        return Nodes(content, items)
 
     def cancel(self, task_id: str) -> Document:
         """Cancels a task. Returns its status then, ended or not yet. Raises UnknownTask and Away."""
@@ -235,5 +250,13 @@ def _pieces(answer: httpx.Response) -> Iterator[bytes]:
 
 
 def has_ended(document: Document) -> bool:
-    """Whether the status is final."""
-    return document["state"] in _ENDED
+    """Whether the status is final. A presumed loss is not."""
+    return document["state"] in _ENDED and not is_presumed(document)
+
+
+def is_presumed(document: Document) -> bool:
+    """Whether the task is only presumed lost: its gateway is silent, but may still run it.
+
+    Such a task can be RUNNING again, or get its real end. Earlier gateways do not write this field.
+    """
+    return document["extensions"].get("is_presumed") is True

@@ -1,7 +1,8 @@
 """Reads a kept answer: what there is of it, or live to its end. If the connection breaks, it reads on where it stopped.
 
-Each request after the first names the answer's generation, so parts of two answers are never joined. Knows nothing of
-terminals: the bytes go to a function. Owns the rules of `-o FILE`.
+Each request after the first names the answer's generation, so parts of two answers are never joined. A gateway breaks
+off the answer of a task that is presumed lost where it knows no more of it: that is its present end, and the reader of
+all of it waits there. Knows nothing of terminals: the bytes go to a function. Owns the rules of `-o FILE`.
 """
 
 import time
@@ -12,11 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from gateway.cli.client import Away, Broken, Client, Document, has_ended
+from gateway.cli.client import Away, Broken, Client, Document, has_ended, is_presumed
 
 _WAIT_SECONDS = 30.0  # for the head of the answer, in one request: many proxies close a connection that is idle longer
 _TRIES = 5  # one after the other, none with a new byte
 _PAUSE_SECONDS = 1.0
+_AGAIN_SECONDS = 2.0  # between two looks at a task that is presumed lost
 _NO_ANSWER = "the task has ended without an answer"
 # Errors that say what is wrong with the request. Other errors of the gateway are what the task's client got.
 _OF_REQUEST = frozenset({"unauthorized", "generation_changed", "offset_not_satisfiable", "invalid_parameter"})
@@ -97,7 +99,7 @@ class Reader:
     def _after(self, error: Broken | Away, present: int | None, *, is_new: bool) -> Reached | None:
         """What follows an error: where the answer ends, None to read on, or Away. `is_new`: there were new bytes."""
         if isinstance(error, Away) and not error.is_short:
-            return self._without_answer(error)
+            return self._without_answer(error, present)
         if isinstance(error, Broken) and error.is_silent:
             return None if present is None else Reached.PRESENT  # to_end: a silent task, asked for again
         if is_new:
@@ -105,28 +107,51 @@ class Reader:
             self._tell(f"the connection broke after {self.offset} bytes ({error}); reading on")
             return None
         self._tries += 1
-        if isinstance(error, Broken) and (end := self._end_here()) is not None:
-            return end
+        if isinstance(error, Broken):
+            document = self._known()
+            if document is not None and is_presumed(document):
+                return self._at_present_end(present)
+            if document is not None and (end := self._end_here(document)) is not None:
+                return end
         if self._tries >= _TRIES:
             raise Away(f"gave up after {self.offset} bytes and {_TRIES} tries: {error}") from error
         time.sleep(_PAUSE_SECONDS)
         return None
 
-    def _end_here(self) -> Reached | None:
+    def _end_here(self, document: Document) -> Reached | None:
         """Whether the answer ends where its last connection broke without a new byte; None if it goes on."""
-        with suppress(Away):
-            document = self._document()
-            is_all = self.offset >= (document["extensions"].get("response_bytes") or 0)
-            if has_ended(document) and (is_all or self._tries >= _TRIES):
-                return Reached.END if is_all and document["state"] == "SUCCESS" else Reached.BROKEN_END
+        is_all = self.offset >= (document["extensions"].get("response_bytes") or 0)
+        if has_ended(document) and (is_all or self._tries >= _TRIES):
+            return Reached.END if is_all and document["state"] == "SUCCESS" else Reached.BROKEN_END
         return None
 
-    def _without_answer(self, error: Away) -> Reached:
+    def _at_present_end(self, present: int | None) -> Reached | None:
+        """Where the answer of a task that is presumed lost stops. To read all of it, waits for word of the task."""
+        if present is not None:
+            return Reached.PRESENT
+        self._tell(f"no word from the task's gateway after {self.offset} bytes; it may still run the task: waiting")
+        while (document := self._known()) is not None and is_presumed(document):
+            time.sleep(_AGAIN_SECONDS)
+        self._tries = 0
+        return None
+
+    def _without_answer(self, error: Away, present: int | None) -> Reached | None:
         """The gateway's error is what the task's client got, if the task has ended. Raises it otherwise."""
-        if not error.code or error.code in _OF_REQUEST or not has_ended(self._document()):
+        if not error.code or error.code in _OF_REQUEST:
+            raise error
+        document = self._document()
+        if is_presumed(document):
+            return self._at_present_end(present)
+        if not has_ended(document):
             raise error
         self._tell(f"{_NO_ANSWER}: {error}")
         return Reached.NO_ANSWER
+
+    def _known(self) -> Document | None:
+        """The task's status; None if the gateway is away."""
+        with suppress(Away):
+            return self._document()
+        return None
 
     def _document(self) -> Document:
         document = self._client.document(self._task_id)

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.client import Document, Page
+from gateway.cli.client import Document, Page, is_presumed
 from gateway.logs import readable
 
 _STYLES = {"PENDING": "yellow", "RUNNING": "cyan", "SUCCESS": "green", "FAILED": "red"}
@@ -29,6 +29,10 @@ _KEPT = {
     "too_large": "no: the answer is too large",
     "no_room": "no: there was no room for the answer",
 }
+_NODE_STYLES = {"up": "green", "draining": "yellow", "lost": "red", "down": "red"}  # of states, and of the store
+_LOST = "lost?"  # in the place of the reason of a presumed loss
+_PRESUMED = "no word from the task's gateway, which may still run it"
+_DO = "Wait (status --wait), cancel the task, or send its request again: that begins a new attempt."
 _WIDTH_OF_FILES = 400  # wide enough that no column wraps; a file has no right edge
 
 
@@ -47,10 +51,16 @@ def print_json(content: Document) -> None:
 
 
 def print_table(tasks: list[Document], left_out: int = 0) -> None:
-    """Prints the tasks, one per line, and how many records were left out."""
+    """Prints the tasks, one per line, what marks in them mean, and how many records were left out."""
     _console().print(_table(tasks) if tasks else "no tasks")
+    if any(map(is_presumed, tasks)):
+        _console().print(_presumed())
     if left_out:
         _console().print(_left_out(left_out))
+
+
+def _presumed() -> Text:
+    return Text(f"{_LOST}: {_PRESUMED}", "yellow")
 
 
 def _left_out(count: int) -> Text:
@@ -63,6 +73,42 @@ def print_document(document: Document) -> None:
     for name, value in _facts(document):
         grid.add_row(name, value if isinstance(value, Text) else Text(readable(value)))
     _console().print(grid)
+
+
+def print_nodes(nodes: list[Document]) -> None:
+    """Prints the gateways, one per line."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("GATEWAY", overflow="fold", min_width=12)
+    for name in ("STATE", "STORE"):
+        table.add_column(name, no_wrap=True)
+    for name in ("RUNNING", "WAITING", "LAST WORD"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("MODELS", overflow="fold")
+    for node in nodes:
+        table.add_row(*_node(node))
+    _console().print(table if nodes else "no gateways")
+
+
+def _node(node: Document) -> list[Text]:
+    models = node.get("models")
+    bound = node.get("max_running")
+    return [
+        Text(readable(node["instance"])),
+        *(_word(node.get(name)) for name in ("state", "store")),
+        Text(f"{_number(node.get('running'))} of {_number(bound)}" if bound else _number(node.get("running"))),
+        Text(_number(node.get("waiting"))),
+        Text(f"{_number(node.get('age_sec'))} s ago"),
+        Text("\n".join(readable(str(name)) for name in models) if isinstance(models, list) and models else "-"),
+    ]
+
+
+def _word(value: object) -> Text:
+    word = readable(value) if isinstance(value, str) else "-"
+    return Text(word, _NODE_STYLES.get(word, ""))
+
+
+def _number(value: object) -> str:
+    return f"{value:.0f}" if type(value) in (int, float) else "-"
 
 
 def print_cancelled(count: int) -> None:
@@ -163,6 +209,8 @@ class LiveTable:
         lines = [
             Text(readable(trouble), "red") if trouble else Text(f"{in_flight} of {len(page.tasks)} in flight", "dim")
         ]
+        if any(map(is_presumed, page.tasks)):
+            lines.append(_presumed())
         if page.left_out:
             lines.append(_left_out(page.left_out))
         self._live.update(Group(_table(page.tasks), *lines), refresh=True)
@@ -226,7 +274,8 @@ def _facts(task: Document) -> Iterator[tuple[str, str | Text]]:
     yield "state", _state(task)
     yield "stage", task["stage"]
     yield "queue", f"position {_position(more)}" if _position(more) else "-"
-    yield "reason", more["reason"] or "-"
+    yield "reason", _reason(task) or "-"
+    yield "presumed", f"yes: {_PRESUMED}. {_DO}" if is_presumed(task) else "-"
     yield "message", task["message"]
     yield "request", f"{more['method']} {more['path']}{query}, {_size(more['request_bytes'])}"
     yield "label", more["label"] or "-"
@@ -255,13 +304,17 @@ def _more(task: Document) -> _More:
 
 def _state(task: Document) -> Text:
     state = readable(task["state"])
-    return Text(state, _STYLES.get(state, ""))
+    return Text(state, "yellow" if is_presumed(task) else _STYLES.get(state, ""))
+
+
+def _reason(task: Document) -> str:
+    return _LOST if is_presumed(task) else _more(task)["reason"] or ""
 
 
 def _stage(task: Document) -> str:
     """The stage, with the position in the queue; or a failed task's reason, which says more."""
     more = _more(task)
-    return readable(more["reason"] or f"{task['stage']} {_position(more)}".rstrip())
+    return readable(_reason(task) or f"{task['stage']} {_position(more)}".rstrip())
 
 
 def _position(more: _More) -> str:

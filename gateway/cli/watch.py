@@ -1,14 +1,15 @@
 """Follows tasks of a gateway: one task until it has ended, or the list until the user stops.
 
 For one task it uses the gateway's `wait` parameter; while the task is in the queue it asks every two seconds, because
-positions wake no `wait`. For the list it asks every two seconds, with the ETag.
+positions wake no `wait`. A presumed loss is no end: it asks every two seconds, because an earlier gateway answers the
+`wait` for one at once. For the list it asks every two seconds, with the ETag.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from gateway.cli.client import Away, Client, Document, Page, has_ended
+from gateway.cli.client import Away, Client, Document, Page, has_ended, is_presumed
 
 _LONGEST_WAIT_SECONDS = 30.0  # many proxies close a connection that is idle for a minute
 _AGAIN_SECONDS = 2.0
@@ -36,7 +37,10 @@ def ended(client: Client, task_id: str, seconds: float, tell: Callable[[Document
         left = min(end - time.monotonic(), _LONGEST_WAIT_SECONDS)
         if has_ended(last) or left <= 0:
             return last
-        if last["extensions"].get("queue_position") is not None:
+        if is_presumed(last):
+            time.sleep(min(left, _AGAIN_SECONDS))
+            document = client.document(task_id)
+        elif last["extensions"].get("queue_position") is not None:
             document = client.document(task_id, min(left, _AGAIN_SECONDS))
         else:
             document = client.document(task_id, left, last["event_id"])

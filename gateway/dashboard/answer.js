@@ -5,7 +5,7 @@ import { Away, Refused } from "./api.js";
 import { ConfirmButton } from "./confirm.js";
 import { byId, el, setText } from "./dom.js";
 import { bytes, readableLines } from "./format.js";
-import { isInFlight } from "./history.js";
+import { isInFlight, isPresumed } from "./history.js";
 
 const MOST_SHOWN = 256 * 1024; // bytes; more text makes a page slow
 const NOT_KEPT = {
@@ -96,7 +96,7 @@ export class KeptAnswer {
     } catch (error) {
       if (reading.signal.aborted) return;
       byId("answer-text").hidden = byId("answer-text").textContent === "";
-      this.#say(inWords(error));
+      this.#say(inWords(error, this.task));
     }
   }
 
@@ -137,9 +137,10 @@ export class KeptAnswer {
 
 const path = (id) => `/tasks/${encodeURIComponent(id)}/response`;
 
-function inWords(error) {
+function inWords(error, task) {
   if (error instanceof Away) return "The gateway does not answer.";
   if (error instanceof Refused) return error.message;
+  if (isPresumed(task)) return "The answer stops here, because there is no word from the task's gateway. It may still run the task.";
   // When a connection breaks, browsers throw away what a script has not read yet.
   return "The answer was broken off. This page may lack its last bytes: on the command line, `response` writes all of them.";
 }

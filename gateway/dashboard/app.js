@@ -7,6 +7,7 @@ import { byId, el, setClass, setText } from "./dom.js";
 import { clock, minute } from "./format.js";
 import { History, PAGE, path } from "./history.js";
 import { ModelTable } from "./models.js";
+import { NodeTable } from "./nodes.js";
 import { Plots, windowStart } from "./plots.js";
 import { Poller } from "./poller.js";
 import { TaskTables, tasksInWords } from "./tasks.js";
@@ -14,17 +15,20 @@ import { TaskTables, tasksInWords } from "./tasks.js";
 const LIST_MS = 2000;
 const HEALTH_MS = 5000;
 const MODELS_MS = 5000;
+const NODES_MS = 5000;
 const MOST_KNOWN_PAGES = 12;
 
 const api = new Api();
 const tasks = new History();
 const plots = new Plots();
 const models = new ModelTable(api);
+const nodes = new NodeTable();
 const tables = new TaskTables(api, openTask, cancelTask);
 const detail = new Detail(api, takeTask);
 const lists = new Poller(askList, LIST_MS);
 const health = new Poller(askHealth, HEALTH_MS);
 const loaded = new Poller(askModels, MODELS_MS);
+const peers = new Poller(askNodes, NODES_MS);
 
 const known = new Map(); // path -> the last answer, for its ETag
 const problems = new Map(); // what is wrong: "gateway", "lists", …
@@ -104,6 +108,18 @@ async function askModels() {
   }
 }
 
+// Only the key named `admin` may see the gateways, and an earlier gateway does not know the route.
+async function askNodes() {
+  try {
+    const { body } = await ask("/nodes");
+    nodes.show(body.items);
+  } catch (error) {
+    if (!(error instanceof Refused) || ![403, 404].includes(error.status)) throw error;
+    peers.stop();
+    nodes.hide();
+  }
+}
+
 function sayAway(error) {
   setCondition("gateway", ["down", "bad"]);
   for (const name of ["ollama", "store", "unsaved", "dropped"]) setCondition(name, ["?", ""]);
@@ -113,7 +129,7 @@ function sayAway(error) {
 }
 
 function hurryAll() {
-  for (const poller of [lists, health, loaded]) poller.hurry();
+  for (const poller of [lists, health, loaded, peers]) poller.hurry();
 }
 
 // -- what is wrong ---------------------------------------------------------------------------------------------------
@@ -191,6 +207,7 @@ function tick() {
   if (document.hidden || byId("view-dashboard").hidden) return;
   tables.tick();
   models.tick();
+  nodes.tick();
 }
 
 async function cancelTask(id) {
@@ -235,8 +252,7 @@ function turnTo(cursors) {
 // -- the key ---------------------------------------------------------------------------------------------------------
 
 function askForKey() {
-  lists.stop();
-  loaded.stop();
+  for (const poller of [lists, loaded, peers]) poller.stop();
   detail.close();
   setText(byId("key-problem"), api.hasKey ? "The gateway does not accept this key." : "");
   api.setKey("");
@@ -274,13 +290,11 @@ function showParts(needsKey) {
   health.start();
   if (needsKey) return byId("key").focus();
   if (isDocs()) return openDocs();
-  lists.start();
-  loaded.start();
+  for (const poller of [lists, loaded, peers]) poller.start();
 }
 
 async function openDocs() {
-  lists.stop();
-  loaded.stop();
+  for (const poller of [lists, loaded, peers]) poller.stop();
   try {
     await showDocs(byId("view-api"), api);
   } catch (error) {

@@ -4,12 +4,16 @@ import { Away, Refused } from "./api.js";
 import { KeptAnswer } from "./answer.js";
 import { byId, el, setText } from "./dom.js";
 import { readable } from "./format.js";
-import { isInFlight, isWaiting, later } from "./history.js";
+import { isInFlight, isPresumed, isWaiting, later } from "./history.js";
 import { describe } from "./tasks.js";
 
 const WAIT_SECONDS = 25;
 const LONGER_MS = 10_000; // longer than the gateway waits
 const AGAIN_MS = 5000;
+const PRESUMED =
+  "Lost? There is no word from the task's gateway; it may still run the task. You can wait: if word comes, it appears here. " +
+  "You can cancel the task, in the list of tasks in flight: that is done if its gateway speaks within a minute. " +
+  "If you send its request again with the same id, a new attempt begins.";
 
 export class Detail {
   #closing = new AbortController();
@@ -63,12 +67,14 @@ export class Detail {
         const options = { known: this.known, signal, timeoutMs: WAIT_SECONDS * 1000 + LONGER_MS };
         const news = await this.api.get(path, options);
         if (signal.aborted) return;
+        const isSame = news === this.known;
         this.known = news;
         this.#show(news.body);
+        if (isSame && isPresumed(news.body)) await pause(); // an earlier gateway does not hold this answer back
       } catch (error) {
         if (signal.aborted) return;
         setText(byId("detail-note"), inWords(error));
-        await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+        await pause();
       }
     }
   }
@@ -95,8 +101,11 @@ export class Detail {
   }
 }
 
+const pause = () => new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+
 function note(task) {
   if (!isInFlight(task)) return "";
+  if (isPresumed(task)) return PRESUMED;
   return isWaiting(task) ? "The task waits for its turn. Changes appear here." : "The task is running. Changes appear here.";
 }
 

@@ -58,6 +58,8 @@ export function minute(ms) {
 
 export const count = (number, one, many) => `${number.toLocaleString()} ${number === 1 ? one : many}`;
 
+export const NO_WORD = "no word from its gateway; it may still run";
+
 export const REASONS = {
   upstream_status: "Ollama answered with a status other than 2xx",
   upstream_unavailable: "the gateway could not connect to Ollama; it may have been starting",

@@ -12,7 +12,9 @@ const UNSEEN_MS = 15_000;
 const RANKS = { queued: 0, forwarding: 1, streaming: 2 };
 const rank = (task) => RANKS[task.stage] ?? 3;
 
-export const isInFlight = (task) => task.state === "PENDING" || task.state === "RUNNING";
+// A presumed loss: there is no word from the task's gateway, which may still run it. Earlier gateways do not tell.
+export const isPresumed = (task) => task.extensions.is_presumed === true;
+export const isInFlight = (task) => task.state === "PENDING" || task.state === "RUNNING" || isPresumed(task);
 export const isWaiting = (task) => task.state === "PENDING" && task.extensions.queue_position != null;
 export const createdMs = (task) => task.extensions.created_ms;
 export const newestFirst = (a, b) => createdMs(b) - createdMs(a) || (a.task_id < b.task_id ? 1 : -1);
@@ -20,8 +22,14 @@ export const newestFirst = (a, b) => createdMs(b) - createdMs(a) || (a.task_id <
 // The later of two versions of a task; `a` if they do not tell. A new attempt is a new creation.
 export function later(a, b) {
   if (createdMs(a) !== createdMs(b)) return createdMs(a) > createdMs(b) ? a : b;
+  if (isPresumed(a) !== isPresumed(b)) return isPresumed(a) ? unlessSilentSince(b, a) : unlessSilentSince(a, b);
   if (rank(a) !== rank(b)) return rank(a) > rank(b) ? a : b;
   return a.timestamp >= b.timestamp ? a : b;
+}
+
+// A gateway's own word of a task is later than a presumed loss, except if the presumption came after that word.
+function unlessSilentSince(task, presumed) {
+  return isInFlight(task) && presumed.timestamp > task.timestamp ? presumed : task;
 }
 
 export class History {

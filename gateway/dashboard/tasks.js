@@ -3,8 +3,8 @@
 import { keptInWords } from "./answer.js";
 import { ConfirmButton } from "./confirm.js";
 import { byId, el, Rows, setClass, setText } from "./dom.js";
-import { age, bytes, clock, count, duration, readable, REASONS } from "./format.js";
-import { createdMs, isInFlight, isWaiting } from "./history.js";
+import { age, bytes, clock, count, duration, NO_WORD, readable, REASONS } from "./format.js";
+import { createdMs, isInFlight, isPresumed, isWaiting } from "./history.js";
 
 // A field that an earlier version did not write into `extensions` is undefined here; it is shown like null.
 const MOST_IN_FLIGHT = 200;
@@ -14,8 +14,11 @@ const firstByte = ({ created_ms, first_byte_ms }) => duration(first_byte_ms == n
 
 const MARK_TITLE = "kept: the gateway keeps the answer. detached: the task does not need its client any more.";
 const marks = ({ response, is_detached }) => [response === "kept" && "kept", is_detached && "detached"].filter(Boolean).join(", ");
+const PRESUMED_NOTE = `lost?: ${NO_WORD}. Wait, cancel it, or send its request again: that begins a new attempt.`;
 const position = ({ queue_position, queue_length }) => (queue_position == null ? "" : `position ${queue_position} of ${queue_length}`);
-const took = ({ extensions }) => duration(extensions.finished_ms == null ? null : extensions.finished_ms - extensions.created_ms);
+// When a presumed loss was written says nothing of its task.
+const hasEnd = (task) => task.extensions.finished_ms != null && !isPresumed(task);
+const took = (task) => duration(hasEnd(task) ? task.extensions.finished_ms - task.extensions.created_ms : null);
 
 export class TaskTables {
   // `open(id)` shows one task, `cancel(id)` ends one; `api` tells the time.
@@ -39,6 +42,7 @@ export class TaskTables {
     this.#showLongestWait();
     const left = tasks.length - this.shownInFlight.length;
     const nothing = isOld ? "Nothing was running at the last update." : "Nothing runs at the moment.";
+    setText(byId("presumed-note"), tasks.some(isPresumed) ? PRESUMED_NOTE : "");
     setText(byId("in-flight-note"), left > 0 ? `and ${left} older` : tasks.length ? "" : nothing);
   }
 
@@ -68,7 +72,7 @@ export class TaskTables {
       (cell, task) => setText(cell, age(this.api.now() - createdMs(task))),
       (cell, { extensions }) => setText(cell, firstByte(extensions)),
       (cell, { extensions }) => setText(cell, bytes(extensions.response_bytes)),
-      (cell, { timestamp }) => setText(cell, `${age(this.api.now() - timestamp * 1000)} ago`),
+      (cell, task) => setText(cell, isPresumed(task) ? "–" : `${age(this.api.now() - task.timestamp * 1000)} ago`),
       (cell, { extensions }) => fillText(cell, readable(extensions.instance ?? "–")),
       (cell, task) => (cell.control ??= cancelButton(cell, task.task_id, cancel)),
     ];
@@ -77,7 +81,7 @@ export class TaskTables {
   #recentColumns() {
     return [
       (cell, task) => this.#fillTask(cell, task),
-      (cell, { state }) => fillBadge(cell, state, state.toLowerCase()),
+      (cell, task) => (isPresumed(task) ? fillBadge(cell, `${task.state}?`, "presumed") : fillBadge(cell, task.state, task.state.toLowerCase())),
       fillResult,
       (cell, task) => setText(cell, clock(createdMs(task), this.api.now())),
       (cell, task) => setText(cell, took(task)),
@@ -112,14 +116,17 @@ function fillBadge(cell, text, kind) {
 }
 
 // The stage; below it, in the queue, the position.
-function fillStage(cell, { stage, extensions }) {
-  fillBadge(cell, stage, stage);
+function fillStage(cell, task) {
+  if (isPresumed(task)) fillBadge(cell, "lost?", "presumed");
+  else fillBadge(cell, task.stage, task.stage);
   if (cell.children.length === 1) cell.append(el("span", { class: "position" }));
-  setText(cell.lastChild, position(extensions));
+  setText(cell.lastChild, isPresumed(task) ? NO_WORD : position(task.extensions));
 }
 
-function fillResult(cell, { extensions, stage }) {
+function fillResult(cell, task) {
+  const { extensions, stage } = task;
   const { reason, status_code: status } = extensions;
+  if (isPresumed(task)) return fillText(cell, `lost? ${NO_WORD}`);
   setText(cell, reason && reason !== "upstream_status" ? readable(reason) : status == null ? stage : `HTTP ${status}`);
   const title = REASONS[reason] ?? "";
   if (cell.title !== title) cell.title = title;
@@ -131,6 +138,7 @@ function cancelButton(cell, id, cancel) {
 }
 
 function outcome(id, task) {
+  if (isPresumed(task)) return `The task ${id} will be cancelled if its gateway speaks within a minute.`;
   if (isInFlight(task)) return `The task ${id} was told to stop.`;
   return task.stage === "cancelled" ? `The task ${id} is cancelled.` : `The task ${id} had already ended: ${task.state}.`;
 }
@@ -140,9 +148,9 @@ export function describe(task, now) {
   const more = task.extensions;
   const at = (ms) => (ms == null ? "–" : clock(ms, now));
   return [
-    ["State", `${task.state}, ${task.stage}`],
+    ["State", isPresumed(task) ? `${task.state}, lost? ${NO_WORD}` : `${task.state}, ${task.stage}`],
     ["Message", readable(task.message)],
-    ["Reason", more.reason ? `${readable(more.reason)}: ${REASONS[more.reason] ?? "?"}` : "–"],
+    ["Reason", isPresumed(task) ? "lost? It is not certain that its gateway was killed." : more.reason ? `${readable(more.reason)}: ${REASONS[more.reason] ?? "?"}` : "–"],
     ["Request", target(more)],
     ["Label", readable(more.label ?? "–")],
     ["Queue", position(more) ? `${position(more)}, waiting since ${at(more.created_ms)}` : "–"],
@@ -152,7 +160,7 @@ export function describe(task, now) {
     ["Created", at(more.created_ms)],
     ["With Ollama", `${at(more.started_ms)}${more.started_ms == null ? "" : `, after ${duration(more.started_ms - more.created_ms)}`}`],
     ["First byte", `${at(more.first_byte_ms)}${more.first_byte_ms == null ? "" : `, after ${firstByte(more)}`}`],
-    ["Ended", more.finished_ms == null ? "–" : `${at(more.finished_ms)}, after ${took(task)}`],
+    ["Ended", hasEnd(task) ? `${at(more.finished_ms)}, after ${took(task)}` : "–"],
     ["Bytes", `${bytes(more.request_bytes)} up, ${bytes(more.response_bytes)} down`],
     ["Attempt", String(more.attempt)],
     ["Gateway", readable(more.instance ?? "–")],

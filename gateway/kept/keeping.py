@@ -214,10 +214,12 @@ class Keeping:
             elif answer.is_foreign:
                 answer.drop(Kept.NO_ROOM)  # the id is another request's: nothing of this one is told
             elif self._is_stuck(answer, now):
-                log.warning(
-                    "task %s: the store does not take its answer, which is not kept therefore", answer.task.task_id,
-                    extra={"task_id": answer.task.task_id},
-                )  # fmt: skip
+                if self._saver is not None and not self._saver.is_forbidden:  # else the saver has told it once
+                    log.warning(
+                        "task %s: the store does not take its answer, which is not kept therefore",
+                        answer.task.task_id,
+                        extra={"task_id": answer.task.task_id},
+                    )
                 answer.drop(Kept.NO_ROOM)
 
     def _is_stuck(self, answer: Answer, now: float) -> bool:
@@ -225,8 +227,8 @@ class Keeping:
         since = None if self._saver is None else self._saver.failing_since
         if since is None or not self.tracker.is_store_up or answer.task.finished_ms is None:
             return False
-        waited = min(now - since, time.time() - answer.task.finished_ms / 1000)
-        return waited > _PATIENCE_SECONDS
+        waited = min(now - since, self.tracker.seconds() - answer.task.finished_ms / 1000)
+        return waited > (0 if self._saver is not None and self._saver.is_forbidden else _PATIENCE_SECONDS)
 
     async def close(self) -> None:
         """Writes what is left, for a bounded time, and lets all tasks end."""

@@ -176,7 +176,7 @@ class Looking:
                 return Look("", None, b"", 0, None, document=document)
             if stored.document is None:
                 raise _no_answer(task_id, document)
-        return _found(task_id, stored)
+        return _found(task_id, stored, self._tracker.seconds())
 
     async def _read(self, store: AnswerStore, task_id: str, offset: int) -> StoredAnswer:
         try:
@@ -201,8 +201,8 @@ def _own(answer: Answer, offset: int) -> Look:
     return Look(answer.generation, answer.head, piece, len(answer.body), answer.head.end, answer)
 
 
-def _found(task_id: str, stored: StoredAnswer) -> Look:
-    """What the store has. Raises what `look` does."""
+def _found(task_id: str, stored: StoredAnswer, now: float) -> Look:
+    """What the store has. `now` is in Unix seconds. Raises what `look` does."""
     document = stored.document or ""
     fields = fields_of(document) or {}
     response = fields["extensions"].get("response")
@@ -218,16 +218,16 @@ def _found(task_id: str, stored: StoredAnswer) -> Look:
         return Look("", None, b"", 0, End.BROKEN if has_ended else None, document=document)
     if head.end is not None and stored.length < head.total:
         raise _no_answer(task_id, document)  # Redis has evicted the body
-    end = head.end or (End.BROKEN if has_ended and _is_over(fields) else None)
+    end = head.end or (End.BROKEN if has_ended and _is_over(fields, now) else None)
     return Look(stored.generation, head, stored.piece, stored.length, end, document=document)
 
 
-def _is_over(fields: dict[str, Any]) -> bool:
+def _is_over(fields: dict[str, Any], now: float) -> bool:
     """Whether nothing more of the answer can come, although its end is not there: its gateway is gone."""
     if fields["stage"] == Stage.LOST:
         return True
     finished_ms = fields["extensions"].get("finished_ms") or 0
-    return time.time() - finished_ms / 1000 > _UNENDED_SECONDS
+    return now - finished_ms / 1000 > _UNENDED_SECONDS
 
 
 def _no_answer(task_id: str, document: str | None) -> GatewayError:

@@ -47,6 +47,8 @@ class Saver:
         self._next: asyncio.Handle | None = None  # the next call
         self._is_soon = False  # at the end of this turn of the loop, not after the linger
         self.failing_since: float | None = None  # monotonic seconds
+        self.is_forbidden = False  # it fails for a right that the account lacks, so that waiting is no use
+        self._is_forbidden_told = False
 
     def changed(self, answer: Answer) -> None:
         """Something of `answer` is to be written."""
@@ -110,9 +112,10 @@ class Saver:
         if isinstance(results, StoreError):
             self._fail(batch, results)
             return
-        if self.failing_since is not None:
-            log.info("the store takes kept answers again")
-            self.failing_since = None
+        if self.failing_since is not None and batch:
+            if not self.is_forbidden:  # else a part of an answer may go through, and the next one fail again
+                log.info("the store takes kept answers again")
+            self.failing_since, self.is_forbidden = None, False
         for (answer, part), result in zip(batch, results, strict=True):
             self._taken(answer, part, result)
         self._go_on()
@@ -143,8 +146,11 @@ class Saver:
 
     def _fail(self, batch: list[tuple[Answer, Part]], error: StoreError) -> None:
         """Tries again later, in the same order."""
+        self.is_forbidden = error.kind == "NOPERM"
         if self.failing_since is None:
-            log.warning("the store takes no kept answers: %s", error)
+            if not (self.is_forbidden and self._is_forbidden_told):
+                log.warning("the store takes no kept answers: %s", error)
             self.failing_since = time.monotonic()
+        self._is_forbidden_told = self._is_forbidden_told or self.is_forbidden
         self._due = {answer: None for answer, _ in batch if not answer.is_dropped} | self._due
         self._next = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._write)

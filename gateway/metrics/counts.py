@@ -31,6 +31,8 @@ _SERVER_CODES = {
 LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
+NODE_STATES = ("up", "draining", "lost")  # nodes.node says what they mean
+
 Kind = Literal["counter", "gauge", "histogram"]
 
 
@@ -152,6 +154,13 @@ IN_FLIGHT = _add(
 )
 RUNNING = _add("gauge", _PREFIX + "running_requests", "Requests that are with Ollama, without GET, HEAD and OPTIONS.")
 WAITING = _add("gauge", _PREFIX + "waiting_requests", "Requests that wait for a place with Ollama (MAX_RUNNING).")
+NODES = _add(
+    "gauge",
+    _PREFIX + "nodes",
+    "Gateways that share the store, this one included, by state, when this gateway last asked.",
+    ("state",),
+    tuple((state,) for state in NODE_STATES),
+)
 STORE_UP = _add("gauge", _PREFIX + "store_up", "Whether the store takes statuses.")
 STORE_WRITE = _add(
     "histogram", _PREFIX + "store_write_seconds", "How long the store took for a batch of statuses.", buckets=SHORT
@@ -252,6 +261,11 @@ class Counts:
         """Sets the numbers of tasks in flight, by stage."""
         for series, stage in enumerate(_STAGES):
             self.show(IN_FLIGHT, tasks[stage], series)
+
+    def show_nodes(self, nodes: Counter[str]) -> None:
+        """Sets the numbers of gateways, by state."""
+        for series, state in enumerate(NODE_STATES):
+            self.show(NODES, nodes[state], series)
 
     def show_lost(self, value: int) -> None:
         """Sets how many tasks this gateway made lost. The gateways that ran them could not count their end."""

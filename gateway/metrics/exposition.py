@@ -123,12 +123,18 @@ class Metrics:
             await asyncio.sleep(_TICK_SECONDS)
             self._counts.observe(counts.LOOP_LAG, time.monotonic() - started - _TICK_SECONDS)
 
+    def load(self) -> tuple[int, int]:
+        """How many requests are with Ollama, without those that only read, and how many wait for a place there."""
+        queue = self._queue
+        return (self._tracker.running(), 0) if queue is None else (queue.running, queue.waiting)
+
     def _read_present_values(self) -> None:
         """Sets the values in the row that are not counted as events."""
         row, tracker = self._counts, self._tracker
         row.show_stages(tracker.stages())
-        row.show(counts.RUNNING, tracker.running() if self._queue is None else self._queue.running)
-        row.show(counts.WAITING, 0 if self._queue is None else self._queue.waiting)
+        running, waiting = self.load()
+        row.show(counts.RUNNING, running)
+        row.show(counts.WAITING, waiting)
         row.show(counts.KEPT_BYTES, self._kept.held_bytes)
         row.show(counts.DETACHED, self._kept.detached)
         row.show(counts.STORE_UP, tracker.is_store_up)

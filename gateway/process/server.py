@@ -13,7 +13,8 @@ from socket import socket
 
 import uvicorn
 
-from gateway.app import Gateway, create_app
+from gateway.app import create_app
+from gateway.dispatch import Gateway
 from gateway.http.connection import GatewayHttpProtocol
 from gateway.http.limits import fitting_connections
 from gateway.settings import Settings

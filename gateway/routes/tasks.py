@@ -47,6 +47,9 @@ class Extensions(BaseModel):
     response_bytes: int
     is_detached: bool = Field(False, description="whether it goes on without its client, because its answer is kept")
     response: Kept | None = Field(None, description="what became of the answer; null if it was not to be kept")
+    is_presumed: bool = Field(
+        False, description="only in FAILED lost: its gateway is silent, but may live; then its true state follows"
+    )
     attempt: int = Field(description="counts the requests that used this id one after another", ge=1, le=MAX_ATTEMPT)
     instance: str
     boot: str = Field(description="one run of one gateway process")

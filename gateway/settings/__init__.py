@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from gateway.access.keys import InvalidKeys, Keys, keys_of_list
 from gateway.access.origins import host_patterns, origin_patterns
 from gateway.access.secret_files import UnusableFile, is_mounted_alone
 from gateway.settings import validators
+from gateway.settings.combinations import MASK, problems_between
 from gateway.settings.environment import values_of, warnings_of
 from gateway.settings.validators import matching, one_of, seconds, whole
+from gateway.store.address import parse_address
 from gateway.upstream.models import MAX_MODELS, model_names
 
-MASK = "***"
 _LAUNCHER_DIRECTORY = "LAUNCHER_DIRECTORY"  # no setting: the launcher sets it, for files that its programs share
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NETWORK = Path("/proc/self/ns/net")
@@ -60,6 +61,12 @@ class Settings:
     redis_url: str | None
     redis_user: str
     redis_password_file: Path | None
+    redis_ca_file: Path | None
+    redis_cert_file: Path | None
+    redis_key_file: Path | None
+    redis_sentinel_user: str
+    redis_sentinel_password: str
+    redis_sentinel_password_file: Path | None
     ttl_running_seconds: int
     ttl_done_seconds: int
     heartbeat_seconds: float
@@ -102,8 +109,23 @@ SETTINGS = (
             "A file that holds the password, instead of `REDIS_PASSWORD`; for a `REDIS_URL` without a password, too. "
             "Read again for each connection.", validators.password_file),
     Setting("REDIS_DB", "0", "0 to 9999", "The store's database number.", whole(0, 9999)),
-    Setting("REDIS_URL", "", "redis://[user:password@]host[:port][/db], or rediss:// for TLS", "The store as one "
-            "address; wins over the parts.", validators.redis_url, is_secret=True),
+    Setting("REDIS_URL", "", "redis://[user:password@]host[:port][/db], or with Sentinel redis+sentinel://"
+            "[user:password@]host[:port][,host…]/master[/db]; rediss://, rediss+sentinel:// for TLS", "The store as "
+            "one address, or its Sentinels; wins over the parts. User and password are the store's.",
+            validators.redis_url, is_secret=True),
+    Setting("REDIS_CA_FILE", "", "the path of a readable PEM file with certificates", "With TLS: the authorities that "
+            "may vouch for the store and its Sentinels, instead of the system's. Read again for each connection.",
+            validators.certificates_file),
+    Setting("REDIS_CERT_FILE", "", "the path of a readable PEM file with a certificate", "With TLS: the certificate "
+            "that the gateway shows. Needs `REDIS_KEY_FILE`. Read again for each connection.",
+            validators.certificates_file),
+    Setting("REDIS_KEY_FILE", "", "the path of a readable PEM file with a private key, not encrypted", "The key of "
+            "`REDIS_CERT_FILE`.", validators.private_key_file),
+    Setting("REDIS_SENTINEL_USER", "", "1 to 128 characters, no white space", "The user to log in as at the Sentinels, "
+            "where there is a password. Unset: their default user.", matching(r"\S{1,128}")),
+    Setting("REDIS_SENTINEL_PASSWORD", "", "text", "The Sentinels' password.", str, is_secret=True),
+    Setting("REDIS_SENTINEL_PASSWORD_FILE", "", "the path of a readable UTF-8 file, not empty", "A file that holds it, "
+            "instead of `REDIS_SENTINEL_PASSWORD`. Read again for each connection.", validators.password_file),
     Setting("TTL_RUNNING", "3600", "1 to 31536000 seconds, at least five heartbeats", "How long the status of a "
             "PENDING or RUNNING task outlives its last heartbeat.", whole(1, 31_536_000)),
     Setting("TTL_DONE", "86400", "1 to 31536000 seconds", "How long the status of an ended task is kept.",
@@ -176,7 +198,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
             problems.append(_problem(setting, text, error))
     if "TTL_RESPONSE" not in given and values.get("TTL_DONE") is not None:
         values["TTL_RESPONSE"] = min(values["TTL_RESPONSE"], values["TTL_DONE"])
-    problems += _problems_between(values)
+    problems += problems_between(values)
     if problems:
         raise InvalidSettings(problems)
     return _settings(values)
@@ -206,23 +228,6 @@ def _is_path(text: str) -> bool:
     return os.path.lexists(text) or os.path.isdir(os.path.dirname(text))
 
 
-def _problems_between(values: Mapping[str, Any]) -> list[str]:
-    """The errors of values that are valid alone, but not together."""
-    ttl, beat = values.get("TTL_RUNNING"), values.get("HEARTBEAT_SEC")
-    problems = []
-    if ttl is not None and beat is not None and ttl < 5 * beat:
-        problems.append(f"TTL_RUNNING={ttl} is not valid; allowed: at least five heartbeats, HEARTBEAT_SEC={beat:g}")
-    ttl_response, ttl_done = values.get("TTL_RESPONSE"), values.get("TTL_DONE")
-    if ttl_response is not None and ttl_done is not None and ttl_response > ttl_done:
-        problems.append(f"TTL_RESPONSE={ttl_response} is not valid; allowed: at most TTL_DONE={ttl_done}")
-    response, kept = values.get("MAX_RESPONSE_BYTES"), values.get("MAX_KEPT_BYTES")
-    if response is not None and kept is not None and response > kept:
-        problems.append(f"MAX_RESPONSE_BYTES={response} is not valid; allowed: at most MAX_KEPT_BYTES={kept}")
-    if values.get("REDIS_PASSWORD") and values.get("REDIS_PASSWORD_FILE"):
-        problems.append(f"REDIS_PASSWORD={MASK} is not valid; allowed: either it or REDIS_PASSWORD_FILE")
-    return problems
-
-
 def _settings(values: Mapping[str, Any]) -> Settings:
     host, port = values["UPSTREAM_BASE"]
     redis_url, redis_user, redis_password_file = _store(values)
@@ -232,6 +237,12 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         redis_url=redis_url,
         redis_user=redis_user,
         redis_password_file=redis_password_file,
+        redis_ca_file=values["REDIS_CA_FILE"],
+        redis_cert_file=values["REDIS_CERT_FILE"],
+        redis_key_file=values["REDIS_KEY_FILE"],
+        redis_sentinel_user=values["REDIS_SENTINEL_USER"] or "",
+        redis_sentinel_password=values["REDIS_SENTINEL_PASSWORD"] or "",
+        redis_sentinel_password_file=values["REDIS_SENTINEL_PASSWORD_FILE"],
         ttl_running_seconds=values["TTL_RUNNING"],
         ttl_done_seconds=values["TTL_DONE"],
         heartbeat_seconds=values["HEARTBEAT_SEC"],
@@ -309,8 +320,8 @@ def _store(values: Mapping[str, Any]) -> tuple[str | None, str, Path | None]:
 
 def _login_apart(url: str, file: Path | None) -> tuple[str, str, Path | None]:
     """As `_store`, for REDIS_URL: takes the user out of the URL if the password is in `file`."""
-    parts = urlsplit(url)
-    if file is None or parts.password:
+    address = parse_address(url)
+    if file is None or address.password:
         return url, "", None
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    return bare, unquote(parts.username or ""), file
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}", address.user, file

@@ -4,13 +4,14 @@ Each raises ValueError for a text that is not allowed. A message of that error (
 contains nothing secret. Reads files, but neither the environment nor the network.
 """
 
-import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.access.secret_files import read_keys, read_password
+from gateway.access.tls_files import check_certificates, check_key
+from gateway.store.address import is_host, parse_address
 
 
 class Refused(ValueError):
@@ -67,7 +68,13 @@ def http_base(text: str) -> tuple[str, int]:
     """(host, port) of an `http://` address that has no path, query or user."""
     parts = urlsplit(text)
     name = parts.hostname or ""
-    if parts.scheme != "http" or parts.path not in ("", "/") or parts.port == 0 or not _is_host(name, text):
+    if (
+        parts.scheme != "http"
+        or parts.path not in ("", "/")
+        or parts.port == 0
+        or not is_host(name)
+        or re.search(r"\s", text)
+    ):
         raise Refused
     if parts.query or parts.fragment or parts.username is not None or parts.password is not None:
         raise Refused
@@ -75,34 +82,17 @@ def http_base(text: str) -> tuple[str, int]:
 
 
 def redis_url(text: str) -> str:
-    """Checks the URL of a Redis: `redis://` or `rediss://`."""
-    parts = urlsplit(text)
-    if parts.scheme not in ("redis", "rediss") or parts.port == 0 or not _is_host(parts.hostname, text):
-        raise Refused
-    if not re.fullmatch(r"/?|/[0-9]{1,4}", parts.path) or parts.query or parts.fragment:
-        raise Refused
+    """Checks the URL of a Redis, or of its Sentinels."""
+    parse_address(text)
     return text
 
 
 def host(text: str) -> str:
     """A host name or an address, IPv6 with or without brackets."""
     name = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if not _is_host(name):
+    if not is_host(name):
         raise Refused
     return name
-
-
-def _is_host(host: str | None, whole: str = "") -> bool:
-    """Whether `host` is a name or an address (IPv6 without brackets), and `whole` has no white space."""
-    if not host or re.search(r"\s", whole):
-        return False
-    if ":" not in host:
-        return re.fullmatch(r"[A-Za-z0-9._\-]{1,253}", host) is not None
-    try:
-        ipaddress.IPv6Address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def password_file(text: str) -> Path:
@@ -116,4 +106,18 @@ def keys_file(text: str) -> Path:
     """The path of a file that has valid keys now. The keyring reads it when it changes."""
     path = Path(text)
     read_keys(path)
+    return path
+
+
+def certificates_file(text: str) -> Path:
+    """The path of a file that has valid certificates now. The store reads it for each connection."""
+    path = Path(text)
+    check_certificates(path)
+    return path
+
+
+def private_key_file(text: str) -> Path:
+    """The path of a file that has a private key now. The store reads it for each connection."""
+    path = Path(text)
+    check_key(path)
     return path

@@ -8,32 +8,36 @@ import asyncio
 from pathlib import Path
 
 from redis.credentials import CredentialProvider
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.access.secret_files import UnusableFile, read_password
+from gateway.store.reasons import Unreachable
 
 _READ_SECONDS = 1.0
 
 
 class PasswordFile(CredentialProvider):
-    """Gives redis-py `user` ("": the store's default user) and the present password in the file at `path`."""
+    """Gives redis-py `user` ("": the store's default user) and the present password in the file at `path`.
 
-    def __init__(self, path: Path, user: str) -> None:
+    `name` is the setting that names the file.
+    """
+
+    def __init__(self, path: Path, user: str, name: str = "REDIS_PASSWORD_FILE") -> None:
         self._path = path
         self._user = user
+        self._name = name
         self._reading: asyncio.Future[str | UnusableFile] | None = None
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
-        """(password) or (user, password). Raises redis-py's ConnectionError, as for a store that cannot be reached."""
+        """(password) or (user, password). Raises Unreachable, as for a store that cannot be reached."""
         if self._reading is None or self._reading.done():  # a file system that hangs blocks one thread, not many
             self._reading = asyncio.ensure_future(asyncio.to_thread(self._read))
         try:
             async with asyncio.timeout(_READ_SECONDS):
                 password = await asyncio.shield(self._reading)
         except TimeoutError:
-            raise _unusable("it cannot be read in time", self._path) from None
+            raise self._unusable("it cannot be read in time") from None
         if isinstance(password, UnusableFile):
-            raise _unusable(str(password), self._path)
+            raise self._unusable(str(password))
         return (self._user, password) if self._user else (password,)
 
     def _read(self) -> str | UnusableFile:
@@ -43,7 +47,6 @@ class PasswordFile(CredentialProvider):
         except UnusableFile as error:
             return error
 
-
-def _unusable(reason: str, path: Path) -> RedisConnectionError:
-    """The reason comes before the path, because the log line cuts long texts."""
-    return RedisConnectionError(f"REDIS_PASSWORD_FILE cannot be used: {reason} ({path})")
+    def _unusable(self, reason: str) -> Unreachable:
+        """The reason comes before the path, because the log line cuts long texts."""
+        return Unreachable(f"{self._name} cannot be used: {reason} ({self._path})")

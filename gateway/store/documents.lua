@@ -19,8 +19,8 @@ local function is_label(label)
   return type(label) == 'string' and #label <= MAX_LABEL and string.find(label, '^[!-~]+$') ~= nil
 end
 
--- What decides about a document: attempt, rank, state, boot, created (13 digits), owner and label; nil where `text` is
--- none.
+-- What decides about a document: attempt, rank, state, boot, created (13 digits), owner, label, and until when its loss
+-- is presumed (nil: it is not); nil where `text` is no document.
 -- Only as much is checked as the scripts rely on; the whole shape is checked by the gateway (tasks/document.py).
 local function decoded(text)
   if #text > MAX_BYTES then
@@ -39,6 +39,7 @@ local function decoded(text)
   if not is_count or not is_moment(created) or not STATES[document.state] then
     return nil
   end
+  local is_presumed = more.is_presumed == true and document.stage == 'lost' and is_moment(more.finished_ms)
   return {
     attempt = attempt,
     rank = RANKS[document.stage] or FINAL_RANK,
@@ -48,6 +49,7 @@ local function decoded(text)
     owner = type(more.owner) == 'string' and more.owner or '',
     label = is_label(more.label) and more.label or '',
     lost_after_ms = is_moment(more.lost_after_ms) and more.lost_after_ms or nil,
+    presumed_until_ms = is_presumed and more.finished_ms + PRESUMED_MS or nil,
   }
 end
 
@@ -61,4 +63,7 @@ local function enlist_as_stored(id, ttl)
   end
   local owner, label = document.owner, document.label
   enlist(id, document.created, document.state, owner, label, left + 1, document.lost_after_ms, ttl)
+  if document.presumed_until_ms then
+    add(PRESUMED, document.presumed_until_ms, request_name(id, document.created, document.boot), ttl)
+  end
 end

@@ -55,10 +55,14 @@ class Record(NamedTuple):  # a frozen dataclass takes four times as long to crea
 
 
 class Written(NamedTuple):
-    """The result of writing a record: whether the store has it now, and the attempt that the store has."""
+    """The result of writing a record: whether the store has it now, and the attempt that the store has.
+
+    `was_presumed`: it took the place of the presumption that the task is lost.
+    """
 
     is_written: bool
     attempt: int
+    was_presumed: bool = False
 
 
 # Called with the results of a write, one per record, or with the error that leaves them unknown.
@@ -85,7 +89,8 @@ class Store(Protocol):
     """Keeps the tracker's statuses. Every method but `write` and `close` raises StoreError when the store is away.
 
     With `exempt`, a read makes a task that has been silent for too long FAILED lost before it returns the task, unless
-    the name of its request is in `exempt`. `lost` counts these tasks. With `exempt` None, documents stay unchanged.
+    the name of its request is in `exempt`. `lost` counts these tasks. With `exempt` None, documents stay unchanged. The
+    loss is presumed at first: the request that is presumed lost can put it right.
     """
 
     answers_at_once: bool  # `write` calls its `then` before it returns
@@ -130,13 +135,22 @@ class Store(Protocol):
     async def probe(self) -> None:
         """Tries everything that the gateway needs. Raises StoreError if any of it fails."""
 
+    def seconds(self) -> float:
+        """Unix time by the store's clock, as far as it is known."""
+        ...
+
+    async def presumed(self) -> list[str]:
+        """The documents of the tasks that are presumed lost."""
+        ...
+
     async def end_earlier_run(self) -> None:
-        """Makes lost the tasks that an earlier run of this gateway left in flight."""
+        """Makes lost for good the tasks that an earlier run of this gateway left behind."""
 
     async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = ignore) -> list[str]:
         """Makes silent tasks lost. Returns the names of requests to cancel.
 
-        Calls `on_silent` with the names in `exempt` whose tasks are silent: the store lacks their last heartbeats.
+        Calls `on_silent` with the names in `exempt` whose tasks are silent, or presumed lost: the store lacks their
+        last heartbeats.
         """
         ...
 
@@ -173,6 +187,11 @@ def name_in(fields: dict[str, Any]) -> str:
     """The name of the request that a document describes; `fields` are the document's."""
     extensions = fields["extensions"]
     return request_name(extensions.get("boot"), extensions.get("created_ms"), str(fields.get("task_id")))
+
+
+def id_in(name: str) -> str:
+    """The task id in the name of a request."""
+    return name.split(":", 2)[-1]
 
 
 def place(created_ms: int, task_id: str) -> str:

@@ -3,20 +3,24 @@
 At load, the scripts get ranks and limits from gateway/tasks, so that each is defined once. Each script begins with
 lists.lua, which describes the lists; those that read documents have documents.lua behind it. The scripts of kept
 answers begin with answers.lua instead, which describes their keys; those that change answers have counts.lua behind it.
+nodes.lua stands alone.
 """
 
 from hashlib import sha1
 from importlib.resources import files
 
 from gateway.tasks.options import MAX_LABEL
-from gateway.tasks.stages import FINAL_RANK, MAX_ATTEMPT, Stage, State
+from gateway.tasks.stages import FINAL_RANK, MAX_ATTEMPT, PRESUMED_MS, Stage, State
 
 DOCUMENT_PREFIX = "ts:ollama:"
 OWN_PREFIX = "tsx:ollama:"
 LIST_PREFIX = OWN_PREFIX + "2:"  # the second layout; the first was {index}:
 LISTS, EXPIRY, BEATS, CANCELS = (LIST_PREFIX + name for name in ("lists", "expiry", "beats", "cancels"))
+PRESUMED = LIST_PREFIX + "presumed"
 LABELS, LABEL_EXPIRY = LIST_PREFIX + "labels", LIST_PREFIX + "label-expiry"
 ANSWERS, ANSWER_BYTES = LIST_PREFIX + "answers", LIST_PREFIX + "answer-bytes"
+NODES = LIST_PREFIX + "nodes"
+MAX_NODES, MAX_INSTANCE, MAX_RECORD_BYTES = 256, 128, 32_768  # what may be in it: more is another program's
 ANSWER_PREFIX, BODY_PREFIX = LIST_PREFIX + "answer:", LIST_PREFIX + "body:"
 _BEFORE = {  # what a script begins with, if that is not lists.lua alone
     **dict.fromkeys(("status", "lost", "relist", "rebuild", "watch"), ("lists", "documents")),
@@ -24,6 +28,7 @@ _BEFORE = {  # what a script begins with, if that is not lists.lua alone
     "answer_read": ("answers", "documents"),
     "answer_drop": ("answers", "documents", "counts"),
     "answer_mend": ("answers",),
+    "nodes": (),
 }
 # Scripts name these two as keys, beside documents. They are in other slots, so a Redis Cluster refuses the scripts.
 SHARED_KEYS = (LISTS, EXPIRY)
@@ -48,9 +53,12 @@ def _of_tasks() -> str:
     return (
         f"local DOCUMENT, PREFIX = '{DOCUMENT_PREFIX}', '{LIST_PREFIX}'\n"
         f"local LISTS, EXPIRY, BEATS, CANCELS = '{LISTS}', '{EXPIRY}', '{BEATS}', '{CANCELS}'\n"
+        f"local PRESUMED, PRESUMED_MS = '{PRESUMED}', {PRESUMED_MS}\n"
         f"local LABELS, LABEL_EXPIRY = '{LABELS}', '{LABEL_EXPIRY}'\n"
         f"local ANSWERS, ANSWER_BYTES = '{ANSWERS}', '{ANSWER_BYTES}'\n"
         f"local ANSWER, BODY, COPY = '{ANSWER_PREFIX}', '{BODY_PREFIX}', '{LIST_PREFIX}copy'\n"
+        f"local NODES, MAX_NODES = '{NODES}', {MAX_NODES}\n"
+        f"local MAX_INSTANCE, MAX_RECORD_BYTES = {MAX_INSTANCE}, {MAX_RECORD_BYTES}\n"
         f"local FINAL_RANK, MAX_ATTEMPT, MAX_LABEL = {FINAL_RANK}, {MAX_ATTEMPT}, {MAX_LABEL}\n"
         f"local STATES, RANKS = {{ {states} }}, {{ {ranks} }} -- a final stage has FINAL_RANK\n"
     )

@@ -7,6 +7,7 @@
 --   lists             the names of the sets above; score 0
 --   expiry            "<created_ms>:<STATE>:<owner>:<task id>"; score: the Unix second at which the document expires
 --   beats             ids of tasks in flight; score: the Unix ms after which each counts as lost
+--   presumed          names of requests that are presumed lost, as in `cancels`; score: the Unix ms at which that is final
 --   cancels           names of requests to cancel, "<boot>:<created_ms>:<task id>"; score: the Unix second of the call
 --   label:<owner>:<label>  the tasks of a label, members as in <STATE>; <owner> is empty in the set of all owners
 --   labels            the names of the sets of labels; score: the Unix second after which no task of the set is left
@@ -116,6 +117,11 @@ local function enlist(id, created, state, owner, label, expires, lost_after_ms, 
   if lost_after_ms then
     add(BEATS, lost_after_ms, id, ttl)
   end
+end
+
+-- The name of a request; `created` has 13 digits.
+local function request_name(id, created, boot)
+  return tostring(boot) .. ':' .. string.format('%d', created) .. ':' .. id
 end
 
 -- Takes a task out of the lists of its state; delist_label takes it out of those of its label.

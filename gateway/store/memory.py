@@ -160,7 +160,15 @@ class MemoryStore:
     async def probe(self) -> None:
         """Does nothing: the table is never away."""
 
+    def seconds(self) -> float:
+        """Unix time by this machine's clock."""
+        return self._clock()
+
     # All tasks here are this process's own: no other run leaves tasks behind, and no other gateway cancels them.
+
+    async def presumed(self) -> list[str]:
+        """Returns no documents: no task is ever presumed lost."""
+        return []
 
     async def end_earlier_run(self) -> None:
         """Does nothing: no task outlives its run."""

@@ -13,7 +13,7 @@ local function mend(key)
   end
 end
 
-for _, key in ipairs({ LISTS, EXPIRY, BEATS, CANCELS, LABELS, LABEL_EXPIRY }) do
+for _, key in ipairs({ LISTS, EXPIRY, BEATS, PRESUMED, CANCELS, LABELS, LABEL_EXPIRY }) do
   mend(key)
 end
 for _, names in ipairs({ ARGV, call('ZRANGE', LISTS, 0, -1), call('ZRANGE', LABELS, 0, -1) }) do

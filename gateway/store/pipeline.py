@@ -11,14 +11,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
 from hiredis import HiredisError, PushNotification, Reader, ReplyError, pack_command
-from redis.asyncio import Connection, ConnectionPool
+from redis.asyncio import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.credentials import CredentialProvider
-from redis.exceptions import RedisError, ResponseError
 
 from gateway.net.deadline import Deadline
+from gateway.store.connecting import Connector
 from gateway.store.interface import StoreError
+from gateway.store.reasons import LIBRARY_ERRORS, is_wrong_type, kind_of, reason_of
 
 log = logging.getLogger("gateway.tracker")
 
@@ -27,10 +27,6 @@ CONNECT_TIMEOUT_SECONDS = 1.0
 
 Command: TypeAlias = tuple[str | int | bytes, ...]
 Replies: TypeAlias = list[Any] | StoreError
-# RuntimeError: uvloop raises it for a write to a connection that was reset.
-LIBRARY_ERRORS = (RedisError, HiredisError, OSError, RuntimeError)
-_REASON_CHARACTERS = 120
-_KIND_CHARACTERS = 20
 _INCOMPLETE = object()  # the reader returns it while the next reply is not complete
 
 T = TypeVar("T")
@@ -77,16 +73,16 @@ class Pipeline:
     has forgotten `scripts` (texts of Lua scripts, loaded into each new connection).
     """
 
-    def __init__(self, url: str, scripts: Sequence[str] = (), *, credentials: CredentialProvider | None = None) -> None:
+    def __init__(self, connector: Connector, scripts: Sequence[str] = ()) -> None:
         self._loads: list[Command] = [("SCRIPT", "LOAD", script) for script in scripts]
-        self._pool = ConnectionPool.from_url(
-            url,
+        self._pool = connector.pool(
             decode_responses=True,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
             socket_timeout=None,  # `_deadline` covers all commands
             retry=Retry(NoBackoff(), 0),
-            credential_provider=credentials,
         )
+        self._connector = connector
+        connector.on_moved(self.reopen)
         self.connections = 0  # opened so far
         self._wire: _Wire | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -105,7 +101,13 @@ class Pipeline:
         """
         self._ask(_Batch(commands, asyncio.get_running_loop().time() + COMMAND_TIMEOUT_SECONDS, then))
 
+    def reopen(self) -> None:
+        """Closes an open connection, as if the server had closed it: the next commands go over a new one."""
+        if self._wire is not None:
+            self.fail(_Repeatable("the connection was given up"))
+
     def _ask(self, batch: _Batch) -> None:
+        self._connector.check()
         if not self._batches:
             self._deadline = self._deadline or Deadline(asyncio.get_running_loop(), self._time_out)
             self._deadline.move(COMMAND_TIMEOUT_SECONDS)
@@ -162,7 +164,7 @@ class Pipeline:
         replies, self._replies = self._replies, []
         failure: WrongType | None = None
         for reply in replies:
-            if isinstance(reply, ReplyError) and str(reply).startswith("WRONGTYPE"):
+            if isinstance(reply, ReplyError) and is_wrong_type(reply):
                 failure = failure or WrongType(reason_of(reply))  # the key is wrong; the connection is good
             elif isinstance(reply, ReplyError):
                 # A new connection loads the scripts again, and may lead to another server.
@@ -273,29 +275,3 @@ def _retrieve_exception(command: "asyncio.Future[Any]") -> None:
     """Marks the error as seen. Without that, asyncio logs the error of each command whose caller is gone."""
     if not command.cancelled():
         command.exception()
-
-
-# Parts of a cluster's errors for scripts whose keys are in two slots, or on another node.
-_OF_CLUSTERS = ("CROSSSLOT", "MOVED ", "CLUSTERDOWN", "same slot", "non local key", "undeclared key")
-
-
-def _is_of_cluster(error: BaseException) -> bool:
-    return isinstance(error, (ReplyError, ResponseError)) and any(word in str(error) for word in _OF_CLUSTERS)
-
-
-def reason_of(error: BaseException) -> str:
-    """The text of an error, cut to fit a log line: some of Redis's errors are a paragraph of advice."""
-    if _is_of_cluster(error):
-        return "this is a Redis Cluster, which the gateway cannot use; give it one primary"
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return text if len(text) <= _REASON_CHARACTERS else text[:_REASON_CHARACTERS] + "…"
-
-
-def kind_of(error: BaseException) -> str:
-    """The first word of a server's refusal; "" if there is none. redis-py moves some words to `status_code`."""
-    if _is_of_cluster(error):
-        return "CLUSTER"
-    code = getattr(error, "status_code", None)
-    if code is None and isinstance(error, (ReplyError, ResponseError)):
-        code = str(error).partition(" ")[0]
-    return str(code or "")[:_KIND_CHARACTERS]

@@ -1,19 +1,25 @@
-"""Asks Redis for documents, and runs scripts there, for all but the writer: a pool of redis-py's connections."""
+"""Asks Redis for documents, and runs scripts there, for all but the writer: a pool of redis-py's connections.
 
+Tells the clock of each time that Redis says.
+"""
+
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
+from gateway.store.clock import StoreClock
+from gateway.store.connecting import Connector
 from gateway.store.interface import StoreError
 from gateway.store.layout import DOCUMENT_PREFIX, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.pipeline import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, mapped, uncancelled
+from gateway.store.reasons import is_wrong_type
 from gateway.tasks.document import fields_of
 
 _MAX_CONNECTIONS = 32
@@ -26,17 +32,18 @@ T = TypeVar("T")
 class Reader:
     """The connections that reads share; `redis` is for commands that have no method here.
 
-    If `is_raw`, replies are bytes: `documents` and `evaluate` need text, `run` does not.
+    `clock` is the server's; after a step it is unsteady for `grace_seconds`. If `is_raw`, replies are bytes:
+    `documents` and `evaluate` need text, `run` does not.
     """
 
     def __init__(
-        self, url: str, credentials: CredentialProvider | None, malformed: Malformed, *, is_raw: bool = False
+        self, connector: Connector, malformed: Malformed, *, is_raw: bool = False, grace_seconds: float = 0
     ) -> None:
+        self.clock = StoreClock(grace_seconds)
         self._malformed = malformed
         self._mend = Script("mend")
         # A burst of polls waits for one of these for a moment, instead of opening a connection each.
-        self._pool = BlockingConnectionPool.from_url(
-            url,
+        self._pool = connector.blocking_pool(
             timeout=_WAIT_SECONDS,
             decode_responses=not is_raw,
             encoding_errors="surrogateescape",  # a foreign value is no reason to fail, and goes back as it came
@@ -44,7 +51,6 @@ class Reader:
             max_connections=_MAX_CONNECTIONS,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError, RuntimeError)),  # type: ignore[arg-type]
-            credential_provider=credentials,
         )
         self.redis = Redis(connection_pool=self._pool)
 
@@ -70,7 +76,7 @@ class Reader:
         try:
             return await self.run(script, keys, arguments)
         except ResponseError as error:
-            if "WRONGTYPE" not in str(error):
+            if not is_wrong_type(error):
                 raise
         for key in await self.run(self._mend, [], [*list_names(None, None), *names]):
             self._malformed.report(key)
@@ -83,6 +89,13 @@ class Reader:
         except NoScriptError:
             return await self.redis.eval(script.text, len(keys), *keys, *map(str, arguments))
 
+    async def timed(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int], place: int) -> Any:
+        """As `evaluate`, for a script whose reply has the server's clock (Unix ms) at `place`."""
+        asked_at = time.monotonic()
+        reply = await self.evaluate(script, keys, arguments)
+        self.clock.heard(reply[place], asked_at)
+        return reply
+
     async def documents(self, task_ids: Sequence[str]) -> tuple[int, list[str | None]]:
         """The server's time in Unix ms, and the documents of `task_ids` at that time.
 
@@ -92,9 +105,12 @@ class Reader:
         pipe.time()
         for task_id in task_ids:
             pipe.get(DOCUMENT_PREFIX + task_id)
+        asked_at = time.monotonic()
         (seconds, microseconds), *replies = await pipe.execute(raise_on_error=False)
+        now_ms = seconds * 1000 + microseconds // 1000
+        self.clock.heard(now_ms, asked_at)
         documents = [self._document(task_id, reply) for task_id, reply in zip(task_ids, replies, strict=True)]
-        return seconds * 1000 + microseconds // 1000, documents
+        return now_ms, documents
 
     def _document(self, task_id: str, reply: str | Exception | None) -> str | None:
         """The document in a reply to GET. Raises an error reply, except that of a key of another type."""
@@ -102,7 +118,7 @@ class Reader:
             return None
         if isinstance(reply, str) and fields_of(reply, task_id) is not None:
             return reply
-        if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+        if isinstance(reply, Exception) and not is_wrong_type(reply):
             raise reply
         self._malformed.report(DOCUMENT_PREFIX + task_id)
         return MALFORMED

@@ -8,25 +8,26 @@ import asyncio
 import time
 from collections.abc import Callable, Container, Coroutine, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, cast
 
-from gateway.store.credentials import PasswordFile
+from gateway.store.address import Access
+from gateway.store.connecting import Connector
 from gateway.store.interface import Incomplete, Page, Record, StoreError, ignore
 from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, label_list_name, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.orphans import Orphans
 from gateway.store.pages import Pages, start_of
-from gateway.store.pipeline import Pipeline, Replies, mapped
+from gateway.store.pipeline import COMMAND_TIMEOUT_SECONDS, Pipeline, Replies, mapped
 from gateway.store.reader import Reader
 from gateway.store.rebuild import Rebuild
+from gateway.store.redis_nodes import RedisNodes
 from gateway.store.statuses import MEND, PROBE, STATUS, Statuses
 from gateway.tasks.stages import State
 
 CANCEL_CHANNEL = OWN_PREFIX + "cancel"
 _LISTS_MARGIN_SECONDS = 3600
 _CANCEL_SECONDS = 60  # how long a cancel waits for a gateway to find it; each looks once a second
-_LISTEN_SECONDS = 60.0
+_QUIET_SECONDS = 2.0  # a silent channel is subscribed to again: the reply shows that the connection works
 _REBUILD_SECONDS = 1.0  # how long a page waits for lists that are being rebuilt
 
 
@@ -34,35 +35,35 @@ class RedisStore:
     """Statuses in Redis or Valkey. `boot` names this process, so that the store can tell its claims from others'.
 
     `boot` is `<site>-<run>-<process>`. If `instance` has tasks in flight at this site from another run, that run is
-    dead. With a `password_file` the `url` has neither user nor password; the file is read for each connection.
+    dead. `access` says how to get into the store; a URL is enough for a plain one.
     """
 
     def __init__(
         self,
-        url: str,
+        access: Access | str,
         *,
         boot: str,
         longest_ttl_seconds: int,
         ttl_done_seconds: int = 86_400,
         grace_seconds: float = 30,
         instance: str = "",
-        user: str = "",
-        password_file: Path | None = None,
     ) -> None:
         self.answers_at_once = False
         lists_ttl_seconds = longest_ttl_seconds + _LISTS_MARGIN_SECONDS
         malformed = Malformed()
-        credentials = PasswordFile(password_file, user) if password_file else None
-        self._pipeline = Pipeline(url, [STATUS.text, PROBE.text, MEND.text], credentials=credentials)
+        self._connector = connector = Connector(access)
+        self._pipeline = Pipeline(connector, [STATUS.text, PROBE.text, MEND.text])
         self._statuses = Statuses(self._pipeline, boot, lists_ttl_seconds, malformed)
         self.write = self._statuses.write  # a task's status and its place in the lists, in one atomic step
-        self._reader = Reader(url, credentials, malformed)
+        self._reader = Reader(connector, malformed, grace_seconds=grace_seconds)
+        self.clock = self._reader.clock
+        self.seconds = self.clock.seconds  # Unix time by Redis' clock
         self._orphans = Orphans(
             self._reader,
             malformed,
+            self.clock,
             boot=boot,
             instance=instance,
-            grace_seconds=grace_seconds,
             ttl_done_seconds=ttl_done_seconds,
             lists_ttl_seconds=lists_ttl_seconds,
         )
@@ -71,6 +72,7 @@ class RedisStore:
             self._reader, boot, lists_ttl_seconds, lambda: (self._pipeline.is_open, self._pipeline.connections)
         )
         self._cancel = Script("cancel")
+        self.nodes = RedisNodes(self._reader, malformed, instance=instance, boot=boot)
 
     @property
     def lost(self) -> int:
@@ -137,12 +139,17 @@ class RedisStore:
 
     # -- orphans and cancels --
 
+    async def presumed(self) -> list[str]:
+        """The documents of the tasks that are presumed lost."""
+        return await self._reader.asked(self._orphans.presumed())
+
     async def end_earlier_run(self) -> None:
-        """Makes lost the tasks that an earlier run of this gateway, at the same site, left in flight."""
+        """Makes lost for good the tasks that an earlier run of this gateway, at the same site, left behind."""
         await self._reader.asked(self._orphans.end_earlier_run())
 
     async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = ignore) -> list[str]:
         """Makes silent tasks lost. Returns the names of requests to cancel. Starts a rebuild if lists lack tasks."""
+        self._connector.check()
         cancels, is_complete = await self._reader.asked(self._orphans.look(exempt, on_silent))
         if not is_complete:
             self._rebuild.begin()
@@ -159,11 +166,19 @@ class RedisStore:
 
     async def listen(self, on_cancel: Callable[[str], object]) -> None:
         """Calls `on_cancel` with each name that a gateway asks to cancel. Raises StoreError if the connection ends."""
-        async with self._reader.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        moves = self._connector.moves
+        async with self._reader.redis.pubsub() as pubsub:
             await mapped(pubsub.subscribe(CANCEL_CHANNEL))
+            is_confirmed = False
             while True:
-                message = await mapped(pubsub.get_message(timeout=_LISTEN_SECONDS))
-                if message is not None:
+                seconds = _QUIET_SECONDS if is_confirmed else COMMAND_TIMEOUT_SECONDS
+                message = await mapped(pubsub.get_message(timeout=seconds))
+                if self._connector.moves != moves or (message is None and not is_confirmed):
+                    raise StoreError("no answer in time, or another primary")
+                is_confirmed = message is not None
+                if message is None:
+                    await mapped(pubsub.subscribe(CANCEL_CHANNEL))
+                elif message["type"] == "message":
                     on_cancel(message["data"])
 
     async def close(self) -> None:
@@ -171,3 +186,4 @@ class RedisStore:
         await self._rebuild.close()
         await self._pipeline.close()
         await self._reader.close()
+        await self._connector.close()

@@ -6,18 +6,19 @@ Parts go over a connection of their own, so that large bodies never delay a stat
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from redis.exceptions import ResponseError
 
+from gateway.store.address import Access
 from gateway.store.answers import READ_BYTES, Part, Saved, StoredAnswer, ThenSaved
-from gateway.store.credentials import PasswordFile
+from gateway.store.connecting import Connector
 from gateway.store.interface import StoreError
 from gateway.store.layout import DOCUMENT_PREFIX, SHARED_ANSWER_KEYS, Script
 from gateway.store.malformed import Malformed
 from gateway.store.pipeline import Command, Pipeline, Replies, WrongType
 from gateway.store.reader import Reader
+from gateway.store.reasons import is_wrong_type
 from gateway.tasks.document import fields_of
 
 _SAVE, _READ, _DROP, _MEND = map(Script, ("answer_save", "answer_read", "answer_drop", "answer_mend"))
@@ -26,15 +27,15 @@ _SAVE, _READ, _DROP, _MEND = map(Script, ("answer_save", "answer_read", "answer_
 class RedisAnswers:
     """Implements `AnswerStore`. All answers together have at most `max_stored_bytes`, those of one owner half of that.
 
-    With a `password_file` the `url` has neither user nor password; the file is read for each connection.
+    `access` says how to get into the store; a URL is enough for a plain one.
     """
 
-    def __init__(self, url: str, *, max_stored_bytes: int, user: str = "", password_file: Path | None = None) -> None:
+    def __init__(self, access: Access | str, *, max_stored_bytes: int) -> None:
         self._max_stored_bytes = max_stored_bytes
         self._malformed = Malformed()
-        credentials = PasswordFile(password_file, user) if password_file else None
-        self._pipeline = Pipeline(url, [_SAVE.text, _MEND.text], credentials=credentials)
-        self._reader = Reader(url, credentials, self._malformed, is_raw=True)
+        self._connector = connector = Connector(access)
+        self._pipeline = Pipeline(connector, [_SAVE.text, _MEND.text])
+        self._reader = Reader(connector, self._malformed, is_raw=True)
 
     # -- writing --
 
@@ -101,7 +102,7 @@ class RedisAnswers:
         try:
             return await self._reader.run(script, SHARED_ANSWER_KEYS, arguments)
         except ResponseError as error:
-            if "WRONGTYPE" not in str(error):
+            if not is_wrong_type(error):
                 raise
         self._report(await self._reader.run(_MEND, SHARED_ANSWER_KEYS, [task_id, ""]))
         return await self._reader.run(script, SHARED_ANSWER_KEYS, arguments)
@@ -114,6 +115,7 @@ class RedisAnswers:
         """Closes all connections. What is still being saved is answered with a StoreError."""
         await self._pipeline.close()
         await self._reader.close()
+        await self._connector.close()
 
 
 def _command(script: Script, *arguments: str | int | bytes) -> Command:

@@ -9,8 +9,9 @@
 --          under the key: '-' nothing, '' a document, or the SHA-1 of a malformed text; label, '' for none
 --
 -- Returns for each record: its attempt if it was written, or if the same end is stored already; {attempt, 'malformed'}
--- if it replaced a malformed text; {attempt, document, its SHA-1} if the stored document stays. A repeated call changes
--- nothing. The rules are those of `verdict` in gateway/tasks/stages.py.
+-- if it replaced a malformed text, {attempt, 'presumed'} if it replaced the presumption that the task is lost;
+-- {attempt, document, its SHA-1} if the stored document stays. A repeated call changes nothing. The
+-- rules are those of `verdict` in gateway/tasks/stages.py.
 --
 -- This script runs for every request. Redis hashes each byte of each new string, and formats numbers slowly. So the
 -- common cases make few strings, above all few long ones, and leave numbers as the text that they came as.
@@ -63,8 +64,8 @@ local function verdict(stored, is_ours, attempt, seen, rank, owner)
     return attempt > stored.attempt and attempt or nil
   end
   -- If a document was evicted, attempts begin again at 1. So an equal attempt may be another request's.
-  local is_next = is_ours and stored.rank < FINAL_RANK and rank >= stored.rank
-  return is_next and attempt or nil
+  local is_next = stored.presumed_until_ms or (stored.rank < FINAL_RANK and rank >= stored.rank)
+  return is_ours and is_next and attempt or nil
 end
 
 -- Whether the stored document has the place in the lists of labels that the record has.
@@ -118,11 +119,15 @@ for n = 1, #KEYS - 1 do
           has_cancels = call('EXISTS', CANCELS) == 1
         end
         if has_cancels then
-          call('ZREM', CANCELS, boot .. ':' .. tonumber(created) .. ':' .. id)
+          call('ZREM', CANCELS, request_name(id, created, boot))
         end
       end
+      if stored and stored.presumed_until_ms then
+        call('ZREM', PRESUMED, request_name(id, stored.created, stored.boot))
+      end
       local attempt_now = granted or stored.attempt
-      replies[n] = (text and not stored) and { attempt_now, 'malformed' } or attempt_now
+      local replaced = text and not stored and 'malformed' or is_ours and stored.presumed_until_ms and 'presumed'
+      replies[n] = replaced and { attempt_now, replaced } or attempt_now
     end
   end
 end

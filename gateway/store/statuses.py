@@ -98,6 +98,8 @@ class Statuses:
         match answer:
             case int(attempt):
                 return Written(True, attempt)
+            case [int(attempt), "presumed"]:
+                return Written(True, attempt, was_presumed=True)
             case [int(attempt), "malformed"]:
                 self._malformed.report(DOCUMENT_PREFIX + record.task_id)
                 return Written(True, attempt)

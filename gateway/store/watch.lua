@@ -2,7 +2,8 @@
 --
 -- ARGV[1]  how many expired tasks to sweep   ARGV[2] TTL of the lists in seconds
 -- Returns {ids that have been silent for too long, names of requests to cancel, this server's clock in Unix ms, how many
--- tasks were swept, 1 where the lists are complete or 0, members of `expiry` that were malformed}; some ids and names.
+-- tasks were swept, 1 where the lists are complete or 0, members of `expiry` that were malformed, names of requests that
+-- are presumed lost, each with its score}; some ids and names.
 
 local malformed = {}
 
@@ -50,7 +51,7 @@ local function renew(ttl)
   if call('TTL', LISTS) > ttl - RENEWED_EVERY then
     return
   end
-  for _, key in ipairs({ LISTS, BEATS, LABELS, LABEL_EXPIRY }) do
+  for _, key in ipairs({ LISTS, BEATS, PRESUMED, LABELS, LABEL_EXPIRY }) do
     call('EXPIRE', key, ttl)
   end
   for _, name in ipairs(call('ZRANGE', LISTS, 0, -1)) do
@@ -69,4 +70,5 @@ return {
   swept,
   is_complete and 1 or 0,
   malformed,
+  call('ZRANGE', PRESUMED, 0, 999, 'WITHSCORES'),
 }

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from gateway.tasks.options import is_label
-from gateway.tasks.stages import FINAL_RANK, MAX_ATTEMPT, Stage, State
+from gateway.tasks.stages import FINAL_RANK, MAX_ATTEMPT, PRESUMED_MS, Stage, State
 from gateway.tasks.task import Reason, Task, is_valid_id, new_id
 
 VERSION = "1.0"
@@ -78,6 +78,7 @@ _EXTENSIONS = (
     _Value("response_bytes", "task.response_bytes", _is_size),
     _Value("is_detached", "task.is_detached", lambda value: isinstance(value, bool)),
     _Value("response", "task.response", _or_null(_is_text)),  # as `reason`
+    _Value("is_presumed", "False", lambda value: isinstance(value, bool)),  # only `lost_document` writes another
     _Value("instance", "instance", _is_text),
     _Value("boot", "boot", _is_text),
     _Value("owner", "task.owner or None", _or_null(_is_text)),
@@ -151,7 +152,12 @@ def is_document(fields: object) -> bool:
         and all(name in extensions and check(extensions[name]) for name, check in _NEEDED.items())
         and all(check(extensions[name]) for name, check in _KNOWN.items() if name in extensions)
         and not any(isinstance(value, dict | list) for value in extensions.values())
+        and (not extensions.get("is_presumed") or _is_loss(fields))
     )
+
+
+def _is_loss(fields: dict[str, Any]) -> bool:
+    return fields["stage"] == Stage.LOST and fields["extensions"].get("finished_ms") is not None
 
 
 def fields_of(document: str, task_id: str | None = None) -> dict[str, Any] | None:
@@ -172,9 +178,26 @@ def rank_of(fields: dict[str, Any]) -> int:
 
 
 def has_ended(document: str) -> bool:
-    """Whether a document has a final state."""
+    """Whether a document has an end that never changes: a final state, and not a presumed loss."""
+    fields = fields_of(document)
+    return fields is not None and rank_of(fields) == FINAL_RANK and not is_presumed(fields)
+
+
+def is_id_free(document: str) -> bool:
+    """Whether a newer request may take the id: the task of a document has ended, or is presumed lost."""
     fields = fields_of(document)
     return fields is not None and rank_of(fields) == FINAL_RANK
+
+
+def is_presumed(fields: dict[str, Any]) -> bool:
+    """Whether a document tells of a loss that is only presumed. `fields` are checked ones."""
+    return fields["extensions"].get("is_presumed") is True
+
+
+def presumed_until_ms(fields: dict[str, Any]) -> int:
+    """When the presumed loss becomes final, in Unix milliseconds by the store's clock."""
+    finished_ms: int = fields["extensions"]["finished_ms"]
+    return finished_ms + PRESUMED_MS
 
 
 def is_visible(document: str, reader: str | None) -> bool:
@@ -185,19 +208,29 @@ def is_visible(document: str, reader: str | None) -> bool:
     return fields is not None and fields["extensions"].get("owner") == reader
 
 
-def lost_document(fields: dict[str, Any], now: float) -> str:
-    """The FAILED lost document of a task. `fields` are those of its last document, `now` is in Unix seconds."""
+_CERTAIN = "the gateway that ran it is gone"
+_PRESUMED = "no word from the gateway that runs it; it may be cut off from the store"
+
+
+def lost_document(fields: dict[str, Any], now: float, *, is_certain: bool = False) -> str:
+    """The FAILED lost document of a task. `fields` are those of its last document, `now` is in Unix seconds.
+
+    The loss is presumed, unless the death of its gateway `is_certain`: that gateway may only be cut off from the store.
+    """
     extensions = fields["extensions"]
     known_ms = [extensions.get(name) or 0 for name in ("created_ms", "started_ms", "first_byte_ms")]
-    finished_ms = max(int(now * 1000), *known_ms)  # gateways' clocks differ
+    finished_ms = max(int(now * 1000), *known_ms)  # an older gateway's clock may differ
+    if is_presumed(fields):
+        finished_ms = extensions["finished_ms"]
     ends = {"reason": Reason.LOST, "finished_ms": finished_ms, "lost_after_ms": None}
+    ends["is_presumed"] = not is_certain
     ends |= {name: None for name in ("queue_position", "queue_length") if name in extensions}
     changed = {
         "event_id": new_id(),
         "state": State.FAILED,
         "stage": Stage.LOST,
-        "message": "the gateway that ran it is gone",
-        "timestamp": finished_ms // 1000,
+        "message": _CERTAIN if is_certain else _PRESUMED,
+        "timestamp": max(int(now), finished_ms // 1000),
         "extensions": extensions | ends,
     }
     return orjson.dumps(fields | changed).decode()

@@ -38,6 +38,7 @@ class Stage(StrEnum):
 
 
 FINAL_RANK = 3  # the highest
+PRESUMED_MS = 600_000  # a loss is presumed for so long; then it is final
 MAX_ATTEMPT = 2**31  # the count of an id's attempts stops here
 
 
@@ -49,6 +50,7 @@ class Stored:
     rank: int
     is_ours: bool  # the same request of the same process wrote it
     is_foreign: bool  # its API key is not the writer's
+    is_presumed: bool = False  # its loss is only presumed (see `lost_document`)
 
 
 def verdict(stored: Stored | None, attempt: int, rank: int) -> int | None:
@@ -56,7 +58,7 @@ def verdict(stored: Stored | None, attempt: int, rank: int) -> int | None:
 
     `attempt` 0 claims the id: it becomes the attempt after the one that has ended. -1 - n does so only after the
     attempt n, which may be 0 for none. A rank never falls, an end never changes, and an attempt never replaces a later
-    one.
+    one. Only a presumed loss is put right, by the request that was presumed lost.
     """
     if stored is None:
         return max(attempt, 1)
@@ -68,5 +70,5 @@ def verdict(stored: Stored | None, attempt: int, rank: int) -> int | None:
     if attempt != stored.attempt:
         return attempt if attempt > stored.attempt else None
     # If a document was evicted, attempts begin again at 1. So an equal attempt may be another request's.
-    is_next = stored.is_ours and stored.rank < FINAL_RANK and rank >= stored.rank
-    return attempt if is_next else None
+    is_next = stored.is_presumed or (stored.rank < FINAL_RANK and rank >= stored.rank)
+    return attempt if stored.is_ours and is_next else None

@@ -220,6 +220,13 @@ class Task:
         self.response, self.event_id = response, ""
         return True
 
+    def run_again(self) -> bool:
+        """It was presumed lost, and runs: a new event. False if it has ended, because that is an event already."""
+        if self.is_final:
+            return False
+        self.event_id = ""
+        return True
+
     def event(self) -> str:
         """The id of its present event."""
         self.event_id = self.event_id or new_id()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from gateway.errors import Cancelled
 from gateway.store.interface import Incomplete, Page, Store, StoreError, name_in
-from gateway.tasks.document import fields_of, has_ended, is_visible, rank_of
+from gateway.tasks.document import fields_of, has_ended, is_presumed, is_visible, rank_of
 from gateway.tasks.stages import FINAL_RANK, State
 from gateway.tracking.changes import Changes, event_id
 from gateway.tracking.listing import LARGEST_PAGE, Listing
@@ -115,6 +115,7 @@ class Answers:
             # PENDING first: a task that becomes RUNNING meanwhile is in the second list.
             waiting = await self._names_elsewhere(label, State.PENDING, reader)
             running = await self._names_elsewhere(label, State.RUNNING, reader)
+            running += self._names(await self._ask(self.store.presumed()), label, reader)
             running = list(set(running).difference(waiting))
             await self._ask_cancels(waiting)
             await self._ask_cancels(running)
@@ -125,15 +126,21 @@ class Answers:
 
     async def _names_elsewhere(self, label: str, state: State, reader: str | None) -> list[str]:
         """The names of the requests of `label` in `state` at other gateways. Looks at all tasks in that state."""
-        names, cursor = [], None
+        names: list[str] = []
+        cursor = None
         while True:
             asked = self.store.page(LARGEST_PAGE, state, cursor, owner=reader, exempt=self.writer.exempt)
             page = await self._ask(asked)
-            tasks = [fields_of(document) or {} for document in page.documents]
-            names += [name_in(task) for task in tasks if task["extensions"].get("label") == label]
+            names += self._names(page.documents, label, reader)
             cursor = page.next_cursor
             if cursor is None:
-                return [name for name in names if not self.own.is_own(name)]
+                return names
+
+    def _names(self, documents: list[str], label: str, reader: str | None) -> list[str]:
+        """The names of the requests of `label` in `documents` that are at other gateways."""
+        visible = [fields_of(document) or {} for document in documents if is_visible(document, reader)]
+        names = [name_in(task) for task in visible if task["extensions"].get("label") == label]
+        return [name for name in names if not self.own.is_own(name)]
 
     async def _ask_cancels(self, names: list[str]) -> None:
         for start in range(0, len(names), _ASKED_AT_ONCE):
@@ -179,7 +186,7 @@ class Source(Enum):
     OWN = auto()  # this process: the store does not have it yet
     OWN_AGAIN = auto()  # this process: the store had it, and has lost it
     STORE = auto()  # the store, which knows as much or more
-    ANOTHER = auto()  # the store: another request stands there, or this one was called lost
+    ANOTHER = auto()  # the store: another request stands there, or this one was lost for good
 
 
 def source_of(own: TrackedTask, name: str, fields: dict[str, Any] | None, *, is_expired: bool) -> Source:
@@ -189,6 +196,8 @@ def source_of(own: TrackedTask, name: str, fields: dict[str, Any] | None, *, is_
     """
     if fields is None:
         is_news = not is_expired
+    elif is_presumed(fields) and name_in(fields) == name:
+        is_news = True
     else:
         is_news = (own.likely_attempt, own.stage.rank) > (fields["extensions"].get("attempt", 1), rank_of(fields))
     if is_news:

@@ -41,11 +41,13 @@ class Lookout:
         self._on_silent = on_silent
         self._on_failure = on_failure
         self._is_polling_told = False
+        self.has_looked = asyncio.Event()  # the store has answered or failed once
 
     async def watch(self) -> None:
         """Looks once a second. Probes twice a second while the store is away."""
         has_ended_earlier_run = False
         await self._look(self._probe)
+        self.has_looked.set()
         while True:
             if not self._condition.is_up:
                 await self._look(self._probe)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.errors import Cancelled
-from gateway.store.interface import request_name
+from gateway.store.interface import id_in, request_name
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.tracked import TrackedTask
 
@@ -38,7 +38,7 @@ class OwnTasks:
 
     def is_own(self, name: str) -> bool:
         """Whether this process runs or remembers the request of this name."""
-        own = self.find(_id_in(name))
+        own = self.find(id_in(name))
         return own is not None and self.name(own) == name
 
     def hear(self, message: str) -> None:
@@ -47,13 +47,13 @@ class OwnTasks:
             self.cancel(message)
             return
         name = message.removeprefix(_DROP)
-        task = self.in_flight.get(_id_in(name))
+        task = self.in_flight.get(id_in(name))
         if task is not None and self.name(task) == name:
             task.drop_answer()
 
     def cancel(self, name: str) -> bool:
         """Ends the request of this name, if it is in flight here."""
-        task = self.in_flight.get(_id_in(name))
+        task = self.in_flight.get(id_in(name))
         if task is None or self.name(task) != name:
             return False
         task.cut(Cancelled())
@@ -71,7 +71,7 @@ class OwnTasks:
 
     def write_again(self, name: str) -> None:
         """Writes the task of this request again: the store has lost its newest status."""
-        own = self.find(_id_in(name))
+        own = self.find(id_in(name))
         if own is not None and self.name(own) == name:
             own.forgotten()
             self.outbox.post_urgently(own)
@@ -84,7 +84,3 @@ class OwnTasks:
 def dropping(name: str) -> str:
     """The message that asks for the end of the kept answer of the request of this name."""
     return _DROP + name
-
-
-def _id_in(name: str) -> str:
-    return name.split(":", 2)[-1]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
-from gateway.errors import GatewayError
+from gateway.errors import Cancelled, GatewayError
 from gateway.store.interface import Record
 from gateway.tasks.document import complete_document, document_head
 from gateway.tasks.stages import FINAL_RANK
@@ -139,8 +139,10 @@ class TrackedTask(Task):
         self._claim = Claim.REFUSED
 
     def superseded(self) -> None:
-        """The store has another request, or a final status, in its place."""
+        """The store has another request, or a final status, in its place. If it has no client any more, it ends."""
         self._claim = Claim.SUPERSEDED
+        if self.is_detached:
+            self.cut(Cancelled())
 
     # -- its records --
 
@@ -176,7 +178,7 @@ class TrackedTask(Task):
             return False
         if self.sent_rank == self.stage.rank:
             self.saved_rank = self.sent_rank
-            self._claim = Claim.SUPERSEDED
+            self.superseded()
         return True
 
     def forgotten(self) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from gateway.errors import GatewayError, ShuttingDown, TaskIdInUse
 from gateway.metrics.counts import Counts
 from gateway.store.interface import Names, Page, Store
-from gateway.tasks.document import has_ended, is_visible
+from gateway.tasks.document import is_id_free, is_visible
 from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
 from gateway.tasks.task import READING_METHODS, Reason, new_id
 from gateway.tracking.answers import Answers, StoreUnavailable
@@ -38,9 +38,9 @@ _STEP_MS = 1000  # a clock that steps back by more is believed
 
 
 class _Clock:
-    """The time that tasks are stamped with; the machine's may be set back at any time. `seconds` gives Unix seconds."""
+    """The time that tasks are stamped with; it may be set back at any time. `seconds` gives Unix seconds."""
 
-    def __init__(self, seconds: Callable[[], float] = time.time) -> None:
+    def __init__(self, seconds: Callable[[], float]) -> None:
         self.seconds = seconds
         self._last_claim_ms = 0
 
@@ -69,18 +69,20 @@ class Tracker:
         ttl_done_seconds: int,
         heartbeat_seconds: float,
         counts: Counts | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.is_draining = False
         self._store = store
         self._heartbeat_seconds = heartbeat_seconds
         self._counts = counts or Counts()
-        self._clock = _Clock(clock)
+        self._clock = _Clock(clock or store.seconds)
         self._in_flight: dict[str, TrackedTask] = {}
         self._outbox = Outbox()
         self._own = OwnTasks(self._in_flight, self._outbox, boot)
         grace_seconds = SILENT_BEATS * heartbeat_seconds
-        documents = Documents(algorithm_id, instance, boot, ttl_running_seconds, ttl_done_seconds, grace_seconds, clock)
+        documents = Documents(
+            algorithm_id, instance, boot, ttl_running_seconds, ttl_done_seconds, grace_seconds, self._clock.seconds
+        )
         self._writer = StoreWriter(
             store,
             self._outbox,
@@ -90,6 +92,7 @@ class Tracker:
             on_cancel=self._own.hear,
             on_silent=self._own.write_again,
             on_possible_loss=self._own.write_all_again,
+            on_run_again=self._on_run_again,
             counts=self._counts,
             grace_seconds=grace_seconds,
         )
@@ -103,6 +106,10 @@ class Tracker:
     def __repr__(self) -> str:
         condition = "up" if self.is_store_up else "down"
         return f"<Tracker {self.in_flight} in flight, {self.unsaved} unsaved, store {condition}>"
+
+    def seconds(self) -> float:
+        """Unix seconds by the clock that tasks are stamped with: the store's, as far as it is known."""
+        return self._clock.seconds()
 
     @property
     def in_flight(self) -> int:
@@ -151,7 +158,7 @@ class Tracker:
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(MAX_WAIT_SECONDS):
                 document = await self._answers.read(task_id, None)
-            return document is not None and not (has_ended(document) and is_visible(document, owner or None))
+            return document is not None and not (is_id_free(document) and is_visible(document, owner or None))
         return False
 
     def begin(
@@ -224,6 +231,12 @@ class Tracker:
             if self._changes.waiters:
                 self._changes.changed(task.task_id)
 
+    def _on_run_again(self, task: TrackedTask) -> None:
+        task.forgotten()
+        self._outbox.post_urgently(task)
+        if self._changes.waiters:
+            self._changes.changed(task.task_id)
+
     def kept_tasks(self) -> KeptTasks:
         """The tasks whose answers are kept."""
         return KeptTasks(self._outbox, self._changes, self._store, self._answers.documents, self._own)
@@ -262,6 +275,11 @@ class Tracker:
                 if task.beat_at <= now:
                     task.beat_at = now + self._heartbeat_seconds
                     self._outbox.post(task)
+
+    async def until_looked(self, seconds: float) -> None:
+        """Waits, for a bounded time, until the store has answered or failed once: then its clock is known."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._writer.until_looked(), seconds)
 
     def drain(self) -> None:
         """Begins no more tasks from now on, and answers pollers that wait for a change."""

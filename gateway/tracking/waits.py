@@ -14,7 +14,7 @@ from functools import partial
 from gateway.metrics.counts import STORE_WAIT, Counts
 from gateway.net.deadline import Deadline
 from gateway.store.interface import Store, StoreError, Written
-from gateway.tasks.document import has_ended, is_visible
+from gateway.tasks.document import is_id_free, is_visible
 from gateway.tracking.condition import Condition
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.tracked import MAX_WAIT_SECONDS, TrackedTask
@@ -186,7 +186,7 @@ class Claims:
         """Whether the request that holds the id ends in time. The end of another key's request is not waited for."""
         while not task.is_final:
             [document] = await self._store.read([task.task_id])
-            if document is None or has_ended(document):
+            if document is None or is_id_free(document):
                 return document is None or is_visible(document, task.owner or None)
             if not is_visible(document, task.owner or None) or time.monotonic() >= until:
                 return False

@@ -285,7 +285,7 @@ async def test_a_task_is_found_by_its_id(page: Watched, beating: Gateway, upstre
     await page.shows("#detail-fields", "RUNNING, streaming", seconds=1.5)  # sooner than a list would tell
     gated.end()
     await page.shows("#detail-fields", "stream_incomplete: the stream ended without its end event", seconds=1.5)
-    await page["summary"].click()
+    await page["#detail summary"].click()
     await page.shows("#detail-document", '"event_type": "task.status.update"')
 
 

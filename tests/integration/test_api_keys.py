@@ -60,7 +60,7 @@ CLOSED = [
     ("GET", "/v1"), ("GET", "/v1/../api/tags"), ("DELETE", "/v1/%2e%2e/api/delete"), ("GET", "/%76%31/models"),
     ("TRACE", "/v1/x"), ("GET", "/tasks/status"), ("GET", "/tasks/status/some-id"), ("GET", "/tasks/status/a%20b"),
     ("POST", "/tasks/some-id/cancel"), ("POST", "/tasks/cancel?label=x"), ("GET", "/metrics"), ("GET", "/openapi.json"),
-    ("GET", "/docs"),
+    ("GET", "/docs"), ("GET", "/nodes"),
     ("GET", "/nowhere"), ("GET", "/api/tags"), ("GET", "/livez/"), ("GET", "//livez"), ("GET", "/%6civez"),
     ("GET", "/livez/x"), ("GET", "/livezx"), ("GET", "/readyz%3Fx"), ("GET", "/v1/livez"),
 ]  # fmt: skip

@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gateway.tasks.task import Reason
+from tests.support.forged import document, forge_document, lost_document
 from tests.support.pages import blocks, here, output, page, table, the_block
 from tests.support.scripted import answering
+from tests.support.store import DOCUMENTS
 from tests.support.waiting import until, within
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
+    from tests.support.store import Store
     from tests.support.wire import Client
 
 pytestmark = pytest.mark.timeout(300)
@@ -108,6 +111,54 @@ async def test_the_shell_example_waits_for_the_end(
     written = await within(30, waiting, "the loop ends")
     assert [row.split('"')[3] for row in written.splitlines()] == shown
     await client.close()
+
+
+@pytest.fixture
+async def presumed(store: Store, fresh_id: str) -> AsyncIterator[Store]:
+    """A store in which the task `fresh_id` is presumed lost."""
+    await forge(store, lost_document(fresh_id, is_presumed=True))
+    yield store
+    await store.client.delete(DOCUMENTS + fresh_id)
+
+
+async def forge(store: Store, found: dict[str, Any]) -> None:
+    """Writes a document as its gateway does."""
+    await forge_document(store.client, found["task_id"], json.dumps(found, separators=(",", ":")))
+
+
+def hurried(example: str, task_id: str) -> str:
+    """The example with short waits, for this task."""
+    return example.replace("?wait=30", "?wait=0.3").replace("report-17", task_id)
+
+
+async def test_a_presumed_loss_is_no_end_for_the_python_example(
+    tracked: Gateway, presumed: Store, fresh_id: str, tmp_path: Path
+) -> None:
+    """It shows that the task runs again, and ends with the loss that is certain."""
+    example = hurried(here(the_block(PAGE, "python", "def statuses"), tracked.port), fresh_id)
+    async with running(example, tmp_path, fresh_id) as process:
+        assert await line(process) == "FAILED lost lost"
+        await forge(presumed, document(fresh_id))
+        assert await line(process) == "RUNNING streaming"
+        await forge(presumed, lost_document(fresh_id, is_presumed=False))
+        assert await line(process) == "FAILED lost lost"
+        assert await within(30, process.wait(), "the example ends") == 0
+
+
+async def test_a_presumed_loss_is_no_end_for_the_shell_example(
+    tracked: Gateway, presumed: Store, fresh_id: str, tmp_path: Path
+) -> None:
+    """The loop asks on until the task runs again, and ends with the loss that is certain."""
+    example = hurried(here(the_block(PAGE, "sh", "until "), tracked.port), fresh_id)
+    waiting = asyncio.create_task(output("bash", "-c", example, cwd=tmp_path))
+    saved = tmp_path / f"{fresh_id}.json"
+    await until(lambda: saved.exists() and b'"stage":"lost"' in saved.read_bytes(), 30, "the presumed loss is there")
+    await forge(presumed, document(fresh_id))
+    await until(lambda: b'"stage":"streaming"' in saved.read_bytes(), 30, "it runs again")
+    assert not waiting.done()
+    await forge(presumed, lost_document(fresh_id, is_presumed=False))
+    written = await within(30, waiting, "the loop ends")
+    assert [row.split('"')[3] for row in written.splitlines()] == ["FAILED", "lost"]
 
 
 async def test_the_walk_finds_every_task_once(

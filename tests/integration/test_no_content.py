@@ -144,7 +144,7 @@ async def pages(gateway: Gateway) -> AsyncIterator[tuple[str, str]]:
     """All that a browser or a program can ask for, asked by who may see everything: names and texts, heads too."""
     field = (b"Authorization", f"Bearer {FILED}".encode())
     targets = [
-        "/", "/docs", "/openapi.json", "/metrics", "/livez", "/readyz", "/models/loaded", "/nowhere", "/v1",
+        "/", "/docs", "/openapi.json", "/metrics", "/livez", "/readyz", "/models/loaded", "/nodes", "/nowhere", "/v1",
         "/tasks/status", "/tasks/status?limit=1000&state=FAILED", "/tasks/status?limit=0", "/tasks/status/unknown",
         *(f"/dashboard/{path.name}" for path in (ROOT / "gateway" / "dashboard").iterdir()),
         *(f"/tasks/status/{task_id}" for task_id in (*ENDS, "cancelled", "client_disconnect", "in-flight")),

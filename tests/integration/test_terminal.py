@@ -10,11 +10,14 @@ import contextlib
 import json
 import os
 import re
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.tasks.stages import Stage
+from tests.support.forged import document, forge_document, lost_document
 from tests.support.ports import refusing_port
 from tests.support.process import ROOT, environment
 from tests.support.scripted import JSON, Gated, answering
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
+    from tests.support.store import Store
 
     Ask = Callable[..., Awaitable["Said"]]
 
@@ -244,6 +248,87 @@ async def test_a_waiting_tasks_position_and_label_are_shown(launch: Launch, upst
 async def is_known(gateway: Gateway, task_id: str) -> bool:
     """Whether the gateway knows the task."""
     return (await gateway.http.get(f"/tasks/status/{task_id}")).status_code == 200
+
+
+async def test_nodes_lists_the_gateways(launch: Launch, store: Store) -> None:
+    """All that share the store, for people and, as the gateway's answer, for scripts."""
+    names = [f"gateway-{number}.test:11535" for number in range(2)]
+    gateways = [await launch(REDIS_URL=store.url, GATEWAY_INSTANCE=name, HEARTBEAT_SEC="0.5") for name in names]
+    settings = {"GATEWAY_PORT": str(gateways[0].port)}
+
+    async def are_listed() -> bool:
+        found = await said("nodes", **settings)
+        assert found.code == 0
+        return all(re.search(rf"^{name} +up +up +0 +0 +\d+ s ago ", found.out, re.MULTILINE) for name in names)
+
+    await until(are_listed, what="both are listed")
+    found = await said("nodes", "--json", **settings)
+    assert set(names) <= {item["instance"] for item in found.json["items"]}
+
+
+async def test_nodes_is_for_admin_alone(launch: Launch) -> None:
+    """With API keys another key is 5, with the gateway's words on standard error."""
+    gateway = await launch(GATEWAY_API_KEYS="alice:key-of-alice,admin:key-of-admin")
+    settings = {"GATEWAY_PORT": str(gateway.port)}
+    found = await said("nodes", **settings, OLLAMA_GATEWAY_KEY="key-of-alice")
+    assert (found.code, found.out) == (5, "")
+    assert "answers 403: " in found.error
+    assert (await said("nodes", **settings, OLLAMA_GATEWAY_KEY="key-of-admin")).code == 0
+
+
+# -- a presumed loss --
+
+
+@pytest.fixture
+async def presumed(tracked: Gateway, store: Store, fresh_id: str) -> AsyncIterator[Callable[..., Awaitable[None]]]:
+    """A task that is presumed lost. The function writes another version of it."""
+
+    created_ms = int(time.time() * 1000)
+
+    async def put(found: dict[str, Any]) -> None:
+        found["extensions"]["created_ms"] = created_ms
+        await forge_document(store.client, fresh_id, json.dumps(found, separators=(",", ":")), created_ms)
+
+    await put(lost_document(fresh_id, is_presumed=True))
+    yield put
+    await put(lost_document(fresh_id, is_presumed=False))
+
+
+async def test_a_presumed_loss_has_not_ended(ask: Ask, presumed: object, fresh_id: str) -> None:
+    """It is 3, and is shown as `lost?` with what that means, in the list, too; scripts find it in the document."""
+    facts = await ask("status", fresh_id)
+    assert facts.code == 3
+    assert re.search(r"^reason +lost\? *$", facts.out, re.MULTILINE)
+    assert "which may still run it" in facts.out
+    found = await ask("status", fresh_id, "--json")
+    assert (found.code, found.json["extensions"]["is_presumed"]) == (3, True)
+    found = await ask("status", fresh_id, "--wait", "0.3")
+    assert found.code == 3
+    found = await ask("tasks", "--limit", "1000")
+    assert re.search(rf"^{fresh_id} +FAILED +lost\? ", found.out, re.MULTILINE)
+    assert "lost?: no word from the task's gateway" in found.out
+
+
+async def test_a_wait_outlasts_a_presumed_loss(
+    tracked: Gateway, presumed: Callable[..., Awaitable[None]], fresh_id: str
+) -> None:
+    """`--wait` shows that the loss is presumed, then that the task runs again, and returns with its real end."""
+    async with Live(tracked.port, "status", fresh_id, "--wait", is_terminal=True) as waiting:
+        await waiting.shows(f"{fresh_id}: FAILED lost?")
+        await presumed(document(fresh_id))
+        await waiting.shows(f"{fresh_id}: RUNNING streaming")
+        await presumed(document(fresh_id, Stage.DONE))
+        assert await within(60, waiting.process.wait()) == 0
+        await waiting.shows("SUCCESS")
+
+
+async def test_a_certain_loss_is_1(ask: Ask, presumed: Callable[..., Awaitable[None]], fresh_id: str) -> None:
+    """So it is for documents of earlier gateways, which do not tell."""
+    for is_presumed in (False, None):
+        await presumed(lost_document(fresh_id, is_presumed=is_presumed))
+        found = await ask("status", fresh_id, "--wait")
+        assert found.code == 1
+        assert re.search(r"^reason +lost *$", found.out, re.MULTILINE)
 
 
 # -- watching --

@@ -5,16 +5,19 @@ The command is a process of its own, in front of a real gateway with a real stor
 
 from __future__ import annotations
 
+import json
 import re
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.chaos.mortal import Mortal
 from tests.support.faults import Gate
 from tests.support.ports import refusing_port
 from tests.support.scripted import JSON, answering, sending, streaming
 from tests.support.scripted import head as head_of
+from tests.support.store import DOCUMENTS
 from tests.support.terminal import Live, said
 from tests.support.waiting import until, within
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from tests.conftest import Launch
     from tests.support.gateway import Gateway
     from tests.support.scripted import Gated, Script, Upstream
+    from tests.support.store import Store
     from tests.support.terminal import Said
 
     Ask = Callable[..., Awaitable[Said]]
@@ -186,6 +190,67 @@ async def test_a_terminal_gets_text_alone(tracked: Gateway, upstream: Upstream, 
         assert await within(30, reading.process.wait(), "the command ends") == 0
         await reading.shows("é", r"\x1b]0;owned\x07 \xff")
         assert "\x1b" not in reading.read()
+
+
+@pytest.fixture
+async def silent(
+    tmp_path_factory: pytest.TempPathFactory, upstream: Upstream, store: Store, tracked: Gateway, fresh_id: str
+) -> AsyncIterator[Callable[..., Awaitable[None]]]:
+    """A kept call whose gateway is killed when its answer is as far as FIRST. The function says what is known of it."""
+    mortal = Mortal(tmp_path_factory, upstream, REDIS_URL=store.url, HEARTBEAT_SEC="0.5")
+    await mortal.start()
+    gated = upstream.gated()
+    gated.head()
+    gated.piece(FIRST)
+    client = await mortal.send("POST", CHAT, *fields(fresh_id), body=b"{}")
+    await client.up_to(FIRST[-20:])
+    await until(partial(is_kept_so_far, tracked, fresh_id), what="the store has the first part")
+    await mortal.kill()
+    await tracked.at(fresh_id, "lost")
+
+    async def say(*, is_presumed: bool) -> None:
+        found = json.loads(await store.client.get(DOCUMENTS + fresh_id) or "")
+        found["extensions"]["is_presumed"] = is_presumed
+        found["event_id"] = f"{fresh_id}-{is_presumed}"
+        text = json.dumps(found, separators=(",", ":"))
+        await store.client.set(DOCUMENTS + fresh_id, text, keepttl=True)
+
+    await say(is_presumed=True)
+    yield say
+    await mortal.put_down()
+
+
+async def is_kept_so_far(gateway: Gateway, task_id: str) -> bool:
+    """Whether another gateway can read the first part of the answer."""
+    answer = await gateway.http.get(f"/tasks/status/{task_id}")
+    return answer.status_code == 200 and answer.json()["extensions"]["response_bytes"] == len(FIRST)
+
+
+async def test_what_is_kept_of_a_presumed_loss_comes_out(
+    ask: Ask, silent: Callable[..., Awaitable[None]], fresh_id: str
+) -> None:
+    """What there is, with 3 and what is known of the task; once the loss is certain, the same with 1."""
+    found = await ask(fresh_id)
+    assert (found.code, found.out) == (3, FIRST.decode())
+    assert "no word from the task's gateway, which may still run it; this is its answer up to byte 101" in found.error
+    await silent(is_presumed=False)
+    found = await ask(fresh_id)
+    assert (found.code, found.out) == (1, FIRST.decode())
+    assert "the answer was broken off after 101 bytes (FAILED lost)" in found.error
+
+
+async def test_a_presumed_loss_is_followed(
+    tracked: Gateway, silent: Callable[..., Awaitable[None]], fresh_id: str, tmp_path: Path
+) -> None:
+    """--follow waits for word of the task. The loss that is certain ends it."""
+    file = tmp_path / "answer"
+    async with Live(tracked.port, "response", fresh_id, "--follow", "-o", str(file), is_terminal=False) as reading:
+        await until(lambda: file.exists() and file.read_bytes() == FIRST, what="what there is")
+        assert reading.process.stderr is not None
+        await within(30, reading.process.stderr.readuntil(b"waiting\n"), "it says that it waits")
+        await silent(is_presumed=False)
+        assert await within(30, reading.process.wait(), "the command ends") == 1
+    assert file.read_bytes() == FIRST
 
 
 @pytest.mark.parametrize("how", ["500", "broken"])

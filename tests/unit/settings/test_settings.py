@@ -24,7 +24,9 @@ GOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("UPSTREAM_BASE", "upstream_port", {"http://h": 80, "http://h:65535": 65535, "http://[::1]:5": 5, "http://h:": 80}),
     ("REDIS_HOST", "redis_url", {"h": "redis://h:6379/0", "10.0.0.1": "redis://10.0.0.1:6379/0",
                                  "::1": "redis://[::1]:6379/0", "[::1]": "redis://[::1]:6379/0"}),
-    ("REDIS_URL", "redis_url", {url: url for url in ("redis://h", "rediss://u:p@h:1/15", "redis://[::1]:1/")}),
+    ("REDIS_URL", "redis_url", {url: url for url in (
+        "redis://h", "rediss://u:p@h:1/15", "redis://[::1]:1/", "redis+sentinel://h/main", "RediSS://h",
+        "rediss+sentinel://u:p@a:1,b,[::1]:3/my-master.1/15")}),
     ("TTL_RUNNING", "ttl_running_seconds", {"50": 50, "31536000": 31536000}),
     ("TTL_DONE", "ttl_done_seconds", {"1": 1, "31536000": 31536000}),
     ("HEARTBEAT_SEC", "heartbeat_seconds", {"0.1": 0.1, "720": 720.0, "2.5": 2.5}),
@@ -68,7 +70,15 @@ BAD: dict[str, list[str]] = {
     "REDIS_PASSWORD_FILE": ["/no/such/file", "/", "/\x00", "./none"],
     "REDIS_DB": ["10000", "1.5", *NUMBERS],
     "REDIS_URL": ["h:6379", "http://h", "redis://", "redis://:p@", "redis://h:0", "redis://h:65536", "redis://h:x",
-                  "redis://h/x", "redis://h/0/1", "redis://h/12345", "unix:///tmp/s", "redis://[::1"],
+                  "redis://h/x", "redis://h/0/1", "redis://h/12345", "unix:///tmp/s", "redis://[::1", "redis://a,b",
+                  "redis+sentinel://h", "redis+sentinel://h/", "redis+sentinel://h/m/x", "redis+sentinel://h/m/0/1",
+                  "redis+sentinel://h,/m", "redis+sentinel://h:0/m", "redis+sentinel://a,b:65536/m", "redis://[h]",
+                  "redis+sentinel://a, b/m", "sentinel://h/m", "redis+sentinel:///m", "redis+sentinel://h/m?x=1"],
+    "REDIS_CA_FILE": ["/no/such/file", "/", "/\x00", "./none"],
+    "REDIS_CERT_FILE": ["/no/such/file", "/", "/\x00", "./none"],
+    "REDIS_KEY_FILE": ["/no/such/file", "/", "/\x00", "./none"],
+    "REDIS_SENTINEL_USER": ["a b", "a\tb", " ", "x" * 129],
+    "REDIS_SENTINEL_PASSWORD_FILE": ["/no/such/file", "/", "/\x00", "./none"],
     "TTL_RUNNING": ["0", "31536001", "60.5", *NUMBERS],
     "TTL_DONE": ["0", "31536001", "60.5", *NUMBERS],
     "HEARTBEAT_SEC": ["0", "0.09", "3601", ".5", "5.", "1.0000001", *NUMBERS],
@@ -100,7 +110,7 @@ BAD: dict[str, list[str]] = {
                            "é", "a&b", "m@sha256", "x" * 81, "$(id)", " ".join(f"m{n}" for n in range(65))],
     "READY_REQUIRES_MODELS": ["yes", "1", " true"],
 }  # fmt: skip
-ANY_TEXT = {"REDIS_PASSWORD"}
+ANY_TEXT = {"REDIS_PASSWORD", "REDIS_SENTINEL_PASSWORD"}
 NOT_REFUSED_YET = [
     ("UPSTREAM_BASE", "http://127.0.0.1:0"), ("UPSTREAM_BASE", "http://ho st"), ("UPSTREAM_BASE", "http://h\\x"),
     ("UPSTREAM_BASE", "http://h\n"), ("REDIS_URL", "redis://h?db=x"), ("REDIS_URL", "redis://h/0#x"),
@@ -210,6 +220,7 @@ def test_the_file_of_keys_is_checked_at_start(tmp_path: Path) -> None:
     ("name", "text"),
     [("REDIS_URL", f"redis://u:{SECRET}@h:x"), ("REDIS_URL", f"http://{SECRET}"), ("GATEWAY_API_KEYS", SECRET),
      ("UPSTREAM_BASE", f"http://u:{SECRET}@h"), ("REDIS_HOST", f"u:{SECRET}@h"),
+     ("REDIS_URL", f"redis+sentinel://u:{SECRET}@a,b"), ("REDIS_SENTINEL_PASSWORD_FILE", SECRET),
      ("REDIS_PASSWORD_FILE", SECRET), ("GATEWAY_API_KEYS_FILE", f"admin:{SECRET}")],
 )  # fmt: skip
 def test_a_wrong_value_that_can_hold_a_password_is_masked(name: str, text: str) -> None:
@@ -285,10 +296,11 @@ def test_a_password_file_without_a_password_is_refused(data: bytes, reason: str,
     assert line.startswith(f"REDIS_PASSWORD_FILE='{path}' is not valid ({reason}); allowed: ")
 
 
-FILES = ["REDIS_PASSWORD_FILE", "GATEWAY_API_KEYS_FILE"]
+FILES = ["REDIS_PASSWORD_FILE", "GATEWAY_API_KEYS_FILE", "REDIS_SENTINEL_PASSWORD_FILE"]
+TLS_FILES = ["REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE"]
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", FILES + TLS_FILES)
 @pytest.mark.parametrize(
     ("below", "reason"),
     [("none", "No such file or directory"), ("", "Is a directory"), ("file/x", "Not a directory"),
@@ -318,7 +330,7 @@ def test_a_relative_path_is_shown_where_it_evidently_is_one(
         assert line.startswith(f"{name}='{path}' is not valid")
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", FILES + TLS_FILES)
 @pytest.mark.parametrize("text", [SECRET, "aGVs/bG8gd29ybGQ=", "alice:hunter2-hunter2"])
 def test_a_secret_in_the_place_of_its_path_is_masked(name: str, text: str) -> None:
     """The line still gives the reason, which shows that a path was expected."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.store.address import Access
 from gateway.store.answers import READ_BYTES, Part, Saved, StoredAnswer
 from gateway.store.interface import StoreError, Written
 from gateway.store.redis import RedisStore
@@ -448,7 +449,7 @@ async def test_the_password_comes_from_its_file(new_store: NewStore, tmp_path: P
         await server.client.execute_command(
             "ACL", "SETUSER", "me", "on", "resetpass", f">{password}", "~*", "&*", "+@all"
         )
-        answers = RedisAnswers(server.url, max_stored_bytes=MOST, user="me", password_file=path)
+        answers = RedisAnswers(Access(server.url, user="me", password_file=path), max_stored_bytes=MOST)
         path.write_text("wrong\n")
         with pytest.raises(StoreError):
             await save(answers, part(b"x", n, head=HEAD))

@@ -1,4 +1,6 @@
-"""A task whose gateway is silent becomes FAILED lost, once, whichever gateway notices, and never changes again.
+"""A task whose gateway is silent becomes FAILED lost, once, whichever gateway notices.
+
+Silence only lets the loss be presumed: the same request puts it right. Nothing changes a loss that is certain.
 
 Against a real server. A grace of 0 makes a task silent in the next millisecond.
 """
@@ -10,11 +12,12 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 
 from gateway.store.interface import Written, request_name
 from gateway.store.redis import RedisStore
-from gateway.tasks.stages import Stage, State
+from gateway.tasks.stages import PRESUMED_MS, Stage, State
 from tests.support.records import ids, put, record, stage_and_attempt, stored, text_of, walk
 from tests.support.waiting import next_millisecond
 
@@ -31,6 +34,7 @@ LONGEST_TTL_SECONDS = 3600
 TTL_DONE_SECONDS = 1234
 IN_FLIGHT = [Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING]
 NO_ONE: tuple[str, ...] = ()
+NAME = request_name("m-r1-p1", 1000, "t")  # of `silent("t")`
 
 
 @pytest.fixture
@@ -78,6 +82,11 @@ async def read(store: RedisStore, task_id: str) -> dict[str, Any]:
 async def beats(server: Server) -> list[str]:
     """The ids that count as in flight."""
     return [str(name) for name in await server.client.zrange(INDEX + "beats", 0, -1)]
+
+
+async def presumed(server: Server) -> list[str]:
+    """The names of the requests that are presumed lost."""
+    return [str(name) for name in await server.client.zrange(INDEX + "presumed", 0, -1)]
 
 
 # -- who notices --
@@ -142,7 +151,7 @@ async def test_twenty_notice_it_and_it_is_lost_once(client: NewClient) -> None:
 
 
 async def test_the_document_of_a_lost_task(client: NewClient, server: Server) -> None:
-    """A lost task is FAILED lost as a new event that ends now; all else stays as its gateway wrote it, for TTL_DONE."""
+    """A silent task is FAILED lost, presumed, as a new event that ends now; all else stays, for TTL_DONE."""
     store = client()
     await leave(store, silent("t", attempt=3, owner="alice", ttl_seconds=60))
     before = await stored(store, "t")
@@ -155,7 +164,8 @@ async def test_the_document_of_a_lost_task(client: NewClient, server: Server) ->
     assert after["timestamp"] == finished_ms // 1000
     assert after["extensions"].pop("reason") == "lost"
     assert after["extensions"].pop("lost_after_ms") is None
-    for changed in ("finished_ms", "reason", "lost_after_ms"):
+    assert after["extensions"].pop("is_presumed") is True
+    for changed in ("finished_ms", "reason", "lost_after_ms", "is_presumed"):
         del before["extensions"][changed]
     assert after["extensions"] == before["extensions"]
     assert {name for name in before if before[name] != after[name]} == {
@@ -181,11 +191,124 @@ async def test_the_lists_of_a_lost_task(client: NewClient, server: Server) -> No
     assert await beats(server) == []
 
 
-async def test_a_lost_task_is_final(client: NewClient) -> None:
-    """A gateway that wakes up and goes on writing changes nothing: no heartbeat, stage or end is accepted."""
+@pytest.mark.parametrize("stage", Stage)
+async def test_a_presumed_loss_is_put_right(client: NewClient, server: Server, stage: Stage) -> None:
+    """The request that was presumed lost writes its truth, whatever that is, and all lists have it."""
+    store, owner = client(), client(boot="m-r1-p1", instance="dead")
+    await leave(owner, silent("t", Stage.QUEUED))
+    await store.watch(NO_ONE)
+    lost = await stored(store, "t")
+    assert (await presumed(server), lost["extensions"]["is_presumed"]) == ([NAME], True)
+    right = record("t", stage, boot="m-r1-p1", instance="dead")
+    assert await put(owner, [right]) == [Written(True, 1, was_presumed=True)]
+    assert await put(owner, [right]) == [Written(True, 1)]
+    after = await stored(store, "t")
+    assert (after["stage"], after["extensions"]["is_presumed"]) == (stage, False)
+    assert after["event_id"] != lost["event_id"]
+    assert [await walk(store, state=state) for state in State] == [
+        ["t"] if state == stage.state else [] for state in State
+    ]
+    assert await beats(server) == (["t"] if stage in IN_FLIGHT else [])
+    assert await presumed(server) == []
+
+
+@pytest.mark.parametrize(
+    ("boot", "created_ms", "attempt"), [("m-r1-p2", 1000, 1), ("m-r1-p1", 1001, 1), ("m-r1-p1", 1001, 2)]
+)
+async def test_no_other_request_puts_it_right(client: NewClient, boot: str, created_ms: int, attempt: int) -> None:
+    """Another process, or another request of the same one, is refused; a later attempt is its own."""
+    store = client()
+    await leave(store, silent("t"))
+    await store.watch(NO_ONE)
+    writer = client(boot=boot)
+    [written] = await put(writer, [record("t", Stage.DONE, attempt=attempt, boot=boot, created_ms=created_ms)])
+    assert written == Written(attempt == 2, attempt)
+    assert (await stored(store, "t"))["stage"] == ("done" if attempt == 2 else "lost")
+
+
+async def test_a_newer_attempt_stays(client: NewClient, server: Server) -> None:
+    """The old request changes nothing once another has the id, whether that runs or has ended."""
     store, owner = client(), client(boot="m-r1-p1", instance="dead")
     await leave(owner, silent("t"))
     await store.watch(NO_ONE)
+    assert await put(store, [record("t", attempt=0, created_ms=2000, boot="m-r2-p2")]) == [Written(True, 2)]
+    assert await presumed(server) == []
+    for stage in (Stage.QUEUED, Stage.DONE):
+        await put(store, [record("t", stage, attempt=2, created_ms=2000, boot="m-r2-p2")])
+        newer = await text_of(store, "t")
+        assert newer is not None
+        for late in Stage:
+            assert await put(owner, [record("t", late, boot="m-r1-p1", instance="dead")]) == [Written(False, 2)]
+        assert await text_of(store, "t") == newer
+
+
+async def test_a_loss_is_presumed_for_ten_minutes(client: NewClient, server: Server) -> None:
+    """Then any gateway makes it final, as a new event, by a look or by a read that comes first."""
+    store = client()
+    await leave(store, silent("looked"), silent("asked"), silent("young"))
+    await store.watch(NO_ONE)
+    before = {name: await stored(store, name) for name in ("looked", "asked", "young")}
+    for name in ("looked", "asked"):
+        before[name]["extensions"]["finished_ms"] -= PRESUMED_MS
+        await server.client.set(f"ts:ollama:{name}", orjson.dumps(before[name]), ex=60)
+    asked = await read(store, "asked")
+    await server.client.zadd(INDEX + "presumed", {request_name("m-r1-p1", 1000, "looked"): 1})
+    await store.watch(NO_ONE)
+    for name, after in (("looked", await stored(store, "looked")), ("asked", asked)):
+        assert (after["stage"], after["extensions"]["is_presumed"]) == ("lost", False)
+        assert after["event_id"] != before[name]["event_id"]
+        assert after["extensions"]["finished_ms"] == before[name]["extensions"]["finished_ms"]
+        assert TTL_DONE_SECONDS - 5 <= await server.ttl(name) <= TTL_DONE_SECONDS
+    assert await stored(store, "young") == before["young"]
+    assert await presumed(server) == [request_name("m-r1-p1", 1000, "young")]
+    assert sorted(await walk(store, state=State.FAILED)) == ["asked", "looked", "young"]
+    assert store.lost == 3
+
+
+async def test_its_own_gateway_is_told_of_it(client: NewClient) -> None:
+    """A look gives a gateway the names of its own requests that are presumed lost, and does not make them final."""
+    store = client()
+    await leave(store, silent("t"), silent("other"))
+    await store.watch(NO_ONE)
+    told: list[str] = []
+    await client().watch({NAME}, told.append)
+    assert told == [NAME]
+
+
+async def test_what_is_presumed_and_gone_is_forgotten(client: NewClient, server: Server) -> None:
+    """A name whose document has expired or is another request's leaves the list when its time is over."""
+    store = client()
+    await put(store, [record("t", Stage.DONE, created_ms=1)])
+    await server.client.zadd(INDEX + "presumed", {request_name("m-r1-p1", 1000, name): 1 for name in ("t", "gone")})
+    await store.watch(NO_ONE)
+    assert await presumed(server) == []
+    assert (await stored(store, "t"))["stage"] == "done"
+
+
+async def test_a_rebuild_finds_what_is_presumed(client: NewClient, server: Server) -> None:
+    """If Redis evicted the names, a rebuild of the lists finds them again."""
+    store = client()
+    await leave(store, silent("t"))
+    await store.watch(NO_ONE)
+    until_ms = await server.client.zscore(INDEX + "presumed", NAME)
+    assert until_ms is not None
+    await server.client.delete(*(str(key) for key in await server.client.keys(INDEX + "*")))
+    assert await walk(store, state=State.FAILED) == ["t"]
+    assert await server.client.zscore(INDEX + "presumed", NAME) == until_ms
+
+
+@pytest.mark.parametrize("kind", ["certain", "of the version before"])
+async def test_a_loss_for_good_is_final(client: NewClient, server: Server, kind: str) -> None:
+    """A request that goes on writing changes nothing: no heartbeat, stage or end is accepted."""
+    store, owner = client(), client(boot="m-r1-p1", instance="dead")
+    await leave(owner, silent("t"))
+    if kind == "certain":
+        await client(boot="m-r2-p1", instance="dead").end_earlier_run()
+    else:
+        await store.watch(NO_ONE)
+        document = await stored(store, "t")
+        del document["extensions"]["is_presumed"]
+        await server.client.set("ts:ollama:t", orjson.dumps(document), ex=60)
     lost = await text_of(store, "t")
     for stage in Stage:
         assert await put(owner, [record("t", stage, boot="m-r1-p1", instance="dead")]) == [Written(False, 1)]
@@ -334,14 +457,20 @@ async def test_a_foreign_document_does_not_end_the_look(client: NewClient, serve
 async def test_only_tasks_of_the_earlier_run_are_lost(
     client: NewClient, boot: str, instance: str, becomes_lost: bool
 ) -> None:
-    """A gateway that starts again makes its earlier run's tasks lost at once, and no other tasks."""
+    """A gateway that starts again makes its earlier run's tasks lost for good at once, and no other tasks."""
     store = client(boot="m-r2-p2", instance="gateway")
     for n, stage in enumerate(IN_FLIGHT):
         await put(store, [record(f"t{n}", stage, boot=boot, instance=instance)])
     await put(store, [record("done", Stage.DONE, boot=boot, instance=instance)])
+    await leave(store, record("presumed", Stage.STREAMING, boot=boot, instance=instance, grace_seconds=0))
+    event_id = (await read(store, "presumed"))["event_id"]
     await store.end_earlier_run()
     for n, stage in enumerate(IN_FLIGHT):
         assert await stage_and_attempt(store, f"t{n}") == ("lost" if becomes_lost else stage, 1)
+        assert not (await stored(store, f"t{n}"))["extensions"]["is_presumed"]
+    was_presumed = await stored(store, "presumed")
+    assert was_presumed["extensions"]["is_presumed"] != becomes_lost
+    assert (was_presumed["event_id"] != event_id) == becomes_lost
     assert await stage_and_attempt(store, "done") == ("done", 1)
 
 

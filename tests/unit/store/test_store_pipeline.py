@@ -16,9 +16,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.store import pipeline as pipeline_module
+from gateway.store.address import Access
+from gateway.store.connecting import Connector
 from gateway.store.interface import StoreError
 from gateway.store.layout import Script
-from gateway.store.pipeline import COMMAND_TIMEOUT_SECONDS, Pipeline, kind_of
+from gateway.store.pipeline import COMMAND_TIMEOUT_SECONDS, Pipeline
+from gateway.store.reasons import kind_of
 from tests.support.ports import free_port
 from tests.support.tap import Tap, tapped
 from tests.support.tracking import seconds_of
@@ -47,7 +50,7 @@ async def tap(server: Server) -> AsyncIterator[Tap]:
 @pytest.fixture
 async def pipeline(tap: Tap) -> AsyncIterator[Pipeline]:
     """A pipeline through the tap."""
-    pipeline = Pipeline(tap.url)
+    pipeline = Pipeline(Connector(tap.url))
     yield pipeline
     await pipeline.close()
 
@@ -138,7 +141,7 @@ async def test_opening_counts_into_the_time(pipeline: Pipeline, tap: Tap) -> Non
 
 async def test_a_server_that_is_not_there_is_an_error_at_once() -> None:
     """If no server listens, each command gets a StoreError with a reason."""
-    pipeline = Pipeline(f"redis://127.0.0.1:{free_port()}/0")
+    pipeline = Pipeline(Connector(f"redis://127.0.0.1:{free_port()}/0"))
     for _ in range(2):
         with pytest.raises(StoreError, match=r"(?i)connect"):
             await within(AT_ONCE_SECONDS, asked(pipeline, PING))
@@ -174,7 +177,7 @@ async def test_an_error_among_the_replies_is_the_answer(pipeline: Pipeline, tap:
 async def test_scripts_are_there_and_come_back(pipeline: Pipeline, tap: Tap, server: Server) -> None:
     """Scripts can be called by their digests from the first command on, and after the server forgot them."""
     script = Script("cancel")
-    scripted = Pipeline(tap.url, [script.text])
+    scripted = Pipeline(Connector(tap.url), [script.text])
     command: Command = ("EVALSHA", script.digest, 0, "1:t", 60)
     for _ in range(2):
         assert await together(asked(scripted, command), asked(scripted, PING)) == [[1], ["PONG"]]
@@ -211,12 +214,12 @@ async def talk_in_tls(port: int, certificate: Path, key: Path) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     async with tapped(port, context) as tap:
-        pipeline = Pipeline(f"rediss://localhost:{tap.port}/0?ssl_ca_certs={certificate}")
+        pipeline = Pipeline(Connector(Access(f"rediss://localhost:{tap.port}/0", ca_file=certificate)))
         long = "x" * 100_000
         for _ in range(3):
             assert await together(asked(pipeline, ("ECHO", long)), asked(pipeline, PING)) == [[long], ["PONG"]]
         assert tap.connections == 1
-        distrustful = Pipeline(f"rediss://localhost:{tap.port}/0")
+        distrustful = Pipeline(Connector(f"rediss://localhost:{tap.port}/0"))
         with pytest.raises(StoreError, match=r"(?i)certificate"):
             await asked(distrustful, PING)
         await distrustful.close()

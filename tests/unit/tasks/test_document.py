@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from gateway.tasks.document import MAX_CHARACTERS, complete_document, document_head, fields_of, has_ended, is_visible
+from gateway.tasks.document import (
+    MAX_CHARACTERS,
+    complete_document,
+    document_head,
+    fields_of,
+    has_ended,
+    is_id_free,
+    is_visible,
+)
 from gateway.tasks.stages import MAX_ATTEMPT, Stage
 from gateway.tasks.task import Task
 from tests.support.forged import EXTENSIONS, FIELDS, MISSING, SHAPES, document, with_shape
@@ -21,7 +29,7 @@ RIGHT: dict[str, set[str]] = {
     "timestamp": {"1.5"}, "stream": {"missing", "true"}, "status_code": TIME, "reason": TEXT | TIME,
     "started_ms": TIME, "first_byte_ms": TIME, "finished_ms": TIME, "request_bytes": {"missing"},
     "response_bytes": {"missing"}, "instance": TEXT | {"missing"}, "boot": TEXT | {"missing"}, "owner": TEXT | TIME,
-    "lost_after_ms": TIME, "is_detached": {"missing", "true"}, "response": TEXT | TIME,
+    "lost_after_ms": TIME, "is_detached": {"missing", "true"}, "response": TEXT | TIME, "is_presumed": {"missing"},
 }  # fmt: skip
 
 
@@ -43,7 +51,7 @@ def test_the_text_of_a_document() -> None:
         '"state":"RUNNING","stage":"streaming","message":"the upstream answers with HTTP 200","timestamp":2,'
         '"extensions":{"method":"POST","path":"/v1/x","query":"a=b","stream":true,"status_code":200,"reason":null,'
         '"created_ms":1000,"started_ms":null,"first_byte_ms":2000,"finished_ms":null,"request_bytes":0,'
-        '"response_bytes":0,"is_detached":false,"response":null,"instance":"i","boot":"b","owner":"ann",'
+        '"response_bytes":0,"is_detached":false,"response":null,"is_presumed":false,"instance":"i","boot":"b","owner":"ann",'
         '"label":"one","queue_position":1,"queue_length":2,"attempt":3,"lost_after_ms":null}}'
     )
     assert fields_of(text, "t") == json.loads(text)
@@ -61,7 +69,7 @@ def test_a_document_of_the_version_before_has_the_shape() -> None:
     before = document("t", Stage.DONE)
     extensions = before["extensions"]
     before |= {"timestamp": 1795387183.266}
-    for added in ("boot", "owner", "lost_after_ms", "instance", "is_detached", "response"):
+    for added in ("boot", "owner", "lost_after_ms", "instance", "is_detached", "response", "is_presumed"):
         del extensions[added]
     extensions["path"] = "/v1/" + "x" * 60_000
     assert fields_of(json.dumps(before), "t") == before
@@ -70,7 +78,7 @@ def test_a_document_of_the_version_before_has_the_shape() -> None:
 def test_a_later_versions_extensions_are_no_harm() -> None:
     """New fields in `extensions` do not make a document unreadable."""
     after = document("t")
-    after["extensions"] |= {"label": "l", "is_presumed": False, "queue_position": 3}
+    after["extensions"] |= {"later": "l", "is_later": False, "queue_position": 3}
     after["extensions"]["reason"] = "a_new_one"
     assert fields_of(json.dumps(after)) == after
 
@@ -101,6 +109,20 @@ def test_any_text_is_asked(text: str) -> None:
     assert fields_of(text) is None
     assert not has_ended(text)
     assert not is_visible(text, "alice")
+
+
+@pytest.mark.parametrize(
+    ("stage", "finished_ms", "is_right"),
+    [(Stage.LOST, 1, True), (Stage.LOST, None, False), (Stage.STREAMING, 1, False), (Stage.ERROR, 1, False)],
+)
+def test_only_a_loss_is_presumed(stage: Stage, finished_ms: int | None, is_right: bool) -> None:
+    """Only a lost task can be presumed lost, and it has to have a moment of its end."""
+    found = document("t", stage)
+    found["extensions"] |= {"is_presumed": True, "finished_ms": finished_ms}
+    text = json.dumps(found)
+    assert (fields_of(text) is not None) == is_right
+    assert not has_ended(text)
+    assert is_id_free(text) == is_right
 
 
 def test_missing_is_not_null() -> None:

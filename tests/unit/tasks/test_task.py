@@ -37,7 +37,8 @@ EXTENSION_KEYS = {
     "finished_ms", "request_bytes", "response_bytes", "attempt", "instance",
 }  # fmt: skip
 OWN_ADDITIONS = {
-    "is_detached", "response", "boot", "owner", "label", "queue_position", "queue_length", "lost_after_ms",
+    "is_detached", "response", "is_presumed", "boot", "owner", "label", "queue_position", "queue_length",
+    "lost_after_ms",
 }  # fmt: skip
 
 
@@ -278,6 +279,7 @@ def test_the_documents_values() -> None:
             "response_bytes": 34,
             "is_detached": False,
             "response": None,
+            "is_presumed": False,
             "attempt": 3,
             "instance": "host-1",
             "boot": "b",

@@ -26,11 +26,12 @@ def own(stage: Stage, attempt: int = 1, *, is_saved: bool = False, likely_attemp
     return task
 
 
-def found(stage: Stage, attempt: int = 1, *, boot: str = BOOT) -> dict[str, Any]:
+def found(stage: Stage, attempt: int = 1, *, boot: str = BOOT, is_presumed: bool = False) -> dict[str, Any]:
     """What the store says."""
     fields: dict[str, Any] = json.loads(
         complete_document(record("t", stage, created_ms=CREATED_MS, boot=boot).head, attempt)
     )
+    fields["extensions"]["is_presumed"] = is_presumed
     return fields
 
 
@@ -47,6 +48,9 @@ CASES = {
     "a claim without an answer": (own(Stage.QUEUED, 0, likely_attempt=1), found(RUNNING, boot="other"), Source.STORE),
     "called lost while it runs": (own(RUNNING, is_saved=True), found(LOST), Source.ANOTHER),
     "called lost before its end came": (own(DONE), found(LOST), Source.ANOTHER),
+    "presumed lost while it runs": (own(RUNNING, is_saved=True), found(LOST, is_presumed=True), Source.OWN_AGAIN),
+    "presumed lost before its end came": (own(DONE), found(LOST, is_presumed=True), Source.OWN),
+    "another, presumed lost": (own(DONE), found(LOST, boot="other", is_presumed=True), Source.ANOTHER),
     "another request": (own(RUNNING), found(RUNNING, boot="other"), Source.ANOTHER),
     "a later attempt elsewhere": (own(DONE, is_saved=True), found(Stage.QUEUED, 2, boot="other"), Source.ANOTHER),
 }

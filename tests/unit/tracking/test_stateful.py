@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from gateway.errors import GatewayError, TaskIdInUse
-from gateway.store.interface import StoreError, name_in
+from gateway.store.interface import StoreError, id_in, name_in
 from gateway.store.layout import LIST_PREFIX
 from gateway.store.redis import RedisStore
-from gateway.tasks.document import has_ended, rank_of
+from gateway.tasks.document import has_ended, is_presumed, rank_of
 from gateway.tasks.stages import Stage, State
 from gateway.tasks.task import Reason
 from gateway.tracking import waits
@@ -45,13 +45,13 @@ STEPS_EACH = 100
 EXAMPLES = 120
 GATEWAYS = 3
 IDS = ["a", "b", "c"]
-SKEWS_SECONDS = [0, 5, -5]  # how wrong each gateway's clock is
 LONG_SECONDS = 3600.0
 MOMENT_SECONDS = 0.001
 FINAL = 3
+PRESUMED = -1
 WRITES = 3  # enough to write all that a gateway has
 
-Seen = tuple[int, int, str, str]  # attempt, rank, event, state
+Seen = tuple[int, int, str, str]  # attempt, rank (PRESUMED for a loss that is presumed), event, state
 NOTHING: Seen = (0, 0, "", "")
 
 
@@ -96,6 +96,15 @@ class Weather:
 
     def replace_end(self, record: Record) -> None:
         """Never called: no answer is kept."""
+
+    def seconds(self) -> float:
+        """Unix time."""
+        return self.store.seconds()
+
+    async def presumed(self) -> list[str]:
+        """What may be lost."""
+        documents: list[str] = await self._pass(self.store.presumed)
+        return documents
 
     async def read(self, task_ids: Sequence[str], exempt: Container[str] | None = None) -> list[str | None]:
         """Reads."""
@@ -150,7 +159,7 @@ class SteppedTracker(Tracker):
 
     async def look(self) -> None:
         """What the writer does once a second."""
-        for name in await self._store.watch(self._writer.exempt):
+        for name in await self._store.watch(self._writer.exempt, self._own.write_again):
             self._own.cancel(name)
 
 
@@ -159,7 +168,7 @@ class Gateway:
 
     def __init__(self, url: str, number: int, run: int) -> None:
         self.number, self.run = number, run
-        boot = f"machine-run{run}-process{number}{run}"
+        self.boot = boot = f"machine-run{run}-process{number}{run}"
         instance = f"gateway-{number}"
         self.weather = Weather(RedisStore(url, boot=boot, longest_ttl_seconds=7200, instance=instance))
         self.tracker = SteppedTracker(
@@ -170,7 +179,6 @@ class Gateway:
             ttl_running_seconds=3600,
             ttl_done_seconds=7200,
             heartbeat_seconds=0.001,  # almost no grace after an outage
-            clock=lambda: time.time() + SKEWS_SECONDS[number],
         )
         self.tasks: dict[str, TrackedTask] = {}
         self.held: asyncio.Task[None] | None = None  # the write in which it was stopped
@@ -251,6 +259,7 @@ def _awake(machine: Histories) -> st.SearchStrategy[Gateway]:
 # Each draws from a gateway that is not paused, so that nearly every step does something.
 an_awake = st.runner().flatmap(_awake)
 task_ids = st.sampled_from(IDS)
+a_reason = st.none() | st.sampled_from([reason for reason in Reason if reason is not Reason.LOST])
 
 
 class Histories(RuleBasedStateMachine):
@@ -267,7 +276,8 @@ class Histories(RuleBasedStateMachine):
         self.client.flushall()
         self.runs = 0
         self.gateways = [self.new_gateway(number) for number in range(GATEWAYS)]
-        self.last: dict[str, Seen] = {}
+        self.last: dict[str, int] = {}
+        self.reached: dict[tuple[str, int], int] = {}
         self.ends: dict[tuple[str, int], str] = {}
 
     def new_gateway(self, number: int) -> Gateway:
@@ -295,13 +305,13 @@ class Histories(RuleBasedStateMachine):
         """A request with this id comes in; it may be in use, here or elsewhere."""
         self.run(gateway.claim(task_id))
 
-    @rule(gateway=an_awake, task_id=task_ids, reason=st.none() | st.sampled_from(Reason), is_end=st.booleans())
+    @rule(gateway=an_awake, task_id=task_ids, reason=a_reason, is_end=st.booleans())
     def go_on(self, gateway: Gateway, task_id: str, reason: Reason | None, is_end: bool) -> None:
         """A request goes on or ends; nothing of it is written yet. Where none has the id, one comes in."""
         runner = next((other for other in self.awake() if task_id in other.tasks), gateway)
         self.run(runner.go_on(task_id, reason, is_end))
 
-    @rule(gateway=an_awake, task_id=task_ids, reason=st.none() | st.sampled_from(Reason), is_end=st.booleans())
+    @rule(gateway=an_awake, task_id=task_ids, reason=a_reason, is_end=st.booleans())
     def go_on_and_write(self, gateway: Gateway, task_id: str, reason: Reason | None, is_end: bool) -> None:
         """A request goes on or ends, and waits for the write of its status."""
         self.go_on(gateway, task_id, reason, is_end)
@@ -324,7 +334,7 @@ class Histories(RuleBasedStateMachine):
         if gateway.weather.is_fine and gateway.tracker.is_store_up:  # a busy machine makes a fine one look slow
             gateway.said.clear()
             before = self.stored().get(task_id, NOTHING)
-            assert rank < FINAL or (attempt, rank) > before[:2] or event == before[2]
+            assert rank < FINAL or before[1] == PRESUMED or (attempt, rank) > before[:2] or event == before[2]
         else:
             before = gateway.said.get(task_id, NOTHING)
             gateway.said[task_id] = _seen(document)
@@ -387,15 +397,33 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def nothing_goes_back(self) -> None:
-        """An end stays as it is, ranks and attempts never fall, and what was there is there."""
+        """An end stays as it is, ranks and attempts never fall, and what was there is there.
+
+        A presumed loss is no end, and has no rank.
+        """
         self.steps["all"] += 1
         now = self.stored()
         assert now.keys() >= self.last.keys()
         for task_id, (attempt, rank, event, state) in now.items():
-            assert (attempt, rank) >= self.last.get(task_id, NOTHING)[:2], task_id
+            assert attempt >= self.last.get(task_id, 0), task_id
+            self.steps["presumed"] += rank == PRESUMED
+            if rank == PRESUMED:
+                assert (task_id, attempt) not in self.ends, task_id
+                continue
+            assert rank >= self.reached.get((task_id, attempt), 0), task_id
+            self.reached[task_id, attempt] = rank
             if rank == FINAL:
                 assert self.ends.setdefault((task_id, attempt), event + state) == event + state, task_id
-        self.last = now
+        self.last = {task_id: seen[0] for task_id, seen in now.items()}
+
+    @invariant()
+    def only_the_dead_are_lost_for_good(self) -> None:
+        """A gateway that lives has no task that is lost for good."""
+        living = {gateway.boot for gateway in self.gateways}
+        for text in self.client.mget([DOCUMENTS + task_id for task_id in IDS]):
+            fields = json.loads(str(text)) if text is not None else {}
+            if fields.get("stage") == Stage.LOST:
+                assert fields["extensions"]["is_presumed"] or fields["extensions"]["boot"] not in living
 
     @invariant()
     def lists_agree(self) -> None:
@@ -408,7 +436,18 @@ class Histories(RuleBasedStateMachine):
         for state, places in zip(State, by_state, strict=True):
             listed = sorted(place[14:] for place in places if place[0] != "#")
             assert listed == sorted(task_id for task_id, seen in documents.items() if seen[3] == state), state
-        assert set(beats) == {task_id for task_id, seen in documents.items() if seen[1] < FINAL}
+        assert set(beats) == {task_id for task_id, seen in documents.items() if PRESUMED < seen[1] < FINAL}
+        names = self.client.zrange(LIST_PREFIX + "presumed", 0, -1)
+        assert {id_in(str(name)) for name in names} == {i for i, seen in documents.items() if seen[1] == PRESUMED}
+
+    def all_is_true(self) -> None:
+        """What each gateway knows of its own requests, the store says, unless another request has the id now."""
+        for gateway in self.gateways:
+            for task_id, task in gateway.tracker._own.by_id().items():
+                fields = json.loads(str(self.client.get(DOCUMENTS + task_id)))
+                is_another = name_in(fields) != gateway.tracker._own.name(task)
+                assert is_another or fields["stage"] == task.stage, task_id
+                assert not is_another or fields["extensions"]["attempt"] >= task.likely_attempt, task_id
 
     def teardown(self) -> None:
         """When all is well again everybody can write what he has, and all of it still holds."""
@@ -421,6 +460,7 @@ class Histories(RuleBasedStateMachine):
             assert gateway.tracker.unsaved == 0
         self.nothing_goes_back()
         self.lists_agree()
+        self.all_is_true()
         for gateway in self.gateways:
             self.run(gateway.die())
 
@@ -435,13 +475,17 @@ async def _known(call: Coroutine[Any, Any, Any]) -> Any:
 
 def _seen(text: str) -> Seen:
     fields = json.loads(text)
-    return fields["extensions"]["attempt"], rank_of(fields), fields["event_id"], fields["state"]
+    rank = PRESUMED if is_presumed(fields) else rank_of(fields)
+    return fields["extensions"]["attempt"], rank, fields["event_id"], fields["state"]
 
 
 @pytest.mark.alone  # an answer of the store that comes after 250 ms would count as none
 @pytest.mark.timeout(300)
 def test_no_history_makes_a_status_untrue(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In 10,000 steps no end ever changes, no rank and no attempt falls, and lists agree with documents."""
+    """In 10,000 steps no end ever changes, no rank and no attempt falls, and lists agree with documents.
+
+    When all is well again, no status of a living gateway is wrong.
+    """
     monkeypatch.setattr(waits, "END_SECONDS", 0)  # nothing here ends while a claim waits
     steps: Counter[str] = Counter()
     with asyncio.Runner() as runner, redis.Redis(port=server.port, decode_responses=True) as client:
@@ -457,3 +501,4 @@ def test_no_history_makes_a_status_untrue(server: Server, monkeypatch: pytest.Mo
             ),
         )
     assert steps["all"] >= STEPS
+    assert steps["presumed"] > 20
