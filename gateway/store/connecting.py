@@ -56,6 +56,7 @@ class Connector:
         self._pools: list[ConnectionPool] = []
         self._on_moved: list[Callable[[], object]] = []
         self._checking: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._checked_at = float("-inf")
         self.moves = 0  # how often Sentinel has named another primary
         if self._tls is not None:
@@ -67,7 +68,7 @@ class Connector:
                 access.sentinel_password_file,
                 "REDIS_SENTINEL_PASSWORD_FILE",
             )
-            self._sentinels = _Sentinels(address.master, address.hosts, login, self._tls)
+            self._sentinels = _Sentinels(address.master, address.hosts, login, self._tls, self._move)
         else:
             [(self._options["host"], self._options["port"])] = address.hosts
 
@@ -101,22 +102,25 @@ class Connector:
         now = time.monotonic()
         if self._sentinels is not None and now - self._checked_at >= _CHECK_SECONDS:
             self._checked_at = now
-            self._checking = asyncio.get_running_loop().create_task(self._check(self._sentinels))
+            self._checking = asyncio.get_running_loop().create_task(self._sentinels.check())
 
     async def close(self) -> None:
         """Ends the question that is under way."""
         asking = None if self._sentinels is None else self._sentinels.asking
-        tasks: list[asyncio.Task[Any]] = [task for task in (self._checking, asking) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in (self._checking, self._closing, asking):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
 
-    async def _check(self, sentinels: "_Sentinels") -> None:
-        if not await sentinels.has_moved():
-            return
+    def _move(self) -> None:
+        """Sentinel has named another primary."""
         self.moves += 1
         for callback in self._on_moved:
             callback()
+        self._closing = asyncio.get_running_loop().create_task(self._close_idle())
+
+    async def _close_idle(self) -> None:
+        """Closes the pools' idle connections, and has the others closed after their present use."""
         for pool in self._pools:
             await pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
             await pool.disconnect(inuse_connections=False)
@@ -201,16 +205,24 @@ class _BlockingPrimaryPool(SentinelConnectionPool, BlockingConnectionPool):
 
 
 class _Primary(NamedTuple):
-    """What Sentinels say: where the primary is, and the number of the failover that made it the primary."""
+    """What Sentinels say: where the primary is, the number of the last failover, and whether that has ended."""
 
     host: Host
     epoch: int
+    is_settled: bool
 
 
 class _Sentinels(Sentinel):
     """Asks all Sentinels at once: redis-py asks one after another, and a dead one takes all the time there is."""
 
-    def __init__(self, master: str, hosts: tuple[Host, ...], login: dict[str, Any], tls: _Tls | None) -> None:
+    def __init__(
+        self,
+        master: str,
+        hosts: tuple[Host, ...],
+        login: dict[str, Any],
+        tls: _Tls | None,
+        on_moved: Callable[[], object],
+    ) -> None:
         super().__init__([])  # type: ignore[no-untyped-call]
         options = {
             **login,
@@ -225,6 +237,7 @@ class _Sentinels(Sentinel):
             Redis(connection_pool=ConnectionPool(host=host, port=port, **options)) for host, port in hosts
         ]
         self.master = master
+        self._on_moved = on_moved
         self.asking: asyncio.Task[_Primary | Unreachable] | None = None
         self._present: _Primary | None = None  # to which connections lead
 
@@ -233,16 +246,23 @@ class _Sentinels(Sentinel):
         found = await self._found(service_name)
         if isinstance(found, Unreachable):
             raise found
-        self._present = found
+        self._lead_to(found)
         return found.host
 
-    async def has_moved(self) -> bool:
-        """Whether a newer failover has made another server the primary, since a connection asked last."""
-        present, found = self._present, await self._found(self.master)
-        if present is None or isinstance(found, Unreachable) or found.epoch <= present.epoch:
-            return False
+    async def check(self) -> None:
+        """Asks whether a failover has made another server the primary."""
+        found = await self._found(self.master)
+        if not isinstance(found, Unreachable) and found.is_settled:
+            self._lead_to(found)
+
+    def _lead_to(self, found: "_Primary") -> None:
+        """New connections lead to `found`. If older ones lead elsewhere, they are no use any more."""
+        present = self._present
+        if present is not None and found.epoch < present.epoch:
+            return  # these Sentinels have not heard of the last failover
         self._present = found
-        return found.host != present.host
+        if present is not None and found.host != present.host:
+            self._on_moved()
 
     async def _found(self, master: str) -> "_Primary | Unreachable":
         """All who ask at the same time share one question."""
@@ -268,12 +288,20 @@ class _Sentinels(Sentinel):
         return Unreachable(f"no Sentinel can be asked: {reason_of(why)}", kind_of(why) or "SENTINEL")
 
     def _primary_in(self, known: list[_State], master: str) -> "_Primary | Unreachable":
-        """By the newest failover of which a Sentinel has heard. Of those that have heard of it, one may call it up."""
+        """By the newest failover of which a Sentinel has heard. Of those that have heard of it, one may call it up.
+
+        While a failover is in progress, the Sentinel that leads it has the new epoch with the old address.
+        """
         newest = max(int(state["config-epoch"]) for state in known)
-        for state in known:
-            if int(state["config-epoch"]) == newest and self.check_master_state(state, master):
-                return _Primary((str(state["ip"]), int(state["port"])), newest)
+        heard = [state for state in known if int(state["config-epoch"]) == newest]
+        for state in sorted(heard, key=_is_in_progress):
+            if self.check_master_state(state, master):
+                return _Primary((str(state["ip"]), int(state["port"])), newest, not _is_in_progress(state))
         return Unreachable(f"Sentinel says that the primary of {master} is down")
+
+
+def _is_in_progress(state: _State) -> bool:
+    return "failover_in_progress" in state["flags"]
 
 
 async def _masters(sentinel: Redis) -> _States | Exception:

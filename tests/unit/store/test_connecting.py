@@ -192,16 +192,19 @@ async def test_an_old_primary_that_lives_on_is_left(new_store: NewStore) -> None
 
         assert not await write()
         assert await read_port() == old.port
-        sentinel.primary_port, sentinel.epoch = new.port, 2
-        await until(write, what="the new primary is written to")
-        assert await read_port() == new.port
-        sentinel.primary_port, sentinel.epoch = old.port, 1
+        sentinel.epoch, sentinel.flags = 2, "master,failover_in_progress"  # as the leading Sentinel says it
         asked = sentinel.asked
 
         async def is_asked_again() -> bool:
             await write()
             return sentinel.asked > asked + 1
 
+        await until(is_asked_again)
+        sentinel.primary_port, sentinel.flags = new.port, "master"
+        await until(write, what="the new primary is written to")
+        assert await read_port() == new.port
+        sentinel.primary_port, sentinel.epoch = old.port, 1
+        asked = sentinel.asked
         await until(is_asked_again)
         assert (pipeline.connections, connector.moves) == (2, 1)
         await pipeline.close()
