@@ -99,9 +99,8 @@ class Connector:
 
         After a failover by hand the old primary takes writes for ten seconds or more, which are lost.
         """
-        now = time.monotonic()
-        if self._sentinels is not None and now - self._checked_at >= _CHECK_SECONDS:
-            self._checked_at = now
+        if self._sentinels is not None and time.monotonic() - self._checked_at >= _CHECK_SECONDS:
+            self._checked_at = time.monotonic()
             self._checking = asyncio.get_running_loop().create_task(self._sentinels.check())
 
     async def close(self) -> None:
