@@ -1,24 +1,48 @@
-"""The store's clock, as this process knows it. All times of all tasks are by that clock, so gateways agree on them."""
+"""The clock by which all times of tasks are: the store's, as this process knows it. So gateways agree on them."""
 
 import time
+from collections.abc import Callable
+from typing import Protocol
 
-_STEP_MS = 2000.0  # a clock that steps forward by more makes every task look silent
+_STEP_SECONDS = 2.0  # a clock that steps forward by more makes every task look silent
+
+
+class Clock(Protocol):
+    """Unix time as an offset from `time.monotonic()`. Each status asks for it, so it is a plain number."""
+
+    @property
+    def offset_seconds(self) -> float:
+        """To be added to the monotonic time."""
+        ...
+
+
+class MachineClock:
+    """The clock of this machine, or another one: `seconds` returns Unix seconds. It may be set at any time."""
+
+    def __init__(self, seconds: Callable[[], float] | None = None) -> None:
+        self._seconds = seconds
+
+    @property
+    def offset_seconds(self) -> float:
+        """The offset as of now."""
+        return (time.time() if self._seconds is None else self._seconds()) - time.monotonic()
 
 
 class StoreClock:
-    """Unix time by the store's clock: an offset from the monotonic clock here, learned from the store's replies.
+    """The store's clock, learned from its replies. Until the first one it is that of this machine.
 
-    Until the first reply it is this machine's clock. After a step forward it counts as unsteady for `grace_seconds`.
+    After a step forward it counts as unsteady for `grace_seconds`.
     """
 
     def __init__(self, grace_seconds: float) -> None:
+        self.offset_seconds = MachineClock().offset_seconds
+        self._is_heard = False
         self._grace_seconds = grace_seconds
-        self._offset_ms: float | None = None
         self._steady_at = 0.0
 
     def seconds(self) -> float:
         """Unix seconds now."""
-        return time.time() if self._offset_ms is None else time.monotonic() + self._offset_ms / 1000
+        return time.monotonic() + self.offset_seconds
 
     @property
     def is_steady(self) -> bool:
@@ -32,9 +56,9 @@ class StoreClock:
         slow replies change nothing, and fast ones make it exact.
         """
         replied_at = time.monotonic()
-        least, most = now_ms - replied_at * 1000, now_ms + 1 - asked_at * 1000
-        if self._offset_ms is None:
-            self._offset_ms = (least + most) / 2
-        if least - self._offset_ms > _STEP_MS:
+        least, most = now_ms / 1000 - replied_at, (now_ms + 1) / 1000 - asked_at
+        if not self._is_heard:
+            self._is_heard, self.offset_seconds = True, (least + most) / 2
+        if least - self.offset_seconds > _STEP_SECONDS:
             self._steady_at = replied_at + self._grace_seconds
-        self._offset_ms = min(max(self._offset_ms, least), most)
+        self.offset_seconds = min(max(self.offset_seconds, least), most)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from gateway.store.clock import Clock
 from gateway.tasks.stages import State
 from gateway.tasks.task import ID_PATTERN
 
@@ -96,6 +97,10 @@ class Store(Protocol):
     answers_at_once: bool  # `write` calls its `then` before it returns
 
     @property
+    def clock(self) -> Clock:
+        """The store's clock, as far as it is known."""
+
+    @property
     def lost(self) -> int:
         """How many tasks of other gateways this process has made lost."""
 
@@ -134,10 +139,6 @@ class Store(Protocol):
 
     async def probe(self) -> None:
         """Tries everything that the gateway needs. Raises StoreError if any of it fails."""
-
-    def seconds(self) -> float:
-        """Unix time by the store's clock, as far as it is known."""
-        ...
 
     async def presumed(self) -> list[str]:
         """The documents of the tasks that are presumed lost."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from gateway.store.clock import MachineClock
 from gateway.store.interface import Page, Record, Then, Written, decode_cursor, encode_cursor, ignore, place
 from gateway.tasks.document import complete_document
 from gateway.tasks.shares import Shares
@@ -62,6 +63,7 @@ class MemoryStore:
         self.answers_at_once = True
         self.connections = 0
         self._max_tasks = max_tasks
+        self.clock = MachineClock(clock)
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._bytes = 0
@@ -159,10 +161,6 @@ class MemoryStore:
 
     async def probe(self) -> None:
         """Does nothing: the table is never away."""
-
-    def seconds(self) -> float:
-        """Unix time by this machine's clock."""
-        return self._clock()
 
     # All tasks here are this process's own: no other run leaves tasks behind, and no other gateway cancels them.
 

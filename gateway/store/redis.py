@@ -57,7 +57,6 @@ class RedisStore:
         self.write = self._statuses.write  # a task's status and its place in the lists, in one atomic step
         self._reader = Reader(connector, malformed, grace_seconds=grace_seconds)
         self.clock = self._reader.clock
-        self.seconds = self.clock.seconds  # Unix time by Redis' clock
         self._orphans = Orphans(
             self._reader,
             malformed,

@@ -4,12 +4,13 @@
 for it. `Documents` makes what is written and told of it, and changes no task's status.
 """
 
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
 from gateway.errors import Cancelled, GatewayError
+from gateway.store.clock import Clock
 from gateway.store.interface import Record
 from gateway.tasks.document import complete_document, document_head
 from gateway.tasks.stages import FINAL_RANK
@@ -251,7 +252,7 @@ class Documents:
     ttl_running_seconds: int
     ttl_done_seconds: int
     grace_seconds: float
-    seconds: Callable[[], float]  # Unix time
+    clock: Clock
 
     def record(self, task: TrackedTask) -> Record:
         """The record of a task as it is now."""
@@ -276,11 +277,13 @@ class Documents:
     def is_expired(self, task: TrackedTask) -> bool:
         """Whether the task ended so long ago that the store need not have it any more."""
         ended_ms = task.finished_ms
-        return ended_ms is not None and int(self.seconds() * 1000) - ended_ms >= self.ttl_done_seconds * 1000
+        if ended_ms is None:
+            return False
+        return (time.monotonic() + self.clock.offset_seconds) * 1000 - ended_ms >= self.ttl_done_seconds * 1000
 
     def _head(self, task: TrackedTask) -> str:
         """The document as of now; an ended task's is of its end, and the same whenever it is rendered."""
-        now = self.seconds() if task.finished_ms is None else task.finished_ms / 1000
+        now = time.monotonic() + self.clock.offset_seconds if task.finished_ms is None else task.finished_ms / 1000
         return document_head(
             task,
             algorithm_id=self.algorithm_id,

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from gateway.errors import GatewayError, ShuttingDown, TaskIdInUse
 from gateway.metrics.counts import Counts
+from gateway.store.clock import Clock
 from gateway.store.interface import Names, Page, Store
 from gateway.tasks.document import is_id_free, is_visible
 from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
@@ -37,16 +38,20 @@ _BEAT_TICKS = 10  # the heartbeat timer looks this often per interval
 _STEP_MS = 1000  # a clock that steps back by more is believed
 
 
-class _Clock:
-    """The time that tasks are stamped with; it may be set back at any time. `seconds` gives Unix seconds."""
+class _Stamps:
+    """The times that tasks are stamped with: those of `clock`, which may be set back at any time."""
 
-    def __init__(self, seconds: Callable[[], float]) -> None:
-        self.seconds = seconds
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._last_claim_ms = 0
+
+    def seconds(self) -> float:
+        """Unix seconds."""
+        return time.monotonic() + self._clock.offset_seconds
 
     def now_ms(self) -> int:
         """Unix milliseconds."""
-        return int(self.seconds() * 1000)
+        return int((time.monotonic() + self._clock.offset_seconds) * 1000)
 
     def claim_ms(self) -> int:
         """As `now_ms`, but no two the same: with `boot` it tells the claims of one id from each other."""
@@ -69,20 +74,19 @@ class Tracker:
         ttl_done_seconds: int,
         heartbeat_seconds: float,
         counts: Counts | None = None,
-        clock: Callable[[], float] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.is_draining = False
         self._store = store
         self._heartbeat_seconds = heartbeat_seconds
         self._counts = counts or Counts()
-        self._clock = _Clock(clock or store.seconds)
+        clock = clock or store.clock
+        self._stamps = _Stamps(clock)
         self._in_flight: dict[str, TrackedTask] = {}
         self._outbox = Outbox()
         self._own = OwnTasks(self._in_flight, self._outbox, boot)
         grace_seconds = SILENT_BEATS * heartbeat_seconds
-        documents = Documents(
-            algorithm_id, instance, boot, ttl_running_seconds, ttl_done_seconds, grace_seconds, self._clock.seconds
-        )
+        documents = Documents(algorithm_id, instance, boot, ttl_running_seconds, ttl_done_seconds, grace_seconds, clock)
         self._writer = StoreWriter(
             store,
             self._outbox,
@@ -109,7 +113,7 @@ class Tracker:
 
     def seconds(self) -> float:
         """Unix seconds by the clock that tasks are stamped with: the store's, as far as it is known."""
-        return self._clock.seconds()
+        return self._stamps.seconds()
 
     @property
     def in_flight(self) -> int:
@@ -178,12 +182,12 @@ class Tracker:
         self.check(task_id, owner)
         if task_id is None:
             new, self._spare_id = self._spare_id or new_id(), ""
-            task = TrackedTask(new, method, path, query, self._clock.now_ms(), 1, owner, label, place=place)
+            task = TrackedTask(new, method, path, query, self._stamps.now_ms(), 1, owner, label, place=place)
             self._outbox.post(task)
         else:
             before = self._outbox.remembered.get(task_id)
             likely_attempt = 1 if before is None else min(before.likely_attempt + 1, MAX_ATTEMPT)
-            claim_ms = self._clock.claim_ms()
+            claim_ms = self._stamps.claim_ms()
             task = TrackedTask(task_id, method, path, query, claim_ms, 0, owner, label, likely_attempt, place)
         task.beat_at = time.monotonic() + self._heartbeat_seconds
         self._in_flight[task.task_id] = task
@@ -209,7 +213,7 @@ class Tracker:
 
     def forward(self, task: TrackedTask) -> None:
         """The request was handed to the upstream."""
-        if task.forward(self._clock.now_ms()):
+        if task.forward(self._stamps.now_ms()):
             self._outbox.post(task)
             if self._changes.waiters:
                 self._changes.changed(task.task_id)
@@ -217,14 +221,14 @@ class Tracker:
 
     def answer(self, task: TrackedTask, status_code: int, *, is_stream: bool) -> None:
         """The upstream's response head has come."""
-        if task.answer(status_code, is_stream, self._clock.now_ms()):
+        if task.answer(status_code, is_stream, self._stamps.now_ms()):
             self._outbox.post(task)
             if self._changes.waiters:
                 self._changes.changed(task.task_id)
 
     def finish(self, task: TrackedTask, reason: Reason | None, message: str) -> None:
         """The one end of a task: SUCCESS without a reason, else FAILED. Later ends are ignored."""
-        if task.finish(reason, message, self._clock.now_ms()):
+        if task.finish(reason, message, self._stamps.now_ms()):
             self._leave(task)
             self._outbox.post_urgently(task)
             self._counts.ended(task)

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import TaskIdInUse
+from gateway.store.clock import MachineClock
 from gateway.store.interface import StoreError, new_boot
 from gateway.store.memory import MemoryStore
 from gateway.tasks.document import complete_document
@@ -52,6 +53,7 @@ class ScriptedStore:
 
     def __init__(self) -> None:
         self.table = MemoryStore()
+        self.clock = self.table.clock
         self.door = asyncio.Event()
         self.door.set()
         self.failure: Exception | None = None
@@ -130,10 +132,6 @@ class ScriptedStore:
         await self._enter("page")
         return await self.table.page(limit, state, cursor, **more)
 
-    def seconds(self) -> float:
-        """Unix time."""
-        return time.time()
-
     async def presumed(self) -> list[str]:
         """No loss is presumed."""
         await self._enter("presumed")
@@ -187,7 +185,7 @@ class Subject:
             ttl_running_seconds=3600,
             ttl_done_seconds=86400,
             heartbeat_seconds=heartbeat_seconds,
-            clock=clock,
+            clock=MachineClock(clock),
         )
         self.writer: asyncio.Task[None] | None = None
 

@@ -16,7 +16,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.wall, self.monotonic = WALL, MONOTONIC
-        self.clock = StoreClock(30)
+        self.clock: StoreClock
 
     def pass_time(self, seconds: float) -> None:
         """Both clocks go on."""
@@ -34,6 +34,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine()
     monkeypatch.setattr(time, "time", lambda: made.wall)
     monkeypatch.setattr(time, "monotonic", lambda: made.monotonic)
+    made.clock = StoreClock(30)
     return made
 
 

@@ -60,6 +60,7 @@ class Weather:
 
     def __init__(self, store: RedisStore) -> None:
         self.store = store
+        self.clock = store.clock
         self.lost = 0
         self.answers_at_once = False
         self.connections = 0
@@ -96,10 +97,6 @@ class Weather:
 
     def replace_end(self, record: Record) -> None:
         """Never called: no answer is kept."""
-
-    def seconds(self) -> float:
-        """Unix time."""
-        return self.store.seconds()
 
     async def presumed(self) -> list[str]:
         """What may be lost."""

@@ -562,7 +562,7 @@ async def test_a_heartbeat_moves_the_timestamp_alone() -> None:
 
 async def test_an_end_after_the_clock_was_set_back_is_told_the_same_each_time() -> None:
     """Though the clock steps back an hour, a task ends no earlier than it began, and is told the same again."""
-    now = [1_700_003_600.25]
+    now = [1_700_003_600.2505]
     async with tracking(clock=lambda: now[0]) as subject:
         task = await subject.begin("t")
         subject.tracker.forward(task)
