@@ -1,1 +1,1 @@
-"""What Prometheus makes of the metrics, and whether deploy/monitoring is what it says it is."""
+"""Several machines with one store: cuts, kills and restarts between real network namespaces; the files of deploy/."""

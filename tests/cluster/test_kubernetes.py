@@ -150,7 +150,6 @@ def test_files_of_secrets_are_where_the_settings_say(place: str) -> None:
 def test_every_variable_is_a_setting(place: str) -> None:
     """What the gateway's container gets is a setting of ours, or a known one of Ollama's; its name is the pod's."""
     variables = environment(place, "ollama-gateway")
-    skip_without_sentinel(variables)
     assert variables.keys() <= {row.name for row in SETTINGS} | OLLAMAS
     assert variables["GATEWAY_INSTANCE"] == {"fieldRef": {"fieldPath": "metadata.name"}}
 
@@ -159,7 +158,6 @@ def test_every_variable_is_a_setting(place: str) -> None:
 def test_the_gateway_takes_its_settings(place: str, tmp_path: Path) -> None:
     """The gateway's own check of the settings finds nothing wrong and warns of nothing."""
     variables = environment(place, "ollama-gateway") | {"GATEWAY_INSTANCE": "ollama-gateway-0"}
-    skip_without_sentinel(variables)
     for path in {text for name, text in variables.items() if name.endswith("_FILE")}:
         file = tmp_path / path.removeprefix(SECRET_DIRECTORY)
         file.parent.mkdir(exist_ok=True)
@@ -168,14 +166,6 @@ def test_the_gateway_takes_its_settings(place: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gateway", "--check"]
     done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
-
-
-def skip_without_sentinel(variables: dict[str, Any]) -> None:
-    """Skips a test of settings that this version of the gateway does not have."""
-    if "redis+sentinel" in variables.get("REDIS_URL", "") and "REDIS_SENTINEL_PASSWORD_FILE" not in {
-        row.name for row in SETTINGS
-    }:
-        pytest.skip("REDIS_URL does not take Sentinels yet")
 
 
 @each_place
