@@ -14,10 +14,9 @@ from gateway.store.interface import id_in, ignore, name_in
 from gateway.store.layout import BEATS, DOCUMENT_PREFIX, PRESUMED, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.reader import Reader
-from gateway.tasks.document import fields_of, is_presumed, lost_document, presumed_until_ms
+from gateway.tasks.document import fields_of, is_presumed, lost_document, presumed_in, presumed_until_ms
 
 _LOST_AFTER = re.compile(r'"lost_after_ms":(\d{1,15})\}\}$')
-_PRESUMED = '"is_presumed":true'
 _READ_AT_ONCE = 256
 _SWEPT = 1000  # expired tasks that leave the lists in one step
 _SWEEPS = 10
@@ -76,7 +75,7 @@ class Orphans:
     async def presumed(self) -> list[str]:
         """The documents of the tasks that are presumed lost. Raises redis-py's errors."""
         names = cast("list[str]", await self._reader.redis.zrange(PRESUMED, 0, -1))
-        return [document for document in await self._read([*map(id_in, names)]) if _PRESUMED in document]
+        return [document for document in await self._read([*map(id_in, names)]) if presumed_in(document)]
 
     async def _read(self, task_ids: Sequence[str]) -> list[str]:
         """The documents of those of `task_ids` that have one."""
@@ -118,7 +117,8 @@ class Orphans:
         own, theirs = self._boot.split("-"), str(extensions.get("boot")).split("-")
         is_same_site = extensions.get("instance") == self._instance and own[:1] == theirs[:1]
         is_other_run = len(own) == len(theirs) == 3 and own[1] != theirs[1]
-        return is_same_site and is_other_run and (is_running(document) or _PRESUMED in document)
+        is_open = is_running(document) or presumed_in(document) is not None
+        return is_same_site and is_other_run and is_open
 
     async def look(
         self, exempt: Container[str] | None, on_silent: Callable[[str], object] = ignore
@@ -189,13 +189,11 @@ def _is_silent(document: str, now_ms: int) -> bool:
 
 def _is_presumed_as(name: str, document: str) -> bool:
     """Whether a document says that the request of this name is presumed lost."""
-    fields = fields_of(document)
-    return fields is not None and is_presumed(fields) and name_in(fields) == name
+    fields = presumed_in(document)
+    return fields is not None and name_in(fields) == name
 
 
 def _is_due(document: str, now_ms: int) -> bool:
     """Whether the task is to be made lost: it is silent, or has been presumed lost for long enough."""
-    if _PRESUMED not in document:
-        return _is_silent(document, now_ms)
-    fields = fields_of(document) or {}
-    return is_presumed(fields) and presumed_until_ms(fields) < now_ms
+    presumed = presumed_in(document)
+    return _is_silent(document, now_ms) if presumed is None else presumed_until_ms(presumed) < now_ms
