@@ -15,11 +15,12 @@ import httpx
 
 from gateway import __version__
 from gateway.cli import show
-from gateway.cli.client import Away, Client, Document, NotKept, UnknownTask, has_ended, is_presumed
+from gateway.cli.client import Away, Client, Document, NotKept, UnknownTask, has_ended
 from gateway.cli.response import File, Reached, Reader, UnusableFile
 from gateway.cli.watch import ended, follow
 from gateway.logs import readable
 from gateway.settings import terminal_peer
+from gateway.tasks.document import is_presumed
 from gateway.tasks.options import is_label
 from gateway.tasks.stages import State
 from gateway.tasks.task import is_valid_id

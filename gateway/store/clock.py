@@ -2,7 +2,7 @@
 
 import time
 
-_STEP_MS = 2000.0  # a clock that steps forward by more makes every task look silent
+_STEP_FORWARD_MS = 2000.0  # a clock that steps forward by more makes every task look silent
 
 
 class StoreClock:
@@ -35,6 +35,6 @@ class StoreClock:
         least, most = now_ms - replied_at * 1000, now_ms + 1 - asked_at * 1000
         if self._offset_ms is None:
             self._offset_ms = (least + most) / 2
-        if least - self._offset_ms > _STEP_MS:
+        if least - self._offset_ms > _STEP_FORWARD_MS:
             self._steady_at = replied_at + self._grace_seconds
         self._offset_ms = min(max(self._offset_ms, least), most)

@@ -191,7 +191,10 @@ def is_id_free(document: str) -> bool:
 
 
 def is_presumed(fields: dict[str, Any]) -> bool:
-    """Whether a document tells of a loss that is only presumed. `fields` are checked ones."""
+    """Whether a document tells of a loss that is only presumed: the gateway is silent, but may still run the task.
+
+    `fields` are checked ones. Earlier gateways do not write this value.
+    """
     return fields["extensions"].get("is_presumed") is True
 
 
