@@ -31,7 +31,7 @@ from gateway.store.reasons import CERTIFICATE, LIBRARY_ERRORS, Unreachable, kind
 _ASKING_SECONDS = 0.6
 # The wait for others after the first answer: one may have heard of a failover that the first has not.
 _NEWER_SECONDS = 0.05
-_CHECK_SECONDS = 1.0  # between two questions whether there is another primary
+_CHECK_SECONDS = 1.0  # at least, between two questions whether there is another primary
 
 # redis-py would tell the server its name, and ask for notices of maintenance. The account would need rights for that.
 _NOTHING_MORE = {"driver_info": None, "maint_notifications_config": MaintNotificationsConfig(enabled=False)}
@@ -93,7 +93,7 @@ class Connector:
         """Has `callback` called when Sentinel names another primary: then connections to the old one are no use."""
         self._on_moved.append(callback)
 
-    def check(self) -> None:
+    def check_primary(self) -> None:
         """Has Sentinel asked, at most once a second, whether there is another primary by now.
 
         After a failover by hand the old primary takes writes for ten seconds or more, which are lost.
@@ -105,11 +105,11 @@ class Connector:
 
     async def close(self) -> None:
         """Ends the question that is under way."""
-        asking = None if self._sentinels is None else self._sentinels.asking
-        tasks: list[asyncio.Task[Any]] = [task for task in (self._checking, asking) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.gather(self._checking, return_exceptions=True)
+        if self._sentinels is not None:
+            await self._sentinels.close()
 
     async def _check(self, sentinels: "_Sentinels") -> None:
         if not await sentinels.has_moved():
@@ -122,10 +122,10 @@ class Connector:
             await pool.disconnect(inuse_connections=False)
 
 
-def _login(user: str, password: str, file: Path | None, name: str = "REDIS_PASSWORD_FILE") -> dict[str, Any]:
-    """redis-py's options for a login; `name` is the setting of the file."""
+def _login(user: str, password: str, file: Path | None, setting: str = "REDIS_PASSWORD_FILE") -> dict[str, Any]:
+    """redis-py's options for a login; `setting` names the file in errors."""
     if file is not None:
-        return {"credential_provider": PasswordFile(file, user, name)}
+        return {"credential_provider": PasswordFile(file, user, setting)}
     return {"username": user or None, "password": password or None}
 
 
@@ -164,7 +164,7 @@ class _TlsConnection(SSLConnection):
         self._tls = tls
 
     async def connect(self) -> None:
-        """Reads the files if it has to connect."""
+        """Connects with the files for TLS as they are now. Raises Unreachable if they are wrong."""
         if self.is_connected:
             return
         self.ssl_context.context = self._tls.context()
@@ -173,7 +173,7 @@ class _TlsConnection(SSLConnection):
         except RedisConnectionError as error:
             if kind_of(error) or not any(words in str(error) for words in _CLOSED_WORDS):
                 raise
-            # With TLS 1.3 the server judges the client's certificate after the handshake, and its reset may overtake
+            # With TLS 1.3 the server checks the client's certificate after the handshake. Its reset may arrive before
             # its reason.
             raise Unreachable(_CLOSED, CERTIFICATE) from error
 
@@ -225,30 +225,36 @@ class _Sentinels(Sentinel):
             Redis(connection_pool=ConnectionPool(host=host, port=port, **options)) for host, port in hosts
         ]
         self.master = master
-        self.asking: asyncio.Task[_Primary | Unreachable] | None = None
-        self._present: _Primary | None = None  # to which connections lead
+        self._asking: asyncio.Task[_Primary | Unreachable] | None = None
+        self._primary: _Primary | None = None  # that connections go to
 
     async def discover_master(self, service_name: str) -> Host:
         """The address of the primary `service_name`, which is always `master`. Raises Unreachable."""
         found = await self._found(service_name)
         if isinstance(found, Unreachable):
             raise found
-        self._present = found
+        self._primary = found
         return found.host
 
     async def has_moved(self) -> bool:
         """Whether a newer failover has made another server the primary, since a connection asked last."""
-        present, found = self._present, await self._found(self.master)
-        if present is None or isinstance(found, Unreachable) or found.epoch <= present.epoch:
+        known, found = self._primary, await self._found(self.master)
+        if known is None or isinstance(found, Unreachable) or found.epoch <= known.epoch:
             return False
-        self._present = found
-        return found.host != present.host
+        self._primary = found
+        return found.host != known.host
+
+    async def close(self) -> None:
+        """Ends the question that is under way."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
 
     async def _found(self, master: str) -> "_Primary | Unreachable":
-        """All who ask at the same time share one question."""
-        if self.asking is None or self.asking.done():
-            self.asking = asyncio.get_running_loop().create_task(self._ask(master))
-        return await asyncio.shield(self.asking)
+        """The primary, or why it is not known. Callers that ask at the same time share one question."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.get_running_loop().create_task(self._ask(master))
+        return await asyncio.shield(self._asking)
 
     async def _ask(self, master: str) -> "_Primary | Unreachable":
         """Returns an error instead of raising it: all callers may have left."""
@@ -268,7 +274,10 @@ class _Sentinels(Sentinel):
         return Unreachable(f"no Sentinel can be asked: {reason_of(why)}", kind_of(why) or "SENTINEL")
 
     def _primary_in(self, known: list[_State], master: str) -> "_Primary | Unreachable":
-        """By the newest failover of which a Sentinel has heard. Of those that have heard of it, one may call it up."""
+        """The primary since the newest failover that any Sentinel knows.
+
+        It counts as up if one of the Sentinels that know this failover says so.
+        """
         newest = max(int(state["config-epoch"]) for state in known)
         for state in known:
             if int(state["config-epoch"]) == newest and self.check_master_state(state, master):

@@ -107,7 +107,7 @@ class Pipeline:
             self.fail(_Repeatable("the connection was given up"))
 
     def _ask(self, batch: _Batch) -> None:
-        self._connector.check()
+        self._connector.check_primary()
         if not self._batches:
             self._deadline = self._deadline or Deadline(asyncio.get_running_loop(), self._time_out)
             self._deadline.move(COMMAND_TIMEOUT_SECONDS)
@@ -272,6 +272,6 @@ async def uncancelled(answer: Coroutine[Any, Any, T]) -> T:
 
 
 def _retrieve_exception(command: "asyncio.Future[Any]") -> None:
-    """Marks the error as seen. Without that, asyncio logs the error of each command whose caller is gone."""
+    """Marks the error as seen. Without that, asyncio logs the error of each command whose caller has left."""
     if not command.cancelled():
         command.exception()
