@@ -86,9 +86,10 @@ class Orphans:
         return found
 
     async def _make_lost(self, document: str, exempt: Container[str] = (), *, is_certain: bool = False) -> str | None:
-        """Makes the task of `document` lost: presumed first, and then for good, or at once if that `is_certain`.
+        """Makes the task of `document` lost, unless its request is named in `exempt`.
 
-        Returns the new document, or the one that was written meanwhile.
+        The loss is presumed. It is final if `document` tells of a presumed loss already, or if it `is_certain`. Returns
+        the new document, or the one that was written meanwhile.
         """
         fields = fields_of(document)
         if fields is None or name_in(fields) in exempt:
@@ -131,16 +132,19 @@ class Orphans:
         """
         watched = await self._watched()
         if self._clock.is_steady and exempt is not None:
-            await self._end_silent(watched, exempt, on_silent)
-            await self._end_presumed(watched, exempt, on_silent)
+            await self._presume_silent(watched, exempt, on_silent)
+            await self._settle_presumed(watched, exempt, on_silent)
         return watched.cancels, watched.is_complete
 
-    async def _end_silent(self, watched: _Watched, exempt: Container[str], on_silent: Callable[[str], object]) -> None:
+    async def _presume_silent(
+        self, watched: _Watched, exempt: Container[str], on_silent: Callable[[str], object]
+    ) -> None:
+        """Makes the tasks lost, for now presumed, of which too many heartbeats are missing."""
         if not watched.silent:
             return
         documents = await self.documents(watched.silent, exempt)
-        # A gateway of the previous version has ended the task, or its document has expired.
         pairs = zip(watched.silent, documents, strict=True)
+        # `beats` has them still: a gateway of the previous version ended them, or their documents have expired.
         ended = [task_id for task_id, document in pairs if not is_running(document or "")]
         if ended:
             keys = [*(DOCUMENT_PREFIX + task_id for task_id in ended), *SHARED_KEYS]
@@ -149,9 +153,10 @@ class Orphans:
             if _is_silent(document, watched.now_ms):
                 on_silent(name_in(fields_of(document) or {}))
 
-    async def _end_presumed(
+    async def _settle_presumed(
         self, watched: _Watched, exempt: Container[str], on_silent: Callable[[str], object]
     ) -> None:
+        """Makes presumed losses final that are due. Own tasks among the presumed ones go to `on_silent`."""
         for name in watched.presumed:
             if name in exempt:
                 on_silent(name)
