@@ -130,7 +130,7 @@ def _login(user: str, password: str, file: Path | None, setting: str = "REDIS_PA
 
 
 class _Tls:
-    """The contexts for TLS: loaded again when one of the files is another one."""
+    """The contexts for TLS: loaded again when one of the files has changed."""
 
     def __init__(self, access: Access) -> None:
         self._ca_file, self._cert_file, self._key_file = access.ca_file, access.cert_file, access.key_file
