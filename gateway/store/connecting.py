@@ -57,6 +57,7 @@ class Connector:
         self._on_moved: list[Callable[[], object]] = []
         self._checking: asyncio.Task[None] | None = None
         self._checked_at = float("-inf")
+        self.has_sentinels = bool(address.master)
         self.moves = 0  # how often Sentinel has named another primary
         if self._tls is not None:
             self._options["tls"] = self._tls

@@ -107,7 +107,8 @@ class Pipeline:
             self.fail(_Repeatable("the connection was given up"))
 
     def _ask(self, batch: _Batch) -> None:
-        self._connector.check_primary()
+        if self._connector.has_sentinels:  # a plain store has nothing to ask, and this is called for each batch
+            self._connector.check_primary()
         if not self._batches:
             self._deadline = self._deadline or Deadline(asyncio.get_running_loop(), self._time_out)
             self._deadline.move(COMMAND_TIMEOUT_SECONDS)
