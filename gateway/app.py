@@ -201,34 +201,12 @@ def _routes(
     loaded_models: models.LoadedModelsProbe,
     announcer: Announcer,
 ) -> FastAPI:
-    """The gateway's own routes. Their lifespan starts and stops the writer and the other background tasks."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        writer = asyncio.create_task(tracker.run(), name="status writer")
-        keeper = asyncio.create_task(keeping.run(), name="kept answers")
-        measuring = asyncio.create_task(metrics.run(), name="metrics")
-        looking = asyncio.create_task(keyring.run(), name="API keys")
-        await tracker.until_looked(_FIRST_LOOK_SECONDS)
-        telling = asyncio.create_task(announcer.run(), name="nodes")
-        _relax_garbage_collection()
-        yield
-        measuring.cancel()
-        looking.cancel()
-        keeper.cancel()
-        await asyncio.gather(keeping.close(), announcer.close())
-        telling.cancel()
-        writer.cancel()
-        with suppress(asyncio.CancelledError):
-            await writer
-        await tracker.close()
-        upstream.close()
-
+    """The gateway's own routes."""
     routes = FastAPI(
         title="Ollama Gateway",
         version=__version__,
         summary="The status of relayed requests. Ollama's own API is relayed under /v1/ and not described here.",
-        lifespan=lifespan,
+        lifespan=lambda _: _lifespan(upstream, tracker, keeping, keyring, metrics, announcer),
         docs_url=None,  # FastAPI's pages load their assets from other hosts
         redoc_url=None,
         redirect_slashes=False,
@@ -238,7 +216,7 @@ def _routes(
     routes.state.tracker = tracker
     routes.state.readiness = readiness
     routes.state.loaded_models = loaded_models
-    routes.state.nodes = announcer
+    routes.state.announcer = announcer
     routes.state.metrics = metrics
     routes.state.ollama = scraping.OllamaState(readiness, routes.state.loaded_models)
     routes.include_router(tasks.router)
@@ -248,6 +226,31 @@ def _routes(
     routes.include_router(dashboard.router)
     routes.include_router(scraping.router)
     return routes
+
+
+@asynccontextmanager
+async def _lifespan(
+    upstream: Upstream, tracker: Tracker, keeping: Keeping, keyring: Keyring, metrics: Metrics, announcer: Announcer
+) -> AsyncIterator[None]:
+    """Starts and stops the writer and the other background tasks."""
+    writer = asyncio.create_task(tracker.run(), name="status writer")
+    keeper = asyncio.create_task(keeping.run(), name="kept answers")
+    measuring = asyncio.create_task(metrics.run(), name="metrics")
+    looking = asyncio.create_task(keyring.run(), name="API keys")
+    await tracker.until_looked(_FIRST_LOOK_SECONDS)
+    telling = asyncio.create_task(announcer.run(), name="nodes")
+    _relax_garbage_collection()
+    yield
+    measuring.cancel()
+    looking.cancel()
+    keeper.cancel()
+    await asyncio.gather(keeping.close(), announcer.close())
+    telling.cancel()
+    writer.cancel()
+    with suppress(asyncio.CancelledError):
+        await writer
+    await tracker.close()
+    upstream.close()
 
 
 def _relax_garbage_collection() -> None:

@@ -15,11 +15,12 @@ import httpx
 
 from gateway import __version__
 from gateway.cli import show
-from gateway.cli.client import Away, Client, Document, NotKept, UnknownTask, has_ended, is_presumed
+from gateway.cli.client import Away, Client, Document, NotKept, UnknownTask, has_ended
 from gateway.cli.response import File, Reached, Reader, UnusableFile
 from gateway.cli.watch import ended, follow
 from gateway.logs import readable
 from gateway.settings import terminal_peer
+from gateway.tasks.document import is_presumed
 from gateway.tasks.options import is_label
 from gateway.tasks.stages import State
 from gateway.tasks.task import is_valid_id
@@ -202,6 +203,17 @@ def _parser() -> argparse.ArgumentParser:
     nodes.set_defaults(run=_nodes)
 
     response = commands.add_parser("response", parents=[peer], help="the kept answer of a task, as it came from Ollama")
+    _add_response_arguments(response)
+
+    cancel = commands.add_parser("cancel", parents=[common], help="end a task that is in flight, or all of a label")
+    which = cancel.add_mutually_exclusive_group(required=True)
+    which.add_argument("task_id", type=_task_id, nargs="?", metavar="ID")
+    which.add_argument("--label", type=_label, help="all tasks in flight with this X-Task-Label")
+    cancel.set_defaults(run=_cancel)
+    return parser
+
+
+def _add_response_arguments(response: argparse.ArgumentParser) -> None:
     response.add_argument("task_id", type=_task_id, metavar="ID")
     what = response.add_mutually_exclusive_group()
     what.add_argument("--follow", action="store_true", help="read on to the end of a task that still runs")
@@ -211,13 +223,6 @@ def _parser() -> argparse.ArgumentParser:
     response.add_argument("-o", "--output", type=Path, metavar="FILE", help=file)
     what.add_argument("--delete", action="store_true", dest="is_deleting", help="delete the answer instead")
     response.set_defaults(run=_response, refuse=response.error)
-
-    cancel = commands.add_parser("cancel", parents=[common], help="end a task that is in flight, or all of a label")
-    which = cancel.add_mutually_exclusive_group(required=True)
-    which.add_argument("task_id", type=_task_id, nargs="?", metavar="ID")
-    which.add_argument("--label", type=_label, help="all tasks in flight with this X-Task-Label")
-    cancel.set_defaults(run=_cancel)
-    return parser
 
 
 def _limit(text: str) -> int:

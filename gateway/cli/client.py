@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import httpx
 
-from gateway.tasks.document import is_document
+from gateway.tasks.document import is_document, is_presumed
 from gateway.tasks.stages import State
 
 Document = dict[str, Any]
@@ -250,13 +250,5 @@ def _pieces(answer: httpx.Response) -> Iterator[bytes]:
 
 
 def has_ended(document: Document) -> bool:
-    """Whether the status is final. A presumed loss is not."""
+    """Whether the status is final. A presumed loss is not: the task can be RUNNING again, or get its real end."""
     return document["state"] in _ENDED and not is_presumed(document)
-
-
-def is_presumed(document: Document) -> bool:
-    """Whether the task is only presumed lost: its gateway is silent, but may still run it.
-
-    Such a task can be RUNNING again, or get its real end. Earlier gateways do not write this field.
-    """
-    return document["extensions"].get("is_presumed") is True

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from gateway.cli.client import Away, Broken, Client, Document, has_ended, is_presumed
+from gateway.cli.client import Away, Broken, Client, Document, has_ended
+from gateway.tasks.document import is_presumed
 
 _WAIT_SECONDS = 30.0  # for the head of the answer, in one request: many proxies close a connection that is idle longer
 _TRIES = 5  # one after the other, none with a new byte

@@ -18,8 +18,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.client import Document, Page, is_presumed
+from gateway.cli.client import Document, Page
 from gateway.logs import readable
+from gateway.tasks.document import is_presumed
 
 _STYLES = {"PENDING": "yellow", "RUNNING": "cyan", "SUCCESS": "green", "FAILED": "red"}
 _PROGRESS_SECONDS = 0.2

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from gateway.cli.client import Away, Client, Document, Page, has_ended, is_presumed
+from gateway.cli.client import Away, Client, Document, Page, has_ended
+from gateway.tasks.document import is_presumed
 
 _LONGEST_WAIT_SECONDS = 30.0  # many proxies close a connection that is idle for a minute
 _AGAIN_SECONDS = 2.0

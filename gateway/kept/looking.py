@@ -210,20 +210,20 @@ def _found(task_id: str, stored: StoredAnswer, now: float) -> Look:
         raise _superseded(task_id)
     if response != Kept.KEPT:
         raise _no_answer(task_id, document)
-    has_ended = rank_of(fields) == FINAL_RANK
+    is_final = rank_of(fields) == FINAL_RANK  # unlike `has_ended`, also for a presumed loss: no part comes for now
     head = head_in(stored.head) if stored.head else None
     if head is None or head.name != name_in(fields):
-        if has_ended and fields["stage"] != Stage.LOST:
+        if is_final and fields["stage"] != Stage.LOST:
             raise _no_answer(task_id, document)
-        return Look("", None, b"", 0, End.BROKEN if has_ended else None, document=document)
+        return Look("", None, b"", 0, End.BROKEN if is_final else None, document=document)
     if head.end is not None and stored.length < head.total:
         raise _no_answer(task_id, document)  # Redis has evicted the body
-    end = head.end or (End.BROKEN if has_ended and _is_over(fields, now) else None)
+    end = head.end or (End.BROKEN if is_final and _is_over(fields, now) else None)
     return Look(stored.generation, head, stored.piece, stored.length, end, document=document)
 
 
 def _is_over(fields: dict[str, Any], now: float) -> bool:
-    """Whether nothing more of the answer can come, although its end is not there: its gateway is gone."""
+    """Whether nothing more of the answer can be expected, although its end is not there."""
     if fields["stage"] == Stage.LOST:
         return True
     finished_ms = fields["extensions"].get("finished_ms") or 0

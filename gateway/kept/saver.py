@@ -47,7 +47,7 @@ class Saver:
         self._next: asyncio.Handle | None = None  # the next call
         self._is_soon = False  # at the end of this turn of the loop, not after the linger
         self.failing_since: float | None = None  # monotonic seconds
-        self.is_forbidden = False  # it fails for a right that the account lacks, so that waiting is no use
+        self.is_forbidden = False  # the account lacks a right, so waiting does not help
         self._is_forbidden_told = False
 
     def changed(self, answer: Answer) -> None:

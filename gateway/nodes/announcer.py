@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from gateway.metrics.counts import Counts
-from gateway.nodes.node import Node, Seen, Silence, StoreView, parse
+from gateway.nodes.node import Node, Outage, Seen, StoreView, parse
 from gateway.store.interface import StoreError
 from gateway.store.nodes import NodeStore, StoredNode
 
@@ -27,8 +27,8 @@ _LOOK_MODELS_SECONDS = 1.0
 _TICK_SECONDS = 0.5  # how often the loop looks whether the store is back
 _RETRY_SECONDS = 2.0  # after a failure of a store that is not away
 _LINE_SECONDS = 60.0  # between two lines of one kind
-_MISSING_RIGHT = ("NOPERM", "ERR")  # the second from within a script
-_TAKEN_OFTEN = 2  # once may be the former run of this gateway, which stops
+_MISSING_RIGHT = ("NOPERM", "ERR")  # some servers say ERR if the right is missing in a script
+_OVERWRITTEN_OFTEN = 2  # once may be the former run of this gateway, which stops
 
 T = TypeVar("T")
 
@@ -59,19 +59,19 @@ class Announcer:
         self._is_store_up = is_store_up
         self._heartbeat_seconds = heartbeat_seconds
         self._counts = counts
-        self._silence = Silence()
+        self._outage = Outage()
         self._wake = asyncio.Event()
         self._telling = asyncio.Lock()
         self._is_leaving = False
-        self._told = 0  # how often the store has taken the record
-        self._taken = 0  # how often another process had written it meanwhile
+        self._has_told = False  # the store has taken the record once
+        self._overwritten = 0  # how often another process had written it meanwhile
         self._lines = _Lines()
-        self._show([])
+        self._count([])
 
     # -- telling --
 
     async def run(self) -> None:
-        """Tells the others, as long as the gateway runs."""
+        """Tells the others, until `close`. Ends at once without a store."""
         while self._store is not None and not self._is_leaving:
             began = time.monotonic()
             if not self._own.is_draining:
@@ -88,7 +88,7 @@ class Announcer:
     def drain(self) -> None:
         """The gateway is about to stop: tells the others at once."""
         self._own = replace(self._own, is_draining=True)
-        self._show([])
+        self._count([])
         self._wake.set()
 
     async def close(self) -> None:
@@ -112,7 +112,7 @@ class Announcer:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), min(left, _TICK_SECONDS))
             is_up = self._is_store_up()
-            if is_up and (not was_up or (is_told and self._silence.is_away)):
+            if is_up and (not was_up or (is_told and self._outage.is_away)):
                 return
             was_up = is_up
 
@@ -128,13 +128,13 @@ class Announcer:
             told = await self._ask(store.tell(self._present("up").text(), kept_ms))
         if told is None:
             return False
-        self._taken += told.is_taken and self._told > 0
-        self._told += 1
-        if self._taken >= _TAKEN_OFTEN and self._lines.take("instance"):
+        self._overwritten += told.is_taken and self._has_told
+        self._has_told = True
+        if self._overwritten >= _OVERWRITTEN_OFTEN and self._lines.take("instance"):
             log.warning(
                 "another gateway calls itself %s, too; GATEWAY_INSTANCE has to be unique per store", self._own.instance
             )
-        self._show(self._others(store, told.nodes))
+        self._count(self._others(store, told.nodes))
         return True
 
     # -- looking --
@@ -161,14 +161,16 @@ class Announcer:
             if node is None:
                 store.report(instance)
             elif instance != self._own.instance:
-                others.append(Seen(node, node.state(self._silence.of_ms(age_ms, now)), age_ms))
+                others.append(Seen(node, node.state(self._outage.silence_ms(age_ms, now)), age_ms))
         return others
 
     def _present(self, store: StoreView) -> Node:
+        """What this gateway says of itself now."""
         running, waiting = self._load()
         return replace(self._own, running=running, waiting=waiting, models=self._models.names, store=store)
 
     def _seen(self, store: StoreView) -> Seen:
+        """This gateway's row of the table."""
         own = self._present(store)
         return Seen(own, own.state(0), 0)
 
@@ -182,18 +184,18 @@ class Announcer:
         except (StoreError, TimeoutError) as error:
             self._fail(error)
             return None
-        self._silence.answered(time.monotonic())
+        self._outage.answered(time.monotonic())
         return found
 
     def _fail(self, error: Exception | None) -> None:
         """The store was not asked, or gave no answer. A missing right is logged; the tracker logs all else."""
-        self._silence.failed()
-        self._show([])
+        self._outage.failed()
+        self._count([])
         if isinstance(error, StoreError) and error.kind in _MISSING_RIGHT and self._lines.take("refusal"):
             log.warning("the store does not keep the table of gateways, GET /nodes shows this one alone: %s", error)
 
-    def _show(self, others: Sequence[Seen]) -> None:
-        """Sets the metric."""
+    def _count(self, others: Sequence[Seen]) -> None:
+        """Sets the metric: this gateway and `others`, by state."""
         self._counts.show_nodes(Counter([self._own.state(0), *(seen.state for seen in others)]))
 
 

@@ -63,10 +63,10 @@ class Seen(NamedTuple):
     age_ms: int
 
 
-class Silence:
-    """How long a gateway has been silent, without the time in which the store was away: then none can say anything.
+class Outage:
+    """The store's last outage, as this gateway saw it. Its time does not count as silence: no gateway can speak then.
 
-    Times are monotonic seconds of this process. The time away is counted from the last answer before it.
+    Times are monotonic seconds of this process. An outage is counted from the last answer before it.
     """
 
     def __init__(self) -> None:
@@ -84,8 +84,8 @@ class Silence:
         """The store could not be asked."""
         self.is_away = True
 
-    def of_ms(self, age_ms: int, now: float) -> float:
-        """The silence, in milliseconds, of a gateway that said its last word `age_ms` ago."""
+    def silence_ms(self, age_ms: int, now: float) -> float:
+        """How long a gateway has been silent that said its last word `age_ms` ago, without the time of the outage."""
         said_at = now - age_ms / 1000
         if said_at >= self._back_at:
             return age_ms

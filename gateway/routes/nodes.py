@@ -3,15 +3,13 @@
 The models below only describe the answer for /openapi.json, and shape it.
 """
 
-from typing import Literal
-
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from gateway.errors import Forbidden
 from gateway.http.request import Request as ClientRequest
 from gateway.nodes.announcer import Announcer
-from gateway.nodes.node import NodeState, Seen
+from gateway.nodes.node import NodeState, Seen, StoreView
 
 router = APIRouter(tags=["nodes"])
 
@@ -26,7 +24,7 @@ class NodeItem(BaseModel):
     waiting: int = Field(description="requests in its queue")
     max_running: int = Field(description="its `MAX_RUNNING`; 0 without a bound")
     models: list[str] = Field(description="what its Ollama has in memory; empty while Ollama does not answer")
-    store: Literal["up", "down", "none"] = Field(description="the store as this gateway finds it; none: not configured")
+    store: StoreView = Field(description="the store as this gateway finds it; none: not configured")
     state: NodeState = Field(description="draining: about to stop; lost: silent for three of its heartbeats")
     age_sec: int = Field(description="whole seconds since its last word; 0 for the gateway that answers")
 
@@ -65,5 +63,5 @@ async def nodes(request: Request) -> NodeTable:
     client: ClientRequest = request.scope["extensions"]["gateway"]
     if client.reader is not None:
         raise Forbidden("only the API key 'admin' may see the gateways")
-    announcer: Announcer = request.app.state.nodes
+    announcer: Announcer = request.app.state.announcer
     return NodeTable(items=[_item(seen) for seen in await announcer.table()])

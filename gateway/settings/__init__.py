@@ -113,19 +113,20 @@ SETTINGS = (
             "[user:password@]host[:port][,host…]/master[/db]; rediss://, rediss+sentinel:// for TLS", "The store as "
             "one address, or its Sentinels; wins over the parts. User and password are the store's.",
             validators.redis_url, is_secret=True),
-    Setting("REDIS_CA_FILE", "", "the path of a readable PEM file with certificates", "With TLS: the authorities that "
-            "may vouch for the store and its Sentinels, instead of the system's. Read again for each connection.",
-            validators.certificates_file),
-    Setting("REDIS_CERT_FILE", "", "the path of a readable PEM file with a certificate", "With TLS: the certificate "
-            "that the gateway shows. Needs `REDIS_KEY_FILE`. Read again for each connection.",
+    Setting("REDIS_CA_FILE", "", "the path of a readable PEM file with certificates", "With TLS: the certificate "
+            "authorities to trust for the store and its Sentinels, instead of the system's. Read again for each "
+            "connection.", validators.certificates_file),
+    Setting("REDIS_CERT_FILE", "", "the path of a readable PEM file with a certificate", "With TLS: the gateway's "
+            "own certificate, for a store that demands one. Needs `REDIS_KEY_FILE`. Read again for each connection.",
             validators.certificates_file),
     Setting("REDIS_KEY_FILE", "", "the path of a readable PEM file with a private key, not encrypted", "The key of "
             "`REDIS_CERT_FILE`.", validators.private_key_file),
     Setting("REDIS_SENTINEL_USER", "", "1 to 128 characters, no white space", "The user to log in as at the Sentinels, "
             "where there is a password. Unset: their default user.", matching(r"\S{1,128}")),
     Setting("REDIS_SENTINEL_PASSWORD", "", "text", "The Sentinels' password.", str, is_secret=True),
-    Setting("REDIS_SENTINEL_PASSWORD_FILE", "", "the path of a readable UTF-8 file, not empty", "A file that holds it, "
-            "instead of `REDIS_SENTINEL_PASSWORD`. Read again for each connection.", validators.password_file),
+    Setting("REDIS_SENTINEL_PASSWORD_FILE", "", "the path of a readable UTF-8 file, not empty", "A file that holds "
+            "the Sentinels' password, instead of `REDIS_SENTINEL_PASSWORD`. Read again for each connection.",
+            validators.password_file),
     Setting("TTL_RUNNING", "3600", "1 to 31536000 seconds, at least five heartbeats", "How long the status of a "
             "PENDING or RUNNING task outlives its last heartbeat.", whole(1, 31_536_000)),
     Setting("TTL_DONE", "86400", "1 to 31536000 seconds", "How long the status of an ended task is kept.",

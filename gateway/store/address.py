@@ -91,9 +91,10 @@ def is_host(text: str) -> bool:
 
 def _host(text: str, default_port: int) -> Host:
     parts = _HOST.fullmatch(text)
-    name = parts and (parts["address"] or parts["name"])
-    port = int((parts and parts["port"]) or default_port)
-    is_right_form = parts is not None and (":" in (parts["address"] or ":"))
-    if not name or not is_right_form or not is_host(name) or not 1 <= port <= 65535:
+    if parts is None:
+        raise InvalidAddress("no host of a store")
+    name, port = parts["address"] or parts["name"], int(parts["port"] or default_port)
+    is_bare_name = parts["address"] is not None and ":" not in name  # only an IPv6 address has brackets
+    if is_bare_name or not is_host(name) or not 1 <= port <= 65535:
         raise InvalidAddress("no host of a store")
     return name, port

@@ -94,7 +94,7 @@ class Connector:
         """Has `callback` called when Sentinel names another primary: then connections to the old one are no use."""
         self._on_moved.append(callback)
 
-    def check(self) -> None:
+    def check_primary(self) -> None:
         """Has Sentinel asked, at most once a second, whether there is another primary by now.
 
         After a failover by hand the old primary takes writes for ten seconds or more, which are lost.
@@ -105,11 +105,12 @@ class Connector:
 
     async def close(self) -> None:
         """Ends the question that is under way."""
-        asking = None if self._sentinels is None else self._sentinels.asking
-        for task in (self._checking, self._closing, asking):
+        for task in (self._checking, self._closing):
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
+        if self._sentinels is not None:
+            await self._sentinels.close()
 
     def _move(self) -> None:
         """Sentinel has named another primary."""
@@ -237,8 +238,8 @@ class _Sentinels(Sentinel):
         ]
         self.master = master
         self._on_moved = on_moved
-        self.asking: asyncio.Task[_Primary | Unreachable] | None = None
-        self._present: _Primary | None = None  # to which connections lead
+        self._asking: asyncio.Task[_Primary | Unreachable] | None = None
+        self._primary: _Primary | None = None  # that connections go to
 
     async def discover_master(self, service_name: str) -> Host:
         """The address of the primary `service_name`, which is always `master`. Raises Unreachable."""
@@ -256,18 +257,24 @@ class _Sentinels(Sentinel):
 
     def _lead_to(self, found: "_Primary") -> None:
         """New connections lead to `found`. If older ones lead elsewhere, they are no use any more."""
-        present = self._present
+        present = self._primary
         if present is not None and found.epoch < present.epoch:
             return  # these Sentinels have not heard of the last failover
-        self._present = found
+        self._primary = found
         if present is not None and found.host != present.host:
             self._on_moved()
 
+    async def close(self) -> None:
+        """Ends the question that is under way."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+
     async def _found(self, master: str) -> "_Primary | Unreachable":
         """All who ask at the same time share one question."""
-        if self.asking is None or self.asking.done():
-            self.asking = asyncio.get_running_loop().create_task(self._ask(master))
-        return await asyncio.shield(self.asking)
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.get_running_loop().create_task(self._ask(master))
+        return await asyncio.shield(self._asking)
 
     async def _ask(self, master: str) -> "_Primary | Unreachable":
         """Returns an error instead of raising it: all callers may have left."""

@@ -18,13 +18,13 @@ _READ_SECONDS = 1.0
 class PasswordFile(CredentialProvider):
     """Gives redis-py `user` ("": the store's default user) and the present password in the file at `path`.
 
-    `name` is the setting that names the file.
+    `setting` is the name of the setting, for errors.
     """
 
-    def __init__(self, path: Path, user: str, name: str = "REDIS_PASSWORD_FILE") -> None:
+    def __init__(self, path: Path, user: str, setting: str = "REDIS_PASSWORD_FILE") -> None:
         self._path = path
         self._user = user
-        self._name = name
+        self._setting = setting
         self._reading: asyncio.Future[str | UnusableFile] | None = None
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
@@ -49,4 +49,4 @@ class PasswordFile(CredentialProvider):
 
     def _unusable(self, reason: str) -> Unreachable:
         """The reason comes before the path, because the log line cuts long texts."""
-        return Unreachable(f"{self._name} cannot be used: {reason} ({self._path})")
+        return Unreachable(f"{self._setting} cannot be used: {reason} ({self._path})")

@@ -58,7 +58,7 @@ class Record(NamedTuple):  # a frozen dataclass takes four times as long to crea
 class Written(NamedTuple):
     """The result of writing a record: whether the store has it now, and the attempt that the store has.
 
-    `was_presumed`: it took the place of the presumption that the task is lost.
+    `was_presumed`: the same request was presumed lost in the store.
     """
 
     is_written: bool

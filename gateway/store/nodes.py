@@ -15,7 +15,7 @@ class StoredNode(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What the table had when a gateway wrote its record."""
+    """What the table holds after a gateway wrote its record, and whose record was there before."""
 
     is_taken: bool  # another process with the same instance wrote the record that was there before
     nodes: list[StoredNode]  # of all gateways

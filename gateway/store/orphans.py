@@ -14,10 +14,9 @@ from gateway.store.interface import id_in, ignore, name_in
 from gateway.store.layout import BEATS, DOCUMENT_PREFIX, PRESUMED, SHARED_KEYS, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.reader import Reader
-from gateway.tasks.document import fields_of, is_presumed, lost_document, presumed_until_ms
+from gateway.tasks.document import fields_of, is_presumed, lost_document, presumed_in, presumed_until_ms
 
 _LOST_AFTER = re.compile(r'"lost_after_ms":(\d{1,15})\}\}$')
-_PRESUMED = '"is_presumed":true'
 _READ_AT_ONCE = 256
 _SWEPT = 1000  # expired tasks that leave the lists in one step
 _SWEEPS = 10
@@ -76,7 +75,7 @@ class Orphans:
     async def presumed(self) -> list[str]:
         """The documents of the tasks that are presumed lost. Raises redis-py's errors."""
         names = cast("list[str]", await self._reader.redis.zrange(PRESUMED, 0, -1))
-        return [document for document in await self._read([*map(id_in, names)]) if _PRESUMED in document]
+        return [document for document in await self._read([*map(id_in, names)]) if presumed_in(document)]
 
     async def _read(self, task_ids: Sequence[str]) -> list[str]:
         """The documents of those of `task_ids` that have one."""
@@ -87,9 +86,10 @@ class Orphans:
         return found
 
     async def _make_lost(self, document: str, exempt: Container[str] = (), *, is_certain: bool = False) -> str | None:
-        """Makes the task of `document` lost: presumed first, and then for good, or at once if that `is_certain`.
+        """Makes the task of `document` lost, unless its request is named in `exempt`.
 
-        Returns the new document, or the one that was written meanwhile.
+        The loss is presumed. It is final if `document` tells of a presumed loss already, or if it `is_certain`. Returns
+        the new document, or the one that was written meanwhile.
         """
         fields = fields_of(document)
         if fields is None or name_in(fields) in exempt:
@@ -118,7 +118,8 @@ class Orphans:
         own, theirs = self._boot.split("-"), str(extensions.get("boot")).split("-")
         is_same_site = extensions.get("instance") == self._instance and own[:1] == theirs[:1]
         is_other_run = len(own) == len(theirs) == 3 and own[1] != theirs[1]
-        return is_same_site and is_other_run and (is_running(document) or _PRESUMED in document)
+        is_open = is_running(document) or presumed_in(document) is not None
+        return is_same_site and is_other_run and is_open
 
     async def look(
         self, exempt: Container[str] | None, on_silent: Callable[[str], object] = ignore
@@ -131,16 +132,19 @@ class Orphans:
         """
         watched = await self._watched()
         if self._clock.is_steady and exempt is not None:
-            await self._end_silent(watched, exempt, on_silent)
-            await self._end_presumed(watched, exempt, on_silent)
+            await self._presume_silent(watched, exempt, on_silent)
+            await self._settle_presumed(watched, exempt, on_silent)
         return watched.cancels, watched.is_complete
 
-    async def _end_silent(self, watched: _Watched, exempt: Container[str], on_silent: Callable[[str], object]) -> None:
+    async def _presume_silent(
+        self, watched: _Watched, exempt: Container[str], on_silent: Callable[[str], object]
+    ) -> None:
+        """Makes the tasks lost, for now presumed, of which too many heartbeats are missing."""
         if not watched.silent:
             return
         documents = await self.documents(watched.silent, exempt)
-        # A gateway of the previous version has ended the task, or its document has expired.
         pairs = zip(watched.silent, documents, strict=True)
+        # `beats` has them still: a gateway of the previous version ended them, or their documents have expired.
         ended = [task_id for task_id, document in pairs if not is_running(document or "")]
         if ended:
             keys = [*(DOCUMENT_PREFIX + task_id for task_id in ended), *SHARED_KEYS]
@@ -149,9 +153,10 @@ class Orphans:
             if _is_silent(document, watched.now_ms):
                 on_silent(name_in(fields_of(document) or {}))
 
-    async def _end_presumed(
+    async def _settle_presumed(
         self, watched: _Watched, exempt: Container[str], on_silent: Callable[[str], object]
     ) -> None:
+        """Makes presumed losses final that are due. Own tasks among the presumed ones go to `on_silent`."""
         for name in watched.presumed:
             if name in exempt:
                 on_silent(name)
@@ -189,13 +194,11 @@ def _is_silent(document: str, now_ms: int) -> bool:
 
 def _is_presumed_as(name: str, document: str) -> bool:
     """Whether a document says that the request of this name is presumed lost."""
-    fields = fields_of(document)
-    return fields is not None and is_presumed(fields) and name_in(fields) == name
+    fields = presumed_in(document)
+    return fields is not None and name_in(fields) == name
 
 
 def _is_due(document: str, now_ms: int) -> bool:
     """Whether the task is to be made lost: it is silent, or has been presumed lost for long enough."""
-    if _PRESUMED not in document:
-        return _is_silent(document, now_ms)
-    fields = fields_of(document) or {}
-    return is_presumed(fields) and presumed_until_ms(fields) < now_ms
+    presumed = presumed_in(document)
+    return _is_silent(document, now_ms) if presumed is None else presumed_until_ms(presumed) < now_ms

@@ -148,7 +148,7 @@ class RedisStore:
 
     async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = ignore) -> list[str]:
         """Makes silent tasks lost. Returns the names of requests to cancel. Starts a rebuild if lists lack tasks."""
-        self._connector.check()
+        self._connector.check_primary()
         cancels, is_complete = await self._reader.asked(self._orphans.look(exempt, on_silent))
         if not is_complete:
             self._rebuild.begin()

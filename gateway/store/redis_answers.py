@@ -44,7 +44,7 @@ class RedisAnswers:
         if not parts:
             then([])
             return
-        self._connector.check()
+        self._connector.check_primary()
         command = _command(_SAVE, self._max_stored_bytes, *chain.from_iterable(map(_arguments, parts)))
         self._pipeline.ask([command], partial(self._take, command, parts, then))
 

@@ -9,7 +9,7 @@
 --          under the key: '-' nothing, '' a document, or the SHA-1 of a malformed text; label, '' for none
 --
 -- Returns for each record: its attempt if it was written, or if the same end is stored already; {attempt, 'malformed'}
--- if it replaced a malformed text, {attempt, 'presumed'} if it replaced the presumption that the task is lost;
+-- if it replaced a malformed text, {attempt, 'presumed'} if this same request was presumed lost there;
 -- {attempt, document, its SHA-1} if the stored document stays. A repeated call changes nothing. The
 -- rules are those of `verdict` in gateway/tasks/stages.py.
 --

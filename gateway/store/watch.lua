@@ -3,7 +3,7 @@
 -- ARGV[1]  how many expired tasks to sweep   ARGV[2] TTL of the lists in seconds
 -- Returns {ids that have been silent for too long, names of requests to cancel, this server's clock in Unix ms, how many
 -- tasks were swept, 1 where the lists are complete or 0, members of `expiry` that were malformed, names of requests that
--- are presumed lost, each with its score}; some ids and names.
+-- are presumed lost, each with the Unix ms at which that is final}; up to 256 ids, and 1000 names of each kind.
 
 local malformed = {}
 

@@ -24,6 +24,7 @@ MAX_MS = 9_999_999_999_999  # places in the lists have thirteen digits
 _MAX_BYTES = 2**53  # JavaScript represents whole numbers exactly up to here
 
 _STAGES = {str(stage): stage for stage in Stage}
+_PRESUMED_TEXT = '"is_presumed":true'  # in each document of a presumed loss, as `lost_document` writes it
 _EVENT_ID = re.compile(r"[0-9A-Za-z-]{1,64}")  # safe in a header field (ETag)
 
 _Check: TypeAlias = Callable[[Any], bool]
@@ -190,8 +191,20 @@ def is_id_free(document: str) -> bool:
 
 
 def is_presumed(fields: dict[str, Any]) -> bool:
-    """Whether a document tells of a loss that is only presumed. `fields` are checked ones."""
+    """Whether a document tells of a loss that is only presumed: the gateway is silent, but may still run the task.
+
+    `fields` are checked ones. Earlier gateways do not write this value.
+    """
     return fields["extensions"].get("is_presumed") is True
+
+
+def presumed_in(document: str) -> dict[str, Any] | None:
+    """The fields of a document that tells of a presumed loss; None for any other text.
+
+    Searches the text first: that takes 1 µs instead of the 60 of parsing, and a page asks this of every document.
+    """
+    fields = fields_of(document) if _PRESUMED_TEXT in document else None
+    return fields if fields is not None and is_presumed(fields) else None
 
 
 def presumed_until_ms(fields: dict[str, Any]) -> int:

@@ -17,7 +17,10 @@ class State(StrEnum):
 
 
 class Stage(StrEnum):
-    """A task's place within its state. A status never goes to a lower rank, and never changes at FINAL_RANK."""
+    """A task's place within its state. A status never goes to a lower rank, and never changes at FINAL_RANK.
+
+    There is one exception: a presumed loss is put right by the request that is presumed lost.
+    """
 
     rank: int
     state: State
@@ -34,7 +37,7 @@ class Stage(StrEnum):
     ERROR = "error", 3, State.FAILED
     CANCELLED = "cancelled", 3, State.FAILED  # the client left, or a cancel call
     SHUTDOWN = "shutdown", 3, State.FAILED  # the gateway was stopped
-    LOST = "lost", 3, State.FAILED  # the gateway that ran it is gone
+    LOST = "lost", 3, State.FAILED  # its gateway is silent (the loss is presumed), or dead
 
 
 FINAL_RANK = 3  # the highest

@@ -220,8 +220,8 @@ class Task:
         self.response, self.event_id = response, ""
         return True
 
-    def run_again(self) -> bool:
-        """It was presumed lost, and runs: a new event. False if it has ended, because that is an event already."""
+    def put_right(self) -> bool:
+        """The store had it as presumed lost, and it runs: a new event. False if it has ended: its end is an event."""
         if self.is_final:
             return False
         self.event_id = ""

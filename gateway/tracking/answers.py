@@ -149,7 +149,7 @@ class Answers:
     async def _read_both(self, task_id: str, own: TrackedTask | None) -> tuple[str | None, TrackedTask | None]:
         """The store's document, and our own task if this process knows more of it. Raises StoreUnavailable."""
         [document] = await self._ask(self.store.read([task_id], self.writer.exempt), is_short=own is not None)
-        return document, self._news_of(task_id, document)
+        return document, self._own_if_newer(task_id, document)
 
     async def _ask(self, answer: Awaitable[T], *, is_short: bool = False) -> T:
         """Awaits the store's answer, but not for long if `is_short`, or while the store is known to be away.
@@ -164,7 +164,7 @@ class Answers:
         except (StoreError, TimeoutError) as error:
             raise StoreUnavailable(str(error) or "no answer in time") from error
 
-    def _news_of(self, task_id: str, document: str | None) -> TrackedTask | None:
+    def _own_if_newer(self, task_id: str, document: str | None) -> TrackedTask | None:
         """Our own task, if this process knows more of it than the store's document (None: there is none) says."""
         own = self.own.find(task_id)
         if own is None:
@@ -195,12 +195,12 @@ def source_of(own: TrackedTask, name: str, fields: dict[str, Any] | None, *, is_
     `is_expired`: the own task ended so long ago that the store need not have it any more.
     """
     if fields is None:
-        is_news = not is_expired
+        is_newer = not is_expired
     elif is_presumed(fields) and name_in(fields) == name:
-        is_news = True
+        is_newer = True
     else:
-        is_news = (own.likely_attempt, own.stage.rank) > (fields["extensions"].get("attempt", 1), rank_of(fields))
-    if is_news:
+        is_newer = (own.likely_attempt, own.stage.rank) > (fields["extensions"].get("attempt", 1), rank_of(fields))
+    if is_newer:
         return Source.OWN_AGAIN if own.is_saved else Source.OWN
     if fields is None or not own.is_claimed:  # the answer to the claim will say it
         return Source.STORE

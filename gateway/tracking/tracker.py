@@ -35,7 +35,7 @@ log = logging.getLogger("gateway.tracker")
 
 _CLOSE_SECONDS = 1.5
 _BEAT_TICKS = 10  # the heartbeat timer looks this often per interval
-_STEP_MS = 1000  # a clock that steps back by more is believed
+_STEP_BACK_MS = 1000  # a clock that steps back by more is believed
 
 
 class _Stamps:
@@ -56,7 +56,7 @@ class _Stamps:
     def claim_ms(self) -> int:
         """As `now_ms`, but no two the same: with `boot` it tells the claims of one id from each other."""
         now_ms, last_ms = self.now_ms(), self._last_claim_ms
-        self._last_claim_ms = now_ms if now_ms < last_ms - _STEP_MS else max(now_ms, last_ms + 1)
+        self._last_claim_ms = now_ms if now_ms < last_ms - _STEP_BACK_MS else max(now_ms, last_ms + 1)
         return self._last_claim_ms
 
 
@@ -96,7 +96,7 @@ class Tracker:
             on_cancel=self._own.hear,
             on_silent=self._own.write_again,
             on_possible_loss=self._own.write_all_again,
-            on_run_again=self._on_run_again,
+            on_put_right=self._on_put_right,
             counts=self._counts,
             grace_seconds=grace_seconds,
         )
@@ -235,15 +235,12 @@ class Tracker:
             if self._changes.waiters:
                 self._changes.changed(task.task_id)
 
-    def _on_run_again(self, task: TrackedTask) -> None:
+    def _on_put_right(self, task: TrackedTask) -> None:
+        """The store had presumed the task lost. Its new event is written, and pollers that wait get it."""
         task.forgotten()
         self._outbox.post_urgently(task)
         if self._changes.waiters:
             self._changes.changed(task.task_id)
-
-    def kept_tasks(self) -> KeptTasks:
-        """The tasks whose answers are kept."""
-        return KeptTasks(self._outbox, self._changes, self._store, self._answers.documents, self._own)
 
     def _leave(self, task: TrackedTask) -> None:
         task.let_go()
@@ -259,6 +256,10 @@ class Tracker:
         the next one ends the one before without a call.
         """
         self._writer.waits.settle(task, then)
+
+    def kept_tasks(self) -> KeptTasks:
+        """The tasks whose answers are kept."""
+        return KeptTasks(self._outbox, self._changes, self._store, self._answers.documents, self._own)
 
     # -- the process's life --
 

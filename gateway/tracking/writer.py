@@ -50,7 +50,7 @@ class StoreWriter:
 
     `on_cancel` is called with the name of each request to cancel. `on_silent` is called with each name in `own` for
     which the store lacks heartbeats. `on_possible_loss` is called when the store may have lost the tasks in flight, and
-    the ends since a monotonic time; it gets that time. `on_run_again` is called with each task that was presumed lost
+    the ends since a monotonic time; it gets that time. `on_put_right` is called with each task that was presumed lost
     and runs: that is a new event, which is not written yet.
     """
 
@@ -65,7 +65,7 @@ class StoreWriter:
         on_cancel: Callable[[str], object],
         on_silent: Callable[[str], object],
         on_possible_loss: Callable[[float], object],
-        on_run_again: Callable[[TrackedTask], object],
+        on_put_right: Callable[[TrackedTask], object],
         grace_seconds: float,
         counts: Counts | None = None,
     ) -> None:
@@ -74,7 +74,7 @@ class StoreWriter:
         self._outbox = outbox
         self._render = render
         self._own = own
-        self._on_run_again = on_run_again
+        self._on_put_right = on_put_right
         self._in_flight = in_flight
         self._possible_loss = _PossibleLoss(store, on_possible_loss)
         self._lookout = Lookout(
@@ -214,8 +214,8 @@ class StoreWriter:
         for task, result in zip(batch, written, strict=True):
             if result.is_written:
                 task.saved(result.attempt)
-                if result.was_presumed and task.run_again():
-                    self._on_run_again(task)
+                if result.was_presumed and task.put_right():
+                    self._on_put_right(task)
             elif task in self.waits and task.stage is Stage.QUEUED and not task.is_claimed:
                 task.refused()
                 self._outbox.discard(task)

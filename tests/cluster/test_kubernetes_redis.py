@@ -18,7 +18,6 @@ import yaml
 from redis.exceptions import AuthenticationError, RedisError
 
 from tests.cluster.manifests import environment, of_kind, pods
-from tests.cluster.test_kubernetes import skip_without_sentinel
 from tests.support.ports import free_port
 from tests.support.process import ROOT, kill, spawn, terminate
 from tests.support.waiting import until
@@ -253,7 +252,6 @@ async def is_two(ring: Ring, host: str) -> bool:
 async def test_the_gateway_finds_the_primary(ring: Ring, launch: Launch) -> None:
     """With the overlay's settings, at our addresses, the gateway asks the Sentinels and has its store."""
     settings = environment("overlays/ha", "ollama-gateway")
-    skip_without_sentinel(settings)
     await until(lambda: is_two(ring, ring.redis[0].host), 60, "two replicas follow")
     url = settings["REDIS_URL"].replace("26379", str(ring.sentinel_port))
     for number, pod in enumerate(ring.sentinels):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.metrics.counts import NODE_STATES
-from gateway.nodes.node import MAX_NAMES, NodeState, Silence, parse
+from gateway.nodes.node import MAX_NAMES, NodeState, Outage, parse
 from gateway.store.layout import MAX_INSTANCE, MAX_RECORD_BYTES
 from tests.support.forged import MISSING, SHAPES
 from tests.support.nodes import NODE, node
@@ -88,27 +88,27 @@ def test_the_metric_has_all_states() -> None:
 
 def test_silence_is_the_time_since_the_last_word() -> None:
     """Without an outage of the store all of the time counts."""
-    silence = Silence()
-    assert silence.of_ms(5_000, now=100) == 5_000
-    silence.answered(100)
-    assert silence.of_ms(5_000, now=100) == 5_000
+    outage = Outage()
+    assert outage.silence_ms(5_000, now=100) == 5_000
+    outage.answered(100)
+    assert outage.silence_ms(5_000, now=100) == 5_000
 
 
 def test_an_outage_is_no_silence() -> None:
     """The time for which the store was away does not count: no gateway could say anything then."""
-    silence = Silence()
-    silence.answered(100)
-    silence.failed()
-    silence.answered(160)
-    assert silence.of_ms(62_000, now=161) == 2_000  # said at 99
-    assert silence.of_ms(1_062_000, now=161) == 1_002_000  # it was lost before the outage
-    assert silence.of_ms(31_000, now=161) == 1_000  # said at 130: this gateway alone was cut off
-    assert silence.of_ms(500, now=161) == 500  # said after it
+    outage = Outage()
+    outage.answered(100)
+    outage.failed()
+    outage.answered(160)
+    assert outage.silence_ms(62_000, now=161) == 2_000  # said at 99
+    assert outage.silence_ms(1_062_000, now=161) == 1_002_000  # it was lost before the outage
+    assert outage.silence_ms(31_000, now=161) == 1_000  # said at 130: this gateway alone was cut off
+    assert outage.silence_ms(500, now=161) == 500  # said after it
 
 
 def test_a_store_that_was_never_there_excuses_no_silence() -> None:
     """A gateway that starts while the store is away knows nothing of an outage before."""
-    silence = Silence()
-    silence.failed()
-    silence.answered(100)
-    assert silence.of_ms(5_000, now=101) == 5_000
+    outage = Outage()
+    outage.failed()
+    outage.answered(100)
+    assert outage.silence_ms(5_000, now=101) == 5_000

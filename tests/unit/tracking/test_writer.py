@@ -50,7 +50,7 @@ class Subject:
             in_flight=self.running,
             on_cancel=self.cancelled.append,
             on_silent=lambda _name: None,
-            on_run_again=lambda task: None,
+            on_put_right=lambda task: None,
             on_possible_loss=lambda _since: None,
             grace_seconds=GRACE_SECONDS,
         )
