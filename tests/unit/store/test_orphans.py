@@ -285,6 +285,19 @@ async def test_what_is_presumed_and_gone_is_forgotten(client: NewClient, server:
     assert (await stored(store, "t"))["stage"] == "done"
 
 
+@pytest.mark.parametrize("score", ["inf", "-inf", "1e300", "-1"])
+async def test_a_score_that_is_no_moment_stops_nothing(client: NewClient, server: Server, score: str) -> None:
+    """A forged name whose score is no moment is taken out, and the same look finds silent tasks."""
+    store = client()
+    await server.client.zadd(INDEX + "presumed", {"forged": score})
+    await leave(store, silent("t"))
+    await store.probe()
+    await store.watch(NO_ONE)
+    await store.end_earlier_run()
+    assert await presumed(server) == [NAME]
+    assert (await stored(store, "t"))["stage"] == "lost"
+
+
 async def test_a_rebuild_finds_what_is_presumed(client: NewClient, server: Server) -> None:
     """If Redis evicted the names, a rebuild of the lists finds them again."""
     store = client()
