@@ -30,6 +30,19 @@ local function compact(key)
   end
 end
 
+-- Whether another gateway's request with this id is in flight: no other answer may take its place, whenever it began. An
+-- answer that ended while its gateway was cut off from the store comes before its task's claim. The head says which
+-- process wrote it.
+local function is_in_flight_elsewhere(id, created, head)
+  local text = text_at(DOCUMENT .. id)
+  if type(text) ~= 'string' or string.find(text, '"created_ms":' .. created .. ',', 1, true) then
+    return false
+  end
+  local document = decoded(text)
+  local is_in_flight = document and document.rank < FINAL_RANK
+  return is_in_flight and not string.find(head, '"name":"' .. tostring(document.boot) .. ':', 1, true)
+end
+
 -- `at` is the index of the part's first field. The numbers stay as the text that they came as, where that suffices.
 local function save(at)
   local id, owner, generation, created, head = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
@@ -49,6 +62,9 @@ local function save(at)
   local length = call('STRLEN', body)
   if (head == '' and not stored) or length < offset then
     return 'missing'
+  end
+  if not stored and is_in_flight_elsewhere(id, created, head) then
+    return 'superseded'
   end
 
   if older then

@@ -24,7 +24,7 @@ MAX_NODES, MAX_INSTANCE, MAX_RECORD_BYTES = 256, 128, 32_768  # what may be in i
 ANSWER_PREFIX, BODY_PREFIX = LIST_PREFIX + "answer:", LIST_PREFIX + "body:"
 _BEFORE = {  # what a script begins with, if that is not lists.lua alone
     **dict.fromkeys(("status", "lost", "relist", "rebuild", "watch"), ("lists", "documents")),
-    "answer_save": ("answers", "counts"),
+    "answer_save": ("answers", "documents", "counts"),
     "answer_read": ("answers", "documents"),
     "answer_drop": ("answers", "documents", "counts"),
     "answer_mend": ("answers",),

@@ -6,6 +6,7 @@ runs again as another process.
 """
 
 import re
+import time
 from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +19,8 @@ from gateway.tasks.document import fields_of, is_presumed, lost_document, presum
 
 _LOST_AFTER = re.compile(r'"lost_after_ms":(\d{1,15})\}\}$')
 _READ_AT_ONCE = 256
+_SILENT_AT_ONCE = 256  # in one reply of watch.lua
+_LOOK_SECONDS = 1.0  # a look asks again so long, if it finds more silent tasks than that
 _SWEPT = 1000  # expired tasks that leave the lists in one step
 _SWEEPS = 10
 
@@ -130,11 +133,16 @@ class Orphans:
         `exempt` whose tasks are silent, or presumed lost. With `exempt` None it makes no task lost. Raises redis-py's
         errors.
         """
-        watched = await self._watched()
-        if self._clock.is_steady and exempt is not None:
-            await self._presume_silent(watched, exempt, on_silent)
-            await self._settle_presumed(watched, exempt, on_silent)
-        return watched.cancels, watched.is_complete
+        until, before = time.monotonic() + _LOOK_SECONDS, None
+        while True:
+            watched = await self._watched()
+            if self._clock.is_steady and exempt is not None:
+                await self._presume_silent(watched, exempt, on_silent)
+                await self._settle_presumed(watched, exempt, on_silent)
+            has_more = len(watched.silent) == _SILENT_AT_ONCE and watched.silent != before
+            if exempt is None or not has_more or time.monotonic() >= until:
+                return watched.cancels, watched.is_complete
+            before = watched.silent
 
     async def _presume_silent(
         self, watched: _Watched, exempt: Container[str], on_silent: Callable[[str], object]

@@ -43,6 +43,16 @@ local function sweep_labels(most, ttl)
   return #expired
 end
 
+-- Takes names out of `presumed` whose scores are no moments.
+local function sweep_presumed(most)
+  for _, range in ipairs({ { '-inf', '(0' }, { '(1e14', '+inf' } }) do
+    for _, name in ipairs(call('ZRANGEBYSCORE', PRESUMED, range[1], range[2], 'LIMIT', 0, most)) do
+      malformed[#malformed + 1] = PRESUMED .. ' ' .. name
+      call('ZREM', PRESUMED, name)
+    end
+  end
+end
+
 -- Lists live as long as gateways do, and `ttl` longer; those of labels as long as they are written to.
 local function renew(ttl)
   if call('TTL', EXPIRY) < ttl - RENEWED_EVERY then
@@ -61,6 +71,7 @@ end
 
 local lists_ttl = tonumber(ARGV[2])
 local swept = math.max(sweep(ARGV[1], lists_ttl), sweep_labels(ARGV[1], lists_ttl))
+sweep_presumed(ARGV[1])
 local is_complete = call('ZSCORE', LISTS, COMPLETE) and call('ZSCORE', LABELS, COMPLETE)
 renew(lists_ttl)
 return {

@@ -21,6 +21,7 @@ MAX_WAIT_SECONDS = 0.25
 MAX_WAITS_SECONDS = 0.3
 SILENT_BEATS = 3  # a task that misses so many heartbeats is lost
 
+_IF_NONE = -1  # a claim number: the claim counts only if the store has no attempt at all
 _TASK_BYTES = 1500  # what one takes in memory beside its path and query, measured
 
 
@@ -140,8 +141,12 @@ class TrackedTask(Task):
         self._claim = Claim.REFUSED
 
     def superseded(self) -> None:
-        """The store has another request, or a final status, in its place. If it has no client any more, it ends."""
+        """The store has another request, or a final status, in its place. If it has no client any more, it ends.
+
+        An id that was never granted is not claimed again: its heartbeats would replace the other request's end.
+        """
         self._claim = Claim.SUPERSEDED
+        self._claim_number = _IF_NONE
         if self.is_detached:
             self.cut(Cancelled())
 

@@ -177,6 +177,24 @@ async def test_the_answer_of_a_newer_request_replaces_the_older(server: Server, 
     assert set(await counted(server)) == {"t 2-b", "@"}
 
 
+async def test_an_answer_takes_no_place_of_a_request_in_flight(answers: RedisAnswers, statuses: RedisStore) -> None:
+    """While another gateway's request has the id, a newer answer is SUPERSEDED, whether or not there is one already.
+
+    A gateway that was cut off from the store has it, and writes it before it claims the id. Its own request before that
+    does not count, nor does one that has ended.
+    """
+    newer = part(b"x", head='{"name":"elsewhere:2000:t"}', generation="1-b", created_ms=2_000, is_end=True)
+    await put(statuses, [record("t", Stage.STREAMING)])
+    assert await save(answers, newer) == [Saved.SUPERSEDED]
+    assert await save(answers, part(b"old", head=f'{{"name":"{BOOT}:1000:t"}}')) == [Saved.SAVED]
+    assert await save(answers, newer) == [Saved.SUPERSEDED]
+    assert (await answers.read("t", 0)).piece == b"old"
+    own = newer._replace(generation="1-c", head=f'{{"name":"{BOOT}:2000:t"}}')
+    assert await save(answers, own) == [Saved.SAVED]
+    await put(statuses, [record("t", Stage.DONE)])
+    assert await save(answers, newer._replace(created_ms=3_000)) == [Saved.SAVED]
+
+
 async def test_of_two_requests_of_one_moment_the_later_writer_stays(answers: RedisAnswers) -> None:
     """With the same creation time, a part with a head replaces the other generation, and one without is MISSING."""
     await save(answers, part(b"a", head=HEAD))

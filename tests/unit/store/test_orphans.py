@@ -133,6 +133,24 @@ async def test_any_number_is_found(client: NewClient, server: Server) -> None:
     assert len(await walk(store, state=State.FAILED)) == store.lost == 1000
 
 
+async def test_one_look_finds_many(client: NewClient, server: Server) -> None:
+    """If hundreds are silent, the same look goes on: all are to be lost within two seconds."""
+    store = client()
+    await leave(store, *(silent(f"t{n}", created_ms=n) for n in range(300)))
+    await store.watch(NO_ONE)
+    assert await beats(server) == []
+
+
+async def test_a_look_ends_though_all_that_is_silent_is_its_own(client: NewClient, server: Server) -> None:
+    """It asks twice, finds the same names, and leaves them."""
+    store = client()
+    await leave(store, *(silent(f"t{n}", created_ms=n) for n in range(300)))
+    found: list[str] = []
+    await store.watch({request_name("m-r1-p1", n, f"t{n}") for n in range(300)}, found.append)
+    assert len(found) == 2 * 256
+    assert len(await beats(server)) == 300
+
+
 async def test_twenty_notice_it_and_it_is_lost_once(client: NewClient) -> None:
     """Clients that read, list and look at the same moment get the same document, and one of them wrote it."""
     clients = [client(boot=f"m-r{n}-p{n}") for n in range(4)]
@@ -283,6 +301,19 @@ async def test_what_is_presumed_and_gone_is_forgotten(client: NewClient, server:
     await store.watch(NO_ONE)
     assert await presumed(server) == []
     assert (await stored(store, "t"))["stage"] == "done"
+
+
+@pytest.mark.parametrize("score", ["inf", "-inf", "1e300", "-1"])
+async def test_a_score_that_is_no_moment_stops_nothing(client: NewClient, server: Server, score: str) -> None:
+    """A forged name whose score is no moment is taken out, and the same look finds silent tasks."""
+    store = client()
+    await server.client.zadd(INDEX + "presumed", {"forged": score})
+    await leave(store, silent("t"))
+    await store.probe()
+    await store.watch(NO_ONE)
+    await store.end_earlier_run()
+    assert await presumed(server) == [NAME]
+    assert (await stored(store, "t"))["stage"] == "lost"
 
 
 async def test_a_rebuild_finds_what_is_presumed(client: NewClient, server: Server) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.tasks.stages import Stage
+from gateway.tasks.stages import FINAL_RANK, Stage, Stored, verdict
 from gateway.tracking.tracked import TrackedTask
 
 
@@ -54,6 +54,16 @@ def test_a_record_that_is_not_written_supersedes_the_task_unless_it_went_on() ->
         one.rejected()
     assert (task.is_superseded, task.is_saved) == (True, True)
     assert (later.is_superseded, later.is_saved) == (False, False)
+
+
+def test_a_claim_that_lost_its_id_is_not_made_again() -> None:
+    """Its later records count only if the store has no attempt: the other request's end is not replaced."""
+    task = new(0)
+    task.sent()
+    assert task.rejected()
+    stored = Stored(attempt=1, rank=FINAL_RANK, is_ours=False, is_foreign=False)
+    assert verdict(stored, task.claim_number, Stage.STREAMING.rank) is None
+    assert verdict(None, task.claim_number, Stage.STREAMING.rank) == 1
 
 
 def test_a_late_answer_does_not_take_back_a_later_status() -> None:
