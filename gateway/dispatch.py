@@ -55,14 +55,22 @@ class Gateway:
         self._proxy = proxy
         self._responses = responses
         self._policy = policy
+        self._is_leaving = False
+        drain.on_begin(self._leave)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs the routes' lifespan, and gives this object to the server by the lifespan's state."""
         scope.setdefault("state", {})["gateway"] = self
         await self.routes(scope, receive, send)
 
+    def _leave(self) -> None:
+        """Keeps no more connections: a client that reconnects can reach a gateway that stays."""
+        self._is_leaving = True
+
     def open(self, request: Request) -> None:
         """Answers a request, or hands it to the relay or to a route. Never raises."""
+        if self._is_leaving:
+            request.is_keep_alive = False
         try:
             self._policy.check(request.method, request.target, request.by_name)
             if b"origin" in request.by_name:

@@ -76,7 +76,6 @@ class Drain:
     For `notice_seconds` it still serves new requests, so that a load balancer can notice that it is not ready. Then it
     refuses new requests and those that wait for a place. Running tasks get `seconds` to end by themselves.
 
-    `on_begin` is called when the first signal comes.
     """
 
     def __init__(
@@ -85,13 +84,12 @@ class Drain:
         places: Places | None,
         seconds: float,
         notice_seconds: float = 0.0,
-        on_begin: Callable[[], object] | None = None,
     ) -> None:
         self._tracker = tracker
         self._places = places
         self._seconds = seconds
         self._notice_seconds = notice_seconds
-        self._on_begin = on_begin
+        self._on_begin: list[Callable[[], object]] = []
         self._phase = Phase.SERVING
         self._server: Server | None = None  # from `install` on
         self._waiting: asyncio.Task[object] | None = None  # for the end of the phase
@@ -108,6 +106,10 @@ class Drain:
     def has_begun(self) -> bool:
         """Whether a signal to stop has come: the gateway is not ready from then on."""
         return self._phase is not Phase.SERVING
+
+    def on_begin(self, callback: Callable[[], object]) -> None:
+        """Has `callback` called when the first signal comes."""
+        self._on_begin.append(callback)
 
     def install(self, server: Server) -> None:
         """Handles the signals from now on, and stops `server` when it is time. In the main thread only."""
@@ -148,8 +150,8 @@ class Drain:
                 self._stop_server()
 
     def _give_notice(self) -> None:
-        if self._on_begin is not None:
-            self._on_begin()
+        for callback in self._on_begin:
+            callback()
         if not self._notice_seconds:
             self._take(_Event.OVER)
             return

@@ -101,6 +101,21 @@ async def test_new_requests_are_served_during_the_notice(launch: Launch, store: 
     assert outcome(await store.document(stream.task_id)) == DONE
 
 
+async def test_no_connection_is_kept_from_the_signal_on(launch: Launch, upstream: Upstream) -> None:
+    """An answer during the notice ends its connection, so that the client's next request can go to another gateway."""
+    gateway = await launch(DRAIN_NOTICE_SEC=LONG)
+    client = await gateway.connect()
+    upstream.then(answering(200), answering(200))
+    before = await client.ask("POST", CHAT, body=b"{}")
+    gateway.process.terminate()
+    await until(lambda: is_draining(gateway), 30, "it has given notice")
+    after = await client.ask("POST", CHAT, body=b"{}")
+    assert [before.head.all("connection"), after.head.all("connection")] == [[], [b"close"]]
+    assert (before.status, after.status) == (200, 200)
+    assert await client.at_end()
+    gateway.process.send_signal(signal.SIGINT)
+
+
 async def test_the_listener_outlives_the_notice(launch: Launch, upstream: Upstream) -> None:
     """A gateway that gave notice refuses with 503 while the last request runs, and never by a closed port."""
     gateway = await launch(DRAIN_SEC=LONG, DRAIN_NOTICE_SEC="0.5")
