@@ -110,7 +110,8 @@ class Outbox:
     def post_again(self, in_flight: Iterable[TrackedTask], since: float) -> None:
         """Writes all tasks in flight again, and those that ended after `since` (monotonic): the store may lack them."""
         for task in in_flight:
-            if not task.is_superseded:
+            # A refused claim is not the store's to have: written later, it would begin a task that no request runs.
+            if not (task.is_superseded or task.is_refused):
                 task.forgotten()
                 self.post_urgently(task)
         again: list[tuple[float, TrackedTask]] = []

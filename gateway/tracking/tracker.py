@@ -277,7 +277,7 @@ class Tracker:
             await asyncio.sleep(self._heartbeat_seconds / _BEAT_TICKS)
             now = time.monotonic()
             for task in self._in_flight.values():
-                if task.beat_at <= now:
+                if task.beat_at <= now and not task.is_refused:
                     task.beat_at = now + self._heartbeat_seconds
                     self._outbox.post(task)
 

@@ -310,3 +310,15 @@ async def test_an_end_that_is_held_is_written_when_it_is_released() -> None:
     assert task.release_end()
     outbox.post_urgently(task)
     assert save(outbox) == ["a"]
+
+
+async def test_a_refused_claim_is_not_written_again() -> None:
+    """After a failure of the store, only what the store may have lost is due: not a claim that it has refused."""
+    outbox, refused = Outbox(), TrackedTask("t", "POST", "/v1/x", "", 1000, 0)
+    refused.sent()
+    refused.refused()
+    outbox.post_again([refused], 0)
+    assert outbox.is_empty
+    refused.claim_again()
+    outbox.post_again([refused], 0)
+    assert outbox.next_batch() == [refused]
