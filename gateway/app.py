@@ -30,6 +30,7 @@ from gateway.settings import Settings, pull_progress_file, run_name
 from gateway.stopping import Drain
 from gateway.store.address import Access
 from gateway.store.answers import AnswerStore
+from gateway.store.connecting import Connector
 from gateway.store.interface import Store, new_boot
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
@@ -52,7 +53,8 @@ def create_app(settings: Settings) -> Gateway:
         idle_timeout_seconds=settings.upstream_idle_timeout_seconds,
     )
     boot = new_boot(run_name(settings))
-    store = _store(settings, boot)
+    connector = _connector(settings)
+    store = _store(settings, connector, boot)
     tracker = Tracker(
         store,
         algorithm_id=settings.algorithm_id,
@@ -64,7 +66,7 @@ def create_app(settings: Settings) -> Gateway:
         counts=counts,
     )
     places = Places(settings.max_running, settings.max_queued) if settings.max_running else None
-    keeping = Keeping(tracker, _answer_store(settings), _kept_limits(settings), counts)
+    keeping = Keeping(tracker, _answer_store(settings, connector), _kept_limits(settings), counts)
     proxy = Proxy(upstream, tracker, counts, places, keeping, max_body_bytes=settings.max_body_bytes)
     metrics = Metrics(counts, tracker, places, keeping, has_store=settings.redis_url is not None)
     loaded_models = models.LoadedModelsProbe(upstream)
@@ -79,14 +81,13 @@ def create_app(settings: Settings) -> Gateway:
     return Gateway(proxy, routes, ResponseRoute(keeping), policy, keyring, counts, drain)
 
 
-def _store(settings: Settings, boot: str) -> Store:
-    access = _access(settings)
-    if access is None:
+def _store(settings: Settings, connector: Connector | None, boot: str) -> Store:
+    if connector is None:
         log.info("no store is configured: statuses live in this process and are lost at exit")
         return MemoryStore()
     longest = max(settings.ttl_running_seconds, settings.ttl_done_seconds)
     return RedisStore(
-        access,
+        connector,
         boot=boot,
         longest_ttl_seconds=longest,
         ttl_done_seconds=settings.ttl_done_seconds,
@@ -95,19 +96,18 @@ def _store(settings: Settings, boot: str) -> Store:
     )
 
 
-def _answer_store(settings: Settings) -> AnswerStore | None:
+def _answer_store(settings: Settings, connector: Connector | None) -> AnswerStore | None:
     """The store of kept answers; None if they stay in this process."""
-    access = _access(settings)
-    if access is None or not settings.max_response_bytes:
+    if connector is None or not settings.max_response_bytes:
         return None
-    return RedisAnswers(access, max_stored_bytes=settings.max_stored_response_bytes)
+    return RedisAnswers(connector, max_stored_bytes=settings.max_stored_response_bytes)
 
 
-def _access(settings: Settings) -> Access | None:
-    """How to get into the store; None if none is configured."""
+def _connector(settings: Settings) -> Connector | None:
+    """The way into the store; None if none is configured."""
     if settings.redis_url is None:
         return None
-    return Access(
+    access = Access(
         settings.redis_url,
         user=settings.redis_user,
         password_file=settings.redis_password_file,
@@ -118,6 +118,7 @@ def _access(settings: Settings) -> Access | None:
         sentinel_password=settings.redis_sentinel_password,
         sentinel_password_file=settings.redis_sentinel_password_file,
     )
+    return Connector(access)
 
 
 def _kept_limits(settings: Settings) -> KeptLimits:

@@ -31,6 +31,7 @@ from gateway.store.reasons import CERTIFICATE, LIBRARY_ERRORS, Unreachable, kind
 _ASKING_SECONDS = 0.6
 # The wait for others after the first answer: one may have heard of a failover that the first has not.
 _NEWER_SECONDS = 0.05
+_READ_SECONDS = 1.0  # for the files for TLS
 _CHECK_SECONDS = 1.0  # between two questions whether there is another primary
 
 # redis-py would tell the server its name, and ask for notices of maintenance. The account would need rights for that.
@@ -44,7 +45,10 @@ _States: TypeAlias = dict[str, _State]  # by their names
 
 
 class Connector:
-    """Makes pools of connections to the store of `access`; a URL is enough for a plain one."""
+    """Makes pools of connections to the store of `access`; a URL is enough for a plain one.
+
+    The parts of a process that use one store share one, so that Sentinel is asked once.
+    """
 
     def __init__(self, access: Access | str) -> None:
         access = access if isinstance(access, Access) else Access(access)
@@ -71,6 +75,11 @@ class Connector:
             self._sentinels = _Sentinels(address.master, address.hosts, login, self._tls, self._move)
         else:
             [(self._options["host"], self._options["port"])] = address.hosts
+
+    @classmethod
+    def to(cls, access: "Access | str | Connector") -> "Connector":
+        """The connector itself, or a new one."""
+        return access if isinstance(access, Connector) else cls(access)
 
     def pool(self, **options: Any) -> ConnectionPool:
         """A pool for a caller that makes its connections itself."""
@@ -140,16 +149,30 @@ class _Tls:
         self._ca_file, self._cert_file, self._key_file = access.ca_file, access.cert_file, access.key_file
         self._seen: list[tuple[int, int, int]] | None = None
         self._context: ssl.SSLContext | None = None
+        self._reading: asyncio.Future[ssl.SSLContext | Unreachable] | None = None
 
-    def context(self) -> ssl.SSLContext:
-        """A context with the files as they are now. Raises Unreachable."""
+    async def context(self) -> ssl.SSLContext:
+        """A context with the present files. A thread reads them: a file system may hang. Raises Unreachable."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.ensure_future(asyncio.to_thread(self._read))
+        try:
+            async with asyncio.timeout(_READ_SECONDS):
+                found = await asyncio.shield(self._reading)
+        except TimeoutError:
+            raise Unreachable("the files for TLS cannot be read in time", CERTIFICATE) from None
+        if isinstance(found, Unreachable):
+            raise found
+        return found
+
+    def _read(self) -> "ssl.SSLContext | Unreachable":
+        """Returns an error instead of raising it: after a timeout asyncio would log it as an unseen exception."""
         try:
             found = [file.stat() for file in (self._ca_file, self._cert_file, self._key_file) if file is not None]
             seen = [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in found]
             if self._context is None or seen != self._seen:
                 self._context, self._seen = self._loaded(), seen
         except OSError as error:  # ssl.SSLError is one
-            raise Unreachable(f"the files for TLS cannot be used: {error.strerror or error}", CERTIFICATE) from error
+            return Unreachable(f"the files for TLS cannot be used: {error.strerror or error}", CERTIFICATE)
         return self._context
 
     def _loaded(self) -> ssl.SSLContext:
@@ -171,7 +194,7 @@ class _TlsConnection(SSLConnection):
         """Reads the files if it has to connect."""
         if self.is_connected:
             return
-        self.ssl_context.context = self._tls.context()
+        self.ssl_context.context = await self._tls.context()
         try:
             await super().connect()  # type: ignore[no-untyped-call]
         except RedisConnectionError as error:

@@ -40,7 +40,7 @@ class RedisStore:
 
     def __init__(
         self,
-        access: Access | str,
+        access: Access | Connector | str,
         *,
         boot: str,
         longest_ttl_seconds: int,
@@ -51,7 +51,7 @@ class RedisStore:
         self.answers_at_once = False
         lists_ttl_seconds = longest_ttl_seconds + _LISTS_MARGIN_SECONDS
         malformed = Malformed()
-        self._connector = connector = Connector(access)
+        self._connector = connector = Connector.to(access)
         self._pipeline = Pipeline(connector, [STATUS.text, PROBE.text, MEND.text])
         self._statuses = Statuses(self._pipeline, boot, lists_ttl_seconds, malformed)
         self.write = self._statuses.write  # a task's status and its place in the lists, in one atomic step

@@ -30,10 +30,10 @@ class RedisAnswers:
     `access` says how to get into the store; a URL is enough for a plain one.
     """
 
-    def __init__(self, access: Access | str, *, max_stored_bytes: int) -> None:
+    def __init__(self, access: Access | Connector | str, *, max_stored_bytes: int) -> None:
         self._max_stored_bytes = max_stored_bytes
         self._malformed = Malformed()
-        self._connector = connector = Connector(access)
+        self._connector = connector = Connector.to(access)
         self._pipeline = Pipeline(connector, [_SAVE.text, _MEND.text])
         self._reader = Reader(connector, self._malformed, is_raw=True)
 
@@ -44,7 +44,6 @@ class RedisAnswers:
         if not parts:
             then([])
             return
-        self._connector.check_primary()
         command = _command(_SAVE, self._max_stored_bytes, *chain.from_iterable(map(_arguments, parts)))
         self._pipeline.ask([command], partial(self._take, command, parts, then))
 
