@@ -1,10 +1,9 @@
 """Makes redis-py's connections to a store: plain or with TLS, to one server or to the primary that Sentinel names.
 
-The password and the files for TLS are read for each connection, so that they can be replaced while the gateway runs.
+The password is read for each connection, so that it can be replaced while the gateway runs.
 """
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +24,13 @@ from redis.maint_notifications import MaintNotificationsConfig
 from gateway.store.address import Access, Host, parse_address
 from gateway.store.credentials import PasswordFile
 from gateway.store.reasons import CERTIFICATE, LIBRARY_ERRORS, Unreachable, kind_of, reason_of
+from gateway.store.tls import TlsFiles
 
 # Sentinels are asked side by side. Their answer has to leave time for the connection and the command, which are bounded
 # by a second together.
 _ASKING_SECONDS = 0.6
 # The wait for others after the first answer: one may have heard of a failover that the first has not.
 _NEWER_SECONDS = 0.05
-_READ_SECONDS = 1.0  # for the files for TLS
 _CHECK_SECONDS = 1.0  # between two questions whether there is another primary
 
 # redis-py would tell the server its name, and ask for notices of maintenance. The account would need rights for that.
@@ -55,7 +54,7 @@ class Connector:
         address = parse_address(access.url)
         self._options: dict[str, Any] = {"db": address.database, **_NOTHING_MORE}
         self._options |= _login(address.user or access.user, address.password, access.password_file)
-        self._tls = _Tls(access) if address.has_tls else None
+        self._tls = TlsFiles(access) if address.has_tls else None
         self._sentinels: _Sentinels | None = None
         self._pools: list[ConnectionPool] = []
         self._on_moved: list[Callable[[], object]] = []
@@ -142,51 +141,10 @@ def _login(user: str, password: str, file: Path | None, name: str = "REDIS_PASSW
     return {"username": user or None, "password": password or None}
 
 
-class _Tls:
-    """The contexts for TLS: loaded again when one of the files is another one."""
-
-    def __init__(self, access: Access) -> None:
-        self._ca_file, self._cert_file, self._key_file = access.ca_file, access.cert_file, access.key_file
-        self._seen: list[tuple[int, int, int]] | None = None
-        self._context: ssl.SSLContext | None = None
-        self._reading: asyncio.Future[ssl.SSLContext | Unreachable] | None = None
-
-    async def context(self) -> ssl.SSLContext:
-        """A context with the present files. A thread reads them: a file system may hang. Raises Unreachable."""
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.ensure_future(asyncio.to_thread(self._read))
-        try:
-            async with asyncio.timeout(_READ_SECONDS):
-                found = await asyncio.shield(self._reading)
-        except TimeoutError:
-            raise Unreachable("the files for TLS cannot be read in time", CERTIFICATE) from None
-        if isinstance(found, Unreachable):
-            raise found
-        return found
-
-    def _read(self) -> "ssl.SSLContext | Unreachable":
-        """Returns an error instead of raising it: after a timeout asyncio would log it as an unseen exception."""
-        try:
-            found = [file.stat() for file in (self._ca_file, self._cert_file, self._key_file) if file is not None]
-            seen = [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in found]
-            if self._context is None or seen != self._seen:
-                self._context, self._seen = self._loaded(), seen
-        except OSError as error:  # ssl.SSLError is one
-            return Unreachable(f"the files for TLS cannot be used: {error.strerror or error}", CERTIFICATE)
-        return self._context
-
-    def _loaded(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self._ca_file)  # without a file: the system's authorities
-        if self._cert_file is not None:
-            # An encrypted key is an error. Without a password here OpenSSL would ask at the terminal.
-            context.load_cert_chain(self._cert_file, self._key_file, password="")
-        return context
-
-
 class _TlsConnection(SSLConnection):
     """A connection with the context of `tls`."""
 
-    def __init__(self, *, tls: _Tls, **options: Any) -> None:
+    def __init__(self, *, tls: TlsFiles, **options: Any) -> None:
         super().__init__(**options)
         self._tls = tls
 
@@ -243,7 +201,7 @@ class _Sentinels(Sentinel):
         master: str,
         hosts: tuple[Host, ...],
         login: dict[str, Any],
-        tls: _Tls | None,
+        tls: TlsFiles | None,
         on_moved: Callable[[], object],
     ) -> None:
         super().__init__([])  # type: ignore[no-untyped-call]

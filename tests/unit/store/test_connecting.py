@@ -182,6 +182,7 @@ async def test_an_old_primary_that_lives_on_is_left(new_store: NewStore) -> None
         pipeline, reader = Pipeline(connector), Reader(connector, Malformed())
 
         async def write() -> bool:
+            connector.check_primary()
             answer: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
             pipeline.ask([("SET", "k", "x")], answer.set_result)
             assert await answer == ["OK"]
