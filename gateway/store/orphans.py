@@ -5,6 +5,7 @@ lost puts its status right when it speaks again. The loss becomes final after `P
 runs again as another process.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Container, Sequence
@@ -19,6 +20,7 @@ from gateway.tasks.document import fields_of, is_presumed, lost_document, presum
 
 _LOST_AFTER = re.compile(r'"lost_after_ms":(\d{1,15})\}\}$')
 _READ_AT_ONCE = 256
+_LOST_AT_ONCE = 16  # of half as many connections as there are
 _SILENT_AT_ONCE = 256  # in one reply of watch.lua
 _LOOK_SECONDS = 1.0  # a look asks again so long, if it finds more silent tasks than that
 _SWEPT = 1000  # expired tasks that leave the lists in one step
@@ -70,10 +72,11 @@ class Orphans:
         now_ms, documents = await self._reader.documents(task_ids)
         if not self._clock.is_steady or exempt is None:
             return documents
-        return [
-            await self._make_lost(document, exempt) if document and _is_due(document, now_ms) else document
-            for document in documents
-        ]
+        due = [document for document in documents if document and _is_due(document, now_ms)]
+        if not due:
+            return documents
+        lost = dict(zip(due, await self._make_all_lost(due, exempt), strict=True))
+        return [lost.get(document, document) if document else document for document in documents]
 
     async def presumed(self) -> list[str]:
         """The documents of the tasks that are presumed lost. Raises redis-py's errors."""
@@ -86,6 +89,18 @@ class Orphans:
         for start in range(0, len(task_ids), _READ_AT_ONCE):
             _, documents = await self._reader.documents(task_ids[start : start + _READ_AT_ONCE])
             found += filter(None, documents)
+        return found
+
+    async def _make_all_lost(
+        self, documents: Sequence[str], exempt: Container[str] = (), *, is_certain: bool = False
+    ) -> list[str | None]:
+        """As `_make_lost` of each, some at a time: a gateway that dies may leave thousands."""
+        found: list[str | None] = []
+        for start in range(0, len(documents), _LOST_AT_ONCE):
+            some = documents[start : start + _LOST_AT_ONCE]
+            found += await asyncio.gather(
+                *(self._make_lost(document, exempt, is_certain=is_certain) for document in some)
+            )
         return found
 
     async def _make_lost(self, document: str, exempt: Container[str] = (), *, is_certain: bool = False) -> str | None:
@@ -112,9 +127,8 @@ class Orphans:
         await self.look(exempt=None)  # deletes BEATS and PRESUMED if they have another type
         in_flight = cast("list[str]", await self._reader.redis.zrange(BEATS, 0, -1))
         presumed = cast("list[str]", await self._reader.redis.zrange(PRESUMED, 0, -1))
-        for document in await self._read([*in_flight, *map(id_in, presumed)]):
-            if self._is_former_self(document):
-                await self._make_lost(document, is_certain=True)
+        documents = await self._read([*in_flight, *map(id_in, presumed)])
+        await self._make_all_lost([*filter(self._is_former_self, documents)], is_certain=True)
 
     def _is_former_self(self, document: str) -> bool:
         extensions = (fields_of(document) or {}).get("extensions", {})
