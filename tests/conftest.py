@@ -95,6 +95,15 @@ async def upstream(scripted: Upstream) -> AsyncIterator[Upstream]:
     await scripted.forget()
 
 
+@pytest.fixture
+async def own_upstream() -> AsyncIterator[Upstream]:
+    """A scripted upstream that only this test's gateways ask; the shared one gets the heartbeats of shared gateways."""
+    upstream = Upstream()
+    await upstream.start()
+    yield upstream
+    await upstream.stop()
+
+
 @pytest.fixture(scope="session")
 async def shared_gateways(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Launch]:
     """Starts each gateway once per session and per settings; its upstream is the scripted one."""

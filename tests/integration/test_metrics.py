@@ -243,7 +243,7 @@ async def test_without_a_store_nothing_is_said_of_one(launch: Launch) -> None:
     assert "_store_" not in (await scrape(gateway.http)).text
 
 
-async def test_ollama_is_shown(launch: Launch, upstream: Upstream) -> None:
+async def test_ollama_is_shown(own_upstream: Upstream, launch: Launch) -> None:
     """Whether it answers and what it has loaded; the second is asked for once in ten seconds."""
     asked = 0
     models = [{"name": "qwen3:0.6b", "size": 1000, "size_vram": 600}, {"name": "other", "size": 5, "size_vram": 0}]
@@ -253,8 +253,8 @@ async def test_ollama_is_shown(launch: Launch, upstream: Upstream) -> None:
         asked += 1
         await exchange.answer(200, JSON, body=json.dumps({"models": models}).encode())
 
-    upstream.loaded = loaded
-    gateway = await launch()
+    own_upstream.loaded = loaded
+    gateway = await launch(UPSTREAM_BASE=f"http://127.0.0.1:{own_upstream.port}")
     for _ in range(5):
         seen = await scrape(gateway.http)
         assert seen("upstream_up") == 1

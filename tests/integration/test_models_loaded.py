@@ -120,7 +120,7 @@ async def test_an_ollama_that_is_away_is_503(launch: Launch, upstream: Upstream)
     assert answer.json() == {"detail": "Ollama does not answer"}
 
 
-async def test_ollama_is_asked_sparingly(launch: Launch, upstream: Upstream) -> None:
+async def test_ollama_is_asked_sparingly(own_upstream: Upstream, launch: Launch) -> None:
     """However many ask within two seconds, Ollama is asked once; later, once more."""
     asked: list[float] = []
 
@@ -128,8 +128,8 @@ async def test_ollama_is_asked_sparingly(launch: Launch, upstream: Upstream) -> 
         asked.append(asyncio.get_running_loop().time())
         await exchange.answer(200, JSON, body=b'{"models":[]}')
 
-    upstream.loaded = script
-    gateway = await launch()
+    own_upstream.loaded = script
+    gateway = await launch(UPSTREAM_BASE=f"http://127.0.0.1:{own_upstream.port}")
     answers = await asyncio.gather(*(gateway.http.get("/models/loaded") for _ in range(50)))
     assert {answer.status_code for answer in answers} == {200}
     assert len(asked) == 1
