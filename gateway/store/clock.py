@@ -57,8 +57,7 @@ class StoreClock:
         """
         replied_at = time.monotonic()
         least, most = now_ms / 1000 - replied_at, (now_ms + 1) / 1000 - asked_at
-        if not self._is_heard:
-            self._is_heard, self.offset_seconds = True, (least + most) / 2
-        if least - self.offset_seconds > _STEP_SECONDS:
+        if self._is_heard and least - self.offset_seconds > _STEP_SECONDS:
             self._steady_at = replied_at + self._grace_seconds
+        self._is_heard = True
         self.offset_seconds = min(max(self.offset_seconds, least), most)

@@ -43,21 +43,20 @@ class _Stamps:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._last_claim_ms = 0
-
-    def seconds(self) -> float:
-        """Unix seconds."""
-        return time.monotonic() + self._clock.offset_seconds
+        self._last_ms = 0  # of the last creation
 
     def now_ms(self) -> int:
         """Unix milliseconds."""
         return int((time.monotonic() + self._clock.offset_seconds) * 1000)
 
-    def claim_ms(self) -> int:
-        """As `now_ms`, but no two the same: with `boot` it tells the claims of one id from each other."""
-        now_ms, last_ms = self.now_ms(), self._last_claim_ms
-        self._last_claim_ms = now_ms if now_ms < last_ms - _STEP_BACK_MS else max(now_ms, last_ms + 1)
-        return self._last_claim_ms
+    def creation_ms(self, *, is_claim: bool = False) -> int:
+        """As `now_ms`, but it goes back only by a large step: a correction must not change the order of the list.
+
+        No two of claims are the same: with `boot` they tell the claims of one id from each other.
+        """
+        now_ms, least_ms = self.now_ms(), self._last_ms + is_claim
+        self._last_ms = now_ms if now_ms < least_ms - _STEP_BACK_MS else max(now_ms, least_ms)
+        return self._last_ms
 
 
 class Tracker:
@@ -113,7 +112,7 @@ class Tracker:
 
     def seconds(self) -> float:
         """Unix seconds by the clock that tasks are stamped with: the store's, as far as it is known."""
-        return self._stamps.seconds()
+        return self._stamps.now_ms() / 1000
 
     @property
     def in_flight(self) -> int:
@@ -182,12 +181,12 @@ class Tracker:
         self.check(task_id, owner)
         if task_id is None:
             new, self._spare_id = self._spare_id or new_id(), ""
-            task = TrackedTask(new, method, path, query, self._stamps.now_ms(), 1, owner, label, place=place)
+            task = TrackedTask(new, method, path, query, self._stamps.creation_ms(), 1, owner, label, place=place)
             self._outbox.post(task)
         else:
             before = self._outbox.remembered.get(task_id)
             likely_attempt = 1 if before is None else min(before.likely_attempt + 1, MAX_ATTEMPT)
-            claim_ms = self._stamps.claim_ms()
+            claim_ms = self._stamps.creation_ms(is_claim=True)
             task = TrackedTask(task_id, method, path, query, claim_ms, 0, owner, label, likely_attempt, place)
         task.beat_at = time.monotonic() + self._heartbeat_seconds
         self._in_flight[task.task_id] = task

@@ -63,11 +63,17 @@ def test_a_slow_reply_changes_little(machine: Machine) -> None:
 
 
 def test_a_fast_reply_makes_it_exact(machine: Machine) -> None:
-    """The first reply was slow, so the estimate was wrong by up to half of that."""
-    machine.hear(WALL, round_trip=2.0)
-    assert machine.clock.seconds() != pytest.approx(WALL, abs=0.5)
-    machine.hear(WALL, round_trip=0.001)
-    assert machine.clock.seconds() == pytest.approx(WALL, abs=0.003)
+    """The first reply was slow, so the estimate was wrong by up to that."""
+    machine.hear(WALL + 90, round_trip=2.0)
+    assert machine.clock.seconds() == pytest.approx(WALL + 90, abs=2.01)
+    machine.hear(WALL + 91, round_trip=0.001)
+    assert machine.clock.seconds() == pytest.approx(WALL + 91, abs=0.003)
+
+
+def test_a_machine_that_is_right_stays_so(machine: Machine) -> None:
+    """If this machine's clock can be the store's, the first reply moves nothing, however slow it was."""
+    machine.hear(WALL - 0.1, round_trip=0.3)
+    assert machine.clock.seconds() == WALL
 
 
 @pytest.mark.parametrize(("step", "is_steady"), [(-3600, True), (1.9, True), (2.1, False), (3600, False)])
