@@ -25,7 +25,7 @@ from tests.support.kept import (
 from tests.support.outcome import CLIENT_LEFT, DONE, failed, outcome
 from tests.support.scripted import JSON, answering, streaming
 from tests.support.streams import BODY, CHAT
-from tests.support.waiting import GUARD_SECONDS, within
+from tests.support.waiting import GUARD_SECONDS, until, within
 
 if TYPE_CHECKING:
     from tests.conftest import Launch, NewStore
@@ -134,6 +134,12 @@ async def test_without_room_a_call_is_relayed_and_not_kept(
     also = await kept(gateway, upstream)
     also.script.piece(PIECE + b":\n\n")
     await also.client.up_to(b":\n\n")
+
+    async def are_counted() -> bool:
+        held_bytes: int = (await gateway.http.get("/readyz")).json()["kept"]["held_bytes"]
+        return held_bytes >= 2 * len(PIECE)
+
+    await until(are_counted, what="both pieces are counted")
     upstream.then(streaming(DONE_EVENT))
     answer = await gateway.ask("POST", CHAT, KEEP, body=BODY)
     assert (answer.status, answer.data) == (200, DONE_EVENT)
