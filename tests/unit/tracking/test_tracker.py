@@ -579,6 +579,17 @@ async def test_an_end_after_the_clock_was_set_back_is_told_the_same_each_time() 
         assert await subject.tracker.read("t") == text
 
 
+@pytest.mark.parametrize(("step_seconds", "is_followed"), [(-0.5, False), (-3600, True)])
+async def test_a_correction_of_the_clock_keeps_the_order(step_seconds: float, *, is_followed: bool) -> None:
+    """A task that begins later is not listed as older if the clock goes back a little; a large step is believed."""
+    now = [1_700_003_600.2505]
+    async with tracking(clock=lambda: now[0]) as subject:
+        first = subject.tracker.begin(None, "POST", "/v1/x", "")
+        now[0] += step_seconds
+        second = subject.tracker.begin(None, "POST", "/v1/x", "")
+        assert (second.created_ms < first.created_ms) == is_followed
+
+
 async def test_a_heartbeat_puts_back_what_was_lost() -> None:
     """A status that the store lost is there again after a heartbeat, with its attempt."""
     async with tracking(heartbeat_seconds=0.1) as subject:
