@@ -23,7 +23,7 @@ NODES = LIST_PREFIX + "nodes"
 MAX_NODES, MAX_INSTANCE, MAX_RECORD_BYTES = 256, 128, 32_768  # what may be in it: more is another program's
 ANSWER_PREFIX, BODY_PREFIX = LIST_PREFIX + "answer:", LIST_PREFIX + "body:"
 _BEFORE = {  # what a script begins with, if that is not lists.lua alone
-    **dict.fromkeys(("status", "lost", "relist", "rebuild", "watch"), ("lists", "documents")),
+    **dict.fromkeys(("status", "lost", "page", "relist", "rebuild", "watch"), ("lists", "documents")),
     "answer_save": ("answers", "documents", "counts"),
     "answer_read": ("answers", "documents"),
     "answer_drop": ("answers", "documents", "counts"),

@@ -1,8 +1,10 @@
--- Reads one or more lists from one place on, newest first.
+-- Reads a page of one or more lists from one place on, newest first: places and documents, in one atomic step.
 --
--- ARGV[1]  "+", or "(" and the place behind which to begin   ARGV[2] how many places of each list   ARGV[3…] their names
--- Returns {1 where nothing is missing in any of them, else 0; places of all of them, a list each; keys whose
--- scores were wrong, and were put right}.
+-- ARGV[1]  "+", or "(" and the place behind which to begin   ARGV[2] how many places   ARGV[3] bytes of documents after
+--          which the page is cut   ARGV[4…] the names of the lists
+-- Returns {1 where nothing is missing in any of them, else 0; this server's clock in Unix ms; keys whose scores were
+-- wrong, and were put right; 1 where the page was cut, else 0; places of all lists together; for each the document, nil
+-- where there is none, 0 where a key of another type stands there}.
 
 local AT_ONCE = 1000
 local malformed = {}
@@ -31,9 +33,52 @@ local function is_named(names, name)
   return score and (names == LISTS or tonumber(score) >= now)
 end
 
+-- Whether place `a` is before `b` on a page. Bytes are compared one by one: `<` depends on the server's locale.
+local function is_newer(a, b)
+  if a.ms and b.ms and a.ms ~= b.ms then
+    return a.ms > b.ms
+  end
+  for n = 1, math.min(#a.place, #b.place) do
+    local left, right = string.byte(a.place, n), string.byte(b.place, n)
+    if left ~= right then
+      return left > right
+    end
+  end
+  return #a.place > #b.place
+end
+
+local function step(list)
+  list.at = list.at + 1
+  list.place = list.places[list.at]
+  list.ms = list.place and tonumber(string.sub(list.place, 1, 13))
+  return list
+end
+
+-- The first `most` places of lists, newest first, each once.
+local function merged(lists, most)
+  local left, places = {}, {}
+  for _, found in ipairs(lists) do
+    left[#left + 1] = found[1] and step({ places = found, at = 0 }) or nil
+  end
+  while #left > 0 and #places < most do
+    local newest = 1
+    for n = 2, #left do
+      newest = is_newer(left[n], left[newest]) and n or newest
+    end
+    local list = left[newest]
+    if list.place ~= places[#places] then
+      places[#places + 1] = list.place
+    end
+    if not step(list).place then
+      table.remove(left, newest)
+    end
+  end
+  return places
+end
+
 local is_complete = true
-local found = {}
-for n = 3, #ARGV do
+local lists = {}
+for n = 4, #ARGV do
   local key = PREFIX .. ARGV[n]
   local names = string.sub(ARGV[n], 1, 6) == 'label:' and LABELS or LISTS
   is_complete = put_right(key) and is_complete and call('ZSCORE', names, COMPLETE)
@@ -41,6 +86,16 @@ for n = 3, #ARGV do
     local was_begun = is_named(names, ARGV[n]) or call('EXISTS', key) == 1
     is_complete = is_complete and not was_begun
   end
-  found[#found + 1] = call('ZRANGE', key, ARGV[1], '[0', 'BYLEX', 'REV', 'LIMIT', 0, ARGV[2])
+  lists[#lists + 1] = call('ZRANGE', key, ARGV[1], '[0', 'BYLEX', 'REV', 'LIMIT', 0, ARGV[2])
 end
-return { is_complete and 1 or 0, found, malformed }
+local places = #lists == 1 and lists[1] or merged(lists, tonumber(ARGV[2]))
+local documents, size, most = {}, 0, tonumber(ARGV[3])
+for n, place in ipairs(places) do
+  local text = text_at(DOCUMENT .. string.sub(place, 15))
+  documents[n] = type(text) == 'table' and 0 or text
+  size = size + (type(text) == 'string' and #text or 0)
+  if size > most and n < #places then
+    return { is_complete and 1 or 0, now_ms, malformed, 1, { unpack(places, 1, n) }, documents }
+  end
+end
+return { is_complete and 1 or 0, now_ms, malformed, 0, places, documents }

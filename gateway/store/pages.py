@@ -1,8 +1,10 @@
 """Reads the lists of Redis, page by page, newest first."""
 
-from collections.abc import Awaitable, Callable, Container, Sequence
+import time
+from collections.abc import Awaitable, Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from redis.exceptions import ResponseError
 
@@ -16,10 +18,20 @@ from gateway.tasks.stages import State
 PAGE, FORGET = Script("page"), Script("forget")
 _STEP = 128
 _SWEEP = 1000
-_PAGE_BYTES = 4 * 1024 * 1024
+PAGE_BYTES = 4 * 1024 * 1024
 _MOST_SKIPPED = 1000  # malformed records after which a page ends, with a cursor
 
-_Documents = Callable[[Sequence[str], Container[str] | None], Awaitable[list[str | None]]]
+# Documents at a time of the server (Unix ms), whose silent tasks are made lost, unless exempt.
+_Settle = Callable[[list[str | None], int, Container[str] | None], Awaitable[list[str | None]]]
+
+
+class _Rows(NamedTuple):
+    """What page.lua returns of a list. `is_cut`: more than a page has bytes for."""
+
+    places: list[str]
+    documents: list[str | None]
+    now_ms: int
+    is_cut: bool
 
 
 @dataclass(slots=True)
@@ -36,12 +48,12 @@ class _Walk:
 
 
 class Pages:
-    """Reads pages through `reader`. `documents` returns the documents of task ids (see Orphans)."""
+    """Reads pages through `reader`. `settle` makes silent tasks lost (see Orphans)."""
 
-    def __init__(self, reader: Reader, malformed: Malformed, documents: _Documents) -> None:
+    def __init__(self, reader: Reader, malformed: Malformed, settle: _Settle) -> None:
         self._reader = reader
         self._malformed = malformed
-        self._documents = documents
+        self._settle = settle
 
     async def read(
         self,
@@ -60,15 +72,15 @@ class Pages:
         """
         walk = _Walk(names, state, label, exempt)
         step, is_end, last = _STEP, False, ""
-        while not is_end and len(walk.found) <= limit and walk.size_bytes <= _PAGE_BYTES:
+        while not is_end and len(walk.found) <= limit and walk.size_bytes <= PAGE_BYTES:
             if len(walk.skipped) >= _MOST_SKIPPED and last:  # without a place there is no cursor
                 break
             wanted = min(step, limit + 1 - len(walk.found)) if step == _STEP else step
-            places = await self._places(walk.names, start, wanted)
-            has_found = await self._take(walk, places)
-            is_end = len(places) < wanted
-            start = "(" + places[-1] if places else start
-            last = next(filter(is_place, reversed(places)), last)
+            rows = await self._rows(walk.names, start, wanted)
+            has_found = await self._take(walk, rows)
+            is_end = len(rows.places) < wanted and not rows.is_cut
+            start = "(" + rows.places[-1] if rows.places else start
+            last = next(filter(is_place, reversed(rows.places)), last)
             step = _STEP if has_found else _SWEEP  # all these documents are gone: skip the next ones in larger steps
         found = walk.found
         last = found[limit - 1][0] if len(found) > limit else last
@@ -77,26 +89,31 @@ class Pages:
         left_out = sum(is_last or place >= last or not is_place(place) for place in walk.skipped.values())
         return Page([document for _, document in found[:limit]], None if is_last else encode_cursor(last), left_out)
 
-    async def _places(self, names: list[str], start: str, count: int) -> list[str]:
+    async def _rows(self, names: list[str], start: str, count: int) -> _Rows:
         """Up to `count` places of all these lists together, newest first, from `start` on."""
-        is_complete, found, malformed = await self._reader.evaluate(PAGE, SHARED_KEYS, [start, count, *names], names)
+        asked_at = time.monotonic()
+        arguments: list[str | int] = [start, count, PAGE_BYTES, *names]
+        is_complete, now_ms, malformed, is_cut, places, documents = await self._reader.evaluate(
+            PAGE, SHARED_KEYS, arguments, names
+        )
+        self._reader.clock.heard(now_ms, asked_at)
         for key in malformed:
             self._malformed.report(key)
         if not is_complete:
             raise Incomplete("the list is being built anew")
-        if len(found) == 1:
-            return list(found[0])
-        # If a task moves on while the lists are read, two of them have it.
-        return sorted({place for places in found for place in places}, reverse=True)[:count]
+        found = [self._reader.checked(place[14:], text) for place, text in zip(places, documents, strict=True)]
+        return _Rows(places, found, now_ms, bool(is_cut))
 
-    async def _take(self, walk: _Walk, places: list[str]) -> bool:
-        """Adds the documents at `places` to the page; true if there were any. Removes places without a document."""
-        odd = [place for place in places if not is_place(place)]
+    async def _take(self, walk: _Walk, rows: _Rows) -> bool:
+        """Adds the documents of `rows` to the page; true if there were any. Removes places without a document."""
+        odd = [place for place in rows.places if not is_place(place)]
         for place in odd:
             self._malformed.report(f"{LIST_PREFIX}{walk.names[0]} {place}")
             walk.skipped[place] = place
-        right = [place for place in places if is_place(place)] if odd else places
-        documents = dict(zip(right, await self._documents([place[14:] for place in right], walk.exempt), strict=True))
+        settled = await self._settle(rows.documents, rows.now_ms, walk.exempt)
+        documents = dict(zip(rows.places, settled, strict=True))
+        for place in odd:
+            del documents[place]
         await self._remove(walk.names, odd)
         await self._forget(walk.names, [place for place, document in documents.items() if document is None])
         walk.skipped |= {place[14:]: place for place, document in documents.items() if document == MALFORMED}

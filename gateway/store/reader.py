@@ -109,11 +109,14 @@ class Reader:
         (seconds, microseconds), *replies = await pipe.execute(raise_on_error=False)
         now_ms = seconds * 1000 + microseconds // 1000
         self.clock.heard(now_ms, asked_at)
-        documents = [self._document(task_id, reply) for task_id, reply in zip(task_ids, replies, strict=True)]
+        documents = [self.checked(task_id, reply) for task_id, reply in zip(task_ids, replies, strict=True)]
         return now_ms, documents
 
-    def _document(self, task_id: str, reply: str | Exception | None) -> str | None:
-        """The document in a reply to GET. Raises an error reply, except that of a key of another type."""
+    def checked(self, task_id: str, reply: str | int | Exception | None) -> str | None:
+        """The document in a reply to GET, as `documents` returns it; any number stands for a key of another type.
+
+        Raises an error reply, except that of a key of another type.
+        """
         if reply is None:
             return None
         if isinstance(reply, str) and fields_of(reply, task_id) is not None:

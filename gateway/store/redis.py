@@ -66,7 +66,7 @@ class RedisStore:
             ttl_done_seconds=ttl_done_seconds,
             lists_ttl_seconds=lists_ttl_seconds,
         )
-        self._pages = Pages(self._reader, malformed, self._orphans.documents)
+        self._pages = Pages(self._reader, malformed, self._orphans.settle)
         self._rebuild = Rebuild(
             self._reader, boot, lists_ttl_seconds, lambda: (self._pipeline.is_open, self._pipeline.connections)
         )

@@ -122,7 +122,7 @@ async def test_two_thousand_idle_streams(launch: Launch, upstream: Upstream) -> 
         transport, listener = await loop.create_connection(_Listener, "127.0.0.1", gateway.port)
         transports.append(transport)
         listeners.append(listener)
-    await until(lambda: all(b"data: {}" in listener.got for listener in listeners), 30, "every stream begins")
+    await until(lambda: all(b"data: {}" in listener.got for listener in listeners), 120, "every stream begins")
     assert (gateway.resident_bytes - before) / STREAMS < CHARGE_BOUND
     go_on.set()
     await until(lambda: all(listener.got.endswith(end) for listener in listeners), 30, "every stream ends")
