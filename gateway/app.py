@@ -78,7 +78,7 @@ def create_app(settings: Settings) -> Gateway:
     routes = _routes(upstream, tracker, keeping, keyring, readiness, metrics, loaded_models, announcer)
     routes.add_exception_handler(GatewayError, _refusal(counts))
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
-    return Gateway(proxy, routes, ResponseRoute(keeping), policy, keyring, counts, drain)
+    return Gateway(proxy, routes, ResponseRoute(keeping), tracker.answers, policy, keyring, counts, drain)
 
 
 def _store(settings: Settings, connector: Connector | None, boot: str) -> Store:

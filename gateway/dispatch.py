@@ -23,7 +23,9 @@ from gateway.net.vanished import PeerWatch
 from gateway.relay.proxy import Proxy
 from gateway.routes import dashboard
 from gateway.routes.response import ResponseRoute, task_id_in
+from gateway.routes.status import StatusRoute
 from gateway.stopping import Drain
+from gateway.tracking.answers import Answers
 
 log = logging.getLogger("gateway")
 
@@ -42,6 +44,7 @@ class Gateway:
         proxy: Proxy,
         routes: FastAPI,
         responses: ResponseRoute,
+        answers: Answers,
         policy: OriginPolicy,
         keyring: Keyring,
         counts: Counts,
@@ -54,6 +57,8 @@ class Gateway:
         self.peers = PeerWatch()  # the clients
         self._proxy = proxy
         self._responses = responses
+        self._changes = answers.changes
+        self._statuses = StatusRoute(answers, self._run_route)
         self._policy = policy
         self._is_leaving = False
         drain.on_begin(self._leave)
@@ -86,8 +91,8 @@ class Gateway:
                 self._proxy.open(request, target)
             elif task_id is not None:
                 self._responses.open(request, task_id, target)
-            else:
-                AsgiCall(self.routes, request).begin()
+            elif not self._statuses.open(request, target):
+                self._run_route(request)
         except GatewayError as error:
             self.counts.refused(error.code)
             request.refuse(error, has_detail=_has_detail(request.target))
@@ -97,6 +102,13 @@ class Gateway:
                 request.break_off()
             else:
                 request.refuse(GatewayError("internal error in the gateway"))
+
+    def _run_route(self, request: Request) -> None:
+        AsgiCall(self.routes, request).begin()
+
+    def let_wait(self, most: int) -> None:
+        """Lets so many pollers wait; more are answered at once."""
+        self._changes.most_waiting = most
 
     def _admit(self, request: Request) -> Target:
         """Parses the target. Checks the key first, so that a client without one learns nothing. Raises GatewayError."""

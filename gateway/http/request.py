@@ -249,7 +249,7 @@ class Request(RequestHead):
     def answer(self, status: int, fields: Fields, body: bytes = b"") -> None:
         """Sends a complete answer of the gateway's own."""
         own = [*fields, (b"date", http_date())]
-        if status != HTTPStatus.NO_CONTENT:
+        if status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
             own.append((b"content-length", b"%d" % len(body)))
         self.start(status, lines(own), length=len(body))
         self.end(b"" if self.method == "HEAD" else body)

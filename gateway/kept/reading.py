@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from gateway.errors import GatewayError, GenerationChanged, OffsetNotSatisfiable, StoreAway
+from gateway.http.background import Background
 from gateway.http.head import TASK_ID, Fields
 from gateway.http.request import Request, http_date, lines, own_fields
-from gateway.kept.background import Background
 from gateway.kept.head import End, KeptHead, Refusal
 from gateway.kept.looking import Look, Looking
 

@@ -25,7 +25,9 @@ _LEAST_SECONDS = 1  # uvicorn takes whole seconds, and 0 as no time at all
 def serve(settings: Settings, listeners: list[socket]) -> int:
     """Serves until the process is told to stop. Returns the exit code. Signals have to be blocked, see __main__."""
     gateway = create_app(settings)
-    config = _config(gateway, settings.max_connections)
+    connections = fitting_connections(settings.max_connections)
+    gateway.let_wait(connections // 2)  # pollers that wait do not lock out requests
+    config = _config(gateway, connections)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_Server(config, gateway).serve(sockets=listeners))
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -81,7 +83,7 @@ def _config(gateway: Gateway, max_connections: int) -> uvicorn.Config:
         gateway,
         workers=1,  # else uvicorn reads WEB_CONCURRENCY
         # a BufferedProtocol; uvicorn only creates and closes it
-        http=partial(GatewayHttpProtocol, max_connections=fitting_connections(max_connections)),  # type: ignore[arg-type]
+        http=partial(GatewayHttpProtocol, max_connections=max_connections),  # type: ignore[arg-type]
         loop="uvloop",
         ws="none",
         log_config=None,

@@ -21,9 +21,9 @@ from gateway.errors import (
     TaskTimeout,
 )
 from gateway.http import limits
+from gateway.http.background import Background
 from gateway.http.head import Target
 from gateway.http.request import Request
-from gateway.kept.background import Background
 from gateway.kept.head import KeptHead, digest_of
 from gateway.kept.looking import Look, Looking
 from gateway.kept.reading import Reading, Wish, accept

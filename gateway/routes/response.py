@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote_to_bytes
 
 from gateway.errors import InvalidParameter, InvalidTaskId, MethodNotAllowed
+from gateway.http.background import Background
 from gateway.http.head import Target
 from gateway.http.request import Request, own_fields
-from gateway.kept.background import Background
 from gateway.kept.deleting import delete
 from gateway.kept.keeping import Keeping
 from gateway.kept.looking import Looking

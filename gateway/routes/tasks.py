@@ -4,7 +4,6 @@ The models below only describe the documents for /openapi.json. A document is ne
 """
 
 import asyncio
-import hashlib
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, TypeAlias
@@ -14,13 +13,21 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.http.request import Request as ClientRequest
+from gateway.routes.status import (
+    MOST_WAIT,
+    RETRY_AFTER_SECONDS,
+    etags,
+    not_found,
+    page_body,
+    page_tag,
+    store_is_away,
+)
 from gateway.store.interface import InvalidCursor
-from gateway.tasks.document import has_ended
+from gateway.tasks.document import found_in
 from gateway.tasks.options import LABEL_PATTERN, MAX_LABEL
 from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
 from gateway.tasks.task import ID_PATTERN, Kept, Reason, is_valid_id
 from gateway.tracking.answers import ListIncomplete, PartlyCancelled, StoreUnavailable
-from gateway.tracking.changes import event_id
 from gateway.tracking.tracker import Tracker
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
@@ -121,8 +128,8 @@ def _refused(name: str, value: str | None, problem: str) -> RequestValidationErr
 
 
 def _store_is_away(error: StoreUnavailable) -> HTTPException:
-    detail = str(error) if isinstance(error, ListIncomplete | PartlyCancelled) else f"the status store is away: {error}"
-    return HTTPException(503, detail, headers={"Retry-After": "2"})
+    detail = str(error) if isinstance(error, ListIncomplete | PartlyCancelled) else store_is_away(error)
+    return HTTPException(503, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 @contextmanager
@@ -138,21 +145,16 @@ def _answerable(task_id: str) -> Iterator[None]:
 
 def _found(task_id: str, document: str | None) -> str:
     if document is None:
-        raise HTTPException(404, f"no task {task_id!r}; it never was, or its status has expired")
+        raise HTTPException(404, not_found(task_id))
     return document
 
 
-def _tagged(body: str | bytes, tag: str, known: Sequence[str] = (), status_code: int = 200) -> Response:
+def _tagged(body: bytes, tag: str, known: Sequence[str] = (), status_code: int = 200) -> Response:
     """JSON with its ETag; 304 without a body if the client has that tag already."""
     headers = {"ETag": f'"{tag}"'}
     if tag in known or "*" in known:
         return Response(status_code=304, headers=headers)
     return Response(body, status_code, media_type="application/json", headers=headers)
-
-
-def _etags(if_none_match: str | None) -> list[str]:
-    """The event ids in an If-None-Match field (RFC 9110 section 13.1.2). Weak tags compare as strong ones."""
-    return [tag.strip().removeprefix("W/").strip('"') for tag in (if_none_match or "").split(",") if tag.strip()]
 
 
 async def _unless_left(request: Request, answer: Coroutine[Any, Any, str | None]) -> str | None:
@@ -192,7 +194,9 @@ async def task_status(
     request: Request,
     wait: Annotated[
         float,
-        Query(ge=0, le=60, allow_inf_nan=False, description="seconds to wait for another event than the one known"),
+        Query(
+            ge=0, le=MOST_WAIT, allow_inf_nan=False, description="seconds to wait for another event than the one known"
+        ),
     ] = 0,
     if_none_match: Annotated[str | None, Header(description="the ETag of the event that is known already")] = None,
 ) -> Response:
@@ -201,15 +205,15 @@ async def task_status(
     With `wait` the gateway answers when the event differs from the one in If-None-Match (without that field: from the
     present one), when the task has ended, or when the time is up.
     """
-    known, reader = _etags(if_none_match), _reader(request)
+    known, reader, answers = etags((if_none_match or "").encode()), _reader(request), _tracker(request).answers
     with _answerable(task_id):
-        if wait:
+        if wait and not answers.changes.is_full:
             seen = known[0] if len(known) == 1 else None
-            document = await _unless_left(request, _tracker(request).wait(task_id, seen, wait, reader))
+            document = await _unless_left(request, answers.wait(task_id, seen, wait, reader))
         else:
-            document = await _tracker(request).read(task_id, reader)
-    found = _found(task_id, document)
-    return _tagged(found, event_id(found), known)
+            document = await answers.read(task_id, reader)
+    body, summary = found_in(_found(task_id, document))
+    return _tagged(body, summary.event_id, known)
 
 
 @router.post(
@@ -221,8 +225,8 @@ async def task_cancel(task_id: str, request: Request) -> Response:
     """Cancels a task in flight, at any gateway. If the task has ended, its status is returned unchanged."""
     with _answerable(task_id):
         document = await _tracker(request).cancel(task_id, _reader(request))
-    found = _found(task_id, document)
-    return _tagged(found, event_id(found), status_code=200 if has_ended(found) else 202)
+    body, summary = found_in(_found(task_id, document))
+    return _tagged(body, summary.event_id, status_code=200 if summary.has_ended else 202)
 
 
 @router.post("/cancel", response_model=LabelCancelled, responses={503: _PARTLY_CANCELLED})
@@ -235,7 +239,7 @@ async def tasks_cancel(
     can be repeated.
     """
     try:
-        return {"cancelled": await _tracker(request).cancel_label(label, _reader(request))}
+        return {"cancelled": await _tracker(request).answers.cancel_label(label, _reader(request))}
     except StoreUnavailable as error:
         raise _store_is_away(error) from error
 
@@ -259,13 +263,12 @@ async def task_list(
     if state and label:
         raise _refused("label", label, "allowed: `state` or `label`, not both at once")
     try:
-        page = await _tracker(request).page(limit, state or None, cursor or None, _reader(request), label or "")
+        answers = _tracker(request).answers
+        page = await answers.page(limit, state or None, cursor or None, _reader(request), label or "")
     except StoreUnavailable as error:
         raise _store_is_away(error) from error
     except InvalidCursor as error:
         raise _refused("cursor", cursor, "allowed: next_cursor of an earlier page") from error
-    next_cursor = "null" if page.next_cursor is None else f'"{page.next_cursor}"'
-    skipped = f',"skipped":{page.skipped}' if page.skipped else ""
-    items, count = ",".join(page.documents), len(page.documents)
-    body = f'{{"items":[{items}],"count":{count},"next_cursor":{next_cursor}{skipped}}}'.encode()
-    return _tagged(body, hashlib.blake2b(body, digest_size=12).hexdigest(), _etags(if_none_match))
+    found = list(map(found_in, page.documents))
+    body = page_body(found, page.next_cursor, page.skipped)
+    return _tagged(body, page_tag(found, page.next_cursor, page.skipped), etags((if_none_match or "").encode()))

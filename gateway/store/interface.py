@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from gateway.store.clock import Clock
+from gateway.tasks.document import Found
 from gateway.tasks.stages import State
 from gateway.tasks.task import ID_PATTERN
 
@@ -30,6 +31,10 @@ class StoreError(Exception):
 
 class Incomplete(StoreError):
     """A list lacks tasks: Redis evicted it, or it is not built yet."""
+
+
+class Unclear(StoreError):
+    """A plain read cannot say: ask by `Store.read` or `Store.page`."""
 
 
 class InvalidCursor(ValueError):
@@ -68,6 +73,11 @@ class Written(NamedTuple):
 
 # Called with the results of a write, one per record, or with the error that leaves them unknown.
 Then: TypeAlias = Callable[[list[Written] | StoreError], None]
+
+
+Peeked: TypeAlias = Found | Unclear | None  # what a plain read of a status finds; None for no such task
+# The same for a page: documents, newest first, and the cursor of the next page (None at the end).
+PeekedPage: TypeAlias = tuple[list[Found], str | None] | Unclear
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +147,24 @@ class Store(Protocol):
         """
         ...
 
+    def peek(self, task_id: str, then: Callable[[Peeked], None]) -> None:
+        """Calls `then` once with the status of a task, by plain calls. Changes nothing: a silent task is Unclear."""
+
+    def peek_page(
+        self,
+        limit: int,
+        state: State | None,
+        cursor: str | None,
+        then: Callable[[PeekedPage], None],
+        *,
+        owner: str | None = None,
+        label: str = "",
+    ) -> None:
+        """As `peek`, for a page. Raises InvalidCursor."""
+
+    def tell(self, message: str) -> None:
+        """Sends all gateways a message that `listen` gets. It may be lost."""
+
     async def probe(self) -> None:
         """Tries everything that the gateway needs. Raises StoreError if any of it fails."""
 
@@ -159,7 +187,10 @@ class Store(Protocol):
         """Asks all gateways to cancel the request of this name."""
 
     async def listen(self, on_cancel: Callable[[str], object]) -> None:
-        """Calls `on_cancel` with the name of each request that a gateway asks to cancel; does not return."""
+        """Calls `on_cancel` with the name of each request that a gateway asks to cancel, and with what gateways `tell`.
+
+        Does not return.
+        """
 
     async def close(self) -> None: ...
 

@@ -3,7 +3,7 @@
 At load, the scripts get ranks and limits from gateway/tasks, so that each is defined once. Each script begins with
 lists.lua, which describes the lists; those that read documents have documents.lua behind it. The scripts of kept
 answers begin with answers.lua instead, which describes their keys; those that change answers have counts.lua behind it.
-nodes.lua stands alone.
+nodes.lua and publish.lua stand alone.
 """
 
 from hashlib import sha1
@@ -29,6 +29,7 @@ _BEFORE = {  # what a script begins with, if that is not lists.lua alone
     "answer_drop": ("answers", "documents", "counts"),
     "answer_mend": ("answers",),
     "nodes": (),
+    "publish": (),
 }
 # Scripts name these two as keys, beside documents. They are in other slots, so a Redis Cluster refuses the scripts.
 SHARED_KEYS = (LISTS, EXPIRY)

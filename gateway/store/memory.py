@@ -12,8 +12,19 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from gateway.store.clock import MachineClock
-from gateway.store.interface import Page, Record, Then, Written, decode_cursor, encode_cursor, ignore, place
-from gateway.tasks.document import complete_document
+from gateway.store.interface import (
+    Page,
+    Peeked,
+    PeekedPage,
+    Record,
+    Then,
+    Written,
+    decode_cursor,
+    encode_cursor,
+    ignore,
+    place,
+)
+from gateway.tasks.document import complete_document, found_in
 from gateway.tasks.shares import Shares
 from gateway.tasks.stages import State, Stored, verdict
 
@@ -148,6 +159,9 @@ class MemoryStore:
         exempt: Container[str] | None = None,  # noqa: ARG002
     ) -> Page:
         """Up to `limit` documents (of `owner`, of `label`), newest first, after `cursor`. Raises InvalidCursor."""
+        return self._page(limit, state, cursor, owner, label)
+
+    def _page(self, limit: int, state: State | None, cursor: str | None, owner: str | None, label: str) -> Page:
         places = self._places.get((state, owner or None, label), [])
         end = bisect_left(places, decode_cursor(cursor)) if cursor else len(places)
         found: list[_Entry] = []
@@ -158,6 +172,28 @@ class MemoryStore:
                 found.append(entry)
         documents = [entry.document for entry in found[:limit]]
         return Page(documents, encode_cursor(found[limit - 1].place) if len(found) > limit else None)
+
+    def peek(self, task_id: str, then: Callable[[Peeked], None]) -> None:
+        """Calls `then` with the status of a task at once."""
+        entry = self._live(task_id)
+        then(None if entry is None else found_in(entry.document))
+
+    def peek_page(
+        self,
+        limit: int,
+        state: State | None,
+        cursor: str | None,
+        then: Callable[[PeekedPage], None],
+        *,
+        owner: str | None = None,
+        label: str = "",
+    ) -> None:
+        """Calls `then` with a page at once. Raises InvalidCursor."""
+        page = self._page(limit, state, cursor, owner, label)
+        then((list(map(found_in, page.documents)), page.next_cursor))
+
+    def tell(self, message: str) -> None:
+        """Does nothing: there is no other gateway."""
 
     async def probe(self) -> None:
         """Does nothing: the table is never away."""

@@ -72,9 +72,7 @@ class Orphans:
         now_ms, documents = await self._reader.documents(task_ids)
         return await self.settle(documents, now_ms, exempt)
 
-    async def settle(
-        self, documents: list[str | None], now_ms: int, exempt: Container[str] | None
-    ) -> list[str | None]:
+    async def settle(self, documents: list[str | None], now_ms: int, exempt: Container[str] | None) -> list[str | None]:
         """The same for documents that were read at `now_ms` (Unix ms of the server)."""
         if not self._clock.is_steady or exempt is None:
             return documents

@@ -1,4 +1,5 @@
-"""Talks to Redis: the writer's own connection, the mapping of errors, and commands that finish after their caller left.
+"""Talks to Redis: the connections of the writer and of plain reads, the mapping of errors, and commands that finish
+after their caller left.
 
 redis-py connects, encrypts and authenticates. From then on this module reads and writes the bytes itself, without an
 asyncio task per reply. Knows no Redis keys.
@@ -65,15 +66,24 @@ class _Batch:
 
 
 class Pipeline:
-    """The writer's own connection: commands in one write, all their replies in one call, in the order of the commands.
+    """A connection of its own: commands in one write, all their replies in one call, in the order of the commands.
 
     It opens when it is needed. After a failure its connection is never used again, so that no reply can reach a later
-    command. Commands get one second, including the time to open the connection. Commands have to be safe to repeat:
-    they are sent once more if the open connection turns out to be closed (servers close idle ones), or if the server
-    has forgotten `scripts` (texts of Lua scripts, loaded into each new connection).
+    command. Commands get `timeout_seconds`, including the time to open the connection. If `is_raw`, replies are bytes.
+    Commands have to be safe to repeat: they are sent once more if the open connection turns out to be closed (servers
+    close idle ones), or if the server has forgotten `scripts` (texts of Lua scripts, loaded into each new connection).
     """
 
-    def __init__(self, connector: Connector, scripts: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        scripts: Sequence[str] = (),
+        *,
+        is_raw: bool = False,
+        timeout_seconds: float = COMMAND_TIMEOUT_SECONDS,
+    ) -> None:
+        self._is_raw = is_raw
+        self._timeout_seconds = timeout_seconds
         self._loads: list[Command] = [("SCRIPT", "LOAD", script) for script in scripts]
         self._pool = connector.pool(
             decode_responses=True,
@@ -99,7 +109,7 @@ class Pipeline:
 
         An error reply to any of the commands is a StoreError for all of them.
         """
-        self._ask(_Batch(commands, asyncio.get_running_loop().time() + COMMAND_TIMEOUT_SECONDS, then))
+        self._ask(_Batch(commands, asyncio.get_running_loop().time() + self._timeout_seconds, then))
 
     def reopen(self) -> None:
         """Closes an open connection, as if the server had closed it: the next commands go over a new one."""
@@ -109,7 +119,7 @@ class Pipeline:
     def _ask(self, batch: _Batch) -> None:
         if not self._batches:
             self._deadline = self._deadline or Deadline(asyncio.get_running_loop(), self._time_out)
-            self._deadline.move(COMMAND_TIMEOUT_SECONDS)
+            self._deadline.move(self._timeout_seconds)
         self._batches.append(batch)
         if self._wire is not None:
             self._send(self._wire, batch.packed)
@@ -127,7 +137,7 @@ class Pipeline:
         connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            wire = _Wire(_take_stream(connection), self._take, self._lose)
+            wire = _Wire(_take_stream(connection), self._take, self._lose, is_raw=self._is_raw)
         except LIBRARY_ERRORS as error:
             self._opening = None
             self.fail(StoreError(reason_of(error), kind_of(error)))
@@ -197,7 +207,7 @@ class Pipeline:
         for batch in batches:
             if isinstance(error, _Repeatable) and not batch.is_repeated:
                 batch.is_repeated = True
-                batch.ends_at = asyncio.get_running_loop().time() + COMMAND_TIMEOUT_SECONDS
+                batch.ends_at = asyncio.get_running_loop().time() + self._timeout_seconds
                 self._ask(batch)
             else:
                 batch.answer(error)
@@ -211,10 +221,13 @@ class _Wire(asyncio.Protocol):
         stream: asyncio.StreamWriter,
         on_replies: Callable[["_Wire", list[Any]], None],
         on_lost: Callable[["_Wire", Exception | None], None],
+        *,
+        is_raw: bool,
     ) -> None:
         self._stream = stream  # kept, because a StreamWriter closes its transport when it is deleted
         self.transport: asyncio.Transport = cast("asyncio.Transport", stream.transport)
-        self._reader = Reader(encoding="utf-8", errors="replace", notEnoughData=_INCOMPLETE)
+        encoding: dict[str, Any] = {} if is_raw else {"encoding": "utf-8", "errors": "replace"}
+        self._reader = Reader(notEnoughData=_INCOMPLETE, **encoding)
         self._on_replies = on_replies
         self._on_lost = on_lost
         self.transport.set_protocol(self)

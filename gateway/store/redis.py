@@ -12,11 +12,12 @@ from typing import Any, cast
 
 from gateway.store.address import Access
 from gateway.store.connecting import Connector
-from gateway.store.interface import Incomplete, Page, Record, StoreError, ignore
+from gateway.store.interface import Incomplete, Page, Peeked, PeekedPage, Record, StoreError, ignore
 from gateway.store.layout import OWN_PREFIX, SHARED_KEYS, Script, label_list_name, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.orphans import Orphans
 from gateway.store.pages import Pages, start_of
+from gateway.store.peeks import Peeks
 from gateway.store.pipeline import COMMAND_TIMEOUT_SECONDS, Pipeline, Replies, mapped
 from gateway.store.reader import Reader
 from gateway.store.rebuild import Rebuild
@@ -67,6 +68,7 @@ class RedisStore:
             lists_ttl_seconds=lists_ttl_seconds,
         )
         self._pages = Pages(self._reader, malformed, self._orphans.settle)
+        self._peeks = Peeks(connector, self.clock)
         self._rebuild = Rebuild(
             self._reader, boot, lists_ttl_seconds, lambda: (self._pipeline.is_open, self._pipeline.connections)
         )
@@ -124,8 +126,7 @@ class RedisStore:
 
         Waits up to a second for lists that are being rebuilt. Raises InvalidCursor and StoreError (Incomplete).
         """
-        start = start_of(cursor)
-        names = [label_list_name(label, owner)] if label else list_names(state, owner)
+        start, names = start_of(cursor), _lists(state, owner, label)
         deadline = time.monotonic() + _REBUILD_SECONDS
         while True:
             try:
@@ -135,6 +136,23 @@ class RedisStore:
                 if left_seconds <= 0:
                     raise
                 await self._rebuild.wait(left_seconds, names)
+
+    def peek(self, task_id: str, then: Callable[[Peeked], None]) -> None:
+        """Calls `then` with the status of a task."""
+        self._peeks.document(task_id, then)
+
+    def peek_page(
+        self,
+        limit: int,
+        state: State | None,
+        cursor: str | None,
+        then: Callable[[PeekedPage], None],
+        *,
+        owner: str | None = None,
+        label: str = "",
+    ) -> None:
+        """Calls `then` with a page. Raises InvalidCursor."""
+        self._peeks.page(limit, _lists(state, owner, label), start_of(cursor), then, state=state, label=label)
 
     # -- orphans and cancels --
 
@@ -180,9 +198,19 @@ class RedisStore:
                 elif message["type"] == "message":
                     on_cancel(message["data"])
 
+    def tell(self, message: str) -> None:
+        """Sends all gateways a message."""
+        self._peeks.publish(CANCEL_CHANNEL, message)
+
     async def close(self) -> None:
         """Stops rebuilding, and closes all connections."""
         await self._rebuild.close()
+        await self._peeks.close()
         await self._pipeline.close()
         await self._reader.close()
         await self._connector.close()
+
+
+def _lists(state: State | None, owner: str | None, label: str) -> list[str]:
+    """The names of the lists that together have the tasks of a page."""
+    return [label_list_name(label, owner)] if label else list_names(state, owner)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, NamedTuple, TypeAlias
 
 import orjson
@@ -193,8 +194,22 @@ class Summary(NamedTuple):
     state: str
     owner: str | None
     label: str | None
+    boot: str | None
     has_ended: bool  # for good: see `has_ended`
     due_ms: int | None  # when the task may be called lost, or its presumed loss is final; by the store's clock
+    digest: bytes  # of the whole document, 12 bytes
+
+
+Found: TypeAlias = tuple[bytes, Summary]  # a checked document, and what it says
+
+
+def found_in(document: str) -> Found:
+    """A document that this process has made, as pollers get it."""
+    encoded = document.encode()
+    summary = summary_of(encoded)
+    if summary is None:
+        raise ValueError(f"not a status document: {document:.200}")
+    return encoded, summary
 
 
 def summary_of(document: bytes) -> Summary | None:
@@ -215,8 +230,10 @@ def _summary(document: bytes) -> Summary | None:
         fields["state"],
         extensions.get("owner"),
         extensions.get("label"),
+        extensions.get("boot"),
         is_final and not is_open_loss,
         presumed_until_ms(fields) if is_open_loss else extensions.get("lost_after_ms"),
+        blake2b(document, digest_size=12).digest(),
     )
 
 

@@ -5,16 +5,17 @@ The store answers, and this process where it knows more (`source_of`), or where 
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from typing import Any, TypeVar
 
 from gateway.errors import Cancelled
-from gateway.store.interface import Incomplete, Page, Store, StoreError, name_in
-from gateway.tasks.document import fields_of, has_ended, is_presumed, is_visible, rank_of
+from gateway.store.interface import Incomplete, Page, Peeked, PeekedPage, Store, StoreError, Unclear, name_in
+from gateway.tasks.document import fields_of, found_in, has_ended, is_presumed, is_visible, rank_of
 from gateway.tasks.stages import FINAL_RANK, State
-from gateway.tracking.changes import Changes, event_id
+from gateway.tracking.changes import Changes
 from gateway.tracking.listing import LARGEST_PAGE, Listing
 from gateway.tracking.own import OwnTasks
 from gateway.tracking.tracked import Documents, TrackedTask
@@ -75,13 +76,55 @@ class Answers:
     async def wait(self, task_id: str, seen: str | None, seconds: float, reader: str | None) -> str | None:
         """As `read`, as soon as the event is not `seen` (None: the present one), the task has ended, or time is up."""
         document = await self.read(task_id, reader)
-        seen = event_id(document) if seen is None else seen
         deadline = time.monotonic() + seconds
-        while document is not None and event_id(document) == seen and not has_ended(document):
-            if not await self.changes.wait(task_id, seen, deadline - time.monotonic()):
-                return await self.read(task_id, reader)
+        while document is not None:
+            found = found_in(document)
+            seen = found[1].event_id if seen is None else seen
+            if found[1].event_id != seen or found[1].has_ended:
+                break
+            is_changed = await self.changes.wait(task_id, found, deadline - time.monotonic())
             document = await self.read(task_id, reader)
+            if not is_changed:
+                break
         return document
+
+    # -- by plain calls --
+
+    def peek(self, task_id: str, then: Callable[[Peeked], None]) -> None:
+        """Calls `then` once with the status of a task, whoever may see it, by plain calls. Unclear: ask by `read`."""
+        if self.writer.is_up:
+            self.store.peek(task_id, partial(self._take_peeked, task_id, then))
+            return
+        own = self.own.find(task_id)
+        then(Unclear("the store is away") if own is None else found_in(self.documents.document(own)))
+
+    def _take_peeked(self, task_id: str, then: Callable[[Peeked], None], found: Peeked) -> None:
+        own = self.own.find(task_id)
+        if own is not None and not isinstance(found, Unclear):
+            own = self._own_if_newer(task_id, None if found is None else found[0])
+        then(found if own is None else found_in(self.documents.document(own)))
+
+    def peek_page(
+        self,
+        limit: int,
+        state: State | None,
+        cursor: str | None,
+        reader: str | None,
+        then: Callable[[PeekedPage], None],
+        *,
+        label: str = "",
+    ) -> None:
+        """As `peek`, for a page. Raises InvalidCursor."""
+        if self.writer.is_up:
+            take = partial(self._take_page, then)
+            self.store.peek_page(limit, state, cursor, take, owner=reader, label=label)
+        else:
+            then(Unclear("the store is away"))
+
+    def _take_page(self, then: Callable[[PeekedPage], None], page: PeekedPage) -> None:
+        then(page if self.writer.is_up else Unclear("the store is away"))
+
+    # -- cancelling --
 
     async def cancel(self, task_id: str, reader: str | None) -> str | None:
         """Ends a task that is in flight, here or at another gateway; its document then, final within a second.
@@ -99,7 +142,8 @@ class Answers:
             await self._ask(self.store.ask_cancel(name))
         deadline = time.monotonic() + _CANCEL_SECONDS
         while document is not None and not has_ended(document) and time.monotonic() < deadline:
-            document = await self.wait(task_id, event_id(document), deadline - time.monotonic(), reader)
+            seen = found_in(document)[1].event_id
+            document = await self.wait(task_id, seen, deadline - time.monotonic(), reader)
         return document
 
     async def cancel_label(self, label: str, reader: str | None) -> int:
@@ -164,7 +208,7 @@ class Answers:
         except (StoreError, TimeoutError) as error:
             raise StoreUnavailable(str(error) or "no answer in time") from error
 
-    def _own_if_newer(self, task_id: str, document: str | None) -> TrackedTask | None:
+    def _own_if_newer(self, task_id: str, document: str | bytes | None) -> TrackedTask | None:
         """Our own task, if this process knows more of it than the store's document (None: there is none) says."""
         own = self.own.find(task_id)
         if own is None:

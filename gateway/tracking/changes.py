@@ -1,91 +1,209 @@
 """Pollers that wait for a status to change, and how they learn of it.
 
-A change made by this process wakes them at once. For tasks of other gateways the store is read four times a second,
-once for all that wait, and not at all while none waits. Knows events by their id only.
+A change made by this process wakes them at once, and a notice from another gateway does (notices.py). Notices may be
+lost, so the statuses that others wait for are read now and then, too: at most 500 a second, none while nobody waits.
+There may be thousands of waiters: they share one timer, and are called some at a time, so that streams do not wait.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container, Sequence
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Container
+from functools import partial
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Protocol, TypeAlias
 
-from gateway.store.interface import StoreError
-from gateway.tasks.document import fields_of
+from gateway.net.deadline import Deadline
+from gateway.store.interface import Peeked, Unclear
+from gateway.tasks.document import Found
+
+log = logging.getLogger("gateway.tracker")
 
 _LOOK_SECONDS = 0.25
+_LOOKS_AT_ONCE = 125  # so 500 a second
 _CLOSED_SECONDS = 0.05  # the longest wait while the gateway stops
+_CALLED_AT_ONCE = 16  # waiters in one turn of the loop: each reads a status or sends an answer
+_SPARE_ENDS = 1000  # ends of waits that are over, before they are removed
+
+_Peek: TypeAlias = Callable[[str, Callable[[Peeked], None]], None]
 
 
-def event_id(document: str | None) -> str:
-    """The event that a document tells of; "" for none."""
-    return str((fields_of(document or "") or {}).get("event_id", ""))
+class Waiter(Protocol):
+    """Waits until the event of the task `task_id` is no longer `seen`. One of the two is called, once."""
+
+    task_id: str
+    seen: str
+
+    def on_change(self, found: Found | None) -> None:
+        """The task has another event, or has ended, or is no more (None)."""
+
+    def on_time(self) -> None:
+        """The time is over, or the gateway is about to stop."""
 
 
 class Changes:
-    """`look` reads documents from the store; `own` are the ids whose changes are told by `changed`.
+    """`peek` reads a status; `own` are the ids whose changes are told by `changed`.
 
+    `on_wait` is called with the status of a task of another gateway that is waited for.
     `waiters` has the ids that are waited for; while it is empty, `changed` need not be called.
     """
 
-    def __init__(self, look: Callable[[Sequence[str]], Awaitable[list[str | None]]], own: Container[str]) -> None:
-        self._look = look
+    def __init__(self, peek: _Peek, own: Container[str], on_wait: Callable[[Found], object]) -> None:
+        self._peek = peek
         self._own = own
-        self.waiters: dict[str, dict[asyncio.Future[None], str]] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._on_wait = on_wait
+        self.waiters: dict[str, dict[Waiter, None]] = {}
+        self.waiting = 0  # how many waiters there are
+        self.most_waiting = sys.maxsize  # pollers that the routes let wait
+        self._ends: list[tuple[float, int, Waiter]] = []  # a heap; those of removed waiters stay a while
+        self._numbers = count()
+        self._deadline: Deadline | None = None  # the first of the ends
+        self._changed: dict[str, None] = {}  # ids to look at in the next turn of the loop
+        self._due: deque[Callable[[], None]] = deque()  # waiters to be called
+        self._to_look: deque[str] = deque()
+        self._is_looking = self._is_calling = False  # a turn of the loop for that is due
         self._is_closed = False
 
-    async def wait(self, task_id: str, event: str, seconds: float) -> bool:
-        """Waits until the event of `task_id` is no longer `event`, as far as is known. False after `seconds`."""
-        if self._is_closed or seconds <= 0:
-            await asyncio.sleep(min(max(seconds, 0), _CLOSED_SECONDS))
-            return False
-        waiter = asyncio.get_running_loop().create_future()
-        self.waiters.setdefault(task_id, {})[waiter] = event
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look_while_awaited())
+    # -- waiting --
+
+    @property
+    def is_full(self) -> bool:
+        """Whether pollers are to be answered at once: so many wait that they could lock out requests."""
+        return self.waiting >= self.most_waiting
+
+    def add(self, waiter: Waiter, found: Found, seconds: float) -> None:
+        """Calls `waiter` once: when its task changes, or after `seconds`. `found` is the present status."""
+        loop = asyncio.get_running_loop()
+        seconds = min(seconds, _CLOSED_SECONDS) if self._is_closed else max(seconds, 0)
+        self.waiters.setdefault(waiter.task_id, {})[waiter] = None
+        self.waiting += 1
+        heappush(self._ends, (loop.time() + seconds, next(self._numbers), waiter))
+        self._deadline = self._deadline or Deadline(loop, self._end_due)
+        self._deadline.move_up(seconds)
+        self._look_later()
+        if waiter.task_id not in self._own:
+            self._on_wait(found)
+
+    def remove(self, waiter: Waiter) -> None:
+        """Forgets a waiter, which is not called any more."""
+        waiters = self.waiters.get(waiter.task_id, {})
+        if waiter not in waiters:
+            return
+        del waiters[waiter]
+        self.waiting -= 1
+        if not waiters:
+            del self.waiters[waiter.task_id]
+        if len(self._ends) > 2 * self.waiting + _SPARE_ENDS:
+            self._ends = [end for end in self._ends if self._waits(end[2])]
+            heapify(self._ends)
+
+    def _waits(self, waiter: Waiter) -> bool:
+        return waiter in self.waiters.get(waiter.task_id, ())
+
+    async def wait(self, task_id: str, found: Found, seconds: float) -> bool:
+        """Waits until the task has another event than `found`, as far as is known. False after `seconds`."""
+        waiter = _Sleeper(task_id, found[1].event_id)
+        self.add(waiter, found, seconds)
         try:
-            async with asyncio.timeout(seconds):
-                await waiter
-        except TimeoutError:
-            return False
+            return await waiter.is_changed
         finally:
-            waiters = self.waiters[task_id]
-            del waiters[waiter]
-            if not waiters:
-                del self.waiters[task_id]
-        return not self._is_closed
+            self.remove(waiter)
+
+    # -- changes --
 
     def changed(self, task_id: str) -> None:
-        """A task of this process has changed."""
-        for waiter in self.waiters.get(task_id, ()):
-            _wake(waiter)
+        """A task has changed: its waiters are told in the next turn of the loop."""
+        if task_id not in self.waiters:
+            return
+        if not self._changed:
+            asyncio.get_running_loop().call_soon(self._look_at_changed)
+        self._changed[task_id] = None
+
+    def _look_at_changed(self) -> None:
+        changed, self._changed = self._changed, {}
+        for task_id in changed:
+            self._peek(task_id, partial(self._tell, task_id))
+
+    def _tell(self, task_id: str, found: Peeked) -> None:
+        """Calls the waiters of a task if it is no longer what they have seen. All of them share this one look."""
+        if isinstance(found, Unclear):
+            return  # the next look may say more; each wait ends with its time
+        for waiter in list(self.waiters.get(task_id, ())):
+            if found is None or found[1].has_ended or found[1].event_id != waiter.seen:
+                self._call(waiter, partial(waiter.on_change, found))
 
     def close(self) -> None:
         """Ends all waits: the gateway is about to stop."""
         self._is_closed = True
-        for task_id in self.waiters:
-            self.changed(task_id)
+        for waiters in list(self.waiters.values()):
+            for waiter in list(waiters):
+                self._call(waiter, waiter.on_time)
 
-    async def _look_while_awaited(self) -> None:
-        try:
-            while self.waiters:
-                await asyncio.sleep(_LOOK_SECONDS)
-                await self._look_once([task_id for task_id in self.waiters if task_id not in self._own])
-        finally:
-            self._looking = None
+    def _end_due(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._ends and self._ends[0][0] <= now:
+            waiter = heappop(self._ends)[2]
+            if self._waits(waiter):
+                self._call(waiter, waiter.on_time)
+        if self._ends and self._deadline is not None:
+            self._deadline.move(self._ends[0][0] - now)
 
-    async def _look_once(self, task_ids: list[str]) -> None:
-        if not task_ids:
-            return
-        try:
-            documents = await self._look(task_ids)
-        except StoreError:
-            return  # the next look may succeed; each wait ends with its time
-        for task_id, document in zip(task_ids, documents, strict=True):
-            event = event_id(document)
-            for waiter, seen in self.waiters.get(task_id, {}).items():
-                if seen != event:
-                    _wake(waiter)
+    def _call(self, waiter: Waiter, call: Callable[[], None]) -> None:
+        self.remove(waiter)
+        self._due.append(call)
+        self._call_soon()
+
+    def _call_soon(self) -> None:
+        if not self._is_calling:
+            self._is_calling = True
+            asyncio.get_running_loop().call_soon(self._call_due)
+
+    def _call_due(self) -> None:
+        self._is_calling = False
+        for _ in range(min(len(self._due), _CALLED_AT_ONCE)):
+            try:
+                self._due.popleft()()
+            except Exception:
+                log.exception("answering a poller that waited failed inside the gateway")
+        if self._due:
+            self._call_soon()
+
+    # -- tasks of other gateways --
+
+    def _look_later(self) -> None:
+        if not self._is_looking:
+            self._is_looking = True
+            asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Looks at some of the tasks of other gateways, in turn, so that all of them have their turn."""
+        self._is_looking = False
+        if not self._to_look:
+            self._to_look.extend(task_id for task_id in self.waiters if task_id not in self._own)
+        for _ in range(min(len(self._to_look), _LOOKS_AT_ONCE)):
+            task_id = self._to_look.popleft()
+            if task_id in self.waiters:
+                self._peek(task_id, partial(self._tell, task_id))
+        if self.waiters:
+            self._look_later()
 
 
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+class _Sleeper:
+    """A waiter that a coroutine awaits."""
+
+    def __init__(self, task_id: str, seen: str) -> None:
+        self.task_id = task_id
+        self.seen = seen
+        self.is_changed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def on_change(self, found: Found | None) -> None:  # noqa: ARG002
+        self._end(is_changed=True)
+
+    def on_time(self) -> None:
+        self._end(is_changed=False)
+
+    def _end(self, *, is_changed: bool) -> None:
+        if not self.is_changed.done():
+            self.is_changed.set_result(is_changed)

@@ -15,14 +15,15 @@ from contextlib import suppress
 from gateway.errors import GatewayError, ShuttingDown, TaskIdInUse
 from gateway.metrics.counts import Counts
 from gateway.store.clock import Clock
-from gateway.store.interface import Names, Page, Store
+from gateway.store.interface import Names, Peeked, Store
 from gateway.tasks.document import is_id_free, is_visible
-from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
+from gateway.tasks.stages import MAX_ATTEMPT, Stage
 from gateway.tasks.task import READING_METHODS, Reason, new_id
 from gateway.tracking.answers import Answers, StoreUnavailable
 from gateway.tracking.changes import Changes
 from gateway.tracking.kept import KeptTasks
 from gateway.tracking.listing import Listing
+from gateway.tracking.notices import Notices
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.own import OwnTasks
 from gateway.tracking.tracked import MAX_WAIT_SECONDS, SILENT_BEATS, Documents, QueuePlace, TrackedTask
@@ -84,6 +85,7 @@ class Tracker:
         self._in_flight: dict[str, TrackedTask] = {}
         self._outbox = Outbox()
         self._own = OwnTasks(self._in_flight, self._outbox, boot)
+        self._notices = Notices(store.tell, self._own, self._on_change)
         grace_seconds = SILENT_BEATS * heartbeat_seconds
         documents = Documents(algorithm_id, instance, boot, ttl_running_seconds, ttl_done_seconds, grace_seconds, clock)
         self._writer = StoreWriter(
@@ -92,17 +94,18 @@ class Tracker:
             render=documents.record,
             own=Names(self._own.is_own),
             in_flight=self._in_flight,
-            on_cancel=self._own.hear,
+            on_message=self._hear,
             on_silent=self._own.write_again,
             on_possible_loss=self._own.write_all_again,
             on_put_right=self._on_put_right,
+            notices=self._notices,
             counts=self._counts,
             grace_seconds=grace_seconds,
         )
         self._claims = Claims(self._writer.waits, store, self._leave)
-        self._changes = Changes(store.read, self._in_flight)
+        self._changes = Changes(self._peek, self._in_flight, self._notices.ask)
         listing = Listing(store, self._writer, self._own, documents.document)
-        self._answers = Answers(store, self._writer, self._own, documents, listing, self._changes)
+        self.answers = Answers(store, self._writer, self._own, documents, listing, self._changes)
         self._idle = asyncio.Event()  # nothing is in flight any more; set only while draining
         self._spare_id = ""  # an id for the next request that has none
 
@@ -160,7 +163,7 @@ class Tracker:
         """Whether the id is in flight at any gateway, or another key's. False if the store does not say so in time."""
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(MAX_WAIT_SECONDS):
-                document = await self._answers.read(task_id, None)
+                document = await self.answers.read(task_id, None)
             return document is not None and not (is_id_free(document) and is_visible(document, owner or None))
         return False
 
@@ -234,6 +237,17 @@ class Tracker:
             if self._changes.waiters:
                 self._changes.changed(task.task_id)
 
+    def _hear(self, message: str) -> None:
+        """A message from any gateway, over the store."""
+        if not self._notices.hear(message):
+            self._own.hear(message)
+
+    def _on_change(self, task_id: str) -> None:
+        self._changes.changed(task_id)
+
+    def _peek(self, task_id: str, then: Callable[[Peeked], None]) -> None:
+        self.answers.peek(task_id, then)
+
     def _on_put_right(self, task: TrackedTask) -> None:
         """The store had presumed the task lost. Its new event is written, and pollers that wait get it."""
         task.forgotten()
@@ -258,7 +272,7 @@ class Tracker:
 
     def kept_tasks(self) -> KeptTasks:
         """The tasks whose answers are kept."""
-        return KeptTasks(self._outbox, self._changes, self._store, self._answers.documents, self._own)
+        return KeptTasks(self._outbox, self._changes, self._store, self.answers.documents, self._own)
 
     # -- the process's life --
 
@@ -314,35 +328,18 @@ class Tracker:
             log.error("%d statuses were lost: the store is away at exit", self.unsaved)
         await self._store.close()
 
-    # -- what pollers ask --
+    # -- what pollers ask: more of it in `answers` --
 
     async def read(self, task_id: str, reader: str | None = None) -> str | None:
         """The status document of a task, or None if there is none that `reader` (None: all) may see.
 
         Raises StoreUnavailable.
         """
-        return await self._answers.read(task_id, reader)
-
-    async def page(
-        self, limit: int, state: State | None, cursor: str | None, reader: str | None = None, label: str = ""
-    ) -> Page:
-        """Some status documents, newest first. Raises StoreUnavailable and InvalidCursor."""
-        return await self._answers.page(limit, state, cursor, reader, label)
-
-    async def wait(self, task_id: str, seen: str | None, seconds: float, reader: str | None = None) -> str | None:
-        """As `read`, as soon as the event is not `seen` (None: the present one), the task has ended, or time is up."""
-        return await self._answers.wait(task_id, seen, seconds, reader)
+        return await self.answers.read(task_id, reader)
 
     async def cancel(self, task_id: str, reader: str | None = None) -> str | None:
         """Ends a task that is in flight, here or at another gateway; its document then, final within a second.
 
         None if there is none. Raises StoreUnavailable.
         """
-        return await self._answers.cancel(task_id, reader)
-
-    async def cancel_label(self, label: str, reader: str | None = None) -> int:
-        """Asks all tasks of `label` in flight to end, here and at other gateways. Returns how many.
-
-        Raises PartlyCancelled if the store is away: then those of this gateway are cancelled.
-        """
-        return await self._answers.cancel_label(label, reader)
+        return await self.answers.cancel(task_id, reader)

@@ -17,6 +17,7 @@ from gateway.store.interface import Record, Store, StoreError, Written
 from gateway.tasks.stages import Stage
 from gateway.tracking.condition import Condition
 from gateway.tracking.lookout import RETRY_SECONDS, Lookout
+from gateway.tracking.notices import Notices
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.waits import Waits
@@ -48,10 +49,11 @@ class StoreWriter:
     `own` are the names of the requests that this process runs or remembers: their tasks are never called lost. While
     `in_flight` is empty, no request can post more, so a batch need not gather.
 
-    `on_cancel` is called with the name of each request to cancel. `on_silent` is called with each name in `own` for
-    which the store lacks heartbeats. `on_possible_loss` is called when the store may have lost the tasks in flight, and
-    the ends since a monotonic time; it gets that time. `on_put_right` is called with each task that was presumed lost
-    and runs: that is a new event, which is not written yet.
+    `on_message` is called with the name of each request to cancel, and with what gateways tell each other. `notices`
+    hears of each status that the store has, while another gateway asks for any. `on_silent` is called with each name in
+    `own` for which the store lacks heartbeats. `on_possible_loss` is called when the store may have lost the tasks in
+    flight, and the ends since a monotonic time; it gets that time. `on_put_right` is called with each task that was
+    presumed lost and runs: that is a new event, which is not written yet.
     """
 
     def __init__(
@@ -62,13 +64,15 @@ class StoreWriter:
         render: Callable[[TrackedTask], Record],
         own: Container[str],
         in_flight: Sized,
-        on_cancel: Callable[[str], object],
+        on_message: Callable[[str], object],
         on_silent: Callable[[str], object],
         on_possible_loss: Callable[[float], object],
         on_put_right: Callable[[TrackedTask], object],
         grace_seconds: float,
+        notices: Notices | None = None,
         counts: Counts | None = None,
     ) -> None:
+        self._notices = notices
         self.condition = Condition(outbox, grace_seconds)
         self._store = store
         self._outbox = outbox
@@ -81,7 +85,7 @@ class StoreWriter:
             store,
             self.condition,
             exempt=lambda: self.exempt,
-            on_cancel=on_cancel,
+            on_cancel=on_message,
             on_silent=on_silent,
             on_failure=self._fail,
         )
@@ -221,6 +225,9 @@ class StoreWriter:
                 self._outbox.discard(task)
             elif not task.rejected():
                 self._outbox.post_urgently(task)
+        if self._notices is not None and self._notices.asked:
+            for task in batch:
+                self._notices.written(task)
         if not self.condition.is_up:
             self.condition.batch_written(seconds)
         then(True)

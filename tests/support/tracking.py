@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.errors import TaskIdInUse
 from gateway.store.clock import MachineClock
-from gateway.store.interface import StoreError, new_boot
+from gateway.store.interface import StoreError, Unclear, new_boot
 from gateway.store.memory import MemoryStore
 from gateway.tasks.document import complete_document
 from gateway.tasks.task import Reason
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Container, Sequence
 
     from gateway.errors import GatewayError
-    from gateway.store.interface import Page, Record, Then
+    from gateway.store.interface import Page, Peeked, PeekedPage, Record, Then
     from gateway.tasks.stages import Stage, State
     from gateway.tracking.tracked import TrackedTask
 
@@ -69,6 +69,7 @@ class ScriptedStore:
         self.answers_in_a_turn = False  # of the loop, whatever the door
         self._writing: set[asyncio.Task[None]] = set()
         self.cancels: list[str] = []
+        self.told: list[str] = []
         self.asked: list[str] = []
         self.exempt: Container[str] = ()
 
@@ -131,6 +132,29 @@ class ScriptedStore:
         """Lists once the door is open."""
         await self._enter("page")
         return await self.table.page(limit, state, cursor, **more)
+
+    def peek(self, task_id: str, then: Callable[[Peeked], None]) -> None:
+        """Reads at once while nothing is in the way; else it is unclear."""
+        self.calls["peek"] += 1
+        is_plain = self.failure is None and self.door.is_set() and not self.delay_seconds
+        self.table.peek(task_id, then) if is_plain else then(Unclear("not plain"))
+
+    def peek_page(
+        self,
+        limit: int,
+        state: State | None,
+        cursor: str | None,
+        then: Callable[[PeekedPage], None],
+        *,
+        owner: str | None = None,
+        label: str = "",
+    ) -> None:
+        """As `peek`."""
+        self.table.peek_page(limit, state, cursor, then, owner=owner, label=label)
+
+    def tell(self, message: str) -> None:
+        """Remembers the message."""
+        self.told.append(message)
 
     async def presumed(self) -> list[str]:
         """No loss is presumed."""

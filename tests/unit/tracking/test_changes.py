@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.store.interface import StoreError
-from gateway.tasks.document import complete_document
-from gateway.tracking.changes import Changes
+from gateway.store.interface import Unclear
+from gateway.tasks.document import complete_document, found_in
+from gateway.tracking.changes import Changes, _Sleeper
 from tests.support.records import record
 from tests.support.tracking import seconds_of
 from tests.support.waiting import until, until_steady, within
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
+
+    from gateway.store.interface import Peeked
+    from gateway.tasks.document import Found
 
 pytestmark = pytest.mark.alone
 
@@ -31,26 +34,32 @@ class Watched:
     def __init__(self, own: tuple[str, ...] = ()) -> None:
         self.own = set(own)
         self.documents: dict[str, str] = {}
-        self.looks: list[list[str]] = []
-        self.failure: StoreError | None = None
-        self.changes = Changes(self.look, self.own)
+        self.looks: list[str] = []
+        self.asked: list[str] = []
+        self.is_away = False
+        self.changes = Changes(self.peek, self.own, lambda found: self.asked.append(found[1].task_id))
 
-    async def look(self, task_ids: Sequence[str]) -> list[str | None]:
-        """The documents as they are."""
-        self.looks.append(list(task_ids))
-        if self.failure is not None:
-            raise self.failure
-        return [self.documents.get(task_id) for task_id in task_ids]
+    def peek(self, task_id: str, then: Callable[[Peeked], None]) -> None:
+        """The document as it is."""
+        self.looks.append(task_id)
+        document = self.documents.get(task_id)
+        found = None if document is None else found_in(document)
+        asyncio.get_running_loop().call_soon(then, Unclear("away") if self.is_away else found)
 
-    def put(self, task_id: str) -> str:
-        """A new event of a task; its id."""
-        one = record(task_id)
-        self.documents[task_id] = complete_document(one.head, 1)
-        return one.head.split('"event_id":"')[1].split('"')[0]
+    def put(self, task_id: str) -> Found:
+        """A new event of a task."""
+        self.documents[task_id] = complete_document(record(task_id).head, 1)
+        return found_in(self.documents[task_id])
 
-    def waiting(self, task_id: str, event: str, seconds: float = 10) -> asyncio.Task[bool]:
-        """Someone who waits until the event is another one."""
-        return asyncio.create_task(self.changes.wait(task_id, event, seconds))
+    def change(self, task_id: str) -> None:
+        """A new event of a task of this process."""
+        self.put(task_id)
+        self.changes.changed(task_id)
+
+    def waiting(self, task_id: str, found: Found | None = None, seconds: float = 10) -> asyncio.Task[bool]:
+        """A poller that waits until the event is another one than that of `found` (None: the present one)."""
+        found = found or self.put(task_id)
+        return asyncio.create_task(self.changes.wait(task_id, found, seconds))
 
     async def until_looked(self, times: int = 1) -> None:
         """Waits until the store was looked at so many times more."""
@@ -63,45 +72,80 @@ class Watched:
 
 
 async def test_an_own_change_wakes_at_once() -> None:
-    """All who wait for a task of this process go on when it changes, and no one else; the store is not asked."""
+    """All who wait for a task of this process go on when it changes, and no one else; they share one look."""
     watched = Watched(own=("a", "b"))
-    here, there = [watched.waiting("a", "e") for _ in range(10)], watched.waiting("b", "e")
-    await until(lambda: len(watched.changes.waiters) == 2, 30, "all wait")
-    watched.changes.changed("a")
+    seen = watched.put("a")
+    here, there = [watched.waiting("a", seen) for _ in range(10)], watched.waiting("b")
+    await until(lambda: watched.changes.waiting == 11, 30, "all wait")
+    watched.change("a")
     assert await within(AT_ONCE_SECONDS, asyncio.gather(*here)) == [True] * 10
     assert not there.done()
-    watched.changes.changed("b")
+    watched.change("b")
     assert await within(AT_ONCE_SECONDS, there)
-    assert watched.looks == []
+    assert watched.looks == ["a", "b"]
+    assert watched.asked == []
 
 
 async def test_own_tasks_are_not_looked_for() -> None:
     """However long someone waits for a task of this process, its store is left in peace."""
     watched = Watched(own=("a",))
-    assert not await watched.changes.wait("a", "e", QUIET_SECONDS)
+    assert not await watched.changes.wait("a", watched.put("a"), QUIET_SECONDS)
     assert watched.looks == []
 
 
+async def test_a_status_that_has_not_changed_wakes_nobody() -> None:
+    """A notice of a change that the store does not show is no change."""
+    watched = Watched(own=("a",))
+    waiting = watched.waiting("a")
+    await until(lambda: watched.changes.waiting, 30, "it waits")
+    watched.changes.changed("a")
+    await watched.until_looked()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    watched.change("a")
+    assert await within(AT_ONCE_SECONDS, waiting)
+
+
 async def test_one_look_serves_all_who_wait() -> None:
-    """A hundred waiters for ten tasks cost one read per look, which names each task once."""
+    """A hundred waiters for ten tasks cost ten reads per look."""
     watched = Watched()
-    events = {f"t{n}": watched.put(f"t{n}") for n in range(10)}
-    waiting = [watched.waiting(task_id, event) for task_id, event in events.items() for _ in range(10)]
+    seen = {f"t{n}": watched.put(f"t{n}") for n in range(10)}
+    waiting = [watched.waiting(task_id, found) for task_id, found in seen.items() for _ in range(10)]
     begun = time.monotonic()
-    await watched.until_looked(3)
+    await watched.until_looked(30)
     assert time.monotonic() - begun >= 2 * LOOK_SECONDS
-    assert all(sorted(look) == sorted(events) for look in watched.looks)
+    assert [sorted(watched.looks[n : n + 10]) for n in (0, 10, 20)] == [sorted(seen)] * 3
     assert not any(waiter.done() for waiter in waiting)
     watched.changes.close()
     await asyncio.gather(*waiting)
 
 
+async def test_looks_are_bounded() -> None:
+    """However many tasks of other gateways are waited for, 125 are looked at a quarter second, each in its turn."""
+    watched = Watched()
+    waiting = [watched.waiting(f"t{n}") for n in range(300)]
+    begun = time.monotonic()
+    await watched.until_looked(600)
+    assert time.monotonic() - begun >= 5 * LOOK_SECONDS
+    assert len(set(watched.looks[:300])) == 300
+    watched.changes.close()
+    await asyncio.gather(*waiting)
+
+
+async def test_who_waits_for_another_gateways_task_asks_for_it() -> None:
+    """Each wait for a task of another gateway is made known, so that a notice can come before the next look."""
+    watched = Watched()
+    waiting = watched.waiting("a")
+    await until(lambda: watched.asked == ["a"], 30, "it is asked for")
+    watched.change("a")
+    assert await within(AT_ONCE_SECONDS, waiting)
+
+
 async def test_a_foreign_change_wakes_within_a_look() -> None:
     """Who waits for a task of another gateway goes on soon after its event changed; the others wait on."""
     watched = Watched()
-    first, other = watched.put("a"), watched.put("b")
-    waiting, still = watched.waiting("a", first), watched.waiting("b", other)
-    await watched.until_looked()
+    waiting, still = watched.waiting("a"), watched.waiting("b")
+    await watched.until_looked(2)
     assert not waiting.done()
     watched.put("a")
     assert await within(2 * LOOK_SECONDS, waiting)
@@ -112,14 +156,15 @@ async def test_a_foreign_change_wakes_within_a_look() -> None:
 async def test_what_changed_before_wakes_with_the_first_look() -> None:
     """Who names an event that is not the present one any more waits no longer than a look."""
     watched = Watched()
+    older = watched.put("a")
     watched.put("a")
-    assert await within(2 * LOOK_SECONDS, watched.waiting("a", "an older one"))
+    assert await within(2 * LOOK_SECONDS, watched.waiting("a", older))
 
 
 async def test_a_task_that_is_gone_has_changed() -> None:
     """A document that expired or was removed ends the wait for it."""
     watched = Watched()
-    waiting = watched.waiting("a", watched.put("a"))
+    waiting = watched.waiting("a")
     await watched.until_looked()
     del watched.documents["a"]
     assert await within(2 * LOOK_SECONDS, waiting)
@@ -129,32 +174,74 @@ async def test_nobody_waits_nobody_looks() -> None:
     """Before the first and after the last waiter the store is not asked, and a later one is served again."""
     watched = Watched()
     assert await watched.until_quiet() == 0
-    waiting = watched.waiting("a", watched.put("a"))
+    waiting = watched.waiting("a")
     await watched.until_looked()
-    watched.put("a")
+    older = watched.put("a")
     await waiting
     count = len(watched.looks)
     assert await watched.until_quiet() <= count + 1
-    again = watched.waiting("a", "another")
-    assert await within(2 * LOOK_SECONDS, again)
+    watched.put("a")
+    assert await within(2 * LOOK_SECONDS, watched.waiting("a", older))
 
 
 async def test_time_is_up_when_it_is() -> None:
     """Without a change the wait ends after its seconds, and says so; no time at all is no wait."""
     watched = Watched()
-    event = watched.put("a")
+    seen = watched.put("a")
     begun = time.monotonic()
-    assert not await watched.changes.wait("a", event, 0.4)
+    assert not await watched.changes.wait("a", seen, 0.4)
     assert 0.4 <= time.monotonic() - begun <= 0.4 + AT_ONCE_SECONDS
-    assert await seconds_of(watched.changes.wait("a", event, 0)) <= AT_ONCE_SECONDS
-    assert await seconds_of(watched.changes.wait("a", event, -1)) <= AT_ONCE_SECONDS
+    assert await seconds_of(watched.changes.wait("a", seen, 0)) <= AT_ONCE_SECONDS
+    assert await seconds_of(watched.changes.wait("a", seen, -1)) <= AT_ONCE_SECONDS
+
+
+async def test_waits_of_different_length_end_each_in_time() -> None:
+    """They share one timer: a short wait that begins later ends first."""
+    watched = Watched(own=("a",))
+    seen = watched.put("a")
+    ended: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        assert not await watched.changes.wait("a", seen, seconds)
+        ended.append(seconds)
+
+    await asyncio.gather(*(wait(seconds) for seconds in (0.5, 0.1, 0.3)))
+    assert ended == [0.1, 0.3, 0.5]
+
+
+async def test_ends_of_waits_that_are_over_do_not_pile_up() -> None:
+    """A thousand waits that end early leave no more than a bounded rest behind."""
+    watched = Watched(own=("a",))
+    for _ in range(5):
+        waiting = [watched.waiting("a", watched.put("a"), 3600) for _ in range(1000)]
+        await until(lambda: watched.changes.waiting == 1000, 30, "all wait")
+        watched.change("a")
+        await asyncio.gather(*waiting)
+    assert len(watched.changes._ends) <= 1000
+
+
+async def test_a_waiter_that_fails_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """An error while one poller is answered is logged, and the others are answered."""
+
+    class Failing(_Sleeper):
+        def on_change(self, found: Found | None) -> None:
+            raise ValueError("a bug")
+
+    watched = Watched(own=("a",))
+    seen = watched.put("a")
+    watched.changes.add(Failing("a", seen[1].event_id), seen, 10)
+    waiting = watched.waiting("a", seen)
+    await until(lambda: watched.changes.waiting == 2, 30, "both wait")
+    watched.change("a")
+    assert await within(AT_ONCE_SECONDS, waiting)
+    assert "a bug" in caplog.text
 
 
 async def test_who_leaves_is_forgotten() -> None:
     """A poller that goes away while it waits leaves nothing behind, and the looks end with the last one."""
     watched = Watched()
-    event = watched.put("a")
-    leaving, staying = watched.waiting("a", event), watched.waiting("a", event)
+    seen = watched.put("a")
+    leaving, staying = watched.waiting("a", seen), watched.waiting("a", seen)
     await watched.until_looked()
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
@@ -164,25 +251,26 @@ async def test_who_leaves_is_forgotten() -> None:
     await asyncio.gather(staying, return_exceptions=True)
     count = len(watched.looks)
     assert await watched.until_quiet() <= count + 1
-    assert watched.changes.waiters == {}
+    assert (watched.changes.waiters, watched.changes.waiting) == ({}, 0)
 
 
 async def test_a_store_that_is_away_wakes_nobody() -> None:
     """A look that fails is no change: who waits goes on waiting, and hears of a change when the store is back."""
     watched = Watched()
-    waiting = watched.waiting("a", watched.put("a"))
-    watched.failure = StoreError("gone")
+    waiting = watched.waiting("a")
+    watched.is_away = True
     await watched.until_looked(2)
     assert not waiting.done()
     watched.put("a")
-    watched.failure = None
+    watched.is_away = False
     assert await within(2 * LOOK_SECONDS, waiting)
 
 
 async def test_a_task_that_leaves_this_process_is_looked_for() -> None:
     """Who waits for a claim of ours that was refused hears of the task at the other gateway."""
     watched = Watched(own=("a",))
-    waiting = watched.waiting("a", "ours")
+    waiting = watched.waiting("a")
+    await until(lambda: watched.changes.waiting, 30, "it waits")
     watched.put("a")
     watched.own.clear()
     assert await within(3 * LOOK_SECONDS, waiting)
@@ -191,8 +279,8 @@ async def test_a_task_that_leaves_this_process_is_looked_for() -> None:
 async def test_closing_lets_all_go() -> None:
     """When the gateway stops no one is kept waiting, own and foreign tasks alike, and no one begins to."""
     watched = Watched(own=("a",))
-    waiting = [watched.waiting("a", "e"), watched.waiting("b", watched.put("b"))]
+    waiting = [watched.waiting("a"), watched.waiting("b")]
     await watched.until_looked()
     watched.changes.close()
     assert await within(AT_ONCE_SECONDS, asyncio.gather(*waiting)) == [False, False]
-    assert await seconds_of(watched.changes.wait("a", "e", 10)) <= AT_ONCE_SECONDS
+    assert await seconds_of(watched.changes.wait("a", watched.put("a"), 10)) <= AT_ONCE_SECONDS

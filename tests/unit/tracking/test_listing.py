@@ -30,7 +30,7 @@ async def walked(
     documents: list[str] = []
     cursor = None
     while True:
-        page = await subject.tracker.page(limit, state, cursor, reader, label)
+        page = await subject.tracker.answers.page(limit, state, cursor, reader, label)
         assert len(page.documents) <= limit
         documents += page.documents
         cursor = page.next_cursor
@@ -122,7 +122,7 @@ async def test_a_store_that_cannot_be_read_has_no_list() -> None:
         await subject.begin()
         await subject.lose_store()
         with pytest.raises(StoreUnavailable):
-            await subject.tracker.page(10, None, None)
+            await subject.tracker.answers.page(10, None, None)
 
 
 async def test_a_failure_while_a_page_is_read_counts() -> None:
@@ -141,6 +141,6 @@ async def test_a_failure_while_a_page_is_read_counts() -> None:
             return found
 
         subject.store.page = late_page  # type: ignore[assignment, method-assign]
-        found = await subject.tracker.page(10, None, None)
+        found = await subject.tracker.answers.page(10, None, None)
         stages = {json.loads(one)["task_id"]: json.loads(one)["stage"] for one in found.documents}
         assert stages["t"] == "done"

@@ -341,7 +341,7 @@ class Histories(RuleBasedStateMachine):
     def poll(self, gateway: Gateway, task_id: str, state: State | None) -> None:
         """A poller cancels a task, then reads a list: each id is there once, and only ids that match."""
         self.run(_known(gateway.ask_cancel(task_id)))
-        page = self.run(_known(gateway.tracker.page(1000, state, None)))
+        page = self.run(_known(gateway.tracker.answers.page(1000, state, None)))
         listed = [_seen(document) for document in page.documents] if page else []
         assert len({event for _, _, event, _ in listed}) == len(listed)
         assert {found for _, _, _, found in listed} <= ({state} if state else set(State))

@@ -133,12 +133,12 @@ async def test_a_store_that_comes_back_empty_knows_all_that_runs(new_store: NewS
         await server.start()
 
         async def is_all_there() -> bool:
-            page = await tracker.page(50, None, None)
+            page = await tracker.answers.page(50, None, None)
             return tracker.is_store_up and sorted(ids(page)) == [task.task_id for task in running]
 
         await until(is_all_there, 5, "all is there")
         assert [await text_of(store, task.task_id) is None for task in running] == [False] * 5
-        assert len((await tracker.page(50, State.RUNNING, None)).documents) == 3
+        assert len((await tracker.answers.page(50, State.RUNNING, None)).documents) == 3
 
 
 async def test_a_heartbeat_puts_back_the_list(new_store: NewStore) -> None:
@@ -150,7 +150,7 @@ async def test_a_heartbeat_puts_back_the_list(new_store: NewStore) -> None:
         await server.client.flushall()
 
         async def is_listed() -> bool:
-            return ids(await tracker.page(50, State.PENDING, None)) == ["t"]
+            return ids(await tracker.answers.page(50, State.PENDING, None)) == ["t"]
 
         await until(is_listed, 3, "it is listed again")
         assert tracker.is_store_up

@@ -723,7 +723,7 @@ async def test_own_tasks_are_known_while_the_store_is_away() -> None:
         with pytest.raises(StoreUnavailable):
             await subject.tracker.read("unknown")
         with pytest.raises(StoreUnavailable):
-            await subject.tracker.page(10, None, None)
+            await subject.tracker.answers.page(10, None, None)
 
 
 async def test_an_event_is_the_same_wherever_it_is_read() -> None:
@@ -742,14 +742,14 @@ async def test_pages_come_from_the_store() -> None:
         for n in range(3):
             tasks.append(await subject.begin(f"t{n}"))
             await next_millisecond()
-        page = await subject.tracker.page(2, None, None)
+        page = await subject.tracker.answers.page(2, None, None)
         assert ids(page) == ["t2", "t1"]
-        assert ids(await subject.tracker.page(2, None, page.next_cursor)) == ["t0"]
+        assert ids(await subject.tracker.answers.page(2, None, page.next_cursor)) == ["t0"]
         subject.run_through(tasks[1])
         await settled(subject.tracker, tasks[1])
         assert await walk(subject.store.table, state=State.SUCCESS) == ["t1"]
         with pytest.raises(InvalidCursor):
-            await subject.tracker.page(2, None, "x")
+            await subject.tracker.answers.page(2, None, "x")
 
 
 # -- which of two statuses is told --
@@ -867,9 +867,9 @@ async def test_a_task_is_its_owners(owner: str, reader: str | None, is_seen: boo
             await settled(subject.tracker, task)
         task_id = task.task_id
         assert (await subject.tracker.read(task_id, reader) is not None) == is_seen
-        assert (await subject.tracker.wait(task_id, None, 0.01, reader) is not None) == is_seen
+        assert (await subject.tracker.answers.wait(task_id, None, 0.01, reader) is not None) == is_seen
         await settled(subject.tracker, task)
-        assert (task_id in ids(await subject.tracker.page(10, None, None, reader))) == is_seen
+        assert (task_id in ids(await subject.tracker.answers.page(10, None, None, reader))) == is_seen
         task.run_by(Cut(lambda: subject.tracker.finish(task, Reason.CANCELLED, "cancelled")))
         assert (await subject.tracker.cancel(task_id, reader) is not None) == is_seen
         assert task.is_final == is_seen
@@ -883,7 +883,7 @@ async def test_a_wait_ends_with_the_change() -> None:
     async with tracking() as subject:
         task = await subject.begin("t")
         for stage in (Stage.FORWARDING, Stage.STREAMING, Stage.DONE):
-            waiting = asyncio.create_task(subject.tracker.wait("t", None, 10))
+            waiting = asyncio.create_task(subject.tracker.answers.wait("t", None, 10))
             await until(lambda: subject.tracker._changes.waiters, 30, "someone waits")
             advance(subject, task, stage)
             document = await within(AT_ONCE_SECONDS, waiting)
@@ -894,7 +894,7 @@ async def test_a_wait_for_an_older_event_is_none() -> None:
     """Who names an event that is past has the present status at once."""
     async with tracking() as subject:
         await subject.begin("t")
-        assert await seconds_of(subject.tracker.wait("t", "an older one", 10)) < AT_ONCE_SECONDS
+        assert await seconds_of(subject.tracker.answers.wait("t", "an older one", 10)) < AT_ONCE_SECONDS
 
 
 async def test_a_wait_for_what_has_ended_is_none() -> None:
@@ -904,8 +904,8 @@ async def test_a_wait_for_what_has_ended_is_none() -> None:
         await settled(subject.tracker, task)
         event = (await document_of(subject.tracker.read("t")))["event_id"]
         for seen in (None, event, "another"):
-            assert await seconds_of(subject.tracker.wait("t", seen, 10)) < AT_ONCE_SECONDS
-        assert await subject.tracker.wait("unknown", None, 10) is None
+            assert await seconds_of(subject.tracker.answers.wait("t", seen, 10)) < AT_ONCE_SECONDS
+        assert await subject.tracker.answers.wait("unknown", None, 10) is None
 
 
 async def test_a_heartbeat_ends_no_wait() -> None:
@@ -916,7 +916,7 @@ async def test_a_heartbeat_ends_no_wait() -> None:
         await settled(subject.tracker, task)
         before = await document_of(subject.tracker.read("t"))
         written, started = len(subject.store.records), time.monotonic()
-        after = await document_of(subject.tracker.wait("t", before["event_id"], 0.5))
+        after = await document_of(subject.tracker.answers.wait("t", before["event_id"], 0.5))
         assert time.monotonic() - started >= 0.5
         assert len(subject.store.records) > written
         assert after["event_id"] == before["event_id"]
@@ -926,7 +926,7 @@ async def test_a_wait_hears_of_another_gateways_task() -> None:
     """A change that another gateway wrote ends the wait within half a second."""
     async with tracking() as subject:
         await put(subject.store.table, [record("t", Stage.FORWARDING, boot="other")])
-        waiting = asyncio.create_task(subject.tracker.wait("t", None, 10))
+        waiting = asyncio.create_task(subject.tracker.answers.wait("t", None, 10))
         await until(lambda: subject.store.calls["read"] >= 2, 30, "the store is looked at")
         await put(subject.store.table, [record("t", Stage.DONE, boot="other")])
         assert (await document_of(within(0.5, waiting)))["stage"] == "done"
@@ -1007,10 +1007,10 @@ async def test_a_label_ends_waiting_tasks_before_running_ones() -> None:
             task.run_by(Cut(partial(cut.append, task)))
         for task in tasks[:3]:
             subject.tracker.forward(task)
-        assert await subject.tracker.cancel_label("job", "alice") == 6
+        assert await subject.tracker.answers.cancel_label("job", "alice") == 6
         assert cut == tasks[3:] + tasks[:3]
-        assert await subject.tracker.cancel_label("job", "carol") == 0
-        assert await subject.tracker.cancel_label("job", None) == 7, "those that did not end count again"
+        assert await subject.tracker.answers.cancel_label("job", "carol") == 0
+        assert await subject.tracker.answers.cancel_label("job", None) == 7, "those that did not end count again"
         assert {task.cut_by for task in others[:1]} == {None}
 
 
@@ -1023,7 +1023,7 @@ async def test_a_label_ends_the_tasks_of_other_gateways() -> None:
             theirs = [record(f"{label}x-{stage}", stage, boot="other", label=label) for stage in stages]
             await put(subject.store.table, theirs)
         await until(lambda: not subject.tracker.unsaved, 3, "all is written")
-        assert await subject.tracker.cancel_label("job") == 4
+        assert await subject.tracker.answers.cancel_label("job") == 4
         assert subject.store.asked[0] == "other:1000:jobx-queued"
         assert sorted(subject.store.asked[1:]) == ["other:1000:jobx-forwarding", "other:1000:jobx-streaming"]
         assert own.cut_by is not None
@@ -1035,7 +1035,7 @@ async def test_many_tasks_of_a_label_are_all_named() -> None:
         for stage in (Stage.QUEUED, Stage.STREAMING):
             theirs = [record(f"{stage}-{n}", stage, boot="other", label="job" * (n % 2)) for n in range(2500)]
             await put(subject.store.table, theirs)
-        assert await subject.tracker.cancel_label("job") == len(set(subject.store.asked)) == 2500
+        assert await subject.tracker.answers.cancel_label("job") == len(set(subject.store.asked)) == 2500
 
 
 @pytest.mark.parametrize("is_readable", [True, False])
@@ -1048,7 +1048,7 @@ async def test_a_store_that_is_away_ends_the_own_tasks_of_a_label(is_readable: b
             subject.store.failure = StoreError("gone")
         await until(lambda: not subject.tracker.is_store_up, 30, "the tracker notices")
         with pytest.raises(PartlyCancelled, match="1 of this gateway's own tasks were cancelled"):
-            await subject.tracker.cancel_label("job")
+            await subject.tracker.answers.cancel_label("job")
         assert task.cut_by is not None
 
 
@@ -1164,11 +1164,11 @@ async def test_pollers_do_not_hold_up_the_stop() -> None:
     """Who waits for a change has his answer when the drain begins, and no one is kept waiting from then on."""
     async with tracking() as subject:
         await subject.begin("t")
-        waiting = asyncio.create_task(subject.tracker.wait("t", None, 30))
+        waiting = asyncio.create_task(subject.tracker.answers.wait("t", None, 30))
         await until(lambda: subject.tracker._changes.waiters, 30, "someone waits")
         subject.tracker.drain()
         assert (await document_of(within(AT_ONCE_SECONDS, waiting)))["stage"] == "queued"
-        assert await seconds_of(subject.tracker.wait("t", None, 30)) < AT_ONCE_SECONDS
+        assert await seconds_of(subject.tracker.answers.wait("t", None, 30)) < AT_ONCE_SECONDS
 
 
 def test_a_boot_is_a_name_of_its_own() -> None:

@@ -48,7 +48,7 @@ class Subject:
             render=render,
             own=self.in_flight,
             in_flight=self.running,
-            on_cancel=self.cancelled.append,
+            on_message=self.cancelled.append,
             on_silent=lambda _name: None,
             on_put_right=lambda task: None,
             on_possible_loss=lambda _since: None,

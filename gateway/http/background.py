@@ -13,7 +13,7 @@ from typing import Any
 from gateway.errors import GatewayError
 from gateway.http.request import Request
 
-log = logging.getLogger("gateway.kept")
+log = logging.getLogger("gateway.request")
 
 _running: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks weakly
 
@@ -52,7 +52,7 @@ class Background:
         except GatewayError as error:
             self._fail(error)
         except Exception:
-            log.exception("giving out a kept answer failed inside the gateway")
+            log.exception("answering a request failed inside the gateway")
             self._fail(GatewayError("internal error in the gateway"))
 
     def _fail(self, error: GatewayError) -> None:

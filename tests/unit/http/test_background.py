@@ -12,7 +12,7 @@ import pytest
 
 from gateway.errors import GatewayError, NotFound, StartTimeout, TaskTimeout
 from gateway.http.request import Request
-from gateway.kept.background import Background
+from gateway.http.background import Background
 from tests.support.waiting import next_turn, until
 
 if TYPE_CHECKING:

@@ -1,0 +1,263 @@
+"""`GET /tasks/status…` by plain calls, as the relay answers: pollers ask it all the time, and there may be thousands.
+
+Through FastAPI and redis-py a status costs four times the CPU of a relayed request. The routes in tasks.py describe
+these two in /openapi.json. They also answer what is unusual: another method or parameter, a store that is away.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from http import HTTPStatus
+from typing import NamedTuple
+
+import orjson
+
+from gateway.http.background import Background
+from gateway.http.head import Target
+from gateway.http.request import Request, own_fields
+from gateway.store.interface import InvalidCursor, Peeked, PeekedPage, Unclear
+from gateway.tasks.document import Found, found_in
+from gateway.tasks.options import LABEL_PATTERN, MAX_LABEL
+from gateway.tasks.stages import State
+from gateway.tasks.task import ID_PATTERN
+from gateway.tracking.answers import Answers, StoreUnavailable
+
+MOST_WAIT = 60
+RETRY_AFTER_SECONDS = 2
+_PATH = re.compile(rf"/tasks/status(?:/({ID_PATTERN}))?".encode())
+_WAIT = re.compile(rb"wait=([0-9]{1,2}(?:\.[0-9]{1,6})?)")
+_LIST_PARAMETERS = {
+    "limit": re.compile(r"[1-9][0-9]{0,2}|1000"),
+    "state": re.compile("|".join(State)),
+    "label": re.compile(rf"(?=[^%+&]{{1,{MAX_LABEL}}}$){LABEL_PATTERN.strip('^$')}"),
+    "cursor": re.compile(r"[0-9A-Za-z_-]{1,512}"),
+}
+_OWN_FIELDS = own_fields([(b"content-type", b"application/json")])
+
+
+class StatusRoute:
+    """Answers pollers from `answers`. `otherwise` gets requests that need more than that."""
+
+    def __init__(self, answers: Answers, otherwise: Callable[[Request], None]) -> None:
+        self._answers = answers
+        self._otherwise = otherwise
+
+    def open(self, request: Request, target: Target) -> bool:
+        """Answers one request; false if it is another route's, or an unusual one."""
+        path = _PATH.fullmatch(target.path)
+        if path is None or request.method not in ("GET", "HEAD") or len(request.values(b"if-none-match")) > 1:
+            return False
+        if path[1] is None:
+            wish = _list_wish(target.query or b"")
+            return wish is not None and self._open_list(request, wish)
+        seconds = _seconds(target.query or b"")
+        if seconds is not None:
+            _StatusPoll(self._answers, request, path[1].decode(), seconds).begin()
+        return seconds is not None
+
+    def _open_list(self, request: Request, wish: "_ListWish") -> bool:
+        poll = _ListPoll(request, self._otherwise)
+        try:
+            limit, state, label, cursor = wish
+            self._answers.peek_page(limit, state, cursor, request.reader, poll.on_page, label=label)
+        except InvalidCursor:
+            return False
+        return True
+
+
+class _ListWish(NamedTuple):
+    limit: int
+    state: State | None
+    label: str
+    cursor: str | None
+
+
+@lru_cache(maxsize=256)
+def _list_wish(query: bytes) -> _ListWish | None:
+    """What the query of a list asks for; None for an unusual one. Nearly all requests have the same few."""
+    pairs = [pair.split("=", 1) for pair in query.decode("latin-1").split("&") if pair]
+    given = {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    if len(given) < len(pairs) or (given.get("state") and given.get("label")):
+        return None
+    for name, value in given.items():
+        if name not in _LIST_PARAMETERS or _LIST_PARAMETERS[name].fullmatch(value) is None:
+            return None
+    state = State(given["state"]) if "state" in given else None
+    return _ListWish(int(given.get("limit", 50)), state, given.get("label", ""), given.get("cursor"))
+
+
+def _seconds(query: bytes) -> float | None:
+    """How long a poller wants to wait; None for an unusual query."""
+    if not query:
+        return 0.0
+    wait = _WAIT.fullmatch(query)
+    return None if wait is None or float(wait[1]) > MOST_WAIT else float(wait[1])
+
+
+class _Poll:
+    """One request while it is answered (`Answerer`)."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        request.answered_by(self)
+
+    def on_request(self) -> None:
+        """Its body is not read."""
+
+    def on_writable(self) -> None:
+        """It sends one piece."""
+
+    def on_left(self) -> None:
+        """What comes is dropped."""
+
+    @property
+    def _has_client(self) -> bool:
+        return self._request.answerer is self
+
+    def _send(self, body: bytes, tag: str) -> None:
+        """Sends JSON with its ETag; 304 without a body if the client has that tag already."""
+        known = etags(self._request.by_name.get(b"if-none-match"))
+        field = (b"etag", b'"%b"' % tag.encode())
+        if known and (tag in known or "*" in known):
+            self._request.answer(HTTPStatus.NOT_MODIFIED, [*_OWN_FIELDS[1:], field])
+        else:
+            self._request.answer(HTTPStatus.OK, [*_OWN_FIELDS, field], body)
+
+
+class _StatusPoll(_Poll):
+    """Asks for one status, and waits for another event if the client wants that (`Waiter`)."""
+
+    __slots__ = ("_answers", "_seconds", "seen", "task_id")
+
+    def __init__(self, answers: Answers, request: Request, task_id: str, seconds: float) -> None:
+        super().__init__(request)
+        self._answers = answers
+        self._seconds = seconds
+        self.task_id = task_id
+        known = etags(request.by_name.get(b"if-none-match")) if seconds else ()
+        self.seen = known[0] if len(known) == 1 else ""  # else it is the present event
+
+    def begin(self) -> None:
+        self._answers.peek(self.task_id, self._on_status)
+
+    def _on_status(self, found: Peeked) -> None:
+        if not self._has_client:
+            return
+        if isinstance(found, Unclear):
+            Background(self._request).begin(self._answer_in_general())
+        elif self._seconds and self._is_waited_for(found):
+            assert found is not None, "a task that is not there is not waited for"
+            self.seen = found[1].event_id
+            self._answers.changes.add(self, found, self._seconds)
+        else:
+            self._answer(found)
+
+    def _is_waited_for(self, found: Found | None) -> bool:
+        if found is None or not self._may_see(found) or self._answers.changes.is_full:
+            return False
+        return not found[1].has_ended and self.seen in ("", found[1].event_id)
+
+    def _may_see(self, found: Found) -> bool:
+        return self._request.sees_all or found[1].owner == self._request.owner
+
+    def _answer(self, found: Found | None) -> None:
+        if found is None or not self._may_see(found):
+            text = not_found(self.task_id)
+            self._request.answer(HTTPStatus.NOT_FOUND, _OWN_FIELDS, problem(text))
+        else:
+            self._send(found[0], found[1].event_id)
+
+    async def _answer_in_general(self) -> None:
+        """As tasks.py does: with all that the store needs for it."""
+        reader = self._request.reader
+        try:
+            if self._seconds:
+                document = await self._answers.wait(self.task_id, self.seen or None, self._seconds, reader)
+            else:
+                document = await self._answers.read(self.task_id, reader)
+        except StoreUnavailable as error:
+            fields = [*_OWN_FIELDS, (b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
+            self._request.answer(HTTPStatus.SERVICE_UNAVAILABLE, fields, problem(store_is_away(error)))
+        else:
+            self._answer(None if document is None else found_in(document))
+
+    # -- while it waits --
+
+    def on_left(self) -> None:
+        self._answers.changes.remove(self)
+
+    def on_change(self, found: Found | None) -> None:
+        """The task has another event."""
+        if self._has_client:
+            self._answer(found)
+
+    def on_time(self) -> None:
+        """The time is over: the present status is the answer."""
+        if self._has_client:
+            self._seconds = 0
+            self.begin()
+
+
+class _ListPoll(_Poll):
+    """Asks for one page."""
+
+    __slots__ = ("_otherwise",)
+
+    def __init__(self, request: Request, otherwise: Callable[[Request], None]) -> None:
+        super().__init__(request)
+        self._otherwise = otherwise
+
+    def on_page(self, page: PeekedPage) -> None:
+        """Answers with the page."""
+        if not self._has_client:
+            return
+        if isinstance(page, Unclear):
+            self._otherwise(self._request)
+        else:
+            found, cursor = page
+            self._send(page_body(found, cursor), page_tag(found, cursor))
+
+
+# -- what the routes in tasks.py share --
+
+
+def etags(if_none_match: bytes | None) -> list[str]:
+    """The event ids in an If-None-Match field (RFC 9110 section 13.1.2). Weak tags compare as strong ones."""
+    if not if_none_match:
+        return []
+    tags = if_none_match.decode("latin-1").split(",")
+    return [tag.strip().removeprefix("W/").strip('"') for tag in tags if tag.strip()]
+
+
+def page_body(found: Iterable[Found], cursor: str | None, skipped: int = 0) -> bytes:
+    """A page of documents, newest first; `cursor` names the next page."""
+    documents = [document for document, _ in found]
+    next_cursor = b"null" if cursor is None else b'"%b"' % cursor.encode()
+    more = b',"skipped":%d' % skipped if skipped else b""
+    items = b",".join(documents)
+    return b'{"items":[%b],"count":%d,"next_cursor":%b%b}' % (items, len(documents), next_cursor, more)
+
+
+def page_tag(found: Sequence[Found], cursor: str | None, skipped: int = 0) -> str:
+    """A page's ETag, made of the digests of its documents."""
+    digest = hashlib.blake2b(b"".join([summary.digest for _, summary in found]), digest_size=12)
+    digest.update(f"{cursor} {skipped}".encode())
+    return digest.hexdigest()
+
+
+def not_found(task_id: str) -> str:
+    """Why there is no status of that id."""
+    return f"no task {task_id!r}; it never was, or its status has expired"
+
+
+def store_is_away(error: StoreUnavailable) -> str:
+    """Why there is no answer now."""
+    return f"the status store is away: {error}"
+
+
+def problem(text: str) -> bytes:
+    """An error as FastAPI's routes have it."""
+    return orjson.dumps({"detail": text})
