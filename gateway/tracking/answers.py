@@ -68,12 +68,12 @@ class Answers:
         return document if document is not None and is_visible(document, reader) else None
 
     async def page(
-        self, limit: int, state: State | None, cursor: str | None, reader: str | None, label: str = ""
+        self, limit: int, state: State | None, cursor: str | None, reader: str | None = None, label: str = ""
     ) -> Page:
         """Some status documents, newest first. Raises StoreUnavailable and InvalidCursor."""
         return await self._ask(self.listing.page(limit, state, cursor, reader, label))
 
-    async def wait(self, task_id: str, seen: str | None, seconds: float, reader: str | None) -> str | None:
+    async def wait(self, task_id: str, seen: str | None, seconds: float, reader: str | None = None) -> str | None:
         """As `read`, as soon as the event is not `seen` (None: the present one), the task has ended, or time is up."""
         document = await self.read(task_id, reader)
         deadline = time.monotonic() + seconds
@@ -146,7 +146,7 @@ class Answers:
             document = await self.wait(task_id, seen, deadline - time.monotonic(), reader)
         return document
 
-    async def cancel_label(self, label: str, reader: str | None) -> int:
+    async def cancel_label(self, label: str, reader: str | None = None) -> int:
         """Asks all tasks of `label` in flight to end, here and at other gateways. Returns how many.
 
         Asks waiting tasks first. Otherwise one of them would get the place of a running one. Raises PartlyCancelled if

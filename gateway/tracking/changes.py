@@ -57,13 +57,11 @@ class Changes:
         self.waiters: dict[str, dict[Waiter, None]] = {}
         self.waiting = 0  # how many waiters there are
         self.most_waiting = sys.maxsize  # pollers that the routes let wait
-        self._ends: list[tuple[float, int, Waiter]] = []  # a heap; those of removed waiters stay a while
-        self._numbers = count()
-        self._deadline: Deadline | None = None  # the first of the ends
+        self._ends = _Ends(self._waits, lambda waiter: self._call(waiter, waiter.on_time))
+        self._calls = _Calls()
         self._changed: dict[str, None] = {}  # ids to look at in the next turn of the loop
-        self._due: deque[Callable[[], None]] = deque()  # waiters to be called
         self._to_look: deque[str] = deque()
-        self._is_looking = self._is_calling = False  # a turn of the loop for that is due
+        self._is_looking = False  # a look is due
         self._is_closed = False
 
     # -- waiting --
@@ -75,29 +73,23 @@ class Changes:
 
     def add(self, waiter: Waiter, found: Found, seconds: float) -> None:
         """Calls `waiter` once: when its task changes, or after `seconds`. `found` is the present status."""
-        loop = asyncio.get_running_loop()
-        seconds = min(seconds, _CLOSED_SECONDS) if self._is_closed else max(seconds, 0)
         self.waiters.setdefault(waiter.task_id, {})[waiter] = None
         self.waiting += 1
-        heappush(self._ends, (loop.time() + seconds, next(self._numbers), waiter))
-        self._deadline = self._deadline or Deadline(loop, self._end_due)
-        self._deadline.move_up(seconds)
+        self._ends.add(waiter, min(seconds, _CLOSED_SECONDS) if self._is_closed else max(seconds, 0))
         self._look_later()
         if waiter.task_id not in self._own:
             self._on_wait(found)
 
     def remove(self, waiter: Waiter) -> None:
         """Forgets a waiter, which is not called any more."""
-        waiters = self.waiters.get(waiter.task_id, {})
-        if waiter not in waiters:
+        if not self._waits(waiter):
             return
+        waiters = self.waiters[waiter.task_id]
         del waiters[waiter]
         self.waiting -= 1
         if not waiters:
             del self.waiters[waiter.task_id]
-        if len(self._ends) > 2 * self.waiting + _SPARE_ENDS:
-            self._ends = [end for end in self._ends if self._waits(end[2])]
-            heapify(self._ends)
+        self._ends.compact(self.waiting)
 
     def _waits(self, waiter: Waiter) -> bool:
         return waiter in self.waiters.get(waiter.task_id, ())
@@ -141,34 +133,9 @@ class Changes:
             for waiter in list(waiters):
                 self._call(waiter, waiter.on_time)
 
-    def _end_due(self) -> None:
-        now = asyncio.get_running_loop().time()
-        while self._ends and self._ends[0][0] <= now:
-            waiter = heappop(self._ends)[2]
-            if self._waits(waiter):
-                self._call(waiter, waiter.on_time)
-        if self._ends and self._deadline is not None:
-            self._deadline.move(self._ends[0][0] - now)
-
     def _call(self, waiter: Waiter, call: Callable[[], None]) -> None:
         self.remove(waiter)
-        self._due.append(call)
-        self._call_soon()
-
-    def _call_soon(self) -> None:
-        if not self._is_calling:
-            self._is_calling = True
-            asyncio.get_running_loop().call_soon(self._call_due)
-
-    def _call_due(self) -> None:
-        self._is_calling = False
-        for _ in range(min(len(self._due), _CALLED_AT_ONCE)):
-            try:
-                self._due.popleft()()
-            except Exception:
-                log.exception("answering a poller that waited failed inside the gateway")
-        if self._due:
-            self._call_soon()
+        self._calls.add(call)
 
     # -- tasks of other gateways --
 
@@ -178,7 +145,7 @@ class Changes:
             asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
-        """Looks at some of the tasks of other gateways, in turn, so that all of them have their turn."""
+        """Looks at some of the tasks of other gateways, at each in its turn."""
         self._is_looking = False
         if not self._to_look:
             self._to_look.extend(task_id for task_id in self.waiters if task_id not in self._own)
@@ -188,6 +155,68 @@ class Changes:
                 self._peek(task_id, partial(self._tell, task_id))
         if self.waiters:
             self._look_later()
+
+
+class _Ends:
+    """When the time of each waiter is over: one timer for all. `waits` says of a waiter whether it still waits."""
+
+    def __init__(self, waits: Callable[[Waiter], bool], on_time: Callable[[Waiter], None]) -> None:
+        self._waits = waits
+        self._on_time = on_time
+        self._heap: list[tuple[float, int, Waiter]] = []  # those of removed waiters stay a while
+        self._numbers = count()  # two that end at once are not compared
+        self._deadline: Deadline | None = None
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, waiter: Waiter, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        heappush(self._heap, (loop.time() + seconds, next(self._numbers), waiter))
+        self._deadline = self._deadline or Deadline(loop, self._end_due)
+        self._deadline.move_up(seconds)
+
+    def compact(self, waiting: int) -> None:
+        """Removes those of removed waiters if they are more than half, and many; `waiting` still wait."""
+        if len(self._heap) > 2 * waiting + _SPARE_ENDS:
+            self._heap = [end for end in self._heap if self._waits(end[2])]
+            heapify(self._heap)
+
+    def _end_due(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._heap and self._heap[0][0] <= now:
+            waiter = heappop(self._heap)[2]
+            if self._waits(waiter):
+                self._on_time(waiter)
+        if self._heap and self._deadline is not None:
+            self._deadline.move(self._heap[0][0] - now)
+
+
+class _Calls:
+    """Makes calls, some in each turn of the loop, so that all else has its turn. One that fails harms no other."""
+
+    def __init__(self) -> None:
+        self._calls: deque[Callable[[], None]] = deque()
+        self._is_due = False
+
+    def add(self, call: Callable[[], None]) -> None:
+        self._calls.append(call)
+        self._make_soon()
+
+    def _make_soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._make_some)
+
+    def _make_some(self) -> None:
+        self._is_due = False
+        for _ in range(min(len(self._calls), _CALLED_AT_ONCE)):
+            try:
+                self._calls.popleft()()
+            except Exception:
+                log.exception("answering a poller that waited failed inside the gateway")
+        if self._calls:
+            self._make_soon()
 
 
 class _Sleeper:

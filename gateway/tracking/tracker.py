@@ -77,7 +77,6 @@ class Tracker:
         clock: Clock | None = None,
     ) -> None:
         self.is_draining = False
-        self._store = store
         self._heartbeat_seconds = heartbeat_seconds
         self._counts = counts or Counts()
         clock = clock or store.clock
@@ -97,8 +96,7 @@ class Tracker:
             on_message=self._hear,
             on_silent=self._own.write_again,
             on_possible_loss=self._own.write_all_again,
-            on_put_right=self._on_put_right,
-            notices=self._notices,
+            on_written=self._on_written,
             counts=self._counts,
             grace_seconds=grace_seconds,
         )
@@ -143,7 +141,7 @@ class Tracker:
     @property
     def lost(self) -> int:
         """How many tasks of other gateways this one has made FAILED lost."""
-        return self._store.lost
+        return self.answers.store.lost
 
     @property
     def dropped(self) -> int:
@@ -248,12 +246,15 @@ class Tracker:
     def _peek(self, task_id: str, then: Callable[[Peeked], None]) -> None:
         self.answers.peek(task_id, then)
 
-    def _on_put_right(self, task: TrackedTask) -> None:
-        """The store had presumed the task lost. Its new event is written, and pollers that wait get it."""
-        task.forgotten()
-        self._outbox.post_urgently(task)
-        if self._changes.waiters:
+    def _on_written(self, tasks: list[TrackedTask], put_right: list[TrackedTask]) -> None:
+        """The store has answered for `tasks`. Of these it had presumed those of `put_right` lost: they get an event."""
+        for task in put_right:
+            task.forgotten()
+            self._outbox.post_urgently(task)
             self._changes.changed(task.task_id)
+        if self._notices.asked:
+            for task in tasks:
+                self._notices.written(task)
 
     def _leave(self, task: TrackedTask) -> None:
         task.let_go()
@@ -272,7 +273,7 @@ class Tracker:
 
     def kept_tasks(self) -> KeptTasks:
         """The tasks whose answers are kept."""
-        return KeptTasks(self._outbox, self._changes, self._store, self.answers.documents, self._own)
+        return KeptTasks(self._outbox, self._changes, self.answers.store, self.answers.documents, self._own)
 
     # -- the process's life --
 
@@ -326,7 +327,7 @@ class Tracker:
                 await self._writer.write_all()
         if self.unsaved:
             log.error("%d statuses were lost: the store is away at exit", self.unsaved)
-        await self._store.close()
+        await self.answers.store.close()
 
     # -- what pollers ask: more of it in `answers` --
 

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Container, Sized
 from enum import Enum, auto
 from functools import partial
+from typing import TypeAlias
 
 from gateway.metrics.counts import STORE_FAILED, STORE_WRITE, Counts
 from gateway.store.interface import Record, Store, StoreError, Written
 from gateway.tasks.stages import Stage
 from gateway.tracking.condition import Condition
 from gateway.tracking.lookout import RETRY_SECONDS, Lookout
-from gateway.tracking.notices import Notices
 from gateway.tracking.outbox import Outbox
 from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.waits import Waits
@@ -26,6 +26,9 @@ log = logging.getLogger("gateway.tracker")
 
 # A replica that becomes the primary has not heard of what was written last (docs/behaviour.md, "When the store fails").
 _UNHEARD_SECONDS = 10.0
+
+
+OnWritten: TypeAlias = Callable[[list[TrackedTask], list[TrackedTask]], object]
 
 
 class _Phase(Enum):
@@ -49,11 +52,11 @@ class StoreWriter:
     `own` are the names of the requests that this process runs or remembers: their tasks are never called lost. While
     `in_flight` is empty, no request can post more, so a batch need not gather.
 
-    `on_message` is called with the name of each request to cancel, and with what gateways tell each other. `notices`
-    hears of each status that the store has, while another gateway asks for any. `on_silent` is called with each name in
-    `own` for which the store lacks heartbeats. `on_possible_loss` is called when the store may have lost the tasks in
-    flight, and the ends since a monotonic time; it gets that time. `on_put_right` is called with each task that was
-    presumed lost and runs: that is a new event, which is not written yet.
+    `on_message` is called with the name of each request to cancel, and with what gateways tell each other. `on_silent`
+    is called with each name in `own` for which the store lacks heartbeats. `on_possible_loss` is called when the store
+    may have lost the tasks in flight, and the ends since a monotonic time; it gets that time. `on_written` is called
+    with each batch that the store has answered, and with those of its tasks that were presumed lost and run: that is a
+    new event, which is not written yet.
     """
 
     def __init__(
@@ -67,18 +70,16 @@ class StoreWriter:
         on_message: Callable[[str], object],
         on_silent: Callable[[str], object],
         on_possible_loss: Callable[[float], object],
-        on_put_right: Callable[[TrackedTask], object],
+        on_written: OnWritten,
         grace_seconds: float,
-        notices: Notices | None = None,
         counts: Counts | None = None,
     ) -> None:
-        self._notices = notices
         self.condition = Condition(outbox, grace_seconds)
         self._store = store
         self._outbox = outbox
         self._render = render
         self._own = own
-        self._on_put_right = on_put_right
+        self._on_written = on_written
         self._in_flight = in_flight
         self._possible_loss = _PossibleLoss(store, on_possible_loss)
         self._lookout = Lookout(
@@ -215,19 +216,18 @@ class StoreWriter:
             return
         seconds = time.monotonic() - started
         self._possible_loss.batch_written()
+        put_right: list[TrackedTask] = []
         for task, result in zip(batch, written, strict=True):
             if result.is_written:
                 task.saved(result.attempt)
                 if result.was_presumed and task.put_right():
-                    self._on_put_right(task)
+                    put_right.append(task)
             elif task in self.waits and task.stage is Stage.QUEUED and not task.is_claimed:
                 task.refused()
                 self._outbox.discard(task)
             elif not task.rejected():
                 self._outbox.post_urgently(task)
-        if self._notices is not None and self._notices.asked:
-            for task in batch:
-                self._notices.written(task)
+        self._on_written(batch, put_right)
         if not self.condition.is_up:
             self.condition.batch_written(seconds)
         then(True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from gateway.errors import GatewayError, NotFound, StartTimeout, TaskTimeout
-from gateway.http.request import Request
 from gateway.http.background import Background
+from gateway.http.request import Request
 from tests.support.waiting import next_turn, until
 
 if TYPE_CHECKING:

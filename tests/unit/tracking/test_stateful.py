@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from gateway.errors import GatewayError, TaskIdInUse
-from gateway.store.interface import StoreError, id_in, name_in
+from gateway.store.interface import StoreError, Unclear, id_in, name_in
 from gateway.store.layout import LIST_PREFIX
 from gateway.store.redis import RedisStore
 from gateway.tasks.document import has_ended, is_presumed, rank_of
@@ -36,7 +36,7 @@ from tests.support.tracking import Cut, begun
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Coroutine, Sequence
 
-    from gateway.store.interface import Page, Record, Then
+    from gateway.store.interface import Page, Peeked, Record, Then
     from gateway.tracking.tracked import TrackedTask
     from tests.support.store import Store as Server
 
@@ -113,6 +113,20 @@ class Weather:
         page: Page = await self._pass(lambda: self.store.page(limit, state, cursor, **more))
         return page
 
+    def peek(self, task_id: str, then: Callable[[Peeked], None]) -> None:
+        """Reads by plain calls, unless the store is away."""
+        if self.is_fine:
+            self.store.peek(task_id, then)
+        else:
+            then(Unclear("away"))
+
+    def peek_page(self, *arguments: Any, **more: Any) -> None:
+        """Lists by plain calls."""
+        self.store.peek_page(*arguments, **more)
+
+    def tell(self, message: str) -> None:
+        """Tells nobody: messages may be lost."""
+
     async def end_earlier_run(self) -> None:
         """Makes lost what an earlier run left."""
         await self._pass(self.store.end_earlier_run)
@@ -156,7 +170,7 @@ class SteppedTracker(Tracker):
 
     async def look(self) -> None:
         """What the writer does once a second."""
-        for name in await self._store.watch(self._writer.exempt, self._own.write_again):
+        for name in await self.answers.store.watch(self._writer.exempt, self._own.write_again):
             self._own.cancel(name)
 
 

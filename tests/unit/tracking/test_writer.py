@@ -50,7 +50,7 @@ class Subject:
             in_flight=self.running,
             on_message=self.cancelled.append,
             on_silent=lambda _name: None,
-            on_put_right=lambda task: None,
+            on_written=lambda tasks, put_right: None,
             on_possible_loss=lambda _since: None,
             grace_seconds=GRACE_SECONDS,
         )
