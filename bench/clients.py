@@ -19,7 +19,7 @@ _BODY = (
     b'"temperature":0.2,"max_tokens":32%s}'
 )
 _HEAD = (
-    b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: application/json\r\n"
+    b"POST %s/v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: application/json\r\n"
     b"Content-Type: application/json\r\nAuthorization: Bearer ollama\r\nUser-Agent: bench\r\n%s"
     b"Content-Length: %d\r\n"
 )
@@ -34,13 +34,14 @@ _task_numbers = itertools.count(1)
 class Target:
     """Where a variant listens; `fields` are additional header lines that its clients send.
 
-    One that is not `is_verbatim` writes the upstream's answers anew.
+    One that is not `is_verbatim` writes the upstream's answers anew. `prefix`: what its paths begin with.
     """
 
     port: int
     sends_task_ids: bool = False
     fields: bytes = b""
     is_verbatim: bool = True
+    prefix: str = ""
 
 
 @dataclass(slots=True)
@@ -100,11 +101,14 @@ class Client(asyncio.Protocol):
 
 
 class AskingClient(Client):
-    """Sends, waits for the whole answer, sends again. `is_right` judges the body of a 200."""
+    """Sends, waits for the whole answer, sends again. `is_right` judges the body of an answer with `status`."""
 
-    def __init__(self, run: Run, request: Callable[[], bytes], is_right: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, run: Run, request: Callable[[], bytes], is_right: Callable[[bytes], bool], status: int = 200
+    ) -> None:
         super().__init__(run, request)
         self._is_right = is_right
+        self._status = status
         self._body = b""
 
     def on_body(self, piece: bytes) -> None:
@@ -113,7 +117,7 @@ class AskingClient(Client):
     def on_message_complete(self) -> None:
         self._run.delays.append(time.perf_counter() - self._sent_at)
         body, self._body = self._body, b""
-        is_good = self._parser.get_status_code() == 200 and self._is_right(body)
+        is_good = self._parser.get_status_code() == self._status and self._is_right(body)
         self._answered("" if is_good else f"body {body[:200]!r}")
 
 
@@ -189,7 +193,7 @@ def chat(target: Target, plan: str = "", *, is_stream: bool = False, padding: in
     words = f" [{plan}]".encode() if plan else b""
     more += b',"metadata":"%s"' % bytes(padding).replace(b"\0", b"x") if padding else b""
     body = _BODY % (words, more)
-    head = _HEAD % (target.port, target.fields, len(body))
+    head = _HEAD % (target.prefix.encode(), target.port, target.fields, len(body))
     if not target.sends_task_ids:
         request = b"%s\r\n%s" % (head, body)
         return lambda: request

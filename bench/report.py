@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from bench.asking import HeartbeatScenario, StatusScenario
 from bench.load import (
     BulkScenario,
-    HeartbeatScenario,
     IdleScenario,
     Outcome,
     Scenario,
     StartScenario,
-    StatusScenario,
     StreamScenario,
     WrkScenario,
 )
@@ -76,17 +75,22 @@ _ADDED = [
 ]
 
 
-def _cpu(unit: str) -> list[_Column]:
+def _cpu(unit: str, base: str = "nginx") -> list[_Column]:
     return [
         _Column(f"CPU us/{unit}", _spread("proxy_us")),
-        _Column("to nginx", _ratio("proxy_us")),
+        _Column("to nginx", _ratio("proxy_us", base)),
         _Column(f"store us/{unit}", _median("store_us", ".1f")),
     ]
 
 
 _COLUMNS: dict[type[Scenario], list[_Column]] = {
     WrkScenario: [_Column("requests/s", _median("per_second"))],
-    StatusScenario: [_Column("requests/s", _median("per_second")), *_DELAYS, *_cpu("request"), *_CORES],
+    StatusScenario: [
+        _Column("requests/s", _median("per_second")),
+        *_DELAYS,
+        *_cpu("request", "nginx-static"),
+        *_CORES,
+    ],
     StreamScenario: [
         _Column("pieces/s", _median("per_second")),
         *_DELAYS,

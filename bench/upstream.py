@@ -1,6 +1,7 @@
 """The fast upstream behind every proxy: `python -m bench.upstream PORT`.
 
-It answers a request with a small JSON completion, unless the plan `[...]` in the message asks for something else:
+It answers a request without a body with the list of its models, and any other with a small JSON completion, unless the
+plan `[...]` in the message asks for something else:
 
 - `pieces=N&rate=R`: an event stream of N chunks at R a second, then `data: [DONE]`
 - `hold`: the head and one chunk of an event stream, then nothing until the client leaves
@@ -29,10 +30,14 @@ COMPLETION = (
     b'"Hello! How can I help you today?"},"finish_reason":"stop"}],"usage":{"prompt_tokens":31,'
     b'"completion_tokens":10,"total_tokens":41}}\n'
 )
-JSON_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
-    len(COMPLETION),
-    COMPLETION,
+# For peers that ask which models there are, as OpenAI and as Ollama tells it.
+MODELS = (
+    b'{"object":"list","data":[{"id":"smollm2:135m","object":"model","created":1767225600,"owned_by":"library"}],'
+    b'"models":[{"name":"smollm2:135m","model":"smollm2:135m","size":270898672,"digest":"9077fe9d2ae1"}]}\n'
 )
+_JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+JSON_ANSWER = _JSON % (len(COMPLETION), COMPLETION)
+MODELS_ANSWER = _JSON % (len(MODELS), MODELS)
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
@@ -92,7 +97,7 @@ class Upstream(asyncio.Protocol):
         self._asked_ns = time.monotonic_ns()
         plan = _PLAN.search(self._body, 0, _PLAN_WITHIN_BYTES)
         if plan is None:
-            self._transport.write(JSON_ANSWER)
+            self._transport.write(JSON_ANSWER if self._body else MODELS_ANSWER)
         else:
             self._follow(plan[1].decode())
 
