@@ -5,6 +5,7 @@ Owns what the clients send, which answers are right, and what they record. Knows
 
 import asyncio
 import itertools
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -121,6 +122,40 @@ class AskingClient(Client):
         self._answered("" if is_good else f"body {body[:200]!r}")
 
 
+class PacedClient(AskingClient):
+    """Sends `rate` times a second, or at once if the last answer came later than that."""
+
+    def __init__(
+        self, run: Run, request: Callable[[], bytes], is_right: Callable[[bytes], bool], *, rate: float
+    ) -> None:
+        super().__init__(run, request, is_right)
+        self._interval_seconds = 1 / rate
+        self._next_at = asyncio.get_running_loop().time() + random.random() * self._interval_seconds
+
+    def send(self) -> None:
+        asyncio.get_running_loop().call_at(self._next_at, super().send)
+        self._next_at += self._interval_seconds
+
+
+class WaitingClient(Client):
+    """Asks once, for a status that is to change. `answered_ns` is the clock when the answer had come; 0 before."""
+
+    def __init__(self, run: Run, request: Callable[[], bytes], is_right: Callable[[bytes], bool]) -> None:
+        super().__init__(run, request)
+        self._is_right = is_right
+        self._body = b""
+        self.answered_ns = 0
+
+    def on_body(self, piece: bytes) -> None:
+        self._body += piece
+
+    def on_message_complete(self) -> None:
+        self.answered_ns = time.monotonic_ns()
+        if self._parser.get_status_code() != 200 or not self._is_right(self._body):
+            self._run.errors.append(f"status {self._parser.get_status_code()}, body {self._body[:200]!r}")
+        self.finish()
+
+
 class BulkClient(Client):
     """Sends and receives large bodies without keeping them. `size` is an answer's size; None: at least a byte."""
 
@@ -141,7 +176,7 @@ class BulkClient(Client):
 
 
 class StreamClient(Client):
-    """Requests an event stream and records the delay of every piece.
+    """Requests an event stream and records the delay of every piece. `sent_ns`: the upstream's clock at the last one.
 
     `repeats`: asks for the next one at its end, else leaves.
     """
@@ -153,6 +188,7 @@ class StreamClient(Client):
         self._is_ended = False
         self._buffer = b""
         self._received_ns = 0
+        self.sent_ns = 0
         self.has_begun = asyncio.get_running_loop().create_future()
 
     def data_received(self, data: bytes) -> None:
@@ -174,6 +210,7 @@ class StreamClient(Client):
             if not self.has_begun.done():
                 self.has_begun.set_result(None)
         self._pieces_left -= 1
+        self.sent_ns = sent_ns
         self._run.delays.append((self._received_ns - sent_ns) / 1e9)
 
     def on_message_complete(self) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from statistics import median
 
 from bench import results, tools
+from bench.limits import verdicts
 from bench.peers import BINARIES, TITLES
 from bench.plots import Dot, dot_plot
-from bench.report import QUIET_CORES, busiest_others, table, verdicts
+from bench.report import QUIET_CORES, busiest_others, table
 from bench.results import Results
 from bench.scenarios import SCENARIOS
 

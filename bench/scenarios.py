@@ -1,6 +1,6 @@
 """The scenarios, and the variants that run in each. A table without code."""
 
-from bench.asking import HeartbeatScenario, StatusScenario
+from bench.asking import AskedStreamScenario, HeartbeatScenario, StatusScenario, WaitScenario
 from bench.load import (
     BulkScenario,
     IdleScenario,
@@ -46,6 +46,18 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     StatusScenario(
         name="list-50-32", title="Lists of 50, 32 clients", variants=_READERS, clients=32, query="limit=50",
+    ),
+    AskedStreamScenario(
+        name="sse-100-asked",
+        title="Event streams, 100 at once, and 1,000 status reads a second beside them",
+        variants=("direct", "gateway-1k"),
+        streams=100, rate=50, warm_seconds=0.6, seconds=3.0, reads=1_000,
+    ),
+    WaitScenario(
+        name="wait-5000", title="5,000 pollers that wait, each for a running task",
+        variants=("gateway", "gateway-other"), waiters=5_000, changes=500,
+        seconds=5.0, limit_seconds=120.0, is_fresh=True,
+        gateway_env={"MAX_CONNECTIONS": "20000", "HEARTBEAT_SEC": "60"},
     ),
     StreamScenario(
         name="sse-1000",

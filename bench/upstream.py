@@ -5,6 +5,7 @@ plan `[...]` in the message asks for something else:
 
 - `pieces=N&rate=R`: an event stream of N chunks at R a second, then `data: [DONE]`
 - `hold`: the head and one chunk of an event stream, then nothing until the client leaves
+- `hold=N`: the same until another request has the plan `release=N`; then the second chunk and the end
 - `bytes=N`: a body of N bytes, as fast as the reader takes it
 
 Each chunk carries the clocks at which the request arrived and the chunk was sent. The plan is in the message, because
@@ -52,6 +53,7 @@ _BULK_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nCont
 _BULK_PIECE = bytes(65_536)
 _PLAN = re.compile(rb"\[([a-z][a-z0-9.=&]*)\]")
 _PLAN_WITHIN_BYTES = 1_000
+_held: dict[int, "Upstream"] = {}  # the streams of `hold=N`
 
 
 class Upstream(asyncio.Protocol):
@@ -104,14 +106,23 @@ class Upstream(asyncio.Protocol):
     def _follow(self, plan: str) -> None:
         values = {key: float(found[0]) for key, found in parse_qs(plan).items()}
         if plan == "hold":
-            self._pieces_left = 2
-            self._send_piece(_STREAM_HEAD)
+            self._hold()
+        elif "hold" in values:
+            _held[int(values["hold"])] = self
+            self._hold()
+        elif "release" in values:
+            self._transport.write(JSON_ANSWER)
+            _held.pop(int(values["release"]))._send_piece()
         elif "bytes" in values:
             self._bytes_left = int(values["bytes"])
             self._transport.write(_BULK_HEAD % self._bytes_left)
             self._send_bulk()
         else:
             self._start_stream(int(values["pieces"]), values["rate"])
+
+    def _hold(self) -> None:
+        self._pieces_left, self._interval_seconds = 2, 0.0
+        self._send_piece(_STREAM_HEAD)
 
     def _start_stream(self, pieces: int, rate: float) -> None:
         self._pieces_left, self._interval_seconds = pieces, 1 / rate
