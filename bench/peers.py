@@ -23,7 +23,7 @@ BINARIES = ("go", "olla", "llama-swap")
 PEERS = ("nginx", "nginx-static", "haproxy", "floor", "fastapi", "fastapi-reads", "litellm", "portkey")
 TITLES = {
     "direct": "direct",
-    "nginx": "nginx with kept connections",
+    "nginx": "nginx",
     "nginx-closing": "nginx, a connection each",  # only in older figures
     "nginx-static": "nginx, static files",
     "haproxy": "HAProxy",

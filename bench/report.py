@@ -146,16 +146,22 @@ _JSON_COLUMNS = [_Column("requests/s", _median("per_second")), *_DELAYS, *_ADDED
 
 
 def table(scenario: Scenario, found: Measured) -> str:
-    """One scenario as a Markdown table: medians of the rounds, ranges in brackets."""
+    """One scenario as a Markdown table: medians of the rounds, ranges in brackets. Without rounds: only the reason."""
     columns = _COLUMNS.get(type(scenario), _JSON_COLUMNS)
     lines = [["", *(column.title for column in columns), "errors"]]
     lines += [
         [TITLES[name], *(column.cell(found, name) for column in columns), _errors(found, name)]
         for name in found.variants
     ]
-    notes = [f"Left out: {TITLES[name]}: {_one_line(why)}" for name, why in found.left_out.items()]
+    reasons = dict.fromkeys(found.left_out.values())
+    notes = [f"Left out: {_left_out(found, why)}: {_one_line(why)}" for why in reasons]
     notes += [f"Error: {_one_line(error)}" for error in found.errors[:3]]
-    return "\n".join([f"### {scenario.title}", "", markdown(lines), *(f"\n{note}" for note in notes)]) + "\n"
+    parts = [f"### {scenario.title}", *([markdown(lines)] if found.rounds else []), *notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def _left_out(found: Measured, why: str) -> str:
+    return ", ".join(TITLES[name] for name, reason in found.left_out.items() if reason == why)
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
