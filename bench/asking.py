@@ -4,6 +4,7 @@ Owns their kinds of scenario and the figures of each. Starts no process.
 """
 
 import asyncio
+import itertools
 import random
 import resource
 import time
@@ -73,9 +74,8 @@ class WaitScenario(Scenario):
         tasks = await self._begin_tasks(variant, run, waiters)
         alone = await self._usage(meter)
         before = meter.resident_bytes()
-        requests = [_get(variant.target, f"/{_waited_id(number)}?wait=60") for number in range(waiters)]
-        made = iter([partial(WaitingClient, run, partial(bytes, request), _is_ended) for request in requests])
-        polls = await connect(variant.target, lambda: next(made)(), waiters)
+        numbers = itertools.count()
+        polls = await connect(variant.target, lambda: _waiting(variant.target, run, next(numbers)), waiters)
         waiting = await self._usage(meter)
         grown = meter.resident_bytes() - before
         if early := sum(poll.answered_ns > 0 for poll in polls):
@@ -94,14 +94,8 @@ class WaitScenario(Scenario):
         }
 
     async def _begin_tasks(self, variant: Variant, run: Run, count: int) -> list[StreamClient]:
-        holder = variant.holder or variant.target
-        made = iter(
-            [
-                partial(StreamClient, run, chat(_with_id(holder, number), f"hold={number}", is_stream=True), 2)
-                for number in range(count)
-            ]
-        )
-        tasks = await connect(holder, lambda: next(made)(), count)
+        holder, numbers = variant.holder or variant.target, itertools.count()
+        tasks = await connect(holder, lambda: _held(holder, run, next(numbers)), count)
         await asyncio.gather(*(task.has_begun for task in tasks))
         return tasks
 
@@ -210,9 +204,16 @@ def _waited_id(number: int) -> str:
     return f"waited-{number}"
 
 
-def _with_id(target: Target, number: int) -> Target:
-    """The target of a request with an id of its own."""
-    return replace(target, fields=f"X-Task-Id: {_waited_id(number)}\r\n".encode())
+def _held(target: Target, run: Run, number: int) -> StreamClient:
+    """The client of a task that runs until the upstream is told to end it."""
+    with_id = replace(target, fields=f"X-Task-Id: {_waited_id(number)}\r\n".encode())
+    return StreamClient(run, chat(with_id, f"hold={number}", is_stream=True), 2)
+
+
+def _waiting(target: Target, run: Run, number: int) -> WaitingClient:
+    """The client that waits for the end of that task."""
+    request = _get(target, f"/{_waited_id(number)}?wait=60")
+    return WaitingClient(run, lambda: request, _is_ended)
 
 
 def _fitting_waiters() -> int:
