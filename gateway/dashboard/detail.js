@@ -134,7 +134,7 @@ export class Detail {
   }
 }
 
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, Math.ceil(ms)));
 
 function note(task) {
   if (!isInFlight(task)) return "";
