@@ -6,21 +6,24 @@ or SIGTERM. The file has everything that was measured until then.
 """
 
 import argparse
+import os
 import resource
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from bench import beside, docs, results, tools
 from bench.load import Outcome, Scenario
-from bench.peers import BEFORE, PEERS, TITLES, Variant, standing
+from bench.peers import BEFORE, BINARIES, PEERS, TITLES, Setup, Variant, standing
 from bench.process import StartFailedError
 from bench.report import QUIET_CORES, busiest_others, summary, table
 from bench.scenarios import SCENARIOS
+from bench.stores import FilledStores
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
 BESIDE = LATEST.with_name("beside.json")
@@ -31,7 +34,7 @@ _Find = Callable[[str], AbstractContextManager[Variant]]
 def main() -> int:
     options = _options()
     if options.publish:
-        docs.publish(results.load(options.json))
+        docs.publish(results.load(options.json), with_binaries=options.publish_peer_binaries)
         return 0
     _stop_on_signals()
     _raise_file_limit()
@@ -55,12 +58,13 @@ class _Bench:
         self._rounds: int = min(options.rounds, 2) if options.quick else options.rounds
         self._env = dict(pair.split("=", 1) for pair in options.env)
         self._beside: Path | None = options.beside
+        self._binaries = dict(options.peer_binary)
         self._commit = results.commit()
         chosen = [scenario for scenario in SCENARIOS if _is_chosen(scenario.name, options.only)]
         if self._beside:
             self._commit += f" beside {results.commit(self._beside)}"
-            chosen = [beside.with_before(scenario) for scenario in chosen if "gateway" in scenario.variants]
-        self._wanted: Sequence[str] = options.variant or [*_ours(self._beside), *options.peers]
+            chosen = [beside.with_before(scenario) for scenario in chosen if set(BEFORE) & set(scenario.variants)]
+        self._wanted: Sequence[str] = options.variant or [*_ours(self._beside), *options.peers, *self._binaries]
         self._scenarios = [scenario.shortened() for scenario in chosen] if options.quick else chosen
 
     def run(self) -> int:
@@ -76,7 +80,7 @@ class _Bench:
         found = self._results.scenarios.get(scenario.name)
         if not (self._resumes and found is not None and found.commit == self._commit):
             self._results.scenarios[scenario.name] = results.begin(self._commit)
-        return len(self._results.of(scenario.name).rounds) < self._total(scenario)
+        return self._missing(scenario) > 0
 
     def _total(self, scenario: Scenario) -> int:
         return min(self._rounds, scenario.most_rounds) * scenario.turns
@@ -85,44 +89,52 @@ class _Bench:
         return [name for name in scenario.variants if name in self._wanted]
 
     def _run_group(self, group: Sequence[Scenario]) -> None:
-        """Scenarios that share processes, or one scenario whose runs each have new processes."""
-        if group[0].is_fresh:
-            env = {**group[0].gateway_env, **self._env}
-            self._run_rounds(group[0], lambda name: _alone(name, env, self._beside or tools.ROOT))
-            return
-        while any(len(self._results.of(scenario.name).rounds) < self._total(scenario) for scenario in group):
-            self._run_standing(group)
+        """Scenarios that share processes, or one scenario whose runs each have new processes.
 
-    def _run_standing(self, group: Sequence[Scenario]) -> None:
-        """All rounds with the same processes. Beside another checkout only one, because a process keeps its layout of
-        memory for life, so that the ratio of two processes is partly luck.
+        Each round has new ones, because a process keeps its layout of memory for life: figures of a process are partly
+        luck.
         """
+        begun = time.monotonic()
+        with ExitStack() as stack:
+            filled = FilledStores(stack)
+            while open_ := [scenario for scenario in group if self._missing(scenario)]:
+                env = {**group[0].gateway_env, **self._env}
+                setup = Setup(filled, env, self._beside or tools.ROOT, self._binaries)
+                if group[0].is_fresh:
+                    self._run_round(group[0], partial(_alone, setup=setup))
+                else:
+                    self._run_standing(open_, setup)
+        print(f"{', '.join(scenario.name for scenario in group)} took {time.monotonic() - begun:.0f} s", flush=True)
+
+    def _missing(self, scenario: Scenario) -> int:
+        return self._total(scenario) - len(self._results.of(scenario.name).rounds)
+
+    def _run_standing(self, group: Sequence[Scenario], setup: Setup) -> None:
+        """A round of each scenario, with the same processes."""
         names = list(dict.fromkeys(name for scenario in group for name in self._names(scenario)))
-        with standing(names, {**group[0].gateway_env, **self._env}, self._beside or tools.ROOT) as stand:
+        with standing(names, setup) as stand:
             variants = {variant.name: variant for variant in stand.variants}
             for scenario in group:
                 left_out = {name: why for name, why in stand.left_out.items() if name in scenario.variants}
                 self._results.of(scenario.name).left_out.update(left_out)
-                most = scenario.turns if self._beside else self._total(scenario)
-                self._run_rounds(scenario, lambda name: nullcontext(variants[name]), most)
+                self._run_round(scenario, lambda name: nullcontext(variants[name]))
 
-    def _run_rounds(self, scenario: Scenario, find: _Find, most: int = sys.maxsize) -> None:
-        """Runs every variant once per round or turn, beginning with another one each time; at most `most` of them."""
-        found, begun = self._results.of(scenario.name), time.monotonic()
+    def _run_round(self, scenario: Scenario, find: _Find) -> None:
+        """Runs every variant once, or once in each turn, beginning with another one each time."""
+        found = self._results.of(scenario.name)
         first = len(found.rounds)
-        for number in range(first, min(first + most, self._total(scenario))):
+        for number in range(first, min(first + scenario.turns, self._total(scenario))):
             names = [name for name in self._names(scenario) if name not in found.left_out]
             round_: results.Round = {}
             for name in self._order(names, number):
                 outcome = self._run_one(scenario, name, find)
-                print(f"round {number + 1} {scenario.name:11} {name:16} {summary(scenario, outcome)}", flush=True)
+                print(f"round {number + 1} {scenario.name:13} {name:16} {summary(scenario, outcome)}", flush=True)
                 if outcome.figures:
                     round_[name] = outcome.figures
                 found.errors += [f"round {number + 1}, {name}: {error}" for error in outcome.errors]
             found.rounds.append({name: round_[name] for name in names if name in round_})
             self._results.environment = results.environment()
             results.save(self._results, self._path)
-        print(f"{scenario.name} took {time.monotonic() - begun:.0f} s", flush=True)
 
     def _order(self, names: list[str], number: int) -> list[str]:
         if self._beside:
@@ -161,13 +173,14 @@ def _is_chosen(name: str, only: Sequence[str]) -> bool:
 
 def _ours(before: Path | None) -> list[str]:
     """The variants that run with any choice of peers."""
-    return list(beside.VARIANTS) if before else [name for name in TITLES if name not in (*PEERS, *BEFORE.values())]
+    others = (*PEERS, *BINARIES, *BEFORE.values())
+    return list(beside.VARIANTS) if before else [name for name in TITLES if name not in others]
 
 
 @contextmanager
-def _alone(name: str, gateway_env: dict[str, str], before: Path) -> Iterator[Variant]:
+def _alone(name: str, setup: Setup) -> Iterator[Variant]:
     """A variant with processes of its own."""
-    with standing([name], gateway_env, before) as stand:
+    with standing([name], setup) as stand:
         if name in stand.left_out:
             raise tools.MissingToolError(stand.left_out[name])
         yield stand.variants[0]
@@ -192,6 +205,10 @@ def _options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--only", type=_list, default=[], metavar="A,B", help=f"these scenarios, or kinds of them: {names}"
     )
     parser.add_argument("--peers", type=_list, metavar="A,B", help=f"of {', '.join(PEERS)}")
+    parser.add_argument(
+        "--peer-binary", action="append", default=[], type=_binary, metavar="NAME=PATH",
+        help=f"a peer whose program no registry has (repeatable): {', '.join(BINARIES)}",
+    )  # fmt: skip
     parser.add_argument("--variant", action="append", choices=TITLES, help="only this one (repeatable)")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     parser.add_argument("--quick", action="store_true", help="2 rounds of short windows: does it run at all?")
@@ -200,6 +217,11 @@ def _options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--beside", type=_checkout, metavar="FOLDER", help="another checkout, as the variants `before`")
     parser.add_argument("--json", type=Path, help="where the figures are kept")
     parser.add_argument("--publish", action="store_true", help="measure nothing; figures and plots into docs/")
+    parser.add_argument(
+        "--publish-peer-binaries",
+        action="store_true",
+        help="with --publish: their figures, too",
+    )
     options = parser.parse_args(argv)
     if options.peers is None:
         options.peers = [] if options.beside else list(PEERS)
@@ -212,6 +234,15 @@ def _checkout(text: str) -> Path:
     if not beside.is_checkout(folder):
         raise argparse.ArgumentTypeError(f"{text} has no gateway/__main__.py")
     return folder
+
+
+def _binary(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    program = Path(path).resolve()
+    if name not in BINARIES or not path or not (program.is_file() and os.access(program, os.X_OK)):
+        names = ", ".join(BINARIES)
+        raise argparse.ArgumentTypeError(f"{text}: allowed is NAME=PATH of a program file, with a NAME of {names}")
+    return name, program
 
 
 def _list(text: str) -> list[str]:

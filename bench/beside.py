@@ -22,6 +22,8 @@ _FIGURES = {
     "added_p50_us": "added p50 us",
     "first_p50_us": "first byte p50 us",
     "stream_kib": "KiB/stream",
+    "waiter_kib": "KiB/waiter",
+    "wait_percent": "CPU % while all wait",
     "cpu_us_per_mib": "CPU us/MiB",
     "mib_per_second": "MiB/s",
     "ready_ms": "ready ms",

@@ -5,6 +5,7 @@ Owns what the clients send, which answers are right, and what they record. Knows
 
 import asyncio
 import itertools
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ _BODY = (
     b'"temperature":0.2,"max_tokens":32%s}'
 )
 _HEAD = (
-    b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: application/json\r\n"
+    b"POST %s/v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: application/json\r\n"
     b"Content-Type: application/json\r\nAuthorization: Bearer ollama\r\nUser-Agent: bench\r\n%s"
     b"Content-Length: %d\r\n"
 )
@@ -34,13 +35,14 @@ _task_numbers = itertools.count(1)
 class Target:
     """Where a variant listens; `fields` are additional header lines that its clients send.
 
-    One that is not `is_verbatim` writes the upstream's answers anew.
+    One that is not `is_verbatim` writes the upstream's answers anew. `prefix`: what its paths begin with.
     """
 
     port: int
     sends_task_ids: bool = False
     fields: bytes = b""
     is_verbatim: bool = True
+    prefix: str = ""
 
 
 @dataclass(slots=True)
@@ -100,11 +102,14 @@ class Client(asyncio.Protocol):
 
 
 class AskingClient(Client):
-    """Sends, waits for the whole answer, sends again. `is_right` judges the body of a 200."""
+    """Sends, waits for the whole answer, sends again. `is_right` judges the body of an answer with `status`."""
 
-    def __init__(self, run: Run, request: Callable[[], bytes], is_right: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, run: Run, request: Callable[[], bytes], is_right: Callable[[bytes], bool], status: int = 200
+    ) -> None:
         super().__init__(run, request)
         self._is_right = is_right
+        self._status = status
         self._body = b""
 
     def on_body(self, piece: bytes) -> None:
@@ -113,8 +118,42 @@ class AskingClient(Client):
     def on_message_complete(self) -> None:
         self._run.delays.append(time.perf_counter() - self._sent_at)
         body, self._body = self._body, b""
-        is_good = self._parser.get_status_code() == 200 and self._is_right(body)
+        is_good = self._parser.get_status_code() == self._status and self._is_right(body)
         self._answered("" if is_good else f"body {body[:200]!r}")
+
+
+class PacedClient(AskingClient):
+    """Sends `rate` times a second, or at once if the last answer came later than that."""
+
+    def __init__(
+        self, run: Run, request: Callable[[], bytes], is_right: Callable[[bytes], bool], *, rate: float
+    ) -> None:
+        super().__init__(run, request, is_right)
+        self._interval_seconds = 1 / rate
+        self._next_at = asyncio.get_running_loop().time() + random.random() * self._interval_seconds
+
+    def send(self) -> None:
+        asyncio.get_running_loop().call_at(self._next_at, super().send)
+        self._next_at += self._interval_seconds
+
+
+class WaitingClient(Client):
+    """Asks once, for a status that is to change. `answered_ns` is the clock when the answer had come; 0 before."""
+
+    def __init__(self, run: Run, request: Callable[[], bytes], is_right: Callable[[bytes], bool]) -> None:
+        super().__init__(run, request)
+        self._is_right = is_right
+        self._body = b""
+        self.answered_ns = 0
+
+    def on_body(self, piece: bytes) -> None:
+        self._body += piece
+
+    def on_message_complete(self) -> None:
+        self.answered_ns = time.monotonic_ns()
+        if self._parser.get_status_code() != 200 or not self._is_right(self._body):
+            self._run.errors.append(f"status {self._parser.get_status_code()}, body {self._body[:200]!r}")
+        self.finish()
 
 
 class BulkClient(Client):
@@ -137,7 +176,7 @@ class BulkClient(Client):
 
 
 class StreamClient(Client):
-    """Requests an event stream and records the delay of every piece.
+    """Requests an event stream and records the delay of every piece. `sent_ns`: the upstream's clock at the last one.
 
     `repeats`: asks for the next one at its end, else leaves.
     """
@@ -149,6 +188,7 @@ class StreamClient(Client):
         self._is_ended = False
         self._buffer = b""
         self._received_ns = 0
+        self.sent_ns = 0
         self.has_begun = asyncio.get_running_loop().create_future()
 
     def data_received(self, data: bytes) -> None:
@@ -170,6 +210,7 @@ class StreamClient(Client):
             if not self.has_begun.done():
                 self.has_begun.set_result(None)
         self._pieces_left -= 1
+        self.sent_ns = sent_ns
         self._run.delays.append((self._received_ns - sent_ns) / 1e9)
 
     def on_message_complete(self) -> None:
@@ -189,7 +230,7 @@ def chat(target: Target, plan: str = "", *, is_stream: bool = False, padding: in
     words = f" [{plan}]".encode() if plan else b""
     more += b',"metadata":"%s"' % bytes(padding).replace(b"\0", b"x") if padding else b""
     body = _BODY % (words, more)
-    head = _HEAD % (target.port, target.fields, len(body))
+    head = _HEAD % (target.prefix.encode(), target.port, target.fields, len(body))
     if not target.sends_task_ids:
         request = b"%s\r\n%s" % (head, body)
         return lambda: request

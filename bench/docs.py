@@ -8,9 +8,10 @@ from pathlib import Path
 from statistics import median
 
 from bench import results, tools
-from bench.peers import TITLES
+from bench.limits import verdicts
+from bench.peers import BINARIES, TITLES
 from bench.plots import Dot, dot_plot
-from bench.report import QUIET_CORES, busiest_others, table, verdicts
+from bench.report import QUIET_CORES, busiest_others, table
 from bench.results import Results
 from bench.scenarios import SCENARIOS
 
@@ -43,8 +44,10 @@ _PLOTS = (
 )  # fmt: skip
 
 
-def publish(found: Results) -> None:
-    """Writes everything that is generated from `found`."""
+def publish(found: Results, *, with_binaries: bool = False) -> None:
+    """Writes everything that is generated from `found`; without the peers in `BINARIES`, which no registry has."""
+    if not with_binaries:
+        found = found.without(BINARIES)
     results.save(found, PUBLISHED)
     before, _, rest = PAGE.read_text().partition(BEGIN)
     PAGE.write_text(before + BEGIN + generated(found) + END + rest.partition(END)[2])
@@ -71,9 +74,10 @@ def plots(found: Results) -> dict[str, str]:
 
 def _provenance(found: Results) -> str:
     """Machine, dates, commits and versions, and how quiet the machine was."""
-    commits = sorted({rounds.commit for rounds in found.scenarios.values()})
-    dates = sorted(rounds.measured for rounds in found.scenarios.values())
-    rounds = [len(rounds.rounds) for rounds in found.scenarios.values()]
+    measured = [scenario for scenario in found.scenarios.values() if scenario.rounds]
+    commits = sorted({scenario.commit for scenario in measured})
+    dates = sorted(scenario.measured for scenario in measured)
+    rounds = [len(scenario.rounds) for scenario in measured]
     others = busiest_others(found.scenarios.values())
     quiet = "nothing else ran" if others <= QUIET_CORES else f"**other programs took up to {others:.1f} cores: noisy**"
     versions = ", ".join(f"{name} {version}" for name, version in found.environment.items())

@@ -1,11 +1,11 @@
 """A measured run: warm up, open a window, close it, check every answer.
 
-Owns the kinds of scenario and the figures of each. Starts no process. `scenarios` lists them.
+Owns what is relayed: the kinds of scenario and the figures of each; `asking` has those of status reads. Starts no
+process. `scenarios` lists them.
 """
 
 import asyncio
 import gc
-import random
 import re
 import sys
 import tempfile
@@ -16,22 +16,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
-import orjson
-import redis.asyncio
 import uvloop
 
 from bench import tools
 from bench.clients import AskingClient, BulkClient, Client, Run, StreamClient, Target, chat, is_completion
-from bench.filled import FAILED_EVERY, task_id
-from bench.peers import Variant, store_command
+from bench.peers import Variant
 from bench.procstat import Usage
+from bench.stores import store_command
 
 Figures = dict[str, float]
 _SETTLE_SECONDS = 0.2
-_LIMIT_SECONDS = 30.0  # what a run may take beyond its planned time
 _WARM_SECONDS = 0.2  # of small requests, before the memory of a fresh process is read
 _SAMPLE_SECONDS = 0.02
-_LIST_LIMIT = 50
 _MIB = 1024 * 1024
 _C = TypeVar("_C", bound=Client)
 
@@ -50,7 +46,7 @@ class Scenario:
 
     Others of one `group` that follow each other share theirs. `most_rounds`: more would tell nothing. `gateway_env`:
     settings of the gateways in it. `turns`: so many runs of each variant make a round. `keeps_tasks`: a run leaves the
-    tasks of the runs before it in the store.
+    tasks of the runs before it in the store. `limit_seconds`: what a run may take beyond its planned time.
     """
 
     name: str
@@ -64,6 +60,7 @@ class Scenario:
     gateway_env: Mapping[str, str] = field(default_factory=dict)
     turns: int = 1
     keeps_tasks: bool = False
+    limit_seconds: float = 30.0
 
     def shortened(self) -> "Scenario":
         """The same with windows of at most a second, to see whether it runs at all."""
@@ -83,7 +80,7 @@ class Scenario:
         return Outcome({**figures, "errors": len(run.errors)}, run.errors[:3])
 
     async def _bounded(self, variant: Variant, run: Run) -> Figures:
-        async with asyncio.timeout(self.warm_seconds + self.seconds + _LIMIT_SECONDS):
+        async with asyncio.timeout(self.warm_seconds + self.seconds + self.limit_seconds):
             with _without_collector():
                 return await self.measure(variant, run)
 
@@ -116,33 +113,14 @@ class JsonScenario(Scenario):
     clients: int
 
     async def measure(self, variant: Variant, run: Run) -> Figures:
-        make = partial(AskingClient, run, *self.asking(variant))
-        clients = await _connect(variant.target, make, self.clients)
+        clients = await connect(variant.target, await self.client(variant, run), self.clients)
         usage, delays = await self.window(variant, run)
-        await _end(clients, run)
-        return _load_figures(usage, delays)
+        await end(clients, run)
+        return load_figures(usage, delays)
 
-    def asking(self, variant: Variant) -> tuple[Callable[[], bytes], Callable[[bytes], bool]]:
-        """The request, and the right answer."""
-        return chat(variant.target), is_completion(variant.target)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatusScenario(JsonScenario):
-    """Reads status documents from the filled store: a random one, or with a `query` the newest 50."""
-
-    query: str = ""
-
-    def asking(self, variant: Variant) -> tuple[Callable[[], bytes], Callable[[bytes], bool]]:
-        head = f" HTTP/1.1\r\nHost: 127.0.0.1:{variant.target.port}\r\n\r\n".encode()
-        if self.query:
-            request = f"GET /tasks/status?{self.query}".encode() + head
-            expected = min(_LIST_LIMIT, variant.filled // (FAILED_EVERY if "FAILED" in self.query else 1))
-            return lambda: request, lambda body: len(orjson.loads(body)["items"]) == expected
-        requests = [
-            f"GET /tasks/status/{task_id(random.randrange(variant.filled))}".encode() + head for _ in range(10_000)
-        ]
-        return partial(random.choice, requests), lambda body: orjson.loads(body)["state"] in ("SUCCESS", "FAILED")
+    async def client(self, variant: Variant, run: Run) -> Callable[[], AskingClient]:
+        """Makes a client with its requests and what answer is right."""
+        return partial(AskingClient, run, chat(variant.target), is_completion(variant.target))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,14 +139,14 @@ class StreamScenario(Scenario):
         pieces = self.pieces or int((self.warm_seconds + self.seconds + 0.5) * self.rate)
         request = chat(variant.target, f"pieces={pieces}&rate={self.rate}", is_stream=True)
         make = partial(StreamClient, run, request, pieces, repeats=bool(self.pieces))
-        meter, before = variant.meter, await _warm_memory(self, variant)
-        clients = await _connect(variant.target, make, self.streams)
+        meter, before = variant.meter, await warm_memory(self, variant)
+        clients = await connect(variant.target, make, self.streams)
         usage, delays = await self.window(variant, run, clears_first_bytes=bool(self.pieces))
         grown = meter.resident_bytes() - before
         first = sorted(run.first_bytes)
-        await _end(clients, run)
+        await end(clients, run)
         return {
-            **_load_figures(usage, delays),
+            **load_figures(usage, delays),
             "first_p50_us": percentile(first, 0.50) * 1e6,
             "first_p99_us": percentile(first, 0.99) * 1e6,
             **({"stream_kib": grown / 1024 / self.streams} if self.is_fresh else {}),
@@ -183,14 +161,14 @@ class IdleScenario(Scenario):
 
     async def measure(self, variant: Variant, run: Run) -> Figures:
         request = chat(variant.target, "hold", is_stream=True)
-        before = await _warm_memory(self, variant)
-        clients = await _connect(variant.target, partial(StreamClient, run, request, 2), self.streams)
+        before = await warm_memory(self, variant)
+        clients = await connect(variant.target, partial(StreamClient, run, request, 2), self.streams)
         await asyncio.gather(*(client.has_begun for client in clients))
         await asyncio.sleep(self.seconds)
         grown = variant.meter.resident_bytes() - before
         for client in clients:
             client.finish()
-        await _end(clients, run)
+        await end(clients, run)
         return {"stream_kib": grown / 1024 / self.streams}
 
 
@@ -204,10 +182,10 @@ class BulkScenario(Scenario):
     async def measure(self, variant: Variant, run: Run) -> Figures:
         size = self.megabytes * _MIB
         request = chat(variant.target, padding=size) if self.is_upload else chat(variant.target, f"bytes={size}")
-        meter, before = variant.meter, await _warm_memory(self, variant)
+        meter, before = variant.meter, await warm_memory(self, variant)
         begun = meter.read()
         make = partial(BulkClient, run, request, None if self.is_upload else size)
-        [client] = await _connect(variant.target, make, 1)
+        [client] = await connect(variant.target, make, 1)
         highest = before
         while not client.closed.done():
             highest = max(highest, meter.resident_bytes())
@@ -221,35 +199,6 @@ class BulkScenario(Scenario):
             "cpu_us_per_mib": usage.proxy / max(sent, 1) * 1e6,
             "grown_mib": (highest - before) / _MIB,
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeartbeatScenario(Scenario):
-    """Runs streams and reads all documents again and again, to find the greatest age of a running task's status."""
-
-    streams: int
-    rate: int
-    heartbeat_seconds: float
-    slack_seconds: float = 1.0
-
-    async def measure(self, variant: Variant, run: Run) -> Figures:
-        assert variant.store is not None
-        pieces = int((self.seconds + 1.0) * self.rate)
-        request = chat(variant.target, f"pieces={pieces}&rate={self.rate}", is_stream=True)
-        clients = await _connect(variant.target, partial(StreamClient, run, request, pieces), self.streams)
-        await asyncio.gather(*(client.has_begun for client in clients))
-        ages: list[float] = []
-        async with redis.asyncio.Redis(port=variant.store.port) as store:
-            keys = [key async for key in store.scan_iter("ts:ollama:*", count=1_000)]
-            until = time.monotonic() + self.seconds
-            while time.monotonic() < until:
-                await asyncio.sleep(0.25)
-                ages += _ages(await store.mget(keys))
-        await _end(clients, run)
-        late = sum(age > self.heartbeat_seconds + self.slack_seconds for age in ages)
-        if late or len(keys) != self.streams:
-            run.errors.append(f"{len(keys)} documents, {late} times older than a heartbeat and its slack")
-        return {"documents": len(keys), "reads": len(ages), "oldest_seconds": max(ages, default=0.0), "late": late}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +226,7 @@ class WrkScenario(Scenario):
         with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
             file.write(script)
             file.flush()
-            url = f"http://127.0.0.1:{variant.target.port}/v1/chat/completions"
+            url = f"http://127.0.0.1:{variant.target.port}{variant.target.prefix}/v1/chat/completions"
             argv = ["-t1", f"-c{self.clients}", f"-d{max(1, round(self.seconds))}s", "--latency", "-s", file.name, url]
             text = await _output(tools.system("wrk"), *argv)
         if "Non-2xx" in text or "Socket errors" in text:
@@ -296,38 +245,29 @@ async def _output(*argv: str) -> str:
     return output.decode()
 
 
-async def _connect(target: Target, make: Callable[[], _C], count: int) -> list[_C]:
+async def connect(target: Target, make: Callable[[], _C], count: int) -> list[_C]:
     loop = asyncio.get_running_loop()
     return [(await loop.create_connection(make, "127.0.0.1", target.port))[1] for _ in range(count)]
 
 
-async def _end(clients: Sequence[Client], run: Run) -> None:
+async def end(clients: Sequence[Client], run: Run) -> None:
     """Lets every client finish its present request."""
     run.is_over = True
     await asyncio.gather(*(client.closed for client in clients))
 
 
-async def _warm_memory(scenario: Scenario, variant: Variant) -> int:
+async def warm_memory(scenario: Scenario, variant: Variant) -> int:
     """The proxy's memory before the load. A fresh proxy serves some requests first."""
     if scenario.is_fresh:
         run = Run()
         request, is_right = chat(variant.target), is_completion(variant.target)
-        [client] = await _connect(variant.target, partial(AskingClient, run, request, is_right), 1)
+        [client] = await connect(variant.target, partial(AskingClient, run, request, is_right), 1)
         await asyncio.sleep(_WARM_SECONDS)
-        await _end([client], run)
+        await end([client], run)
     return variant.meter.resident_bytes()
 
 
-def _ages(documents: Sequence[bytes | str | None]) -> Iterator[float]:
-    """The age of the last status of each running task."""
-    now = time.time()
-    for document in documents:
-        fields = orjson.loads(document) if document else {}
-        if fields.get("state") == "RUNNING":
-            yield now - fields["timestamp"]
-
-
-def _load_figures(usage: Usage, delays: list[float]) -> Figures:
+def load_figures(usage: Usage, delays: list[float]) -> Figures:
     """Microseconds for times and CPU per request or piece, shares of one core for each party."""
     count = len(delays)
     return {

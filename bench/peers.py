@@ -1,10 +1,8 @@
 """The processes of a measured run: the upstream, the store, and the variants between load and upstream.
 
-Owns the variants and their configuration. Measures nothing.
+Owns the variants and how each is started; `configs` has the text of their configuration. Measures nothing.
 """
 
-import os
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,103 +10,47 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import tools
+from bench import configs, tools
 from bench.clients import Target, chat
-from bench.filled import fill
 from bench.process import Process, StartFailedError, answers, free_port, frozen, running
 from bench.procstat import Meter, tree
+from bench.stores import FilledStores, new_store, write_files
 
-GATEWAYS = (
-    "gateway", "gateway-ids", "gateway-kept", "gateway-queue", "gateway-no-store", "gateway-frozen", "gateway-1k",
-    "gateway-1m",
-)  # fmt: skip
 # The variants of another checkout, by the variant of this one that each is measured beside.
-BEFORE = {"gateway": "before", "gateway-ids": "before-ids"}
-PEERS = ("nginx", "nginx-tuned", "haproxy", "floor", "fastapi", "litellm", "portkey")
+BEFORE = {"gateway": "before", "gateway-ids": "before-ids", "gateway-1k": "before-1k"}
+# Peers whose programs no registry has: each runs if `--peer-binary` says where it is.
+BINARIES = ("go", "olla", "llama-swap")
+PEERS = ("nginx", "nginx-static", "haproxy", "floor", "fastapi", "fastapi-reads", "litellm", "portkey")
 TITLES = {
     "direct": "direct",
     "nginx": "nginx",
-    "nginx-tuned": "nginx, tuned",
+    "nginx-closing": "nginx, a connection each",  # only in older figures
+    "nginx-static": "nginx, static files",
     "haproxy": "HAProxy",
+    "go": "Go's ReverseProxy",
+    "olla": "Olla",
+    "llama-swap": "llama-swap",
     "gateway": "gateway",
     "gateway-ids": "gateway, client ids",
     "gateway-kept": "gateway, answers kept",
     "gateway-queue": "gateway, MAX_RUNNING=64",
+    "gateway-other": "gateway, tasks at another",
     "before": "before",
     "before-ids": "before, client ids",
+    "before-1k": "before, 1,000 tasks",
     "gateway-no-store": "gateway, no store",
     "gateway-frozen": "gateway, store frozen",
     "gateway-1k": "gateway, 1,000 tasks",
     "gateway-1m": "gateway, 1,000,000 tasks",
     "floor": "floor: bytes and a SET",
     "fastapi": "FastAPI + httpx + Redis",
+    "fastapi-reads": "FastAPI + redis-py",
     "litellm": "LiteLLM",
     "portkey": "Portkey",
 }
+_FILLED_TASKS = 1_000
 _SLOW_START_SECONDS = 120.0
 _READY = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
-
-_NGINX_CONF = """
-{user}
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log stderr warn;
-events {{ worker_connections 8192; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  scgi_temp_path {folder}/scgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  keepalive_requests 100000000;
-  client_max_body_size 0;
-  upstream ollama {{
-    server 127.0.0.1:{upstream_port};
-    {pool}
-  }}
-  server {{
-    listen 127.0.0.1:{port} backlog=4096;
-    location / {{
-      proxy_pass http://ollama;
-      proxy_buffering off;
-      proxy_request_buffering off;
-      proxy_read_timeout 600s;
-      {tuning}
-    }}
-  }}
-}}
-"""
-
-# What nginx needs to keep its connections to the upstream; without it, every request opens one.
-_POOL = "keepalive 128; keepalive_requests 100000000;"
-_TUNING = 'proxy_http_version 1.1; proxy_set_header Connection "";'
-
-_HAPROXY_CONF = """
-global
-  nbthread 1
-  maxconn 4000
-defaults
-  mode http
-  option http-no-delay
-  http-reuse always
-  timeout connect 5s
-  timeout client 600s
-  timeout server 600s
-listen ollama
-  bind 127.0.0.1:{port} backlog 4096
-  server ollama 127.0.0.1:{upstream_port}
-"""
-
-_LITELLM_CONF = """
-model_list:
-  - model_name: smollm2:135m
-    litellm_params:
-      model: openai/smollm2:135m
-      api_base: http://127.0.0.1:{upstream_port}/v1
-      api_key: ollama
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +64,7 @@ class Variant:
     store: Process | None = None
     counts_tasks: bool = False  # every answered request has left a key in the store
     filled: int = 0  # ended tasks in the store before the first request
+    holder: Target | None = None  # where the tasks are put that `target` is asked for; None: there as well
     patience: int = 1  # its windows are so many times longer: slow ones would have few answers in them
 
     @property
@@ -141,16 +84,27 @@ class Stand:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-@contextmanager
-def standing(names: Sequence[str], gateway_env: Mapping[str, str], beside: Path = tools.ROOT) -> Iterator[Stand]:
-    """Start what the variants in `names` need, and stop all of it at the end.
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the variants of a run are built with.
 
-    `beside`: the checkout whose gateway the variants *before* run.
+    `beside` is the checkout whose gateway the variants *before* run. `binaries` are the programs of `BINARIES` that are
+    there. `filled` has the stores that outlive a round.
     """
+
+    filled: FilledStores
+    gateway_env: Mapping[str, str] = field(default_factory=dict)
+    beside: Path = tools.ROOT
+    binaries: Mapping[str, Path] = field(default_factory=dict)
+
+
+@contextmanager
+def standing(names: Sequence[str], setup: Setup) -> Iterator[Stand]:
+    """Start what the variants in `names` need, and stop all of it at the end."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         folder.chmod(0o755)  # nginx's worker may be another user
-        builder = _Builder(stack, folder, gateway_env, beside)
+        builder = _Builder(stack, folder, setup)
         stand = Stand()
         for name in names:
             try:
@@ -163,20 +117,22 @@ def standing(names: Sequence[str], gateway_env: Mapping[str, str], beside: Path 
 class _Builder:
     """Starts processes on `stack`. Variants share the upstream and the store, and some share a gateway."""
 
-    def __init__(self, stack: ExitStack, folder: Path, gateway_env: Mapping[str, str], beside: Path) -> None:
+    def __init__(self, stack: ExitStack, folder: Path, setup: Setup) -> None:
         self._stack = stack
         self._folder = folder
-        self._gateway_env = gateway_env
-        self._beside = beside
+        self._setup = setup
         self._upstream = self._run("upstream", [sys.executable, "-m", "bench.upstream"])
         self._shared: dict[str, Process] = {}
 
     def build(self, name: str) -> Variant:
         builders: dict[str, Callable[[], Variant]] = {
             "direct": lambda: Variant("direct", Target(self._upstream.port), None, self._upstream),
-            "nginx": lambda: self._plain("nginx", self._nginx(is_tuned=False)),
-            "nginx-tuned": lambda: self._plain("nginx-tuned", self._nginx(is_tuned=True)),
+            "nginx": lambda: self._plain("nginx", self._nginx()),
+            "nginx-static": self._nginx_static,
             "haproxy": lambda: self._plain("haproxy", self._haproxy()),
+            "go": self._go,
+            "olla": self._olla,
+            "llama-swap": self._llama_swap,
             "gateway": lambda: self._tracking("gateway", self._once("gateway", self._common_gateway)),
             "gateway-ids": lambda: self._tracking(
                 "gateway-ids", self._once("gateway", self._common_gateway), sends_task_ids=True
@@ -189,10 +145,13 @@ class _Builder:
             "before-ids": lambda: self._tracking("before-ids", self._once("before", self._before), sends_task_ids=True),
             "gateway-no-store": lambda: self._plain("gateway-no-store", self._gateway(None)),
             "gateway-frozen": self._frozen,
-            "gateway-1k": lambda: self._filled("gateway-1k", 1_000),
+            "gateway-other": self._other,
+            "gateway-1k": lambda: self._filled("gateway-1k", _FILLED_TASKS),
+            "before-1k": lambda: self._filled("before-1k", _FILLED_TASKS, self._setup.beside),
             "gateway-1m": lambda: self._filled("gateway-1m", 1_000_000),
             "floor": lambda: self._tracking("floor", self._own("floor")),
             "fastapi": lambda: self._tracking("fastapi", self._own("relay")),
+            "fastapi-reads": self._fastapi_reads,
             "litellm": self._litellm,
             "portkey": self._portkey,
         }
@@ -226,8 +185,7 @@ class _Builder:
         return self._once("old-store", self._new_store)
 
     def _new_store(self) -> Process:
-        argv = [tools.store(), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "", "--appendonly", "no"]
-        return self._run("store", [*argv, "--port"])
+        return self._stack.enter_context(new_store(self._folder))
 
     # -- the gateway --
 
@@ -235,7 +193,7 @@ class _Builder:
         return self._gateway(self._store())
 
     def _before(self) -> Process:
-        return self._gateway(self._old_store(), self._beside)
+        return self._gateway(self._old_store(), self._setup.beside)
 
     def _gateway(self, store: Process | None, checkout: Path = tools.ROOT, **settings: str) -> Process:
         port = free_port()
@@ -246,7 +204,7 @@ class _Builder:
             "DRAIN_SEC": "1",
             "LOG_LEVEL": "warning",  # no access lines, as with nginx
             **({"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(store.port)} if store else {}),
-            **self._gateway_env,
+            **self._setup.gateway_env,
             **settings,
         }
         argv = [sys.executable, "-m", "gateway"]
@@ -259,45 +217,91 @@ class _Builder:
         self._stack.enter_context(frozen(store))
         return self._plain("gateway-frozen", proxy)
 
-    def _filled(self, name: str, tasks: int) -> Variant:
-        store = self._new_store()
-        fill(store.port, tasks)
-        proxy = self._gateway(store)
+    def _other(self) -> Variant:
+        """Two gateways on one store: the second has the tasks, the first is asked."""
+        asked, holder = self._gateway(self._store()), self._gateway(self._store())
+        return Variant(
+            "gateway-other", Target(asked.port), asked, self._upstream, self._store(), holder=Target(holder.port)
+        )
+
+    def _filled(self, name: str, tasks: int, checkout: Path = tools.ROOT) -> Variant:
+        store = self._setup.filled.of(tasks, checkout)
+        proxy = self._gateway(store, checkout)
         return Variant(name, Target(proxy.port), proxy, self._upstream, store, filled=tasks)
 
     # -- peers --
 
-    def _nginx(self, *, is_tuned: bool) -> Process:
+    def _nginx(self) -> Process:
+        port, folder = self._nginx_folder()
+        return self._start_nginx(folder, port, configs.nginx_proxy(str(folder), port, self._upstream.port))
+
+    def _nginx_static(self) -> Variant:
+        """Serves the same documents as the gateway, from files."""
+        port, folder = self._nginx_folder()
+        write_files(self._setup.filled.of(_FILLED_TASKS), _FILLED_TASKS, folder)
+        proxy = self._start_nginx(folder, port, configs.nginx_static(str(folder), port))
+        return Variant("nginx-static", Target(port), proxy, self._upstream, filled=_FILLED_TASKS)
+
+    def _nginx_folder(self) -> tuple[int, Path]:
         port = free_port()
         folder = self._folder / f"nginx-{port}"
         folder.mkdir(mode=0o755)
-        text = _NGINX_CONF.format(
-            user="user root;" if os.geteuid() == 0 else "",  # as root the worker would become `www-data`
-            folder=folder,
-            port=port,
-            upstream_port=self._upstream.port,
-            pool=_POOL if is_tuned else "",
-            tuning=_TUNING if is_tuned else "",
-        )
+        return port, folder
+
+    def _start_nginx(self, folder: Path, port: int, text: str) -> Process:
         (folder / "nginx.conf").write_text(text)
         argv = [tools.system("nginx"), "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
         return self._stack.enter_context(running(self._folder, "nginx", argv, port))
 
     def _haproxy(self) -> Process:
         port = free_port()
-        file = self._folder / f"haproxy-{port}.cfg"
-        file.write_text(_HAPROXY_CONF.format(port=port, upstream_port=self._upstream.port))
-        argv = [tools.system("haproxy"), "-db", "-f", str(file)]
+        file = self._write(f"haproxy-{port}.cfg", configs.haproxy(port, self._upstream.port))
+        argv = [tools.system("haproxy"), "-db", "-f", file]
         return self._stack.enter_context(running(self._folder, "haproxy", argv, port))
+
+    def _go(self) -> Variant:
+        """A reverse proxy: `PROGRAM ADDRESS UPSTREAM_URL`."""
+        port = free_port()
+        argv = [self._binary("go"), f"127.0.0.1:{port}", f"http://127.0.0.1:{self._upstream.port}"]
+        return self._plain("go", self._stack.enter_context(running(self._folder, "go", argv, port)))
+
+    def _olla(self) -> Variant:
+        port = free_port()
+        argv = [self._binary("olla"), "-c", self._write("olla.yaml", configs.olla(port, self._upstream.port))]
+        target = Target(port, prefix=configs.OLLA_PREFIX)
+        how = running(self._folder, "olla", argv, port, configs.OLLA_ENV, cwd=self._folder, is_ready=_answers(target))
+        return Variant("olla", target, self._stack.enter_context(how), self._upstream)
+
+    def _llama_swap(self) -> Variant:
+        port = free_port()
+        file = self._write("llama-swap.yaml", configs.llama_swap(self._upstream.port))
+        argv = [self._binary("llama-swap"), "-config", file, "-listen", f"127.0.0.1:{port}"]
+        target = Target(port)
+        how = running(self._folder, "llama-swap", argv, port, cwd=self._folder, is_ready=_answers(target))
+        return Variant("llama-swap", target, self._stack.enter_context(how), self._upstream)
+
+    def _binary(self, name: str) -> str:
+        if name not in self._setup.binaries:
+            raise tools.MissingToolError(f"--peer-binary {name}=PATH was not given")
+        return str(self._setup.binaries[name])
+
+    def _write(self, name: str, text: str) -> str:
+        file = self._folder / name
+        file.write_text(text)
+        return str(file)
+
+    def _fastapi_reads(self) -> Variant:
+        store = self._setup.filled.of(_FILLED_TASKS)
+        proxy = self._run("reads", [sys.executable, "-m", "bench.reads"], str(store.port))
+        return Variant("fastapi-reads", Target(proxy.port), proxy, self._upstream, store, filled=_FILLED_TASKS)
 
     def _own(self, module: str) -> Process:
         ports = str(self._upstream.port), str(self._store().port)
         return self._run(module, [sys.executable, "-m", f"bench.{module}"], *ports)
 
     def _litellm(self) -> Variant:
-        file = self._folder / "litellm.yaml"
-        file.write_text(_LITELLM_CONF.format(upstream_port=self._upstream.port))
-        argv = [tools.litellm(), "--config", str(file), "--host", "127.0.0.1", "--telemetry", "False", "--port"]
+        file = self._write("litellm.yaml", configs.litellm(self._upstream.port))
+        argv = [tools.litellm(), "--config", file, "--host", "127.0.0.1", "--telemetry", "False", "--port"]
         env = {
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it asks the network
             "LITELLM_LOG": "ERROR",
@@ -306,10 +310,10 @@ class _Builder:
         port = free_port()
         target = Target(port, is_verbatim=False)
         # Its first request takes seconds, for it loads most of itself then.
-        is_ready = answers(chat(target)())
         how = running(
-            self._folder, "litellm", [*argv, str(port)], port, env, is_ready=is_ready, limit_seconds=_SLOW_START_SECONDS
-        )
+            self._folder, "litellm", [*argv, str(port)], port, env, is_ready=_answers(target),
+            limit_seconds=_SLOW_START_SECONDS,
+        )  # fmt: skip
         return Variant("litellm", target, self._stack.enter_context(how), self._upstream, patience=2)
 
     def _portkey(self) -> Variant:
@@ -323,9 +327,6 @@ class _Builder:
         return Variant("portkey", Target(port, False, fields, is_verbatim=False), proxy, self._upstream)
 
 
-def store_command(store: Process, command: str) -> str:
-    """Send one inline command to our own store and return the first line of its answer."""
-    with socket.create_connection(("127.0.0.1", store.port), timeout=30) as connection:
-        connection.sendall(command.encode() + b"\r\n")
-        with connection.makefile("r", newline="\r\n") as answer:
-            return answer.readline().rstrip("\r\n")
+def _answers(target: Target) -> Callable[[int], bool]:
+    """Whether a peer answers a small request: it may listen before it knows the upstream's models."""
+    return answers(chat(target)())

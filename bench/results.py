@@ -13,7 +13,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,13 @@ class Measured:
         """A variant's figures and those of `base` in the same round."""
         return [(round_[variant], round_[base]) for round_ in self.rounds if variant in round_ and base in round_]
 
+    def without(self, variants: Collection[str]) -> "Measured":
+        """The same without some variants."""
+        rounds = [{name: figures for name, figures in r.items() if name not in variants} for r in self.rounds]
+        left_out = {name: why for name, why in self.left_out.items() if name not in variants}
+        errors = [error for error in self.errors if not any(f", {name}: " in error for name in variants)]
+        return Measured(self.measured, self.commit, rounds, left_out, errors)
+
 
 @dataclass(slots=True)
 class Results:
@@ -58,6 +65,10 @@ class Results:
     def of(self, name: str) -> Measured:
         """A scenario's rounds; none if it was not measured."""
         return self.scenarios.get(name) or Measured("", "")
+
+    def without(self, variants: Collection[str]) -> "Results":
+        """The same without some variants."""
+        return Results(self.environment, {name: found.without(variants) for name, found in self.scenarios.items()})
 
 
 def load(path: Path) -> Results:

@@ -1,9 +1,11 @@
 """The fast upstream behind every proxy: `python -m bench.upstream PORT`.
 
-It answers a request with a small JSON completion, unless the plan `[...]` in the message asks for something else:
+It answers a request without a body with the list of its models, and any other with a small JSON completion, unless the
+plan `[...]` in the message asks for something else:
 
 - `pieces=N&rate=R`: an event stream of N chunks at R a second, then `data: [DONE]`
 - `hold`: the head and one chunk of an event stream, then nothing until the client leaves
+- `hold=N`: the same until another request has the plan `release=N`; then the second chunk and the end
 - `bytes=N`: a body of N bytes, as fast as the reader takes it
 
 Each chunk carries the clocks at which the request arrived and the chunk was sent. The plan is in the message, because
@@ -29,10 +31,14 @@ COMPLETION = (
     b'"Hello! How can I help you today?"},"finish_reason":"stop"}],"usage":{"prompt_tokens":31,'
     b'"completion_tokens":10,"total_tokens":41}}\n'
 )
-JSON_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
-    len(COMPLETION),
-    COMPLETION,
+# For peers that ask which models there are, as OpenAI and as Ollama tells it.
+MODELS = (
+    b'{"object":"list","data":[{"id":"smollm2:135m","object":"model","created":1767225600,"owned_by":"library"}],'
+    b'"models":[{"name":"smollm2:135m","model":"smollm2:135m","size":270898672,"digest":"9077fe9d2ae1"}]}\n'
 )
+_JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+JSON_ANSWER = _JSON % (len(COMPLETION), COMPLETION)
+MODELS_ANSWER = _JSON % (len(MODELS), MODELS)
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
@@ -47,6 +53,7 @@ _BULK_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nCont
 _BULK_PIECE = bytes(65_536)
 _PLAN = re.compile(rb"\[([a-z][a-z0-9.=&]*)\]")
 _PLAN_WITHIN_BYTES = 1_000
+_held: dict[int, "Upstream"] = {}  # the streams of `hold=N`
 
 
 class Upstream(asyncio.Protocol):
@@ -92,21 +99,30 @@ class Upstream(asyncio.Protocol):
         self._asked_ns = time.monotonic_ns()
         plan = _PLAN.search(self._body, 0, _PLAN_WITHIN_BYTES)
         if plan is None:
-            self._transport.write(JSON_ANSWER)
+            self._transport.write(JSON_ANSWER if self._body else MODELS_ANSWER)
         else:
             self._follow(plan[1].decode())
 
     def _follow(self, plan: str) -> None:
         values = {key: float(found[0]) for key, found in parse_qs(plan).items()}
         if plan == "hold":
-            self._pieces_left = 2
-            self._send_piece(_STREAM_HEAD)
+            self._hold()
+        elif "hold" in values:
+            _held[int(values["hold"])] = self
+            self._hold()
+        elif "release" in values:
+            self._transport.write(JSON_ANSWER)
+            _held.pop(int(values["release"]))._send_piece()
         elif "bytes" in values:
             self._bytes_left = int(values["bytes"])
             self._transport.write(_BULK_HEAD % self._bytes_left)
             self._send_bulk()
         else:
             self._start_stream(int(values["pieces"]), values["rate"])
+
+    def _hold(self) -> None:
+        self._pieces_left, self._interval_seconds = 2, 0.0
+        self._send_piece(_STREAM_HEAD)
 
     def _start_stream(self, pieces: int, rate: float) -> None:
         self._pieces_left, self._interval_seconds = pieces, 1 / rate

@@ -109,11 +109,18 @@ class Client:
             self._page_etag, self._page = answer.headers.get("etag", ""), _page(self._json(answer, "items"))
         return self._page
 
-    def document(self, task_id: str, wait_seconds: float = 0, known: str = "") -> Document | None:
+    def document(self, task_id: str, wait_seconds: float = 0) -> Document:
+        """A task's status: after `wait_seconds`, or when there is another event. Raises UnknownTask and Away."""
+        return self._task(self._ask_status(task_id, wait_seconds))
+
+    def news(self, task_id: str, wait_seconds: float, known: str) -> Document | None:
         """A task's status. None if it still is the event `known` after `wait_seconds`. Raises UnknownTask and Away."""
-        query = {"wait": f"{wait_seconds:.3f}"} if wait_seconds else {}
-        answer = self._ask("GET", f"/tasks/status/{task_id}", query, f'"{known}"' if known else "", wait_seconds)
+        answer = self._ask_status(task_id, wait_seconds, f'"{known}"')
         return None if answer.status_code == 304 else self._task(answer)
+
+    def _ask_status(self, task_id: str, wait_seconds: float, etag: str = "") -> httpx.Response:
+        query = {"wait": f"{wait_seconds:.3f}"} if wait_seconds else {}
+        return self._ask("GET", f"/tasks/status/{task_id}", query, etag, wait_seconds)
 
     def nodes(self) -> Nodes:
         """The gateways that share the store. Raises Away, also if the key may not see them."""
@@ -176,7 +183,7 @@ class Client:
             answer = self._http.request(method, path, params=query, headers=headers, timeout=timeout)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
-        if answer.status_code in (200, 202, 304):
+        if answer.status_code in (200, 202) or (etag and answer.status_code == 304):
             return answer
         raise self._refusal(answer)
 

@@ -14,12 +14,12 @@ from types import TracebackType
 from typing import IO, Self
 
 from gateway.cli.client import Away, Broken, Client, Document, has_ended
+from gateway.cli.watch import AGAIN_SECONDS
 from gateway.tasks.document import is_presumed
 
 _WAIT_SECONDS = 30.0  # for the head of the answer, in one request: many proxies close a connection that is idle longer
 _TRIES = 5  # one after the other, none with a new byte
 _PAUSE_SECONDS = 1.0
-_AGAIN_SECONDS = 2.0  # between two looks at a task that is presumed lost
 _NO_ANSWER = "the task has ended without an answer"
 # Errors that say what is wrong with the request. Other errors of the gateway are what the task's client got.
 _OF_REQUEST = frozenset({"unauthorized", "generation_changed", "offset_not_satisfiable", "invalid_parameter"})
@@ -72,9 +72,11 @@ class Reader:
 
     def _read(self, present: int | None) -> Reached:
         while True:
-            before = self.offset
+            before, asked_at = self.offset, time.monotonic()
             try:
                 reached = self._one_connection(present)
+                if reached is None:  # the gateway may say so before its time, if too many clients wait
+                    time.sleep(max(asked_at + AGAIN_SECONDS - time.monotonic(), 0.0))
             except (Broken, Away) as error:
                 reached = self._after(error, present, is_new=self.offset > before)
             if reached is not None:
@@ -132,7 +134,7 @@ class Reader:
             return Reached.PRESENT
         self._tell(f"no word from the task's gateway after {self.offset} bytes; it may still run the task: waiting")
         while (document := self._known()) is not None and is_presumed(document):
-            time.sleep(_AGAIN_SECONDS)
+            time.sleep(AGAIN_SECONDS)
         self._tries = 0
         return None
 

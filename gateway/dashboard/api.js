@@ -53,17 +53,14 @@ export class Api {
     const headers = known?.etag ? { "If-None-Match": known.etag } : {};
     const answer = await this.#fetch(path, { headers, signal, timeoutMs });
     if (answer.status === 304) return known;
-    const body = await readJson(answer);
-    if (!answer.ok && !also.includes(answer.status)) throw new Refused(answer.status, problemIn(body, answer));
+    const body = await bodyOf(answer, also);
     return { status: answer.status, etag: answer.headers.get("ETag"), body };
   }
 
   // Returns {status, body}. Throws Away and Refused.
   async post(path) {
     const answer = await this.#fetch(path, { method: "POST", timeoutMs: TIMEOUT_MS });
-    const body = await readJson(answer);
-    if (!answer.ok) throw new Refused(answer.status, problemIn(body, answer));
-    return { status: answer.status, body };
+    return { status: answer.status, body: await bodyOf(answer) };
   }
 
   // Throws Away and Refused.
@@ -97,6 +94,14 @@ export class Api {
     const skewMs = Date.parse(answer.headers.get("Date")) + 500 - Date.now();
     if (Math.abs(skewMs - this.#skewMs) > 1500) this.#skewMs = Math.abs(skewMs) > 1500 ? skewMs : 0;
   }
+}
+
+// A body that is cut off must not be taken with its ETag: the gateway would say 304 from then on.
+async function bodyOf(answer, also = []) {
+  const body = await readJson(answer);
+  if (answer.ok && body === null) throw new Away("its answer was cut off, or is not the answer of a gateway");
+  if (answer.ok || (also.includes(answer.status) && body !== null)) return body;
+  throw new Refused(answer.status, problemIn(body, answer));
 }
 
 async function readJson(answer) {

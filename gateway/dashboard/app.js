@@ -94,7 +94,7 @@ async function askHealth() {
   models.showMissing(body.models);
   showConditions(body);
   showHealthProblems(body);
-  if (before && condition !== before) hurryAll();
+  if (before && condition !== before) hurry(lists, loaded, peers); // not itself: a balancer's gateways may differ each time
 }
 
 async function askModels() {
@@ -128,8 +128,8 @@ function sayAway(error) {
   setProblem("gateway", `The gateway does not answer (${error.message}).${since} The page keeps trying.`);
 }
 
-function hurryAll() {
-  for (const poller of [lists, health, loaded, peers]) poller.hurry();
+function hurry(...pollers) {
+  for (const poller of pollers) poller.hurry();
 }
 
 // -- what is wrong ---------------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ async function openDocs() {
 
 byId("key-form").addEventListener("submit", takeKey);
 byId("forget-key").addEventListener("click", forgetKey);
-byId("try-now").addEventListener("click", hurryAll);
+byId("try-now").addEventListener("click", () => hurry(lists, health, loaded, peers));
 byId("state").addEventListener("change", ({ target }) => {
   view.state = target.value;
   turnTo([""]);

@@ -1,8 +1,10 @@
-// Repeats a request while the page is visible: slower and slower while it fails, and never in a hidden tab.
+// When to ask again. `Poller` repeats a request while the page is visible: slower and slower while it fails, and never in
+// a hidden tab. `Pace` is for questions that the gateway answers when there is news.
 
 import { Away, Refused } from "./api.js";
 
 const LONGEST_MS = 30_000;
+const MOST_AT_ONCE = 3;
 
 export class Poller {
   #timer = 0;
@@ -62,5 +64,28 @@ export class Poller {
     const delayMs = Math.min(this.everyMs * 2 ** this.failures, LONGEST_MS);
     this.#plan(this.#isWanted ? 0 : delayMs);
     this.#isWanted = false;
+  }
+}
+
+// The gateway may answer such a question before its time, with news or without: without, if too many clients wait.
+export class Pace {
+  #atOnce = 0;
+
+  constructor(everyMs) {
+    this.everyMs = everyMs;
+  }
+
+  // How long to pause after an answer that took so long. News may be followed by a question at once, a few times in a
+  // row. Otherwise the next question begins `everyMs` after the one before at the soonest.
+  restMs(tookMs, isNew) {
+    if (tookMs >= this.everyMs) {
+      this.#atOnce = 0;
+      return 0;
+    }
+    if (isNew && this.#atOnce < MOST_AT_ONCE) {
+      this.#atOnce += 1;
+      return 0;
+    }
+    return this.everyMs - tookMs;
   }
 }

@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.tasks.stages import Stage
 from gateway.tasks.task import Reason
 from tests.support.forged import document, forge_document, lost_document
 from tests.support.pages import blocks, here, output, page, table, the_block
-from tests.support.scripted import answering
+from tests.support.scripted import JSON, answering
 from tests.support.store import DOCUMENTS
 from tests.support.waiting import until, within
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.gateway import Gateway
-    from tests.support.scripted import Upstream
+    from tests.support.scripted import Exchange, Script, Upstream
     from tests.support.store import Store
     from tests.support.wire import Client
 
@@ -111,6 +114,35 @@ async def test_the_shell_example_waits_for_the_end(
     written = await within(30, waiting, "the loop ends")
     assert [row.split('"')[3] for row in written.splitlines()] == shown
     await client.close()
+
+
+@pytest.mark.parametrize("language", ["python", "sh"])
+async def test_the_examples_pause_after_an_answer_before_its_time(
+    upstream: Upstream, tmp_path: Path, language: str
+) -> None:
+    """Where the server answers 304 at once, they pause for a second; they name the event that they know."""
+    found, end = document("report-17"), document("report-17", Stage.DONE)
+    asked_at: list[float] = []
+
+    def at_once(status: int, task: dict[str, Any]) -> Script:
+        tag = (b"ETag", b'"%s"' % task["event_id"].encode())
+        answer = answering(
+            status, JSON, tag, body=json.dumps(task, separators=(",", ":")).encode() if status == 200 else b""
+        )
+
+        async def script(exchange: Exchange) -> None:
+            asked_at.append(time.monotonic())
+            await answer(exchange)
+
+        return script
+
+    upstream.then(at_once(200, found), at_once(304, found), at_once(304, found), at_once(200, end))
+    example = here(the_block(PAGE, language, "def statuses" if language == "python" else "until "), upstream.port)
+    command = [sys.executable, "-c", example, "report-17"] if language == "python" else ["bash", "-c", example]
+    await output(*command, cwd=tmp_path)
+    known = b'"%s"' % found["event_id"].encode()
+    assert [exchange.head.get("If-None-Match") for exchange in upstream.exchanges[1:]] == [known] * 3
+    assert min(later - earlier for earlier, later in pairwise(asked_at[1:])) >= 0.9
 
 
 @pytest.fixture

@@ -107,6 +107,33 @@ async def test_status_waits_for_the_end(tracked: Gateway, stream: Gated, fresh_i
         await waiting.shows("SUCCESS", "complete")
 
 
+async def test_one_connection_carries_all_questions(upstream: Upstream) -> None:
+    """`--wait` asks with what it knows, and only after the answer to the question before; so does `--watch`."""
+    found, end = document("one"), document("one", Stage.DONE)
+    url, known = f"http://127.0.0.1:{upstream.port}", b'"%s"' % found["event_id"].encode()
+    tag = (b"ETag", known)
+    upstream.then(
+        answering(200, JSON, tag, body=json.dumps(found).encode()),
+        answering(304, tag),
+        answering(200, JSON, body=json.dumps(end).encode()),
+    )
+    assert (await said("status", "one", "--wait", "--url", url)).code == 0
+    assert [exchange.head.get("If-None-Match") for exchange in upstream.exchanges] == [None, known, known]
+    assert {exchange.head.target for exchange in upstream.exchanges[1:]} == {b"/tasks/status/one?wait=30.000"}
+    assert len({exchange.connection.number for exchange in upstream.exchanges}) == 1
+    await upstream.forget()
+
+    page = json.dumps({"items": [found], "count": 1, "next_cursor": None}).encode()
+    upstream.then(answering(200, JSON, (b"ETag", b'"page"'), body=page))
+    upstream.default = answering(304, (b"ETag", b'"page"'))
+    async with Live(upstream.port, "tasks", "--watch", is_terminal=True) as watch:
+        await upstream.exchange(2)
+        await watch.shows("1 of 1 in flight")
+        assert await watch.interrupted() == 0
+    assert [exchange.head.get("If-None-Match") for exchange in upstream.exchanges[:3]] == [None, b'"page"', b'"page"']
+    assert len({exchange.connection.number for exchange in upstream.exchanges}) == 1
+
+
 async def test_an_unknown_task_is_4(ask: Ask, fresh_id: str) -> None:
     """No such task is 4, on the standard error, for status, for waiting and for cancel."""
     for words in (["status", fresh_id], ["status", fresh_id, "--wait"], ["cancel", fresh_id, "--json"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,10 @@ import pytest
 
 from bench.__main__ import BESIDE, LATEST, _options
 from bench.beside import order, ratios, with_before
-from bench.peers import BEFORE, PEERS, TITLES, standing
+from bench.peers import BEFORE, PEERS, TITLES, Setup, standing
 from bench.results import Measured, Round, commit
 from bench.scenarios import SCENARIOS
+from bench.stores import FilledStores
 
 if TYPE_CHECKING:
     from bench.load import Scenario
@@ -24,6 +26,7 @@ JSON_32 = next(scenario for scenario in SCENARIOS if scenario.name == "json-32")
 OLD_GATEWAY = """
 import http.server
 import os
+from contextlib import ExitStack
 
 class Ready(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -61,11 +64,11 @@ def row_of(table: str, title: str) -> list[str]:
 
 def test_the_other_checkout_is_what_runs_as_before(checkout: Path) -> None:
     """`python -m gateway` starts in its folder; the present gateway starts in this one."""
-    with standing(["before"], {}, checkout) as stand:
+    with ExitStack() as stack, standing(["before"], Setup(FilledStores(stack), beside=checkout)) as stand:
         [before] = stand.variants
         assert before.proxy is not None
         assert Path(os.readlink(f"/proc/{before.proxy.pid}/cwd")) == checkout
-    with standing(["gateway"], {}, checkout) as stand:
+    with ExitStack() as stack, standing(["gateway"], Setup(FilledStores(stack), beside=checkout)) as stand:
         [now] = stand.variants
         assert now.proxy is not None
         assert Path(os.readlink(f"/proc/{now.proxy.pid}/cwd")) == Path(__file__).parents[2]

@@ -9,10 +9,11 @@ import pytest
 
 from bench import docs, results
 from bench.__main__ import _is_chosen
+from bench.limits import verdicts
 from bench.load import percentile
-from bench.peers import TITLES
+from bench.peers import BINARIES, TITLES
 from bench.plots import Dot, Line, dot_plot, line_plot
-from bench.report import table, verdicts
+from bench.report import table
 from bench.results import Measured, Results
 from bench.scenarios import SCENARIOS
 
@@ -61,10 +62,10 @@ def test_every_scenario_is_published() -> None:
 
 
 def test_every_variant_is_measured_or_named_as_left_out() -> None:
-    """A peer that could not be had, or failed in each round, is named with the reason."""
+    """A peer that could not be had, or failed in each round, is named with the reason, except programs by path."""
     for scenario in SCENARIOS:
         found = PUBLISHED.of(scenario.name)
-        missing = set(scenario.variants) - set(found.variants) - set(found.left_out)
+        missing = set(scenario.variants) - set(BINARIES) - set(found.variants) - set(found.left_out)
         assert all(any(f", {name}: " in error for error in found.errors) for name in missing), (scenario.name, missing)
 
 
@@ -105,13 +106,47 @@ def test_a_peer_that_was_left_out_is_named_with_the_reason() -> None:
     assert "Error: round 1, nginx: refused" in text
 
 
-@pytest.mark.parametrize(("gateway", "verdict"), [(30.0, "reached"), (30.1, "**missed**")])
+def test_a_scenario_without_rounds_has_a_reason_and_no_table() -> None:
+    """One reason of several variants is said once."""
+    text = table(JSON_32, Measured("", "", [], {"nginx": "too new", "gateway": "too new"}))
+    assert text.splitlines() == ["### Small JSON, 32 clients", "", "Left out: nginx, gateway: too new"]
+
+
+@pytest.mark.parametrize(("gateway", "verdict"), [(60.0, "reached"), (60.1, "**missed**")])
 def test_a_limit_is_reached_or_missed_by_the_median(gateway: float, verdict: str) -> None:
-    """Three times nginx's CPU is allowed, and not a little more; what was not measured is said to be that."""
+    """Six times nginx's CPU is allowed, and not a little more; what was not measured is said to be that."""
     found = Results({}, {"json-32": measured(nginx=[10, 10, 10], gateway=[1, gateway, 99])})
-    [line] = [line for line in verdicts(found).splitlines() if "32 clients: CPU to nginx's" in line]
+    [line] = [line for line in verdicts(found).splitlines() if "32 clients: CPU to nginx" in line]
     assert line.rstrip(" |").endswith(verdict)
     assert "not measured" in verdicts(found)
+
+
+def test_what_is_asked_is_compared_with_what_is_relayed_in_the_same_round() -> None:
+    """A status read may cost 1.2 times a relayed small request: the median of the ratios of the rounds."""
+    asked: dict[str, list[float]] = {"gateway-1k": [120, 400, 300]}
+    scenarios = {"json-32": measured(gateway=[100, 200, 300]), "status-32": measured(**asked)}
+    [line] = [line for line in verdicts(Results({}, scenarios)).splitlines() if "Status read, 32 clients" in line]
+    assert "1.20 [1.00-2.00]" in line
+    assert line.rstrip(" |").endswith("reached")
+
+
+def test_go_is_in_the_limits_only_where_it_ran() -> None:
+    """Its program is given by path, so that it is missing says nothing."""
+    assert "Go's" not in verdicts(Results({}, {"json-32": measured(gateway=[1])}))
+    assert "2.00 [2.00-2.00]" in next(
+        line
+        for line in verdicts(Results({}, {"json-32": measured(gateway=[2], go=[1])})).splitlines()
+        if "Go's" in line
+    )
+
+
+def test_reads_beside_streams_are_compared_inside_a_run() -> None:
+    """A millisecond more at p99 is allowed."""
+    rounds: list[results.Round] = [{"gateway-1k": {"p99_us": 900.0, "asked_p99_us": 1_950.0}}]
+    scenarios = {"sse-100-asked": Measured("", "", rounds)}
+    [line] = [line for line in verdicts(Results({}, scenarios)).splitlines() if "beside 100 streams" in line]
+    assert "1,050 [1,050-1,050]" in line
+    assert "missed" in line
 
 
 def test_percentiles_are_of_the_ordered_values() -> None:
@@ -140,6 +175,15 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
 
 
 # -- plots and options --
+
+
+def test_programs_by_path_are_left_out_of_what_is_published() -> None:
+    """Not a figure, a reason or an error of them stays."""
+    found = measured(nginx=[1], go=[2])
+    found.left_out, found.errors = {"olla": "did not start"}, ["round 1, go: refused", "round 1, nginx: refused"]
+    published = Results({}, {"json-32": found}).without(BINARIES).of("json-32")
+    assert (published.variants, published.left_out, published.errors) == (["nginx"], {}, ["round 1, nginx: refused"])
+    assert found.variants == ["nginx", "go"]
 
 
 def test_a_plot_is_a_picture_with_a_dot_per_variant() -> None:

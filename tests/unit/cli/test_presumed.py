@@ -79,8 +79,12 @@ def test_its_code_is_3(status: dict[str, Any], code: int, monkeypatch: pytest.Mo
 def test_a_wait_goes_on(
     later: dict[str, Any], code: int, hurried: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`status --wait` waits until the task has its real end, or its loss is certain. It asks every two seconds."""
-    answers(monkeypatch, PRESUMED, PRESUMED, task(Stage.STREAMING), PRESUMED, later)
+    """`status --wait` waits until the task has its real end, or its loss is certain.
+
+    If a gateway answers at once, the command asks every two seconds.
+    """
+    answers(monkeypatch, PRESUMED, PRESUMED, PRESUMED, PRESUMED, task(Stage.STREAMING), PRESUMED, later)
+    monkeypatch.setattr(time, "monotonic", lambda: sum(hurried))
     assert main(["status", "one", "--wait"]) == code
     assert hurried == [2.0, 2.0, 2.0]
 

@@ -45,7 +45,7 @@ class Gateway:
         steps = self.connections.pop(0) if len(self.connections) > 1 else self.connections[0]
         if steps and isinstance(steps[0], Away):
             raise steps[0]
-        yield KeptAnswer("1-a", self.pieces(steps))
+        yield None if steps is NOT_YET else KeptAnswer("1-a", self.pieces(steps))
 
     def pieces(self, steps: Sequence[bytes | Exception]) -> Iterator[bytes]:
         """What one connection brings."""
@@ -55,6 +55,7 @@ class Gateway:
             yield step
 
 
+NOT_YET: Sequence[bytes | Exception] = []  # the answer has not begun
 CUT = Broken("cut")
 SILENT = Broken("silent", is_silent=True)
 GONE = Away("gone", is_short=True)
@@ -63,7 +64,7 @@ GONE = Away("gone", is_short=True)
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between tries are no part of these tests."""
-    monkeypatch.setattr(response, "_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(response, "AGAIN_SECONDS", 0.0)
     monkeypatch.setattr(response, "_PAUSE_SECONDS", 0.0)
 
 
@@ -95,6 +96,18 @@ def test_a_silent_task_is_no_failure() -> None:
     """A model may be silent for long: the command asks again as often as it takes."""
     reached, written, told = read(Gateway([b"ab", SILENT], *[[SILENT]] * 20, [b"c"]))
     assert (reached, written, told) == (Reached.END, b"abc", [])
+
+
+def test_an_answer_that_has_not_begun_is_asked_for_every_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway may answer a `wait` at once. Then the command pauses; after a wait of two seconds it does not."""
+    pauses = list[float]()
+    now = iter([0.0, 0.5, 2.0, 32.0, 32.0])
+    monkeypatch.setattr(response, "AGAIN_SECONDS", 2.0)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    reached, written, _ = read(Gateway(NOT_YET, NOT_YET, [b"ab"]))
+    assert (reached, written) == (Reached.END, b"ab")
+    assert pauses == [1.5, 0.0]
 
 
 def test_an_answer_that_was_broken_off_ends_there() -> None:
