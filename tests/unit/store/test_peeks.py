@@ -18,7 +18,7 @@ from tests.support.ports import free_port
 from tests.support.records import BOOT, ids, peeked, peeked_page, put, record, text_of, undated, walk
 from tests.support.store import DOCUMENTS
 from tests.support.tap import tapped
-from tests.support.waiting import within
+from tests.support.waiting import next_turn, until, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -306,11 +306,11 @@ async def test_a_store_that_hangs_is_unclear(server: Server) -> None:
         await within(2, unclear(store), "both are told")
         tap.open.set()
         tap.cut()
-        for _ in range(100):
-            if await peeked(store, "t") is None:
-                break
-            await asyncio.sleep(0.05)
-        assert await peeked(store, "t") is None
+
+        async def is_back() -> bool:
+            return await peeked(store, "t") is None
+
+        await until(is_back, what="reads are answered again")
         await store.close()
 
 
@@ -320,7 +320,7 @@ async def test_closing_answers_what_waits(server: Server, patience: None) -> Non
         store = client_of(tap.url)
         tap.open.clear()
         waiting = [asyncio.ensure_future(peeked(store, "t")), asyncio.ensure_future(peeked_page(store))]
-        await asyncio.sleep(0)
+        await next_turn()
         await store.close()
         for found in await within(2, asyncio.gather(*waiting), "both are told"):
             assert isinstance(found, Unclear)
