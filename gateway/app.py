@@ -22,6 +22,7 @@ from gateway.queue.places import Places
 from gateway.relay.proxy import Proxy
 from gateway.routes import dashboard, health, models, nodes
 from gateway.routes import metrics as scraping
+from gateway.routes.cancel import CancelRoutes
 from gateway.routes.on_demand import RoutesOnDemand
 from gateway.routes.plain import PlainRoutes, Route
 from gateway.routes.response import ResponseRoute
@@ -77,7 +78,8 @@ def create_app(settings: Settings) -> Gateway:
     drain.on_begin(announcer.drain)
     keyring = Keyring(settings.api_keys, settings.api_keys_file)
     readiness = _readiness(settings, upstream, tracker, keeping, drain)
-    plain = PlainRoutes(_plain_routes(readiness, metrics, loaded_models, announcer), counts)
+    known = _plain_routes(readiness, metrics, loaded_models, announcer)
+    plain = PlainRoutes(known, CancelRoutes(tracker).find, counts)
     routes = RoutesOnDemand(partial(_application, tracker, counts))
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
     lifespan = partial(_lifespan, upstream, tracker, keeping, keyring, metrics, announcer)

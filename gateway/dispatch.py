@@ -95,7 +95,7 @@ class Gateway:
                 self._proxy.open(request, target)
             elif task_id is not None:
                 self._responses.open(request, task_id, target)
-            elif not self._plain.open(request, target.path):
+            elif not self._plain.open(request, target):
                 AsgiCall(self.routes, request).begin()
         except GatewayError as error:
             self.counts.refused(error.code)

@@ -1,8 +1,8 @@
-"""The routes that are answered without the ASGI application: health, metrics, the page, and what the page asks for.
+"""Answers requests for the gateway's own routes without the ASGI application.
 
-Machines ask for most of them every few seconds, so a gateway that waits for work has to know them. The ASGI application
-takes 17 MiB and half a second to load (on_demand.py). `description.py` tells of these routes in /openapi.json, from the
-same dataclasses.
+Machines ask for most of them every few seconds, and a cancel has to take effect at once; the ASGI application takes
+17 MiB and half a second to load (on_demand.py). `description.py` tells of the routes in /openapi.json, from the same
+dataclasses.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from gateway.errors import GatewayError
-from gateway.http.head import Fields
+from gateway.http.head import Fields, Target
 from gateway.http.request import Request, http_date, lines, own_fields
 from gateway.metrics.counts import Counts
 
@@ -58,16 +58,21 @@ def described(text: str) -> dict[str, str]:
     return {"description": text}
 
 
-class PlainRoutes:
-    """The routes by their paths, which have no parameters."""
+Finder: TypeAlias = Callable[[Request, Target], Route | None]
 
-    def __init__(self, routes: Mapping[bytes, Route], counts: Counts) -> None:
+
+class PlainRoutes:
+    """The routes by their paths, and those that `find` finds, whose paths have parameters."""
+
+    def __init__(self, routes: Mapping[bytes, Route], find: Finder, counts: Counts) -> None:
         self._routes = routes
+        self._find = find
         self._counts = counts
 
-    def open(self, request: Request, path: bytes) -> bool:
-        """Answers a request for one of these routes. False for another path: nothing was done. Never raises."""
-        route = self._routes.get(unquote_to_bytes(path) if b"%" in path else path)
+    def open(self, request: Request, target: Target) -> bool:
+        """Answers a request for one of these routes. False for another one: nothing was done."""
+        path = unquote_to_bytes(target.path) if b"%" in target.path else target.path
+        route = self._routes.get(path) or self._find(request, target)
         if route is None:
             return False
         _Call(route, request, self._counts).begin()
