@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -101,6 +102,7 @@ class Metrics:
         self._queue = queue  # None without a bound
         self._kept = kept
         self._has_store = has_store
+        self._is_prepared = False
         counted.show(counts.STARTED, time.time())
 
     async def run(self) -> None:
@@ -129,6 +131,12 @@ class Metrics:
         row.show(counts.STORE_DROPPED, tracker.dropped)
         row.show_lost(tracker.lost)
         _read_process(row)
+
+    async def prepare(self) -> None:
+        """Loads what makes the text, before the first scrape: in a thread, so that relayed answers go on."""
+        if not self._is_prepared:
+            await asyncio.to_thread(import_module, "gateway.metrics.text")
+            self._is_prepared = True
 
     def render(self, accept: str, *, is_upstream_up: bool, models: Sequence[ModelMemory]) -> tuple[bytes, str]:
         """(all metrics as text, its content type): OpenMetrics if `accept` names it, else Prometheus' older format."""

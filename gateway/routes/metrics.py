@@ -53,6 +53,7 @@ def _memory(model: LoadedModel) -> ModelMemory:
 
 async def scrape(metrics: Metrics, ollama: OllamaState, request: Request) -> Answer:
     """The metrics for Prometheus, as OpenMetrics if `Accept` asks for it."""
+    await metrics.prepare()
     await ollama.refresh()
     accept = request.by_name.get(b"accept", b"").decode("latin-1")
     text, content_type = metrics.render(accept, is_upstream_up=ollama.is_up, models=ollama.models)

@@ -213,7 +213,8 @@ def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("module", "unwanted"), [
-    ("gateway.process.server", {"httpx", "httpcore", "rich", "pygments", "gateway.cli", "gateway.pull.puller"}),
+    ("gateway.process.server", {"httpx", "httpcore", "rich", "pygments", "gateway.cli", "gateway.pull.puller",
+                                "fastapi", "pydantic", "starlette", "prometheus_client", "statistics", "html"}),
     ("gateway.process.start",
      {"uvicorn", "fastapi", "redis", "asyncio", "ssl", "gateway.app", "gateway.cli", "gateway.pull.puller"}),
     ("gateway.pull.puller", {"httpx", "rich", "uvicorn", "fastapi", "redis", "asyncio"}),
