@@ -1,4 +1,4 @@
-"""Owns what all plain routes have in common: methods, errors, answers without a body, clients that are slow or leave."""
+"""Owns what all plain routes have in common: methods, errors, answers without a body, slow clients, lost clients."""
 
 from __future__ import annotations
 
