@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 from gateway import __version__
 from gateway.access.keyring import Keyring
@@ -23,7 +22,7 @@ from gateway.relay.proxy import Proxy
 from gateway.routes import dashboard, health, models, nodes
 from gateway.routes import metrics as scraping
 from gateway.routes.cancel import CancelRoutes
-from gateway.routes.on_demand import RoutesOnDemand
+from gateway.routes.on_demand import RoutesOnDemand, load_application
 from gateway.routes.plain import PlainRoutes, Route
 from gateway.routes.response import ResponseRoute
 from gateway.settings import Settings, pull_progress_file, run_name
@@ -38,9 +37,6 @@ from gateway.store.redis_answers import RedisAnswers
 from gateway.tracking.tracked import SILENT_BEATS
 from gateway.tracking.tracker import Tracker
 from gateway.upstream.pool import Upstream
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 log = logging.getLogger("gateway")
 
@@ -80,7 +76,7 @@ def create_app(settings: Settings) -> Gateway:
     readiness = _readiness(settings, upstream, tracker, keeping, drain)
     known = _plain_routes(readiness, metrics, loaded_models, announcer)
     plain = PlainRoutes(known, CancelRoutes(tracker).find, counts)
-    routes = RoutesOnDemand(partial(_application, tracker, counts))
+    routes = RoutesOnDemand(partial(load_application, tracker, counts))
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
     lifespan = partial(_lifespan, upstream, tracker, keeping, keyring, metrics, announcer)
     return Gateway(proxy, plain, routes, ResponseRoute(keeping), policy, keyring, counts, drain, lifespan)
@@ -200,13 +196,6 @@ def _plain_routes(
         b"/metrics": Route(partial(scraping.scrape, metrics, ollama)),
         **dashboard.ROUTES,
     }
-
-
-def _application(tracker: Tracker, counts: Counts) -> "FastAPI":
-    """The other routes. Loads FastAPI."""
-    from gateway.routes.application import build
-
-    return build(tracker, counts)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """The gateway's metrics: its counters, the values of the moment, and what Ollama reports about itself.
 
 Owns the values that are read at each scrape (gauges, CPU time), and the event loop's lag. counts.py counts events,
-text.py makes the text. That module is loaded with the first scrape: its library takes 2 MiB.
+text.py makes the text. That module is loaded with the first scrape: its library takes 3 MiB.
 """
 
 import asyncio

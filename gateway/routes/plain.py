@@ -1,7 +1,7 @@
 """Answers requests for the gateway's own routes without the ASGI application.
 
 Machines ask for most of them every few seconds, and a cancel has to take effect at once; the ASGI application takes
-17 MiB and half a second to load (on_demand.py). `description.py` tells of the routes in /openapi.json, from the same
+18 MiB and half a second to load (on_demand.py). `description.py` tells of the routes in /openapi.json, from the same
 dataclasses.
 """
 
@@ -45,7 +45,7 @@ class Route:
     """What answers the requests for one path. HEAD comes as GET does, and its answer is sent without the body."""
 
     handler: Handler
-    methods: tuple[str, ...] = ("GET",)
+    methods: tuple[str, ...] = ("GET",)  # none: all
 
 
 def as_json(value: object, status: int = HTTPStatus.OK, *fields: tuple[bytes, bytes]) -> Answer:
@@ -57,6 +57,14 @@ def described(text: str) -> dict[str, str]:
     """The metadata of a dataclass's field: what /openapi.json says about it. FastAPI reads it."""
     return {"description": text}
 
+
+async def _not_found(_: Request) -> Answer:
+    return as_json({"detail": "Not Found"}, HTTPStatus.NOT_FOUND)
+
+
+# Where the ASGI application has routes. It need not be loaded to know that there is none elsewhere.
+_OF_THE_APPLICATION = (b"/tasks/", b"/openapi.json")
+_NOWHERE = Route(_not_found, ())
 
 Finder: TypeAlias = Callable[[Request, Target], Route | None]
 
@@ -70,11 +78,13 @@ class PlainRoutes:
         self._counts = counts
 
     def open(self, request: Request, target: Target) -> bool:
-        """Answers a request for one of these routes. False for another one: nothing was done."""
+        """Answers a request for one of these routes, or for none. False: the ASGI application has to answer it."""
         path = unquote_to_bytes(target.path) if b"%" in target.path else target.path
         route = self._routes.get(path) or self._find(request, target)
         if route is None:
-            return False
+            if path.startswith(_OF_THE_APPLICATION):
+                return False
+            route = _NOWHERE
         _Call(route, request, self._counts).begin()
         return True
 
@@ -119,7 +129,7 @@ class _Call:
 
     async def _answer(self) -> Answer:
         methods = self._route.methods
-        if ("GET" if self._request.method == "HEAD" else self._request.method) not in methods:
+        if methods and ("GET" if self._request.method == "HEAD" else self._request.method) not in methods:
             return as_json({"detail": "Method Not Allowed"}, 405, (b"allow", ", ".join(methods).encode()))
         try:
             return await self._route.handler(self._request)

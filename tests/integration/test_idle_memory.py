@@ -48,6 +48,7 @@ async def test_what_machines_ask_loads_no_application(launch: Launch, store: Sto
     for target in PROBED:
         assert (await gateway.ask("GET", target)).status == 200, target
     assert (await gateway.ask("GET", "/v1/models")).status == 200
+    assert (await gateway.ask("GET", "/favicon.ico")).status == 404
     assert (await gateway.ask("POST", "/tasks/no-such-task/cancel")).status == 404
     assert (await gateway.ask("POST", "/tasks/cancel?label=none")).json() == {"cancelled": 0}
     assert not has_application(gateway)

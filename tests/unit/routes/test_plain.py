@@ -66,13 +66,31 @@ async def hello(_: Request) -> Answer:
     return as_json({"hello": 1})
 
 
-@pytest.mark.parametrize(("target", "is_ours"), [(b"/here", True), (b"/%68ere?x=1", True), (b"/here/", False)])
-async def test_a_path_is_compared_decoded(target: bytes, is_ours: bool) -> None:
-    """A path may be percent-encoded, and have a query; another path is left to others, untouched."""
+@pytest.mark.parametrize("target", [b"/here", b"/%68ere?x=1"])
+async def test_a_path_is_compared_decoded(target: bytes) -> None:
+    """A path may be percent-encoded, and have a query."""
     client = Client(target=target)
-    assert opened(client, hello) is is_ours
-    if is_ours:
-        assert (await answered(client)).body == b'{"hello":1}'
+    assert opened(client, hello)
+    assert (await answered(client)).body == b'{"hello":1}'
+
+
+@pytest.mark.parametrize("target", [b"/openapi.json", b"/tasks/x/cancel", b"/%74asks/status"])
+async def test_the_application_gets_its_paths(target: bytes) -> None:
+    """Where the ASGI application has routes, a request without a plain route is left to it, untouched."""
+    client = Client(target=target)
+    assert not opened(client, hello)
+    assert client.request.answerer is None
+    assert client.sent == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("target", [b"/here/", b"/favicon.ico", b"/api/tags", b"/tasks"])
+async def test_elsewhere_there_is_nothing(method: str, target: bytes) -> None:
+    """A path that no route has is 404 by any method; the ASGI application is not loaded to find that out."""
+    client = Client(method, target)
+    assert opened(client, hello)
+    assert (await answered(client)).status == 404
+    assert json.loads(client.body) == {"detail": "Not Found"}
 
 
 async def test_another_method_is_405() -> None:
@@ -162,3 +180,5 @@ def test_every_plain_route_is_described() -> None:
     for path, route in plain.items():
         assert {method.upper() for method in described[path]} == set(route.methods)
     assert {"/tasks/{task_id}/cancel", "/tasks/cancel"} < set(described)
+    for path in set(described) - set(plain):
+        assert path.startswith("/tasks/"), "the plain routes would answer 404"
