@@ -39,10 +39,11 @@ class Statuses:
 
     def _write(self, records: Sequence[Record], expected: Sequence[str], then: Then) -> None:
         """`expected`: what stands in each record's place: _NOTHING, "" for a document, or a malformed text's SHA-1."""
-        keys = [*(DOCUMENT_PREFIX + record.task_id for record in records), SHARED_KEYS[0]]
+        keys = [DOCUMENT_PREFIX + record.task_id for record in records]
         arguments = chain.from_iterable(map(_arguments, records, expected))
         command: Command = (
-            "EVALSHA", STATUS.digest, len(keys), *keys, self._boot, self._lists_ttl_seconds, *arguments
+            "EVALSHA", STATUS.digest, len(keys) + 1, *keys, SHARED_KEYS[0], self._boot, self._lists_ttl_seconds,
+            *arguments,
         )  # fmt: skip
         self._ask(command, records, partial(self._take, records, then))
 
