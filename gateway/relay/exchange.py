@@ -34,7 +34,7 @@ class Exchange(BaseExchange):
     returns, and a place may be given before `ready` does, so any phase may follow these calls.
     """
 
-    __slots__ = ("_answer", "_end_watch", "_held", "_repeatable", "_target")
+    __slots__ = ("_answer", "_end_watch", "_held", "_is_opening", "_repeatable", "_target")
 
     def __init__(
         self, relay: Relay, request: Request, target: Target, task: TrackedTask, place: Place | None = None
@@ -43,6 +43,7 @@ class Exchange(BaseExchange):
         # request
         self._target = target
         self._repeatable: bytes | None = None  # the whole request, if it may be sent twice
+        self._is_opening = False  # a connection to Ollama is being opened for it
         # answer
         self._answer: AnswerHead | None = None
         self._end_watch: EndWatch | None = None  # until the stream's end has come
@@ -51,7 +52,7 @@ class Exchange(BaseExchange):
     # -- CLAIMING --
 
     def begin(self, options: TaskOptions) -> None:
-        """Claims the task's id if the client chose it. A generated id needs no claim."""
+        """Claims the task's id if the client chose it, and opens a connection meanwhile. Others need no claim."""
         self._request.answered_by(self)
         self._task.run_by(self)
         if self._place is not None:
@@ -59,14 +60,18 @@ class Exchange(BaseExchange):
         if options.timeout or options.start_timeout:
             self._begin_timeouts(options)
         if self._task.attempt == 0:
+            if not self._relay.upstream.has_idle and not self._is_waiting:
+                self._open()
             self._relay.tracker.claim(self._task, self._on_claimed)
+        elif self._place is None:
+            self.on_place()
         else:
             self._on_claimed(True)
 
     def _on_claimed(self, is_granted: bool) -> None:
         if self._phase is Phase.OVER:
             return
-        if is_granted and self._place is not None and self._place.standing is Standing.WAITING:
+        if is_granted and self._place is not None and self._is_waiting:
             self._move(Phase.QUEUED)
             if self._request.is_whole:
                 self._place.ready()
@@ -77,6 +82,11 @@ class Exchange(BaseExchange):
             self.on_place()
         else:
             self._on_refused()
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether others have the places with Ollama."""
+        return self._place is not None and self._place.standing is Standing.WAITING
 
     def _on_refused(self) -> None:
         self._release()
@@ -119,15 +129,22 @@ class Exchange(BaseExchange):
             self._hand_over(kept)
         else:
             self._move(Phase.CONNECTING)
-            self._relay.upstream.open_soon(self._on_opened)
+            if not self._is_opening:
+                self._open()
+
+    def _open(self) -> None:
+        self._is_opening = True
+        self._relay.upstream.open_soon(self._on_opened)
 
     # -- CONNECTING --
 
     def _on_opened(self, found: Connection | UpstreamUnavailable) -> None:
+        """In another phase the connection is not needed, or not yet: it waits in the pool."""
+        self._is_opening = False
         try:
-            if self._phase is Phase.OVER:
+            if self._phase is not Phase.CONNECTING:
                 if isinstance(found, Connection):
-                    self._relay.upstream.release(found)
+                    self._relay.upstream.keep(found)
             elif isinstance(found, Connection):
                 self._hand_over(found)
             elif self._place is not None and self._place.refused(found):

@@ -53,6 +53,19 @@ class Upstream:
             connection.abort(UpstreamBroken("Ollama sent what was not asked for, or closed the connection"))
         return None
 
+    @property
+    def has_idle(self) -> bool:
+        """Whether `take` may find a connection."""
+        return bool(self._idle)
+
+    def keep(self, connection: Connection) -> None:
+        """Takes a new connection that was not used."""
+        if connection.is_open and len(self._idle) < _MAX_IDLE_CONNECTIONS:
+            connection.is_reused = True  # Ollama may close it from now on, as any that waits
+            self._idle.append(connection)
+        else:
+            connection.abort(UpstreamBroken("the connection is not needed"))
+
     def open_soon(self, then: Callable[[Connection | UpstreamUnavailable], None]) -> None:
         """Opens a connection and calls `then` with it, or with the error."""
 
