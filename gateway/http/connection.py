@@ -199,7 +199,8 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
                 self._application.open(first)
                 first = self._pipeline.first
             self._is_serving = False
-        self.hold_reading()
+        if self._pipeline.is_full != self.is_read_paused:
+            self.hold_reading()
 
     def hold_reading(self) -> None:
         """Pauses or resumes reading, by what waits in memory. While it pauses, the client's leaving is looked for."""

@@ -141,17 +141,19 @@ class RequestReader:
         if self.part is Part.FRAMING:
             return
         method, version = self._parser.get_method().decode("ascii"), self._parser.get_http_version()
-        check_head(method, version, self._target, self._fields)
+        by_name = dict(self._fields)
+        check_head(method, version, self._target, self._fields, by_name)
         if self._pace.is_timed and head_bytes(method, self._target, self._fields) > limits.MAX_HEAD_BYTES:
             raise Refusal(431, "The request head is too long.")
         if not self._target.startswith(b"/"):
-            self._take_origin_form()
+            by_name = self._take_origin_form()
         is_http_10 = version == "1.0"
         self._request = Request(
             self._wire,
             method,
             self._target,
             self._fields,
+            by_name,
             is_http_10=is_http_10,
             is_keep_alive=not is_http_10 and self._parser.should_keep_alive(),
         )
@@ -160,11 +162,15 @@ class RequestReader:
         self._pace.has_progressed = True
         self._pipeline.add(self._request)
 
-    def _take_origin_form(self) -> None:
-        """An absolute-form target means its path, and its authority is the Host (RFC 9112 section 3.2.2)."""
+    def _take_origin_form(self) -> dict[bytes, bytes]:
+        """An absolute-form target means its path, and its authority is the Host (RFC 9112 section 3.2.2).
+
+        Returns the last value of each name.
+        """
         authority, self._target = split_absolute(self._target)
         if authority is not None:
             self._fields = [(name, authority if name == b"host" else value) for name, value in self._fields]
+        return dict(self._fields)
 
     def on_body(self, body: bytes) -> None:
         self._pace.has_progressed = True

@@ -64,11 +64,12 @@ class Request(RequestHead):
         method: str,
         target: bytes,
         fields: Fields,
+        by_name: dict[bytes, bytes] | None = None,
         *,
         is_http_10: bool,
         is_keep_alive: bool,
     ) -> None:
-        super().__init__(method, target, fields, is_http_10=is_http_10)
+        super().__init__(method, target, fields, by_name, is_http_10=is_http_10)
         self.wire = wire
         # the body
         self.is_whole = False

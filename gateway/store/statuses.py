@@ -6,7 +6,7 @@ Writing a record again changes nothing. A malformed text under a task's key is o
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from gateway.store.interface import Record, StoreError, Then, Written
 from gateway.store.layout import DOCUMENT_PREFIX, OWN_PREFIX, SHARED_KEYS, Script, list_names
@@ -77,19 +77,20 @@ class Statuses:
             return
         try:
             [answers] = replies
-            written = [self._written(record, answer) for record, answer in zip(records, answers, strict=True)]
+            if len(answers) != len(records):
+                raise ValueError(f"{len(answers)} answers to {len(records)} records")
+            written = list(map(self._written, records, answers))
         except (ValueError, TypeError) as error:
             failure = StoreError(f"a reply that cannot be understood: {error!s:.80}")
             self._pipeline.fail(failure)
             then(failure)
             return
-        decided = [result for result in written if isinstance(result, Written)]
         again = [number for number, result in enumerate(written) if isinstance(result, str)]
         if again:
             expected = [str(written[number]) for number in again]
             self._write([records[number] for number in again], expected, partial(_complete, written, again, then))
         else:
-            then(decided)
+            then(cast("list[Written]", written))
 
     def _written(self, record: Record, answer: Any) -> Written | str:
         """The result of one record, or the SHA-1 of the malformed text that has to be overwritten first.

@@ -154,10 +154,13 @@ class StoreWriter:
 
     def _go_on(self, is_written: bool) -> None:
         """A batch is answered: sends what has gathered meanwhile, after a failure only later."""
-        if is_written:
+        if not is_written:
+            self._next = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._write)
+        elif self._outbox.is_due:
             self._write()
         else:
-            self._next = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._write)
+            self._outbox.finish_batch()
+            self._phase = _Phase.IDLE
 
     async def write_all(self) -> None:
         """Writes what is left after `run` has ended. Stops at the first failure."""
