@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from gateway.errors import TooManyConnections
 from gateway.http import limits
-from gateway.http.closing import Lifecycle, Phase, Reason, has_left
+from gateway.http.closing import FLUSHING, LINGERING, Lifecycle, Reason, has_left
 from gateway.http.head import Refusal
-from gateway.http.parser import Pace, Part, PipelinedRequests, RequestReader
+from gateway.http.parser import BODY, NOTHING, Pace, PipelinedRequests, RequestReader
 from gateway.http.request import Request, closing_response
 from gateway.http.stalled import StallWatch
 from gateway.metrics.counts import Counts
@@ -129,7 +129,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     def shutdown(self) -> None:
         """The server stops: requests that were read are answered, but nothing else is waited for."""
         newest = self._pipeline.last
-        if self._lifecycle.phase is Phase.LINGERING or (newest is not None and self._is_closing):
+        if self._lifecycle.phase is LINGERING or (newest is not None and self._is_closing):
             self._close(Reason.STOPPED_WAITING)
         elif newest is not None:
             newest.is_keep_alive = False
@@ -145,7 +145,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     def _close(self, reason: Reason) -> None:
         """Closes the connection in the way that `reason` asks for, see closing. The one way to do so."""
         self.send = _discard
-        is_sending = self._reader.part is not Part.NOTHING or self._pipeline.has_unbegun
+        is_sending = self._reader.part is not NOTHING or self._pipeline.has_unbegun
         self._lifecycle.close(reason, is_sending=is_sending)
 
     # -- reading --
@@ -158,7 +158,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Parses what was read, and serves the requests in it."""
-        if self._lifecycle.phase is Phase.LINGERING:
+        if self._lifecycle.phase is LINGERING:
             if not self._lifecycle.on_dropped(nbytes):
                 self._close(Reason.LINGERED)
             return
@@ -167,7 +167,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         except Refusal as refusal:
             self._refuse(refusal, Reason.REFUSED)
             return
-        is_incomplete = self._reader.part is not Part.NOTHING
+        is_incomplete = self._reader.part is not NOTHING
         if is_incomplete and not self._waits_for_more(nbytes):
             text = "The request head, the line of a chunk or a trailer section is too long."
             self._refuse(Refusal(431, text), Reason.REFUSED)
@@ -213,11 +213,11 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
             self._deadline.move(limits.LOOK_SECONDS)
             return
         self._transport.resume_reading()
-        if self._reader.part is not Part.NOTHING:
+        if self._reader.part is not NOTHING:
             self._reader.give_time()  # the client could not be late while we did not read
 
     def give_time(self) -> None:
-        if not self.is_read_paused and self._reader.part is not Part.NOTHING:
+        if not self.is_read_paused and self._reader.part is not NOTHING:
             self._reader.give_time()
 
     # -- refusing --
@@ -242,20 +242,20 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     def _on_deadline(self) -> None:
         """The deadline of a request that has come meanwhile changes nothing."""
         phase = self._lifecycle.phase
-        if phase is Phase.LINGERING:
+        if phase is LINGERING:
             if not self._lifecycle.on_silence():
                 self._close(Reason.LINGERED)
-        elif phase is Phase.FLUSHING and self._pipeline.first is not None:
+        elif phase is FLUSHING and self._pipeline.first is not None:
             self._close(Reason.STALLED)  # the answer was broken off, and the client does not read the rest
-        elif phase is Phase.FLUSHING:
+        elif phase is FLUSHING:
             self._end_idling()
         elif self.is_read_paused:
             self.look_for_client()
             if not self._is_closing:
                 self._deadline.move(limits.LOOK_SECONDS)
-        elif self._reader.part is Part.BODY and self._pipeline.is_held_back:
+        elif self._reader.part is BODY and self._pipeline.is_held_back:
             self._reader.give_time()  # the client waits for us
-        elif self._reader.part is not Part.NOTHING:
+        elif self._reader.part is not NOTHING:
             self._refuse(Refusal(408, "The request did not come in time."), Reason.LATE)
         elif self._pipeline.first is None:
             self._end_idling()
@@ -297,7 +297,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
             # Not at once: the upstream may say more behind the last answer (a FIN), and that is to be read first.
             if not self._is_serving:
                 self._loop.call_soon(self._serve)
-        elif self._reader.part is Part.NOTHING and not self._is_closing:
+        elif self._reader.part is NOTHING and not self._is_closing:
             self._deadline.move(limits.IDLE_SECONDS)
 
     def break_off(self, *, is_reset: bool) -> None:

@@ -13,13 +13,27 @@ from gateway.http.head import Target
 from gateway.http.request import Request
 from gateway.queue.fair import Standing
 from gateway.queue.places import Place
-from gateway.relay.base import BaseExchange, Phase, Relay
+from gateway.relay.base import (
+    BODY,
+    CLAIMING,
+    CONNECTING,
+    END_HELD,
+    FLOWING,
+    HEAD,
+    HEAD_HELD,
+    LAST_HELD,
+    OVER,
+    QUEUED,
+    BaseExchange,
+    Phase,
+    Relay,
+)
 from gateway.relay.messages import AnswerHead, answer_head, request_head
 from gateway.relay.outcome import outcome_of_message
 from gateway.relay.stream_end import Ending, EndWatch, end_watch
 from gateway.tasks.options import TaskOptions
 from gateway.tracking.tracked import TrackedTask
-from gateway.upstream.connection import Connection, ConnectionState
+from gateway.upstream.connection import COMPLETE, Connection
 from gateway.upstream.response import Head
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
@@ -69,10 +83,10 @@ class Exchange(BaseExchange):
             self._on_claimed(True)
 
     def _on_claimed(self, is_granted: bool) -> None:
-        if self._phase is Phase.OVER:
+        if self._phase is OVER:
             return
         if is_granted and self._place is not None and self._is_waiting:
-            self._move(Phase.QUEUED)
+            self._move(QUEUED)
             if self._request.is_whole:
                 self._place.ready()
             else:
@@ -96,7 +110,7 @@ class Exchange(BaseExchange):
 
     def on_place(self) -> None:
         """There is a place. Comes again after Ollama refused the connection."""
-        self._move(Phase.BODY)
+        self._move(BODY)
         if self._request.is_continue_due:
             self._request.send_continue()
         self.on_request()
@@ -106,7 +120,7 @@ class Exchange(BaseExchange):
     def on_request(self) -> None:
         """More of the request is here, or the upstream takes more of it."""
         request = self._request
-        if self._phase is Phase.CLAIMING or self._phase is Phase.OVER:
+        if self._phase is CLAIMING or self._phase is OVER:
             return
         try:
             self._task.request_bytes = request.body_bytes
@@ -114,9 +128,9 @@ class Exchange(BaseExchange):
                 self._fail(self._relay.body_too_large())
             elif self._connection is not None:
                 self._pass_up(self._connection)
-            elif self._phase is Phase.BODY and (request.waiting_bytes or request.is_whole):
+            elif self._phase is BODY and (request.waiting_bytes or request.is_whole):
                 self._connect(self._relay.upstream.take())
-            elif self._phase is Phase.QUEUED and self._place is not None and request.is_read:
+            elif self._phase is QUEUED and self._place is not None and request.is_read:
                 self._place.ready()
         except Exception:
             self._fail_inside()
@@ -128,7 +142,7 @@ class Exchange(BaseExchange):
         if kept is not None:
             self._hand_over(kept)
         else:
-            self._move(Phase.CONNECTING)
+            self._move(CONNECTING)
             if not self._is_opening:
                 self._open()
 
@@ -142,13 +156,13 @@ class Exchange(BaseExchange):
         """In another phase the connection is not needed, or not yet: it waits in the pool."""
         self._is_opening = False
         try:
-            if self._phase is not Phase.CONNECTING:
+            if self._phase is not CONNECTING:
                 if isinstance(found, Connection):
                     self._relay.upstream.keep(found)
             elif isinstance(found, Connection):
                 self._hand_over(found)
             elif self._place is not None and self._place.refused(found):
-                self._move(Phase.QUEUED)
+                self._move(QUEUED)
             else:
                 self._fail(found)
         except Exception:
@@ -157,7 +171,7 @@ class Exchange(BaseExchange):
     def _hand_over(self, connection: Connection) -> None:
         """Sends the request's head, with what has come of its body."""
         request = self._request
-        self._move(Phase.HEAD)
+        self._move(HEAD)
         self._connection = connection
         if self._place is not None:
             self._task.queued_ms = int(self._place.run() * 1000)
@@ -189,14 +203,14 @@ class Exchange(BaseExchange):
         if connection is None:
             return
         try:
-            if self._place is not None and connection.state is ConnectionState.COMPLETE:
+            if self._place is not None and connection.state is COMPLETE:
                 self._place.leave()
-            if self._phase is Phase.HEAD:
+            if self._phase is HEAD:
                 if connection.head is not None and connection.head.status:
                     self._take_head(connection, connection.head)
                 elif connection.failure is not None:
                     self._retry(connection, connection.failure)
-            elif self._phase is Phase.FLOWING:
+            elif self._phase is FLOWING:
                 self._pass_down(connection)
         except Exception:
             self._fail_inside()
@@ -220,11 +234,11 @@ class Exchange(BaseExchange):
             self._end_watch = end_watch(self._target.path)
         self._relay.tracker.answer(self._task, head.status, is_stream=answer.is_stream)
         self._answer = answer
-        if connection.state is ConnectionState.COMPLETE:
-            self._move(Phase.FLOWING)
+        if connection.state is COMPLETE:
+            self._move(FLOWING)
             self._pass_down(connection)
         else:
-            self._hold(Phase.HEAD_HELD)
+            self._hold(HEAD_HELD)
 
     # -- FLOWING: the answer goes down, up to the piece that ends the message or holds its end event --
 
@@ -232,13 +246,13 @@ class Exchange(BaseExchange):
         """Writes what waits, as far as the client takes it."""
         wire = self._request.wire
         while wire.is_writable:
-            if connection.state is ConnectionState.COMPLETE:
+            if connection.state is COMPLETE:
                 self._take_last(connection.take())
                 return
             if not connection.waiting:
                 break
             self.on_piece(connection.take())
-            if self._phase is not Phase.FLOWING:
+            if self._phase is not FLOWING:
                 return
         if connection.failure is not None and not connection.waiting:
             self._fail(connection.failure)
@@ -248,13 +262,13 @@ class Exchange(BaseExchange):
     def on_piece(self, piece: bytes) -> bool:
         """Takes a piece that is not the last. False if it has to wait."""
         request, watch = self._request, self._end_watch
-        if self._phase is not Phase.FLOWING or not request.wire.is_writable:
+        if self._phase is not FLOWING or not request.wire.is_writable:
             return False
         try:
             self._task.response_bytes += len(piece)
             if watch is not None and (ending := watch.feed(piece)) is not None:
                 self._end_by_message(ending)
-                self._hold(Phase.END_HELD, piece)
+                self._hold(END_HELD, piece)
             else:
                 request.write(piece)
         except Exception:
@@ -268,7 +282,7 @@ class Exchange(BaseExchange):
             self._complete(piece)
         else:
             self._end_by_message(None if watch is None else watch.feed(piece) or watch.at_end())
-            self._hold(Phase.LAST_HELD, piece)
+            self._hold(LAST_HELD, piece)
 
     # -- HELD: the store learns of the task's stage first --
 
@@ -280,17 +294,17 @@ class Exchange(BaseExchange):
 
     def _on_settled(self) -> None:
         phase, piece, self._held = self._phase, self._held, b""
-        if phase is Phase.OVER:
+        if phase is OVER:
             return
         request, answer = self._request, self._answer
         try:
             if not request.is_started and answer is not None:
                 request.start(self._task.status_code or 0, answer.lines, length=answer.length)
-            if phase is Phase.LAST_HELD:
+            if phase is LAST_HELD:
                 self._complete(piece)
                 return
-            self._move(Phase.FLOWING)
-            if phase is Phase.HEAD_HELD:
+            self._move(FLOWING)
+            if phase is HEAD_HELD:
                 request.flush()
                 if request.is_chunked and self._connection is not None:
                     self._connection.flow()  # an answer in chunks ends behind its last piece: none has to be held
