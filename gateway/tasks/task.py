@@ -4,11 +4,11 @@ Pure: time is an argument. stages.py has the states and stages. document.py writ
 """
 
 import re
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from os import urandom
 from urllib.parse import unquote
 
 from gateway.errors import InvalidTaskId
@@ -95,12 +95,24 @@ def named_id(values: Sequence[bytes]) -> str | None:
 
 
 def new_id() -> str:
-    """A random UUID (version 4, RFC 9562 section 5.4), formatted here: uuid.uuid4() takes five times as long."""
-    text = urandom(16).hex()
+    """A random UUID (version 4, RFC 9562 section 5.4). uuid.uuid4() takes ten times as long.
+
+    Many are made at once: to ask the system for a few random bytes takes as long as for many.
+    """
+    if not _spare_ids:
+        digits = secrets.token_hex(16 * _IDS_AT_ONCE)
+        _spare_ids.extend(_uuid(digits[at : at + 32]) for at in range(0, len(digits), 32))
+    return _spare_ids.pop()
+
+
+def _uuid(text: str) -> str:
+    """The UUID with the random bits of 32 hexadecimal digits."""
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANTS[text[16]]}{text[17:20]}-{text[20:]}"
 
 
 _VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+_IDS_AT_ONCE = 32
+_spare_ids: list[str] = []
 
 
 def redact_query(query: str) -> str:
