@@ -53,6 +53,10 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     uvloop gives an `asyncio.Protocol` reads of 250 KiB, so this is a `BufferedProtocol`.
     """
 
+    __slots__ = (
+        "_application", "_deadline", "_is_serving", "_lifecycle", "_loop", "_max_connections", "_pipeline", "_reader",
+        "_server_state", "_stall_watch", "_transport", "is_read_paused", "is_writable", "send",
+    )  # fmt: skip
     _warned_at = -inf  # of too many connections, by any of them
 
     def __init__(
@@ -79,6 +83,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         self._is_serving = False
         self.is_writable = True
         self.send: Callable[[bytes], None] = _discard
+        self._stall_watch: StallWatch | None = None  # once an answer could not be written at once
 
     # -- the connection --
 
@@ -87,7 +92,6 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER_BYTES)
         self.send = self._transport.write
         self._lifecycle = Lifecycle(self._loop, self._transport, self._deadline)
-        self._stall_watch = StallWatch(self._loop, self._transport, self._on_stalled)
         # The watch keeps what it is given for some seconds longer: the transport, but not this object.
         self._application.peers.add(self._loop, self._transport, self._transport.abort)
         connections = cast("set[object]", self._server_state.connections)
@@ -122,7 +126,8 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         self._lifecycle.lost()
         self._deadline.end()
         self._application.peers.discard(self._transport)
-        self._stall_watch.close()
+        if self._stall_watch is not None:
+            self._stall_watch.close()
         self._pipeline.lose()
         self._reader.close()
 
@@ -263,10 +268,15 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     def _end_idling(self) -> None:
         """Closes an idle connection. A client that still reads the last answer is not idle: it is watched instead."""
         if self._transport.get_write_buffer_size():
-            self._stall_watch.begin()
+            self._watch_reading()
             self._deadline.move(limits.IDLE_SECONDS)
         else:
             self._close(Reason.IDLE)
+
+    def _watch_reading(self) -> None:
+        if self._stall_watch is None:
+            self._stall_watch = StallWatch(self._loop, self._transport, self._on_stalled)
+        self._stall_watch.begin()
 
     def _on_stalled(self) -> None:
         self._close(Reason.STALLED)
@@ -305,7 +315,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self.is_writable = False
-        self._stall_watch.begin()
+        self._watch_reading()
 
     def resume_writing(self) -> None:
         self.is_writable = True

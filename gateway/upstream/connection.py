@@ -69,6 +69,11 @@ class Connection(asyncio.Protocol):
     piece that it does not accept waits for `take`, and so does all that follows. `abort` may be called in any state.
     """
 
+    __slots__ = (
+        "_idle_timeout_seconds", "_is_read_paused", "_listener", "_peers", "_silence", "_socket", "_transport",
+        "failure", "head", "is_request_sent", "is_reused", "is_write_paused", "state", "waiting",
+    )  # fmt: skip
+
     def __init__(self, idle_timeout_seconds: float, peers: PeerWatch | None = None) -> None:
         # connection
         self.state = IDLE
