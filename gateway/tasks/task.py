@@ -101,13 +101,10 @@ def new_id() -> str:
     """
     if not _spare_ids:
         digits = secrets.token_hex(16 * _IDS_AT_ONCE)
-        _spare_ids.extend(_uuid(digits[at : at + 32]) for at in range(0, len(digits), 32))
+        for at in range(0, len(digits), 32):
+            text = digits[at : at + 32]
+            _spare_ids.append(f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANTS[text[16]]}{text[17:20]}-{text[20:]}")
     return _spare_ids.pop()
-
-
-def _uuid(text: str) -> str:
-    """The UUID with the random bits of 32 hexadecimal digits."""
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANTS[text[16]]}{text[17:20]}-{text[20:]}"
 
 
 _VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}

@@ -160,10 +160,9 @@ class StoreWriter:
         """A batch is answered: sends what has gathered meanwhile, after a failure only later."""
         if not is_written:
             self._next = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._write)
-        elif self._outbox.is_due:
+        elif self._outbox.finish_batch():
             self._write()
         else:
-            self._outbox.finish_batch()
             self._phase = _IDLE
 
     async def write_all(self) -> None:
