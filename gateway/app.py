@@ -4,18 +4,14 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-
-from fastapi import FastAPI
-from starlette.requests import Request as RouteRequest
-from starlette.responses import Response
+from functools import partial
 
 from gateway import __version__
 from gateway.access.keyring import Keyring
 from gateway.access.origins import OriginPolicy
 from gateway.dispatch import Gateway
-from gateway.errors import GatewayError
 from gateway.kept.keeping import Keeping, KeptLimits
 from gateway.metrics.counts import Counts
 from gateway.metrics.exposition import Metrics
@@ -23,9 +19,12 @@ from gateway.nodes.announcer import Announcer
 from gateway.nodes.node import Node
 from gateway.queue.places import Places
 from gateway.relay.proxy import Proxy
-from gateway.routes import dashboard, health, models, nodes, tasks
+from gateway.routes import dashboard, health, models, nodes
 from gateway.routes import metrics as scraping
-from gateway.routes.response import ResponseRoute, with_response_route
+from gateway.routes.cancel import CancelRoutes
+from gateway.routes.on_demand import RoutesOnDemand, load_application
+from gateway.routes.plain import PlainRoutes, Route
+from gateway.routes.response import ResponseRoute
 from gateway.settings import Settings, pull_progress_file, run_name
 from gateway.stopping import Drain
 from gateway.store.address import Access
@@ -75,10 +74,14 @@ def create_app(settings: Settings) -> Gateway:
     drain.on_begin(announcer.drain)
     keyring = Keyring(settings.api_keys, settings.api_keys_file)
     readiness = _readiness(settings, upstream, tracker, keeping, drain)
-    routes = _routes(upstream, tracker, keeping, keyring, readiness, metrics, loaded_models, announcer)
-    routes.add_exception_handler(GatewayError, _refusal(counts))
+    known = _plain_routes(readiness, metrics, loaded_models, announcer)
+    plain = PlainRoutes(known, CancelRoutes(tracker).find, counts)
+    routes = RoutesOnDemand(partial(load_application, tracker, counts))
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
-    return Gateway(proxy, routes, ResponseRoute(keeping), tracker.answers, policy, keyring, counts, drain)
+    lifespan = partial(_lifespan, upstream, tracker, keeping, keyring, metrics, announcer)
+    return Gateway(
+        proxy, plain, routes, ResponseRoute(keeping), tracker.answers, policy, keyring, counts, drain, lifespan
+    )
 
 
 def _store(settings: Settings, connector: Connector | None, boot: str) -> Store:
@@ -167,17 +170,6 @@ def _announcer(
     )
 
 
-def _refusal(counts: Counts) -> Callable[[RouteRequest, Exception], Awaitable[Response]]:
-    """Answers a route's GatewayError, and counts it."""
-
-    async def answer(_: RouteRequest, error: Exception) -> Response:
-        assert isinstance(error, GatewayError), error
-        counts.refused(error.code)
-        return Response(error.body(has_detail=True), error.status, media_type="application/json")
-
-    return answer
-
-
 def _readiness(
     settings: Settings, upstream: Upstream, tracker: Tracker, keeping: Keeping, drain: Drain
 ) -> health.ReadinessProbe:
@@ -193,41 +185,19 @@ def _readiness(
     )
 
 
-def _routes(
-    upstream: Upstream,
-    tracker: Tracker,
-    keeping: Keeping,
-    keyring: Keyring,
-    readiness: health.ReadinessProbe,
-    metrics: Metrics,
-    loaded_models: models.LoadedModelsProbe,
-    announcer: Announcer,
-) -> FastAPI:
-    """The gateway's own routes."""
-    routes = FastAPI(
-        title="Ollama Gateway",
-        version=__version__,
-        summary="The status of relayed requests. Ollama's own API is relayed under /v1/ and not described here.",
-        lifespan=lambda _: _lifespan(upstream, tracker, keeping, keyring, metrics, announcer),
-        docs_url=None,  # FastAPI's pages load their assets from other hosts
-        redoc_url=None,
-        redirect_slashes=False,
-    )
-    describe = routes.openapi
-    routes.openapi = lambda: with_response_route(describe())  # type: ignore[method-assign]
-    routes.state.tracker = tracker
-    routes.state.readiness = readiness
-    routes.state.loaded_models = loaded_models
-    routes.state.announcer = announcer
-    routes.state.metrics = metrics
-    routes.state.ollama = scraping.OllamaState(readiness, routes.state.loaded_models)
-    routes.include_router(tasks.router)
-    routes.include_router(health.router)
-    routes.include_router(models.router)
-    routes.include_router(nodes.router)
-    routes.include_router(dashboard.router)
-    routes.include_router(scraping.router)
-    return routes
+def _plain_routes(
+    readiness: health.ReadinessProbe, metrics: Metrics, loaded_models: models.LoadedModelsProbe, announcer: Announcer
+) -> dict[bytes, Route]:
+    """The routes that need no ASGI application, by their paths."""
+    ollama = scraping.OllamaState(readiness, loaded_models)
+    return {
+        b"/livez": Route(health.livez),
+        b"/readyz": Route(partial(health.readyz, readiness)),
+        b"/models/loaded": Route(partial(models.models_loaded, loaded_models)),
+        b"/nodes": Route(partial(nodes.nodes, announcer)),
+        b"/metrics": Route(partial(scraping.scrape, metrics, ollama)),
+        **dashboard.ROUTES,
+    }
 
 
 @asynccontextmanager

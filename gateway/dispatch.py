@@ -5,27 +5,32 @@ First it refuses pages that may not call (access.origins) and, if API keys are o
 """
 
 import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
-
-from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
 
 from gateway.access import origins
 from gateway.access.keyring import Keyring
 from gateway.access.keys import identify
 from gateway.access.origins import OriginPolicy
 from gateway.errors import GatewayError, NotFound, Unauthorized
-from gateway.http.asgi import AsgiCall
+from gateway.http.asgi import AsgiCall, serve_lifespan
 from gateway.http.head import RELAYED_PREFIX, Target, parse_target
 from gateway.http.request import Request, lines
 from gateway.metrics.counts import Counts
 from gateway.net.vanished import PeerWatch
 from gateway.relay.proxy import Proxy
 from gateway.routes import dashboard
+from gateway.routes.on_demand import RoutesOnDemand
+from gateway.routes.plain import PlainRoutes
 from gateway.routes.response import ResponseRoute, task_id_in
 from gateway.routes.status import StatusRoute
 from gateway.stopping import Drain
 from gateway.tracking.answers import Answers
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 log = logging.getLogger("gateway")
 
@@ -42,13 +47,15 @@ class Gateway:
     def __init__(
         self,
         proxy: Proxy,
-        routes: FastAPI,
+        plain: PlainRoutes,
+        routes: RoutesOnDemand,
         responses: ResponseRoute,
         answers: Answers,
         policy: OriginPolicy,
         keyring: Keyring,
         counts: Counts,
         drain: Drain,
+        lifespan: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
         self.routes = routes
         self.keyring = keyring
@@ -56,17 +63,19 @@ class Gateway:
         self.drain = drain
         self.peers = PeerWatch()  # the clients
         self._proxy = proxy
+        self._plain = plain
         self._responses = responses
         self._changes = answers.changes
-        self._statuses = StatusRoute(answers, self._run_route)
+        self._statuses = StatusRoute(answers)
         self._policy = policy
+        self._lifespan = lifespan
         self._is_leaving = False
         drain.on_begin(self._leave)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs the routes' lifespan, and gives this object to the server by the lifespan's state."""
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Runs the lifespan, and gives this object to the server by the lifespan's state."""
         scope.setdefault("state", {})["gateway"] = self
-        await self.routes(scope, receive, send)
+        await serve_lifespan(self._lifespan(), receive, send)
 
     def _leave(self) -> None:
         """Keeps no more connections: a client that reconnects can reach a gateway that stays."""
@@ -91,8 +100,8 @@ class Gateway:
                 self._proxy.open(request, target)
             elif task_id is not None:
                 self._responses.open(request, task_id, target)
-            elif not self._statuses.open(request, target):
-                self._run_route(request)
+            elif not (self._statuses.open(request, target) or self._plain.open(request, target)):
+                AsgiCall(self.routes, request).begin()
         except GatewayError as error:
             self.counts.refused(error.code)
             request.refuse(error, has_detail=_has_detail(request.target))
@@ -102,9 +111,6 @@ class Gateway:
                 request.break_off()
             else:
                 request.refuse(GatewayError("internal error in the gateway"))
-
-    def _run_route(self, request: Request) -> None:
-        AsgiCall(self.routes, request).begin()
 
     def let_wait(self, most: int) -> None:
         """Lets so many pollers wait; more are answered at once."""

@@ -4,7 +4,6 @@ Pure: no I/O, no clock, no logging. Ollama's own error answers are not errors he
 """
 
 import json
-from html import escape
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -40,6 +39,8 @@ class GatewayError(Exception):
 
     def page(self) -> bytes:
         """The same as a UTF-8 HTML page, for a person who opened one of our own routes in a browser."""
+        from html import escape  # its tables take memory that few gateways need
+
         return _PAGE.format(status=self.status, message=escape(str(self)), advice=self.advice).encode()
 
 

@@ -1,7 +1,8 @@
 """`make sbom`: a software bill of materials of the image, as CycloneDX JSON.
 
 Owns what is in the image besides Python packages: Ollama and its base image, by the tag and, if there is one, the
-digest in the Containerfile. cyclonedx-py reads the packages with their hashes from the lock. Fetches nothing.
+digest in the Containerfile. cyclonedx-py reads the packages with their hashes from the lock; those that the
+Containerfile takes out again are not in the bill. Fetches nothing.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ VERSION = "1.6"
 
 def main(target: Path) -> None:
     """Write the bill to `target`; the process ends with an error if it is no valid CycloneDX."""
-    bill = packages()
-    for component in image_components((ROOT / "Containerfile").read_text()):
+    containerfile = (ROOT / "Containerfile").read_text()
+    bill = packages(left_out(containerfile))
+    for component in image_components(containerfile):
         bill["components"].append(component)
         bill["dependencies"].append({"ref": component["bom-ref"]})
     parts = [component["bom-ref"] for component in bill["components"]]
@@ -37,12 +39,21 @@ def main(target: Path) -> None:
     print(f"sbom: {len(parts)} components in {target}")
 
 
-def packages() -> dict[str, Any]:
-    """The bill of the Python packages, from the lock."""
+def left_out(containerfile: str) -> set[str]:
+    """The locked packages that the Containerfile takes out again."""
+    return {name for names in re.findall(r"uninstall --yes ([\w -]+?) \\", containerfile) for name in names.split()}
+
+
+def packages(missing: set[str]) -> dict[str, Any]:
+    """The bill of the Python packages, from the lock, without those that are `missing` in the image."""
     command = [sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", "requirements/gateway.txt"]
     command += ["--pyproject", "pyproject.toml", "--output-reproducible", "--spec-version", VERSION]
     made = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
-    return dict(json.loads(made.stdout))
+    bill: dict[str, Any] = json.loads(made.stdout)
+    gone = {part["bom-ref"] for part in bill["components"] if part["name"] in missing}
+    bill["components"] = [part for part in bill["components"] if part["bom-ref"] not in gone]
+    bill["dependencies"] = [part for part in bill["dependencies"] if part["ref"] not in gone]
+    return bill
 
 
 def image_components(containerfile: str) -> list[dict[str, Any]]:

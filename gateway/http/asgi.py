@@ -1,4 +1,4 @@
-"""Runs an ASGI application for one request: the gateway's own routes. Relayed requests do not come here.
+"""Runs an ASGI application for one request: some of the gateway's own routes. Relayed requests do not come here.
 
 Knows ASGI's messages (ASGI specification, HTTP), but no route. The application gets HEAD as GET, so each GET route
 answers it with the same head; the body is not sent. The scope has two extensions: `gateway` is the Request itself,
@@ -7,11 +7,15 @@ answers it with the same head; the body is not sent. The scope has two extension
 
 import asyncio
 import logging
+import traceback
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from starlette.types import ASGIApp, Message, Scope
-
 from gateway.http.request import Request, http_date, lines, own_fields
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("gateway")
 
@@ -21,7 +25,7 @@ _running: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks w
 class AsgiCall:
     """One request that `application` answers, in a task of its own. Needs a running event loop."""
 
-    def __init__(self, application: ASGIApp, request: Request) -> None:
+    def __init__(self, application: "ASGIApp", request: Request) -> None:
         self._application = application
         self._request = request
         self._changed = asyncio.Event()  # the application may go on
@@ -62,7 +66,7 @@ class AsgiCall:
             fields = own_fields([(b"content-type", b"text/plain; charset=utf-8")])
             self._request.answer(500, fields, b"Internal Server Error")
 
-    def _scope(self) -> Scope:
+    def _scope(self) -> "Scope":
         request = self._request
         path, _, query = request.target.partition(b"?")
         return {
@@ -85,7 +89,7 @@ class AsgiCall:
     def _is_over(self) -> bool:
         return self._is_ended or self._left.done()
 
-    async def _receive(self) -> Message:
+    async def _receive(self) -> "Message":
         """The next piece of the body. After the last one it waits until the client leaves or the answer ends."""
         request = self._request
         request.send_continue()
@@ -97,7 +101,7 @@ class AsgiCall:
         self._is_read = request.is_whole
         return {"type": "http.request", "body": request.take(), "more_body": not request.is_whole}
 
-    async def _send(self, message: Message) -> None:
+    async def _send(self, message: "Message") -> None:
         request = self._request
         while not (request.wire.is_writable or self._left.done()):
             self._changed.clear()
@@ -115,3 +119,18 @@ class AsgiCall:
             request.end(body)
         elif body:
             request.write(body)
+
+
+async def serve_lifespan(lifespan: AbstractAsyncContextManager[None], receive: "Receive", send: "Send") -> None:
+    """Enters `lifespan` when the server starts, and leaves it when the server ends (ASGI specification, lifespan)."""
+    phase = "startup"
+    await receive()
+    try:
+        async with lifespan:
+            await send({"type": "lifespan.startup.complete"})
+            phase = "shutdown"
+            await receive()
+    except BaseException:
+        await send({"type": f"lifespan.{phase}.failed", "message": traceback.format_exc()})
+        raise
+    await send({"type": "lifespan.shutdown.complete"})

@@ -1,37 +1,25 @@
-"""Makes the text that Prometheus reads: the gateway's counters, and what Ollama reports about itself.
+"""The gateway's metrics: its counters, the values of the moment, and what Ollama reports about itself.
 
-Owns the exposition, the values that are read at each scrape (gauges, CPU time), and the event loop's lag. counts.py
-counts events. The only module that knows prometheus_client. It does not use that library's registry and counters: they
-would cost more per request than all the rest of it.
+Owns the values that are read at each scrape (gauges, CPU time), and the event loop's lag. counts.py counts events,
+text.py makes the text. That module is loaded with the first scrape: its library takes 3 MiB.
 """
 
 import asyncio
 import os
-import platform
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
-
-from gateway import __version__
 from gateway.metrics import counts
 from gateway.metrics.counts import FAMILIES, Counts, Family
 from gateway.tasks.stages import Stage
 
-MAX_MODELS = 32
-_MAX_NAME = 200
 _TICK_SECONDS = 1.0
 _OF_THE_STORE = "ollama_gateway_store_"
 _PROC = Path("/proc/self")
@@ -114,6 +102,7 @@ class Metrics:
         self._queue = queue  # None without a bound
         self._kept = kept
         self._has_store = has_store
+        self._is_prepared = False
         counted.show(counts.STARTED, time.time())
 
     async def run(self) -> None:
@@ -143,29 +132,24 @@ class Metrics:
         row.show_lost(tracker.lost)
         _read_process(row)
 
+    async def prepare(self) -> None:
+        """Loads what makes the text, before the first scrape: in a thread, so that relayed answers go on."""
+        if not self._is_prepared:
+            await asyncio.to_thread(import_module, "gateway.metrics.text")
+            self._is_prepared = True
+
     def render(self, accept: str, *, is_upstream_up: bool, models: Sequence[ModelMemory]) -> tuple[bytes, str]:
         """(all metrics as text, its content type): OpenMetrics if `accept` names it, else Prometheus' older format."""
         self._read_present_values()
-        snapshot = _Snapshot([*self._counted(), *_about_ollama_and_build(is_upstream_up, models)])
-        if "application/openmetrics-text" in accept:
-            text: bytes = openmetrics.generate_latest(snapshot)  # type: ignore[no-untyped-call]
-            return text, openmetrics.CONTENT_TYPE_LATEST
-        return generate_latest(snapshot), CONTENT_TYPE_PLAIN_0_0_4
+        from gateway.metrics.text import exposition
 
-    def _counted(self) -> Iterator[Metric]:
+        return exposition(self._counted(), accept, is_upstream_up=is_upstream_up, models=models)
+
+    def _counted(self) -> Iterator[tuple[Family, list[float]]]:
+        """Each family, with the row in which its numbers are."""
         for family in FAMILIES:
             if self._has_store or not family.name.startswith(_OF_THE_STORE):
-                yield _metric(family, self._counts.row)
-
-
-class _Snapshot(Collector):
-    """The metrics of one scrape, as a collector, which the exposition functions need."""
-
-    def __init__(self, metrics: list[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterable[Metric]:
-        return self._metrics
+                yield family, self._counts.row
 
 
 def _read_process(row: Counts) -> None:
@@ -174,42 +158,3 @@ def _read_process(row: Counts) -> None:
     with suppress(OSError):  # not Linux
         row.show(counts.OPEN_FILES, len(os.listdir(_PROC / "fd")))
         row.show(counts.MEMORY, int((_PROC / "statm").read_text().split()[1]) * resource.getpagesize())
-
-
-def _metric(family: Family, row: list[float]) -> Metric:
-    """A family's numbers. Leaves out series by path that are still zero."""
-    samples = [
-        (labels, row[start : start + family.width])
-        for labels, start in zip(family.series, range(family.start, family.end, family.width), strict=True)
-        if "path" not in family.labels or any(row[start : start + family.width])
-    ]
-    if family.kind == "histogram":
-        return _histogram(family, samples)
-    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = kind(family.name, family.meaning, labels=family.labels)
-    for labels, [value] in samples:
-        metric.add_metric(labels, value)
-    return metric
-
-
-def _histogram(family: Family, samples: list[tuple[tuple[str, ...], list[float]]]) -> Metric:
-    metric = HistogramMetricFamily(family.name, family.meaning, labels=family.labels)
-    bounds = [*map(floatToGoString, family.buckets), "+Inf"]
-    for labels, [*numbers, total] in samples:
-        buckets = list(zip(bounds, accumulate(numbers), strict=True))
-        metric.add_metric(labels, buckets, total)
-    return metric
-
-
-def _about_ollama_and_build(is_upstream_up: bool, models: Sequence[ModelMemory]) -> Iterator[Metric]:
-    """The metrics that are not in the row: build, and Ollama's state."""
-    build = {"version": __version__, "python": platform.python_version()}
-    yield InfoMetricFamily("ollama_gateway_build", "What is running.", value=build)
-    yield GaugeMetricFamily("ollama_gateway_upstream_up", "Whether Ollama answers /v1/models.", value=is_upstream_up)
-    memory = GaugeMetricFamily("ollama_gateway_model_memory_bytes", "Memory of a loaded model.", labels=["model"])
-    vram = GaugeMetricFamily("ollama_gateway_model_vram_bytes", "The part that is in GPU memory.", labels=["model"])
-    largest = sorted(models, key=lambda model: model.size_bytes, reverse=True)[:MAX_MODELS]
-    for name, model in {model.name[:_MAX_NAME]: model for model in largest}.items():
-        memory.add_metric([name], model.size_bytes)
-        vram.add_metric([name], model.size_vram_bytes)
-    yield from (memory, vram)

@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
-from statistics import fmean
 from typing import Protocol
 
 from gateway.errors import GatewayError, QueueFull, UpstreamUnavailable
@@ -280,7 +279,7 @@ class Places:
         """
         if not self._took:
             return _UNKNOWN_RETRY_SECONDS
-        usual, now = fmean(self._took), self._clock()
+        usual, now = sum(self._took) / len(self._took), self._clock()
         left = (usual - (now - since) for since in self._running.values())
         soonest = min((one for one in left if one > 0), default=usual / max(1, len(self._running)))
         return min(max(math.ceil(soonest), _LEAST_RETRY_SECONDS), _MOST_RETRY_SECONDS)

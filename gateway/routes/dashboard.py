@@ -4,13 +4,13 @@ The page contains no data. Its scripts ask the public API, as any client does, a
 nothing from other hosts, and its policy forbids that. The files are read once, at import.
 """
 
-from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
+from http import HTTPStatus
 from importlib.resources import files
 
-from fastapi import APIRouter, HTTPException, Request, Response
-
-router = APIRouter(include_in_schema=False)
+from gateway.http.request import Request
+from gateway.routes.plain import Answer, Route
 
 _MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 _POLICY = (
@@ -20,23 +20,17 @@ _POLICY = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+def _file(name: str, body: bytes) -> Answer:
     """One file of the page, as it is sent."""
-
-    body: bytes
-    fields: dict[str, str]
-
-
-def _file(name: str, body: bytes) -> _File:
-    fields = {
-        "Content-Type": f"{_MEDIA_TYPES[name.rpartition('.')[2]]}; charset=utf-8",
-        "ETag": f'"{sha256(body).hexdigest()[:24]}"',
-        "Cache-Control": "no-cache",  # browsers revalidate it: the next version's files have the same names
-        "Content-Security-Policy": _POLICY,
-        "Referrer-Policy": "no-referrer",
-    }
-    return _File(body, fields)
+    media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
+    fields = [
+        (b"content-type", f"{media_type}; charset=utf-8".encode()),
+        (b"etag", f'"{sha256(body).hexdigest()[:24]}"'.encode()),
+        (b"cache-control", b"no-cache"),  # browsers revalidate it: the next version's files have the same names
+        (b"content-security-policy", _POLICY.encode()),
+        (b"referrer-policy", b"no-referrer"),
+    ]
+    return Answer(HTTPStatus.OK, fields, body)
 
 
 _FILES = {
@@ -49,31 +43,23 @@ _FILES = {
 SHELL_TARGETS = frozenset({b"/", *(f"/dashboard/{name}".encode() for name in _FILES)})
 
 
-def _answer(request: Request, name: str) -> Response:
-    file = _FILES.get(name)
-    if file is None:
-        raise HTTPException(404)
-    known = request.headers.get("if-none-match", "")
-    if file.fields["ETag"] in known:
-        return Response(status_code=304, headers=file.fields)
-    return Response(file.body, headers=file.fields)
+async def _part(name: str, request: Request) -> Answer:
+    """One file of the page; 304 if the client has it."""
+    file = _FILES[name]
+    if dict(file.fields)[b"etag"] in request.by_name.get(b"if-none-match", b""):
+        return Answer(HTTPStatus.NOT_MODIFIED, file.fields)
+    return file
 
 
-@router.api_route("/", methods=["GET", "OPTIONS"])
-async def dashboard(request: Request) -> Response:
+async def _page(request: Request) -> Answer:
     """The dashboard. HAProxy's default health check is `OPTIONS /`, so that is answered, too."""
     if request.method == "OPTIONS":
-        return Response(headers={"Allow": "GET, OPTIONS"})
-    return _answer(request, "index.html")
+        return Answer(HTTPStatus.OK, [(b"allow", b"GET, OPTIONS")])
+    return await _part("index.html", request)
 
 
-@router.get("/docs")
-async def docs(request: Request) -> Response:
-    """The same page, which shows the routes in /openapi.json."""
-    return _answer(request, "index.html")
-
-
-@router.get("/dashboard/{name}")
-async def part(name: str, request: Request) -> Response:
-    """A style sheet or script of the page."""
-    return _answer(request, name)
+ROUTES = {
+    b"/": Route(_page, ("GET", "OPTIONS")),
+    b"/docs": Route(partial(_part, "index.html")),  # the same page, which shows the routes in /openapi.json
+    **{f"/dashboard/{name}".encode(): Route(partial(_part, name)) for name in _FILES},
+}

@@ -6,20 +6,19 @@ If OLLAMA_PULL_MODELS is set, `/readyz` lists the models that are still missing.
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
 
-from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field
-
 from gateway import __version__
 from gateway.errors import UpstreamFailure
+from gateway.http.request import Request
 from gateway.kept.keeping import Keeping
+from gateway.routes.plain import Answer, as_json, described
 from gateway.tracking.tracker import Tracker
 from gateway.upstream.models import listed_models, missing_models, read_progress
 from gateway.upstream.pool import Upstream
-
-router = APIRouter(tags=["health"])
 
 _PROBE_TIMEOUT_SECONDS = 2.0
 _PROBE_AGE_SECONDS = 1.0
@@ -29,39 +28,45 @@ _MAX_LIST_BYTES = 4_194_304
 Status = Literal["ready", "degraded", "draining", "not_ready"]
 
 
-class Liveness(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Liveness:
     """The process answers."""
 
     status: Literal["alive"] = "alive"
 
 
-class ModelsAtStart(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ModelsAtStart:
     """How far the models of `OLLAMA_PULL_MODELS` are."""
 
     wanted: list[str]
-    missing: list[str] = Field(description="of those wanted, what Ollama does not have yet")
-    pulling: str | None = Field(description="the one that is being pulled now")
-    percent: int | None = Field(description="of that one, as far as its size is known")
+    missing: list[str] = field(metadata=described("of those wanted, what Ollama does not have yet"))
+    pulling: str | None = field(metadata=described("the one that is being pulled now"))
+    percent: int | None = field(metadata=described("of that one, as far as its size is known"))
 
 
-class KeptAnswers(BaseModel):
+@dataclass(frozen=True, slots=True)
+class KeptAnswers:
     """The kept answers that this gateway holds in memory."""
 
     answers: int
-    held_bytes: int = Field(description="with the bodies of respond-async requests that wait for Ollama")
-    max_bytes: int = Field(description="`MAX_KEPT_BYTES`")
+    held_bytes: int = field(metadata=described("with the bodies of respond-async requests that wait for Ollama"))
+    max_bytes: int = field(metadata=described("`MAX_KEPT_BYTES`"))
 
 
-class Readiness(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Readiness:
     """Whether requests will be served. The store's condition is only reported: without it, requests go on."""
 
-    status: Status = Field(description="degraded: ready, but the store is away; draining: about to stop")
+    status: Status = field(metadata=described("degraded: ready, but the store is away; draining: about to stop"))
     upstream: Literal["up", "down"]
-    store: Literal["up", "down", "off"] = Field(description="off: none is configured")
-    unsaved: int = Field(description="statuses that wait to be written to the store")
-    dropped: int = Field(description="ended tasks whose status was forgotten because the store was away for too long")
-    kept: KeptAnswers | None = Field(description="null: no answer can be kept")
-    models: ModelsAtStart | None = Field(description="null: none are pulled at the start")
+    store: Literal["up", "down", "off"] = field(metadata=described("off: none is configured"))
+    unsaved: int = field(metadata=described("statuses that wait to be written to the store"))
+    dropped: int = field(
+        metadata=described("ended tasks whose status was forgotten because the store was away for too long")
+    )
+    kept: KeptAnswers | None = field(metadata=described("null: no answer can be kept"))
+    models: ModelsAtStart | None = field(metadata=described("null: none are pulled at the start"))
     version: str
 
 
@@ -175,18 +180,13 @@ class ReadinessProbe:
             return False
 
 
-@router.get("/livez")
-async def livez() -> Liveness:
+async def livez(_: Request) -> Answer:
     """The process is alive."""
-    return Liveness()
+    return as_json(Liveness())
 
 
-@router.get(
-    "/readyz",
-    responses={503: {"model": Readiness, "description": "Ollama does not answer, models lack, or the gateway stops"}},
-)
-async def readyz(request: Request, response: Response) -> Readiness:
-    """Ollama answers `/v1/models`, has the models that readiness waits for, and the gateway is not about to stop."""
-    readiness: Readiness = await request.app.state.readiness()
-    response.status_code = 200 if readiness.status in ("ready", "degraded") else 503
-    return readiness
+async def readyz(probe: ReadinessProbe, _: Request) -> Answer:
+    """200 if the gateway is ready, also without its store; else 503."""
+    readiness = await probe()
+    is_ready = readiness.status in ("ready", "degraded")
+    return as_json(readiness, HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE)

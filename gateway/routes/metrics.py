@@ -3,15 +3,13 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated
+from http import HTTPStatus
 
-from fastapi import APIRouter, Header, Request, Response
-
+from gateway.http.request import Request
 from gateway.metrics.exposition import Metrics, ModelMemory
 from gateway.routes.health import Readiness
 from gateway.routes.models import LoadedModel, LoadedModels
-
-router = APIRouter(tags=["metrics"])
+from gateway.routes.plain import Answer
 
 _WAIT_SECONDS = 1.0
 _MODELS_AGE_SECONDS = 10.0
@@ -53,11 +51,10 @@ def _memory(model: LoadedModel) -> ModelMemory:
     return ModelMemory(model.name, model.size_bytes, model.size_vram_bytes)
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def scrape(request: Request, accept: Annotated[str, Header()] = "") -> Response:
+async def scrape(metrics: Metrics, ollama: OllamaState, request: Request) -> Answer:
     """The metrics for Prometheus, as OpenMetrics if `Accept` asks for it."""
-    metrics: Metrics = request.app.state.metrics
-    ollama: OllamaState = request.app.state.ollama
+    await metrics.prepare()
     await ollama.refresh()
+    accept = request.by_name.get(b"accept", b"").decode("latin-1")
     text, content_type = metrics.render(accept, is_upstream_up=ollama.is_up, models=ollama.models)
-    return Response(text, headers={"Content-Type": content_type})
+    return Answer(HTTPStatus.OK, [(b"content-type", content_type.encode())], text)

@@ -5,67 +5,41 @@ Asks Ollama at most once in two seconds, however often clients ask. Never loads 
 
 import asyncio
 import time
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from fastapi import APIRouter, HTTPException, Request
-from pydantic import BaseModel, Field, ValidationError
+import orjson
 
 from gateway.errors import UpstreamFailure
+from gateway.http.request import Request
+from gateway.routes.plain import Answer, as_json, described
 from gateway.upstream.pool import Upstream
-
-router = APIRouter(tags=["models"])
 
 _ASK_TIMEOUT_SECONDS = 2.0
 _ANSWER_AGE_SECONDS = 2.0
 _MAX_ANSWER_BYTES = 1_048_576
 
 
-class LoadedModel(BaseModel):
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
     """One model in memory."""
 
     name: str
-    size_bytes: int = Field(description="memory that it takes, wherever that is")
-    size_vram_bytes: int = Field(description="the part that is in GPU memory")
-    vram_share: float = Field(description="0 to 1; between the two, a part of the model is on the CPU, which is slow")
-    expires_at: datetime | None = Field(description="when Ollama unloads it, unless it is used again")
+    size_bytes: int = field(metadata=described("memory that it takes, wherever that is"))
+    size_vram_bytes: int = field(metadata=described("the part that is in GPU memory"))
+    vram_share: float = field(
+        metadata=described("0 to 1; between the two, a part of the model is on the CPU, which is slow")
+    )
+    expires_at: datetime | None = field(metadata=described("when Ollama unloads it, unless it is used again"))
     context_length: int | None
 
 
-class LoadedModels(BaseModel):
+@dataclass(frozen=True, slots=True)
+class LoadedModels:
     """The models that Ollama has loaded; an empty list if the server has no route to ask."""
 
     models: list[LoadedModel]
-
-
-class Problem(BaseModel):
-    """The reason for an error."""
-
-    detail: str
-
-
-class _Process(BaseModel):
-    """A model in the answer of Ollama's `/api/ps` (its api.ProcessModelResponse)."""
-
-    name: str
-    size: int = 0
-    size_vram: int = 0
-    expires_at: datetime | None = None
-    context_length: int | None = None
-
-    def loaded(self) -> LoadedModel:
-        share = self.size_vram / self.size if self.size > 0 else 0.0
-        return LoadedModel(
-            name=self.name,
-            size_bytes=self.size,
-            size_vram_bytes=self.size_vram,
-            vram_share=round(min(max(share, 0.0), 1.0), 4),
-            expires_at=self.expires_at,
-            context_length=self.context_length,
-        )
-
-
-class _Processes(BaseModel):
-    models: list[_Process] | None = None
 
 
 class LoadedModelsProbe:
@@ -99,16 +73,37 @@ def _loaded(status: int, body: bytes) -> LoadedModels | None:
     if status == 404:
         return LoadedModels(models=[])
     try:
-        found = _Processes.model_validate_json(body)
-    except ValidationError:
+        processes = orjson.loads(body).get("models") or ()
+        models = [_model(process) for process in processes]
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
-    return LoadedModels(models=[model.loaded() for model in found.models or ()]) if status == 200 else None
+    return LoadedModels(models) if status == 200 else None
 
 
-@router.get("/models/loaded", responses={503: {"model": Problem, "description": "Ollama does not answer"}})
-async def models_loaded(request: Request) -> LoadedModels:
-    """The models that Ollama has in memory: on which device, and until when."""
-    models: LoadedModels | None = await request.app.state.loaded_models()
+def _model(process: dict[str, Any]) -> LoadedModel:
+    """A model in the answer of Ollama's `/api/ps` (its api.ProcessModelResponse).
+
+    Raises AttributeError, KeyError, TypeError or ValueError if it is malformed.
+    """
+    name, expires_at = process["name"], process.get("expires_at")
+    size, vram, context = process.get("size", 0), process.get("size_vram", 0), process.get("context_length")
+    if not (isinstance(name, str) and isinstance(size, int) and isinstance(vram, int)):
+        raise TypeError("a name or a size of another type")
+    if not isinstance(context, int | None):
+        raise TypeError("a context of another type")
+    return LoadedModel(
+        name=name,
+        size_bytes=size,
+        size_vram_bytes=vram,
+        vram_share=round(min(max(vram / size if size > 0 else 0.0, 0.0), 1.0), 4),
+        expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
+        context_length=context,
+    )
+
+
+async def models_loaded(probe: LoadedModelsProbe, _: Request) -> Answer:
+    """The models that Ollama has in memory; 503 if it does not answer."""
+    models = await probe()
     if models is None:
-        raise HTTPException(503, "Ollama does not answer", headers={"Retry-After": "2"})
-    return models
+        return as_json({"detail": "Ollama does not answer"}, 503, (b"retry-after", b"2"))
+    return as_json(models)

@@ -1,44 +1,38 @@
 """`/nodes`: the gateways that share the store. With API keys only `admin` may see them.
 
-The models below only describe the answer for /openapi.json, and shape it.
+The dataclasses below shape the answer, and describe it for /openapi.json.
 """
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from dataclasses import dataclass, field
 
 from gateway.errors import Forbidden
-from gateway.http.request import Request as ClientRequest
+from gateway.http.request import Request
 from gateway.nodes.announcer import Announcer
 from gateway.nodes.node import NodeState, Seen, StoreView
+from gateway.routes.plain import Answer, as_json, described
 
-router = APIRouter(tags=["nodes"])
 
-
-class NodeItem(BaseModel):
+@dataclass(frozen=True, slots=True)
+class NodeItem:
     """One gateway, as it described itself with its last heartbeat. The gateway that answers describes itself now."""
 
-    instance: str = Field(description="its `GATEWAY_INSTANCE`")
+    instance: str = field(metadata=described("its `GATEWAY_INSTANCE`"))
     version: str
     started_ms: int
-    running: int = Field(description="requests that are with Ollama, without GET, HEAD and OPTIONS")
-    waiting: int = Field(description="requests in its queue")
-    max_running: int = Field(description="its `MAX_RUNNING`; 0 without a bound")
-    models: list[str] = Field(description="what its Ollama has in memory; empty while Ollama does not answer")
-    store: StoreView = Field(description="the store as this gateway finds it; none: not configured")
-    state: NodeState = Field(description="draining: about to stop; lost: silent for three of its heartbeats")
-    age_sec: int = Field(description="whole seconds since its last word; 0 for the gateway that answers")
+    running: int = field(metadata=described("requests that are with Ollama, without GET, HEAD and OPTIONS"))
+    waiting: int = field(metadata=described("requests in its queue"))
+    max_running: int = field(metadata=described("its `MAX_RUNNING`; 0 without a bound"))
+    models: list[str] = field(metadata=described("what its Ollama has in memory; empty while Ollama does not answer"))
+    store: StoreView = field(metadata=described("the store as this gateway finds it; none: not configured"))
+    state: NodeState = field(metadata=described("draining: about to stop; lost: silent for three of its heartbeats"))
+    age_sec: int = field(metadata=described("whole seconds since its last word; 0 for the gateway that answers"))
 
 
-class NodeTable(BaseModel):
+@dataclass(frozen=True, slots=True)
+class NodeTable:
     """The gateways that share the store, by instance. Only the one that answers, while its store is away."""
 
     items: list[NodeItem]
-
-
-class Problem(BaseModel):
-    """The reason for an error."""
-
-    detail: str
 
 
 def _item(seen: Seen) -> NodeItem:
@@ -57,11 +51,8 @@ def _item(seen: Seen) -> NodeItem:
     )
 
 
-@router.get("/nodes", responses={403: {"model": Problem, "description": "API keys are on, and the key is not `admin`"}})
-async def nodes(request: Request) -> NodeTable:
+async def nodes(announcer: Announcer, request: Request) -> Answer:
     """The gateways that share this store, with what each does. With API keys: for `admin` alone."""
-    client: ClientRequest = request.scope["extensions"]["gateway"]
-    if client.reader is not None:
+    if request.reader is not None:
         raise Forbidden("only the API key 'admin' may see the gateways")
-    announcer: Announcer = request.app.state.announcer
-    return NodeTable(items=[_item(seen) for seen in await announcer.table()])
+    return as_json(NodeTable([_item(seen) for seen in await announcer.table()]))

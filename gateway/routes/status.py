@@ -6,7 +6,7 @@ these two in /openapi.json. They also answer what is unusual: another method or 
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
@@ -16,12 +16,12 @@ import orjson
 from gateway.http.background import Background
 from gateway.http.head import Target
 from gateway.http.request import Request, own_fields
-from gateway.store.interface import InvalidCursor, Peeked, PeekedPage, Unclear
+from gateway.store.interface import Peeked, PeekedPage, Unclear, is_cursor
 from gateway.tasks.document import Found, found_in
 from gateway.tasks.options import LABEL_PATTERN, MAX_LABEL
 from gateway.tasks.stages import State
 from gateway.tasks.task import ID_PATTERN
-from gateway.tracking.answers import Answers, StoreUnavailable
+from gateway.tracking.answers import Answers, ListIncomplete, PartlyCancelled, StoreUnavailable
 
 MOST_WAIT = 60
 RETRY_AFTER_SECONDS = 2
@@ -37,11 +37,10 @@ _OWN_FIELDS = own_fields([(b"content-type", b"application/json")])
 
 
 class StatusRoute:
-    """Answers pollers from `answers`. `otherwise` gets requests that need more than that."""
+    """Answers pollers from `answers`."""
 
-    def __init__(self, answers: Answers, otherwise: Callable[[Request], None]) -> None:
+    def __init__(self, answers: Answers) -> None:
         self._answers = answers
-        self._otherwise = otherwise
 
     def open(self, request: Request, target: Target) -> bool:
         """Answers one request; false if it is another route's, or an unusual one."""
@@ -50,20 +49,11 @@ class StatusRoute:
             return False
         if path[1] is None:
             wish = _list_wish(target.query or b"")
-            return wish is not None and self._open_list(request, wish)
+            return wish is not None and _ListPoll(self._answers, request, wish).begin()
         seconds = _seconds(target.query or b"")
         if seconds is not None:
             _StatusPoll(self._answers, request, path[1].decode(), seconds).begin()
         return seconds is not None
-
-    def _open_list(self, request: Request, wish: "_ListWish") -> bool:
-        poll = _ListPoll(request, self._otherwise)
-        try:
-            limit, state, label, cursor = wish
-            self._answers.peek_page(limit, state, cursor, request.reader, poll.on_page, label=label)
-        except InvalidCursor:
-            return False
-        return True
 
 
 class _ListWish(NamedTuple):
@@ -98,11 +88,11 @@ def _seconds(query: bytes) -> float | None:
 class _Poll:
     """One request while it is answered (`Answerer`)."""
 
-    __slots__ = ("_request",)
+    __slots__ = ("_answers", "_request")
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, answers: Answers, request: Request) -> None:
+        self._answers = answers
         self._request = request
-        request.answered_by(self)
 
     def on_request(self) -> None:
         """Its body is not read."""
@@ -117,6 +107,17 @@ class _Poll:
     def _has_client(self) -> bool:
         return self._request.answerer is self
 
+    async def _answer_in_general(self) -> None:
+        """Asks by a coroutine, with all that the store may need for the answer."""
+        try:
+            await self._ask_in_general()
+        except StoreUnavailable as error:
+            fields = [*_OWN_FIELDS, (b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
+            self._request.answer(HTTPStatus.SERVICE_UNAVAILABLE, fields, _problem(store_is_away(error)))
+
+    async def _ask_in_general(self) -> None:
+        raise NotImplementedError
+
     def _send(self, body: bytes, tag: str) -> None:
         """Sends JSON with its ETag; 304 without a body if the client has that tag already."""
         known = etags(self._request.by_name.get(b"if-none-match"))
@@ -130,17 +131,17 @@ class _Poll:
 class _StatusPoll(_Poll):
     """Asks for one status, and waits for another event if the client wants that (`Waiter`)."""
 
-    __slots__ = ("_answers", "_seconds", "seen", "task_id")
+    __slots__ = ("_seconds", "seen", "task_id")
 
     def __init__(self, answers: Answers, request: Request, task_id: str, seconds: float) -> None:
-        super().__init__(request)
-        self._answers = answers
+        super().__init__(answers, request)
         self._seconds = seconds
         self.task_id = task_id
         known = etags(request.by_name.get(b"if-none-match")) if seconds else ()
         self.seen = known[0] if len(known) == 1 else ""  # else it is the present event
 
     def begin(self) -> None:
+        self._request.answered_by(self)
         self._answers.peek(self.task_id, self._on_status)
 
     def _on_status(self, found: Peeked) -> None:
@@ -166,23 +167,17 @@ class _StatusPoll(_Poll):
     def _answer(self, found: Found | None) -> None:
         if found is None or not self._may_see(found):
             text = not_found(self.task_id)
-            self._request.answer(HTTPStatus.NOT_FOUND, _OWN_FIELDS, problem(text))
+            self._request.answer(HTTPStatus.NOT_FOUND, _OWN_FIELDS, _problem(text))
         else:
             self._send(found[0], found[1].event_id)
 
-    async def _answer_in_general(self) -> None:
-        """As tasks.py does: with all that the store needs for it."""
+    async def _ask_in_general(self) -> None:
         reader = self._request.reader
-        try:
-            if self._seconds:
-                document = await self._answers.wait(self.task_id, self.seen or None, self._seconds, reader)
-            else:
-                document = await self._answers.read(self.task_id, reader)
-        except StoreUnavailable as error:
-            fields = [*_OWN_FIELDS, (b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
-            self._request.answer(HTTPStatus.SERVICE_UNAVAILABLE, fields, problem(store_is_away(error)))
+        if self._seconds:
+            document = await self._answers.wait(self.task_id, self.seen or None, self._seconds, reader)
         else:
-            self._answer(None if document is None else found_in(document))
+            document = await self._answers.read(self.task_id, reader)
+        self._answer(None if document is None else found_in(document))
 
     # -- while it waits --
 
@@ -204,21 +199,36 @@ class _StatusPoll(_Poll):
 class _ListPoll(_Poll):
     """Asks for one page."""
 
-    __slots__ = ("_otherwise",)
+    __slots__ = ("_wish",)
 
-    def __init__(self, request: Request, otherwise: Callable[[Request], None]) -> None:
-        super().__init__(request)
-        self._otherwise = otherwise
+    def __init__(self, answers: Answers, request: Request, wish: "_ListWish") -> None:
+        super().__init__(answers, request)
+        self._wish = wish
 
-    def on_page(self, page: PeekedPage) -> None:
-        """Answers with the page."""
+    def begin(self) -> bool:
+        """False for a cursor that no page has returned."""
+        limit, state, label, cursor = self._wish
+        if cursor is not None and not is_cursor(cursor):
+            return False
+        self._request.answered_by(self)
+        self._answers.peek_page(limit, state, cursor, self._request.reader, self._on_page, label=label)
+        return True
+
+    def _on_page(self, page: PeekedPage) -> None:
         if not self._has_client:
             return
         if isinstance(page, Unclear):
-            self._otherwise(self._request)
+            Background(self._request).begin(self._answer_in_general())
         else:
-            found, cursor = page
-            self._send(page_body(found, cursor), page_tag(found, cursor))
+            self._send_page(*page)
+
+    async def _ask_in_general(self) -> None:
+        limit, state, label, cursor = self._wish
+        page = await self._answers.page(limit, state, cursor, self._request.reader, label)
+        self._send_page(list(map(found_in, page.documents)), page.next_cursor, page.skipped)
+
+    def _send_page(self, found: list[Found], cursor: str | None, skipped: int = 0) -> None:
+        self._send(page_body(found, cursor, skipped), page_tag(found, cursor, skipped))
 
 
 # -- what the routes in tasks.py share --
@@ -255,9 +265,9 @@ def not_found(task_id: str) -> str:
 
 def store_is_away(error: StoreUnavailable) -> str:
     """Why there is no answer now."""
-    return f"the status store is away: {error}"
+    return str(error) if isinstance(error, ListIncomplete | PartlyCancelled) else f"the status store is away: {error}"
 
 
-def problem(text: str) -> bytes:
+def _problem(text: str) -> bytes:
     """An error as FastAPI's routes have it."""
     return orjson.dumps({"detail": text})

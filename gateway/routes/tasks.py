@@ -27,7 +27,7 @@ from gateway.tasks.document import found_in
 from gateway.tasks.options import LABEL_PATTERN, MAX_LABEL
 from gateway.tasks.stages import MAX_ATTEMPT, Stage, State
 from gateway.tasks.task import ID_PATTERN, Kept, Reason, is_valid_id
-from gateway.tracking.answers import ListIncomplete, PartlyCancelled, StoreUnavailable
+from gateway.tracking.answers import StoreUnavailable
 from gateway.tracking.tracker import Tracker
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
@@ -128,8 +128,7 @@ def _refused(name: str, value: str | None, problem: str) -> RequestValidationErr
 
 
 def _store_is_away(error: StoreUnavailable) -> HTTPException:
-    detail = str(error) if isinstance(error, ListIncomplete | PartlyCancelled) else store_is_away(error)
-    return HTTPException(503, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+    return HTTPException(503, store_is_away(error), headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import base64
 import re
 import secrets
 from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -251,3 +252,10 @@ def decode_cursor(cursor: str) -> str:
     if not is_place(found) or encode_cursor(found) != cursor:
         raise InvalidCursor(cursor)
     return found
+
+
+def is_cursor(text: str) -> bool:
+    """Whether `decode_cursor` takes `text`."""
+    with suppress(InvalidCursor):
+        return bool(decode_cursor(text))
+    return False

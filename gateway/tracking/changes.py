@@ -1,7 +1,7 @@
 """Pollers that wait for a status to change, and how they learn of it.
 
 A change made by this process wakes them at once, and a notice from another gateway does (notices.py). Notices may be
-lost, so the statuses that others wait for are read now and then, too: at most 500 a second, none while nobody waits.
+lost, so the statuses that others wait for are read now and then, too: at most 200 a second, none while nobody waits.
 There may be thousands of waiters: they share one timer, and are called some at a time, so that streams do not wait.
 """
 
@@ -22,7 +22,7 @@ from gateway.tasks.document import Found
 log = logging.getLogger("gateway.tracker")
 
 _LOOK_SECONDS = 0.25
-_LOOKS_AT_ONCE = 125  # so 500 a second
+_LOOKS_AT_ONCE = 50  # so 200 a second
 _CLOSED_SECONDS = 0.05  # the longest wait while the gateway stops
 _CALLED_AT_ONCE = 16  # waiters in one turn of the loop: each reads a status or sends an answer
 _SPARE_ENDS = 1000  # ends of waits that are over, before they are removed

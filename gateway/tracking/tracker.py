@@ -105,7 +105,6 @@ class Tracker:
         listing = Listing(store, self._writer, self._own, documents.document)
         self.answers = Answers(store, self._writer, self._own, documents, listing, self._changes)
         self._idle = asyncio.Event()  # nothing is in flight any more; set only while draining
-        self._spare_id = ""  # an id for the next request that has none
 
     def __repr__(self) -> str:
         condition = "up" if self.is_store_up else "down"
@@ -181,8 +180,7 @@ class Tracker:
         """
         self.check(task_id, owner)
         if task_id is None:
-            new, self._spare_id = self._spare_id or new_id(), ""
-            task = TrackedTask(new, method, path, query, self._stamps.creation_ms(), 1, owner, label, place=place)
+            task = TrackedTask(new_id(), method, path, query, self._stamps.creation_ms(), 1, owner, label, place=place)
             self._outbox.post(task)
         else:
             before = self._outbox.remembered.get(task_id)
@@ -217,7 +215,6 @@ class Tracker:
             self._outbox.post(task)
             if self._changes.waiters:
                 self._changes.changed(task.task_id)
-        self._spare_id = self._spare_id or new_id()  # made while Ollama works
 
     def answer(self, task: TrackedTask, status_code: int, *, is_stream: bool) -> None:
         """The upstream's response head has come."""

@@ -82,14 +82,17 @@ def test_the_code_cannot_be_changed_even_on_a_writable_root(stack: Stack) -> Non
 
 
 def test_nothing_of_the_build_stays(stack: Stack) -> None:
-    """No pip, no way to get it, no compiler; the gateway's Python has the locked packages and no others."""
+    """No pip, no way to get it, no compiler; the gateway's Python has the locked packages and no others.
+
+    What rich would need to show source code is not there.
+    """
     tools = "pip pip3 gcc cc g++ make ld curl wget"
     assert stack.sh(f"for tool in {tools}; do command -v $tool; done; true") == ""
     assert "No module named pip" in stack.sh("python -m pip", check=False)
     locked = {pin.name for pin in pins("gateway.txt")}
     installed = set(stack.sh(f'python -c "{INSTALLED}"').split())
     assert installed
-    assert installed <= locked
+    assert installed <= locked - {"markdown-it-py", "mdurl", "pygments"}
 
 
 def test_our_layers_tell_nothing_of_the_machine_that_built_them(stack: Stack) -> None:

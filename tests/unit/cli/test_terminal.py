@@ -213,7 +213,8 @@ def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("module", "unwanted"), [
-    ("gateway.process.server", {"httpx", "httpcore", "rich", "pygments", "gateway.cli", "gateway.pull.puller"}),
+    ("gateway.process.server", {"httpx", "httpcore", "rich", "pygments", "gateway.cli", "gateway.pull.puller",
+                                "fastapi", "pydantic", "starlette", "prometheus_client", "statistics", "html"}),
     ("gateway.process.start",
      {"uvicorn", "fastapi", "redis", "asyncio", "ssl", "gateway.app", "gateway.cli", "gateway.pull.puller"}),
     ("gateway.pull.puller", {"httpx", "rich", "uvicorn", "fastapi", "redis", "asyncio"}),
@@ -230,6 +231,38 @@ def test_each_half_loads_only_its_own(module: str, unwanted: set[str]) -> None:
     loaded = set(json.loads(done.stdout))
     assert module in loaded
     assert loaded & unwanted == set()
+
+
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"markdown_it", "mdurl", "pygments"}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+import gateway.pull.puller
+from gateway.cli import show
+from rich.console import Console
+from rich.live import Live
+from rich.progress import Progress
+console = Console(force_terminal=True, file=sys.stderr)
+with Live(show.Table("column"), console=console) as live:
+    live.update(show.Group(show.Text("text"), show.Table("other")))
+with Progress(console=console) as progress:
+    progress.advance(progress.add_task("pull", total=2))
+console.print({"a": [1]}, "[red]red[/red]")
+print("shown")
+"""
+
+
+def test_what_the_image_leaves_out_is_not_needed() -> None:
+    """Tables, live views and the pull's bar work without the packages that the Containerfile takes out again."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], cwd=ROOT, env=environment({}), capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "shown\n"), done.stderr
 
 
 # -- the page --

@@ -12,7 +12,8 @@ from gateway import errors
 from gateway.kept.head import End
 from gateway.metrics import counts
 from gateway.metrics.counts import FAMILIES, SIZE, Counts
-from gateway.metrics.exposition import MAX_MODELS, Metrics, ModelMemory
+from gateway.metrics.exposition import Metrics, ModelMemory
+from gateway.metrics.text import MAX_MODELS
 from gateway.store.memory import MemoryStore
 from gateway.tasks.stages import Stage
 from gateway.tasks.task import Kept, Reason, Task
