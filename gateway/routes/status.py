@@ -120,9 +120,8 @@ class _Poll:
 
     def _send(self, body: bytes, tag: str) -> None:
         """Sends JSON with its ETag; 304 without a body if the client has that tag already."""
-        known = etags(self._request.by_name.get(b"if-none-match"))
         field = (b"etag", b'"%b"' % tag.encode())
-        if known and (tag in known or "*" in known):
+        if is_known(tag, self._request.by_name.get(b"if-none-match")):
             self._request.answer(HTTPStatus.NOT_MODIFIED, [*_OWN_FIELDS[1:], field])
         else:
             self._request.answer(HTTPStatus.OK, [*_OWN_FIELDS, field], body)
@@ -131,14 +130,14 @@ class _Poll:
 class _StatusPoll(_Poll):
     """Asks for one status, and waits for another event if the client wants that (`Waiter`)."""
 
-    __slots__ = ("_seconds", "seen", "task_id")
+    __slots__ = ("_known", "_seconds", "seen", "task_id")
 
     def __init__(self, answers: Answers, request: Request, task_id: str, seconds: float) -> None:
         super().__init__(answers, request)
         self._seconds = seconds
         self.task_id = task_id
-        known = etags(request.by_name.get(b"if-none-match")) if seconds else ()
-        self.seen = known[0] if len(known) == 1 else ""  # else it is the present event
+        self._known = known_event(request.by_name.get(b"if-none-match")) if seconds else None
+        self.seen = ""  # the event at which it begins to wait
 
     def begin(self) -> None:
         self._request.answered_by(self)
@@ -159,7 +158,7 @@ class _StatusPoll(_Poll):
     def _is_waited_for(self, found: Found | None) -> bool:
         if found is None or not self._may_see(found) or self._answers.changes.is_full:
             return False
-        return not found[1].has_ended and self.seen in ("", found[1].event_id)
+        return not found[1].has_ended and self._known in (None, found[1].event_id)
 
     def _may_see(self, found: Found) -> bool:
         return self._request.sees_all or found[1].owner == self._request.owner
@@ -174,7 +173,7 @@ class _StatusPoll(_Poll):
     async def _ask_in_general(self) -> None:
         reader = self._request.reader
         if self._seconds:
-            document = await self._answers.wait(self.task_id, self.seen or None, self._seconds, reader)
+            document = await self._answers.wait(self.task_id, self._known, self._seconds, reader)
         else:
             document = await self._answers.read(self.task_id, reader)
         self._answer(None if document is None else found_in(document))
@@ -234,10 +233,22 @@ class _ListPoll(_Poll):
 # -- what the routes in tasks.py share --
 
 
-def etags(if_none_match: bytes | None) -> list[str]:
-    """The event ids in an If-None-Match field (RFC 9110 section 13.1.2). Weak tags compare as strong ones."""
+def is_known(tag: str, if_none_match: bytes | None) -> bool:
+    """Whether the client has what this ETag names already."""
+    known = _etags(if_none_match)
+    return tag in known or "*" in known
+
+
+def known_event(if_none_match: bytes | None) -> str | None:
+    """The event that a poller knows; None if it names none, or more than one. `""` names an event that no task has."""
+    known = _etags(if_none_match)
+    return known[0] if len(known) == 1 else None
+
+
+def _etags(if_none_match: bytes | None) -> Sequence[str]:
+    """The tags in an If-None-Match field (RFC 9110 section 13.1.2). Weak tags compare as strong ones."""
     if not if_none_match:
-        return []
+        return ()
     tags = if_none_match.decode("latin-1").split(",")
     return [tag.strip().removeprefix("W/").strip('"') for tag in tags if tag.strip()]
 
