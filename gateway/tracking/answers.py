@@ -184,7 +184,7 @@ class Answers:
         """The names of the requests of `label` in `documents` that are at other gateways."""
         visible = [fields_of(document) or {} for document in documents if is_visible(document, reader)]
         names = [name_in(task) for task in visible if task["extensions"].get("label") == label]
-        return [name for name in names if not self.own.is_own(name)]
+        return [name for name in names if name not in self.own]
 
     async def _ask_cancels(self, names: list[str]) -> None:
         for start in range(0, len(names), _ASKED_AT_ONCE):

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Container
 from functools import partial
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import count, islice
 from typing import Protocol, TypeAlias
 
 from gateway.net.deadline import Deadline
@@ -60,6 +60,7 @@ class Changes:
         self._ends = _Ends(self._waits, lambda waiter: self._call(waiter, waiter.on_time))
         self._calls = _Calls()
         self._changed: dict[str, None] = {}  # ids to look at in the next turn of the loop
+        self._unclear: dict[str, None] = {}  # ids whose look said nothing: they are looked at again, own ones too
         self._to_look: deque[str] = deque()
         self._is_looking = False  # a look is due
         self._is_closed = False
@@ -114,14 +115,21 @@ class Changes:
         self._changed[task_id] = None
 
     def _look_at_changed(self) -> None:
-        changed, self._changed = self._changed, {}
+        """Looks at some of the changed tasks. Thousands may change at once, and streams have turns between."""
+        changed = list(islice(self._changed, _CALLED_AT_ONCE))
+        for task_id in changed:
+            del self._changed[task_id]
+        if self._changed:
+            asyncio.get_running_loop().call_soon(self._look_at_changed)
         for task_id in changed:
             self._peek(task_id, partial(self._tell, task_id))
 
     def _tell(self, task_id: str, found: Peeked) -> None:
         """Calls the waiters of a task if it is no longer what they have seen. All of them share this one look."""
         if isinstance(found, Unclear):
-            return  # the next look may say more; each wait ends with its time
+            if task_id in self.waiters:
+                self._unclear[task_id] = None
+            return
         for waiter in list(self.waiters.get(task_id, ())):
             if found is None or found[1].has_ended or found[1].event_id != waiter.seen:
                 self._call(waiter, partial(waiter.on_change, found))
@@ -145,10 +153,11 @@ class Changes:
             asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
-        """Looks at some of the tasks of other gateways, at each in its turn."""
+        """Looks at some of the tasks of other gateways, and of those that were unclear, at each in its turn."""
         self._is_looking = False
         if not self._to_look:
-            self._to_look.extend(task_id for task_id in self.waiters if task_id not in self._own)
+            unclear, self._unclear = self._unclear, {}
+            self._to_look.extend(task for task in self.waiters if task not in self._own or task in unclear)
         for _ in range(min(len(self._to_look), _LOOKS_AT_ONCE)):
             task_id = self._to_look.popleft()
             if task_id in self.waiters:

@@ -23,7 +23,7 @@ _MOST_ASKED = 10_000
 
 
 class Notices:
-    """Sends by `tell`. `own` are the tasks of this process; `on_change` is called with the id of a task that changed.
+    """Sends by `tell`. `own` are this process's tasks; `on_change` is called with the id of a task that changed.
 
     While `asked` is empty, `written` need not be called.
     """
@@ -59,7 +59,7 @@ class Notices:
 
     def _hear_asked(self, name: str, event: str) -> None:
         task = self._own.find(id_in(name))
-        if task is None or not self._own.is_own(name):
+        if task is None or name not in self._own:
             return
         _put(self.asked, name, (event, time.monotonic() + _KEPT_SECONDS))
         self._tell_of(name, task)

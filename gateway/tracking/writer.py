@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Container, Sized
 from enum import Enum, auto
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from gateway.metrics.counts import STORE_FAILED, STORE_WRITE, Counts
 from gateway.store.interface import Record, Store, StoreError, Written
@@ -26,6 +26,16 @@ log = logging.getLogger("gateway.tracker")
 
 # A replica that becomes the primary has not heard of what was written last (docs/behaviour.md, "When the store fails").
 _UNHEARD_SECONDS = 10.0
+
+
+class Own(Protocol):
+    """The tasks of this process; as a container it has the names of their requests."""
+
+    @property
+    def in_flight(self) -> Sized:
+        """Those that have not ended."""
+
+    def __contains__(self, name: object) -> bool: ...
 
 
 OnWritten: TypeAlias = Callable[[list[TrackedTask], list[TrackedTask]], object]
@@ -53,14 +63,14 @@ class _Everything:
 class StoreWriter:
     """Writes what is in `outbox`; `render` makes the record of a task as it is now.
 
-    `own` are the names of the requests that this process runs or remembers: their tasks are never called lost. While
-    `in_flight` is empty, no request can post more, so a batch need not gather.
+    The tasks of `own` are never called lost. While none of them is in flight, no request can post more, so a batch need
+    not gather.
 
     `on_message` is called with the name of each request to cancel, and with what gateways tell each other. `on_silent`
     is called with each name in `own` for which the store lacks heartbeats. `on_possible_loss` is called when the store
     may have lost the tasks in flight, and the ends since a monotonic time; it gets that time. `on_written` is called
     with each batch that the store has answered, and with those of its tasks that were presumed lost and run: that is a
-    new event, which is not written yet.
+    new event, which is not written yet. Without such tasks it need not be called while `asked` is empty.
     """
 
     def __init__(
@@ -69,12 +79,12 @@ class StoreWriter:
         outbox: Outbox,
         *,
         render: Callable[[TrackedTask], Record],
-        own: Container[str],
-        in_flight: Sized,
+        own: Own,
         on_message: Callable[[str], object],
         on_silent: Callable[[str], object],
         on_possible_loss: Callable[[float], object],
         on_written: OnWritten,
+        asked: Sized = (),
         grace_seconds: float,
         counts: Counts | None = None,
     ) -> None:
@@ -84,7 +94,7 @@ class StoreWriter:
         self._render = render
         self._own = own
         self._on_written = on_written
-        self._in_flight = in_flight
+        self._asked = asked
         self._possible_loss = _PossibleLoss(store, on_possible_loss)
         self._lookout = Lookout(
             store,
@@ -151,7 +161,7 @@ class StoreWriter:
         if self._phase is not _IDLE:
             return
         self._phase = _BUSY
-        if self._store.answers_at_once or not self._in_flight:
+        if self._store.answers_at_once or not self._own.in_flight:
             self._write()
         else:
             self._next = asyncio.get_running_loop().call_soon(self._write)
@@ -233,7 +243,8 @@ class StoreWriter:
                 self._outbox.discard(task)
             elif not task.rejected():
                 self._outbox.post_urgently(task)
-        self._on_written(batch, put_right)
+        if put_right or self._asked:
+            self._on_written(batch, put_right)
         if not self.condition.is_up:
             self.condition.batch_written(seconds)
         then(True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -235,6 +236,35 @@ async def test_a_waiter_that_fails_harms_no_other(caplog: pytest.LogCaptureFixtu
     watched.change("a")
     assert await within(AT_ONCE_SECONDS, waiting)
     assert "a bug" in caplog.text
+
+
+async def test_an_own_change_that_a_look_misses_is_found_by_a_later_one() -> None:
+    """If the store fails while a task of this process changes, its waiters learn of it once the store answers."""
+    watched = Watched(own=("a",))
+    waiting = watched.waiting("a")
+    await until(lambda: watched.changes.waiting, 30, "it waits")
+    watched.is_away = True
+    watched.change("a")
+    await watched.until_looked(2)
+    assert not waiting.done()
+    watched.is_away = False
+    assert await within(2 * LOOK_SECONDS + AT_ONCE_SECONDS, waiting)
+    assert not watched.changes.waiters
+
+
+async def test_many_changes_at_once_leave_turns_to_others() -> None:
+    """If many tasks change at once, some are looked at in each turn of the loop, and others have turns between."""
+    watched = Watched(own=tuple(f"t{n}" for n in range(200)))
+    waiting = [watched.waiting(task_id) for task_id in watched.own]
+    await until(lambda: watched.changes.waiting == 200, 30, "all wait")
+    for task_id in watched.own:
+        watched.change(task_id)
+    looks = [0]
+    while looks[-1] < 200:
+        await asyncio.sleep(0)
+        looks.append(len(watched.looks))
+    assert max(after - before for before, after in pairwise(looks)) <= 16
+    assert await within(1, asyncio.gather(*waiting)) == [True] * 200
 
 
 async def test_who_leaves_is_forgotten() -> None:
