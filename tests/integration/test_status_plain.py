@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -156,6 +157,25 @@ async def test_what_the_client_knows(
         answer = await both(quiet.first, target, known(template.replace(b"%b", tag)))
         assert answer.status == (304 if is_known else 200)
         assert (answer.head.all("content-length") == []) == is_known
+
+
+@pytest.mark.parametrize("field", [b'"%b"', b'W/"%b"', b"*", b'"older"', b'"older", "%b"', b'""', b"", b","])
+async def test_what_a_client_that_waits_knows(quiet: Pair, upstream: Upstream, field: bytes) -> None:
+    """Both ways wait for the same event, and give the same answer when the time is up."""
+    stream = await held(quiet.first, upstream)
+    for gateway in quiet:
+        event = (await gateway.at(stream.task_id, "streaming"))["event_id"]
+        tag = known(field.replace(b"%b", event.encode()))
+        target, seconds = status_of(stream.task_id) + "?wait=0.4", []
+        for change in ("", "&x=1"):
+            begun = time.monotonic()
+            await gateway.ask("GET", target + change, tag)
+            seconds.append(time.monotonic() - begun)
+        is_waited_for = field not in (b"*", b'"older"', b'""')
+        assert not is_waited_for or min(seconds) >= 0.4
+        assert is_waited_for or min(seconds) < 0.4
+        await both(gateway, target, tag)
+    await stream.end()
 
 
 async def test_two_fields_with_tags(quiet: Pair, upstream: Upstream, fresh_id: str) -> None:

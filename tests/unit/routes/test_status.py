@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.http.head import parse_target
 from gateway.http.request import Request
 from gateway.routes import tasks
-from gateway.routes.status import MOST_WAIT, StatusRoute, _list_wish, _seconds, etags
+from gateway.routes.status import MOST_WAIT, StatusRoute, _list_wish, _wait_seconds, is_known, known_event
 from gateway.store.interface import Page, Unclear, encode_cursor, place
 from gateway.tasks.document import complete_document, found_in
 from gateway.tasks.options import MAX_LABEL
@@ -211,27 +211,30 @@ def test_two_fields_with_tags_are_left_to_the_routes() -> None:
 def test_any_query_is_taken_or_left(query: str) -> None:
     """No text makes the parsing fail, and what is taken is within the bounds."""
     encoded = query.encode()
-    wish, seconds = _list_wish(encoded), _seconds(encoded)
+    wish, seconds = _list_wish(encoded), _wait_seconds(encoded)
     assert wish is None or (1 <= wish.limit <= 1000 and len(wish.label) <= MAX_LABEL)
     assert seconds is None or 0 <= seconds <= MOST_WAIT
 
 
 @pytest.mark.parametrize(
-    ("field", "tags"),
+    ("field", "known", "event"),
     [
-        (None, []),
-        (b"", []),
-        (b'"a"', ["a"]),
-        (b'W/"a"', ["a"]),
-        (b'"a", W/"b",c', ["a", "b", "c"]),
-        (b" , ,", []),
-        (b"*", ["*"]),
-        (b'"\xff"', ["\xff"]),
+        (None, "", None),
+        (b"", "", None),
+        (b'"a"', "a", "a"),
+        (b'W/"a"', "a", "a"),
+        (b"a", "a", "a"),
+        (b'"a", W/"b",c', "abc", None),
+        (b" , ,", "", None),
+        (b'""', "", ""),
+        (b"*", "abc", "*"),
+        (b'"\xff"', "", "\xff"),
     ],
 )
-def test_the_tags_of_a_client(field: bytes | None, tags: list[str]) -> None:
-    """In any of the forms of RFC 9110; weak ones compare as strong ones."""
-    assert etags(field) == tags
+def test_the_tags_of_a_client(field: bytes | None, known: str, event: str | None) -> None:
+    """In any of the forms of RFC 9110; weak ones compare as strong ones. One tag alone is an event to wait from."""
+    assert "".join(tag for tag in "abc" if is_known(tag, field)) == known
+    assert known_event(field) == event
 
 
 # -- what is answered --
@@ -267,7 +270,15 @@ def test_another_keys_task_is_not_there() -> None:
 
 @pytest.mark.parametrize(
     ("known", "is_waited_for"),
-    [("", True), ('"{}"', True), ('W/"{}"', True), ('"older"', False), ('"{}", "older"', True), ("*", False)],
+    [
+        ("", True),
+        ('"{}"', True),
+        ('W/"{}"', True),
+        ('"older"', False),
+        ('"{}", "older"', True),
+        ("*", False),
+        ('""', False),
+    ],
 )
 def test_a_poller_waits_for_another_event(known: str, is_waited_for: bool) -> None:
     """Than the one that it names; without one, or with several, than the present one."""
