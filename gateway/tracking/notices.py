@@ -69,12 +69,13 @@ class Notices:
         name = self._own.name(task)
         if name in self.asked:
             self._tell_of(name, task)
-            if (task.is_final and task.is_saved) or self.asked[name][1] < time.monotonic():
-                del self.asked[name]
 
     def _tell_of(self, name: str, task: TrackedTask) -> None:
-        if task.event_id != self.asked[name][0]:
+        event, until = self.asked[name]
+        if task.event_id != event:
             self._send(_TOLD, name)
+        if (task.is_final and task.is_saved) or until < time.monotonic():
+            del self.asked[name]
 
     def _send(self, kind: str, name: str) -> None:
         self._to_send[kind].append(name)

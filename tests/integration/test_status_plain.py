@@ -5,6 +5,7 @@ An unknown parameter is what leads a request to the routes (contract section 4).
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,14 @@ import pytest
 
 from tests.integration.conftest import OTHER, Pair
 from tests.integration.test_api_keys import ADMIN, ALICE, BOB, KEYS, bearer
+from tests.integration.test_store_rights import store_is
 from tests.support.scripted import answering
+from tests.support.store import DOCUMENTS, OURS
 from tests.support.streams import BODY, CHAT, HeldStream, held
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from tests.conftest import Launch
+    from tests.conftest import Launch, NewStore
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
     from tests.support.store import Store
@@ -321,3 +325,78 @@ VALID_BUT_ODD = [
 async def test_what_is_odd_is_as_the_routes_have_it(quiet: Pair, target: str) -> None:
     """Whatever the spelling, both ways agree."""
     await both(quiet.first, target)
+
+
+# -- what the plain way cannot answer alone --
+
+
+async def test_malformed_records_are_skipped(tracked: Gateway, store: Store, upstream: Upstream, fresh_id: str) -> None:
+    """The page says how many it left out; the status of such a record is 404."""
+    for number in range(3):
+        await ended(tracked, upstream, f"{fresh_id}-{number}", (b"X-Task-Label", fresh_id.encode()))
+        await tracked.ended(f"{fresh_id}-{number}")
+    await store.client.set(f"{DOCUMENTS}{fresh_id}-1", "no document", ex=60)
+    page = (await both(tracked, f"/tasks/status?label={fresh_id}")).json()
+    assert ([task["task_id"] for task in page["items"]], page["skipped"]) == ([f"{fresh_id}-2", f"{fresh_id}-0"], 1)
+    tag = (await both(tracked, f"/tasks/status?label={fresh_id}")).head.get("etag") or b""
+    assert (await both(tracked, f"/tasks/status?label={fresh_id}", known(tag))).status == 304
+
+
+async def test_a_malformed_status_is_404(launch: Launch, store: Store, fresh_id: str) -> None:
+    """As one that is not there, and no wait waits for it."""
+    gateway = await launch(REDIS_URL=store.url)
+    await store.client.set(DOCUMENTS + fresh_id, "no document", ex=60)
+    for more in ("", "?wait=30"):
+        assert (await both(gateway, status_of(fresh_id) + more)).status == 404
+
+
+async def test_a_silent_task_is_lost(launch: Launch, store: Store, upstream: Upstream) -> None:
+    """The first one that asks makes it lost, whichever way it asks."""
+    gateway = await launch(REDIS_URL=store.url)
+    stream = await held(gateway, upstream)
+    document = await store.document(stream.task_id)
+    document["extensions"] |= {"boot": "another", "lost_after_ms": 1}
+    for number, change in enumerate(("", "?x=1")):
+        task_id = f"{stream.task_id}-{number}"
+        text = json.dumps(document | {"task_id": task_id}, separators=(",", ":"))
+        await store.client.set(DOCUMENTS + task_id, text, ex=60)
+        assert (await gateway.ask("GET", status_of(task_id) + change)).json()["stage"] == "lost"
+        assert (await both(gateway, status_of(task_id))).json()["extensions"]["is_presumed"]
+    await stream.end()
+
+
+async def test_while_the_store_is_away(launch: Launch, new_store: NewStore, upstream: Upstream, fresh_id: str) -> None:
+    """The own tasks are known; all else, and every list, is 503 with Retry-After. Then all is as before."""
+    store = await new_store()
+    gateway = await launch(REDIS_URL=store.url, **QUIET)
+    stream = await held(gateway, upstream)
+    await store.kill()
+
+    await store_is("down", gateway)
+    assert (await both(gateway, status_of(stream.task_id))).json()["stage"] == "streaming"
+    for target in (status_of(fresh_id), status_of(fresh_id) + "?wait=5", "/tasks/status", "/tasks/status?label=a"):
+        answer = await both(gateway, target)
+        assert (answer.status, answer.head.get("retry-after")) == (503, b"2")
+    await store.start()
+
+    await store_is("up", gateway)
+    await until(lambda: store.raw(stream.task_id), what="it is written again")
+    assert (await both(gateway, "/tasks/status")).json()["count"] == 1
+    await stream.end()
+
+
+async def test_a_list_that_is_rebuilt(launch: Launch, new_store: NewStore, upstream: Upstream, fresh_id: str) -> None:
+    """An evicted list is whole again, or the answer is 503: never a page that lacks tasks."""
+    store = await new_store()
+    gateway = await launch(REDIS_URL=store.url, **QUIET)
+    await ended(gateway, upstream, fresh_id)
+    await gateway.ended(fresh_id)
+    for change in ("", "&x=1"):
+        await store.client.delete(f"{OURS}2:SUCCESS")
+        answer = await gateway.ask("GET", "/tasks/status?state=SUCCESS" + change)
+        assert (answer.status, [task["task_id"] for task in answer.json()["items"]]) == (200, [fresh_id])
+    await store.client.delete(f"{OURS}2:SUCCESS")
+    await store.client.set(f"{OURS}rebuild", "another gateway", ex=60)
+    answer = await both(gateway, "/tasks/status?state=SUCCESS")
+    assert (answer.status, answer.head.get("retry-after")) == (503, b"2")
+    await store.client.delete(f"{OURS}rebuild")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,11 +14,13 @@ from gateway.http.head import parse_target
 from gateway.http.request import Request
 from gateway.routes import tasks
 from gateway.routes.status import MOST_WAIT, StatusRoute, _list_wish, _seconds, etags
-from gateway.store.interface import InvalidCursor, Unclear, encode_cursor, place
+from gateway.store.interface import Page, Unclear, encode_cursor, place
 from gateway.tasks.document import complete_document, found_in
 from gateway.tasks.options import MAX_LABEL
 from gateway.tasks.stages import Stage, State
+from gateway.tracking.answers import StoreUnavailable
 from tests.support.records import record
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,12 +42,11 @@ class Asked:
         self.found_page: PeekedPage = ([], None) if page is None else page
         self.is_full = False
         self.calls: list[Any] = []
-        self.otherwise: list[Request] = []
         self.sent = b""
         changes = SimpleNamespace(add=self.add, remove=self.remove)
         self.changes = changes
         answers: Any = SimpleNamespace(peek=self.peek, peek_page=self.peek_page, changes=changes)
-        self.route = StatusRoute(cast("Answers", answers), self.otherwise.append)
+        self.route = StatusRoute(cast("Answers", answers))
 
     def peek(self, task_id: str, then: Callable[[Peeked], None]) -> None:
         """Remembers the call, and answers."""
@@ -57,8 +57,6 @@ class Asked:
         self, limit: int, state: State | None, cursor: str | None, reader: str | None, then: Any, *, label: str = ""
     ) -> None:
         """Remembers the call, and answers."""
-        if cursor == "bad":
-            raise InvalidCursor(cursor)
         self.calls.append((limit, state, cursor, reader, label))
         then(self.found_page)
 
@@ -105,9 +103,9 @@ def described() -> dict[str, list[dict[str, Any]]]:
     return {path: paths[path]["get"]["parameters"] for path in ("/tasks/status", "/tasks/status/{task_id}")}
 
 
-PLAIN = {
+PLAIN: dict[str, list[str]] = {
     "limit": ["1", "9", "10", "50", "99", "100", "999", "1000"],
-    "state": list(State),
+    "state": [*State],
     "label": ["a", "job:1@x", "a/b?c", "~!$'()*,;:@", "l" * MAX_LABEL],
     "cursor": [CURSOR],
     "wait": ["0", "1", "30", "60", "0.5", "60.0", "59.999999", "05"],
@@ -144,7 +142,6 @@ def test_what_is_described_is_answered_by_plain_calls(path: str) -> None:
             for method in ("GET", "HEAD"):
                 full = f"{target}?{query}" if query else target
                 assert asked.ask(full, *sent, method=method), full
-    assert asked.otherwise == []
     assert len(asked.calls) == len(given_fields) * 2 * (1 + len(alone) + len(pairs))
 
 
@@ -304,11 +301,37 @@ def test_a_poller_that_leaves_is_forgotten_and_gets_nothing() -> None:
     assert asked.sent == b""
 
 
-def test_a_page_that_is_unclear_goes_to_the_routes() -> None:
-    """With the request as it came; nothing has been sent."""
-    asked = Asked(page=Unclear("a malformed record"))
-    assert asked.ask("/tasks/status?limit=5")
-    assert (asked.otherwise, asked.sent) == ([asked.request], b"")
+async def test_a_page_that_is_unclear_is_asked_for_in_general() -> None:
+    """By the tracker's `page`, with the same wish; what that leaves out is told."""
+    found = a_task()
+    asked, asks = Asked(page=Unclear("a malformed record")), list[tuple[object, ...]]()
+
+    async def page(*arguments: object) -> Page:
+        asks.append(arguments)
+        return Page([found[0].decode()], CURSOR, 3)
+
+    cast("Any", asked.route._answers).page = page
+    assert asked.ask(f"/tasks/status?limit=5&label=a&cursor={CURSOR}", owner="alice")
+    await until(lambda: asked.status)
+    assert (asked.status, asks) == (200, [(5, None, CURSOR, "alice", "a")])
+    assert asked.sent.endswith(b',"next_cursor":"%b","skipped":3}' % CURSOR.encode())
+
+
+@pytest.mark.parametrize("target", ["/tasks/status", "/tasks/status/t", "/tasks/status/t?wait=5"])
+async def test_a_store_that_is_away_is_503(target: str) -> None:
+    """With the time after which to ask again."""
+
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("no answer in time")
+
+    asked = Asked(Unclear("away"), Unclear("away"))
+    answers = cast("Any", asked.route._answers)
+    answers.read = answers.wait = answers.page = away
+    assert asked.ask(target)
+    await until(lambda: asked.status)
+    assert asked.status == 503
+    assert b"retry-after: 2\r\n" in asked.sent
+    assert asked.sent.endswith(b'{"detail":"the status store is away: no answer in time"}')
 
 
 async def test_a_status_that_is_unclear_is_asked_for_in_general() -> None:
@@ -329,6 +352,5 @@ async def test_a_status_that_is_unclear_is_asked_for_in_general() -> None:
     ]:
         asked.sent = b""
         assert asked.ask(target, *fields)
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await until(lambda: asked.status)
         assert (asked.status, reads.pop()) == (200, expected)
