@@ -186,7 +186,7 @@ class _StatusPoll(_Poll):
 
     async def _ask(self) -> None:
         reader = self._request.reader
-        if self._seconds:
+        if self._seconds and not self._answers.changes.is_full:
             document = await self._answers.wait(self.task_id, self._known, self._seconds, reader)
         else:
             document = await self._answers.read(self.task_id, reader)

@@ -1,6 +1,7 @@
-"""`/tasks/…`: the status of tasks, and cancel. Asks the tracker, and sends its documents unchanged.
+"""Describes `/tasks/status…` and the cancels for /openapi.json, and answers those requests that no plain route takes.
 
-The models below only describe the documents for /openapi.json. A document is never rebuilt from them.
+The plain routes are in status.py and cancel.py. Documents are sent as the tracker has them: the models below only
+describe them, and no document is rebuilt from a model.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.http.request import Request as ClientRequest
+from gateway.routes.description import Problem
 from gateway.routes.status import (
     MOST_WAIT,
     RETRY_AFTER_SECONDS,
@@ -100,12 +102,6 @@ class LabelCancelled(BaseModel):
     cancelled: int = Field(description="how many tasks were asked to end")
 
 
-class Problem(BaseModel):
-    """The reason for an error."""
-
-    detail: str
-
-
 _STORE_AWAY = {"model": Problem, "description": "the store is away and this gateway does not know it itself"}
 _PARTLY_CANCELLED = {"model": Problem, "description": "the store is away; the tasks of this gateway are cancelled"}
 
@@ -158,7 +154,7 @@ def _tagged(body: bytes, tag: str, if_none_match: str | None = None, status_code
 
 
 async def _unless_left(request: Request, answer: Coroutine[Any, Any, str | None]) -> str | None:
-    """Awaits `answer`, and cancels it when the client leaves. None then: the client does not get the answer."""
+    """Awaits `answer`. If the client leaves, cancels it and returns None, which is sent to no client."""
     left: asyncio.Future[None] = request.scope["extensions"]["gateway.left"]
     waiting = asyncio.ensure_future(answer)
 

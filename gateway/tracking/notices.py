@@ -1,8 +1,8 @@
-"""What gateways tell each other, so that a poller at one of them hears at once of a task that another one runs.
+"""What gateways tell each other, so that a poller at one of them learns at once of a change at another one.
 
-The gateway of the poller asks for the task; the gateway that runs it tells of its next statuses as soon as the store
-has them. Both go over the channel of the cancels, many in one message. Without a poller nothing is sent. A message may
-be lost: `Changes` looks for itself, too.
+The poller's gateway asks about the task. The gateway that runs it tells when the store has another status. Both
+messages go over the channel of the cancels, many names in one. Without a poller nothing is sent. A message may be lost,
+so `Changes` also reads the status itself.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from gateway.tracking.tracked import TrackedTask
 _ASK, _TOLD = "?", "="  # no name of a request begins with one of them
 _GATHER_SECONDS = 0.003
 _MOST_NAMES = 100  # in one message
-_KEPT_SECONDS = 90  # how long a task that was asked for is told of: longer than a poller waits
-_AGAIN_SECONDS = 20  # a task that pollers still wait for is asked for again
+_KEPT_SECONDS = 90  # how long this gateway tells of a task after it was asked: longer than a poller waits
+_AGAIN_SECONDS = 20  # then the next poller that waits for the same event of a task makes this gateway ask again
 _MOST_ASKED = 10_000
 
 
