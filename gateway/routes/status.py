@@ -34,6 +34,7 @@ _LIST_PARAMETERS = {
     "label": re.compile(PLAIN_LABEL),
     "cursor": re.compile(r"[0-9A-Za-z_-]{1,512}"),
 }
+_LONGEST_QUERY = 1024  # bytes of one that is remembered; a plain one is shorter
 _FIELDS = own_fields([])
 _JSON_FIELDS = own_fields([(b"content-type", b"application/json")])
 
@@ -50,7 +51,8 @@ class StatusRoute:
         if path is None or request.method not in ("GET", "HEAD") or len(request.values(b"if-none-match")) > 1:
             return False
         if path[1] is None:
-            wish = _list_wish(target.query or b"")
+            query = target.query or b""
+            wish = _list_wish(query) if len(query) <= _LONGEST_QUERY else None
             if wish is not None:
                 _ListPoll(self._answers, request, wish).begin()
             return wish is not None

@@ -207,6 +207,16 @@ def test_two_fields_with_tags_are_left_to_the_routes() -> None:
     assert not Asked(a_task()).ask("/tasks/status", *fields)
 
 
+def test_long_queries_are_not_remembered() -> None:
+    """Clients cannot fill the memory with them; the longest plain query is remembered."""
+    _list_wish.cache_clear()
+    asked = Asked()
+    longest = encode_cursor(place(1000, "t" * 128))
+    assert asked.ask(f"/tasks/status?limit=1000&label={'l' * MAX_LABEL}&cursor={longest}")
+    assert not asked.ask("/tasks/status?cursor=" + "A" * 60_000)
+    assert _list_wish.cache_info().currsize == 1
+
+
 @given(st.text(st.sampled_from("limtsaeborcuw=&%+19.- A"), max_size=40))
 def test_any_query_is_taken_or_left(query: str) -> None:
     """No text makes the parsing fail, and what is taken is within the bounds."""
