@@ -23,7 +23,7 @@ from bench.procstat import Meter, Usage
 from bench.stores import LIST_LIMIT
 from bench.upstream import COMPLETION
 
-_KNOWN_TASKS = 200  # whose ETag is asked for before a run with If-None-Match
+_KNOWN_TASKS = 200  # before a run with If-None-Match the bench gets the ETags of so many
 _OWN_DESCRIPTORS = 200  # of a gateway, beside those of its clients
 _MOST_SETTLE_SECONDS = 10
 _QUIET_SHARE = 0.05  # of a core
@@ -34,7 +34,7 @@ _CHANGE_SECONDS = 0.02  # between two ends of tasks
 class StatusScenario(JsonScenario):
     """Reads status documents of ended tasks: a random one, or with a `query` the newest 50.
 
-    `is_known`: the client has each document already, and says so by its ETag.
+    `is_known`: the client has each document already, and sends its ETag.
     """
 
     query: str = ""
@@ -100,7 +100,7 @@ class WaitScenario(Scenario):
         return tasks
 
     async def _usage(self, meter: Meter) -> Usage:
-        """What is used in a window, once what was begun before is done."""
+        """What is used in a window. Waits before it until the gateway is quiet, for ten seconds at most."""
         for _ in range(_MOST_SETTLE_SECONDS):
             before = meter.read()
             await asyncio.sleep(1.0)
@@ -114,7 +114,7 @@ class WaitScenario(Scenario):
     async def _change(
         self, variant: Variant, tasks: Sequence[StreamClient], polls: Sequence[WaitingClient]
     ) -> list[float]:
-        """Ends some tasks, one after another: the sorted times from the upstream's end to the answer of the waiter."""
+        """Ends tasks, one after another. Returns the sorted times from the upstream's end to the waiter's answer."""
         reader, writer = await asyncio.open_connection("127.0.0.1", variant.upstream.port)
         chosen = random.sample(range(len(tasks)), min(self.changes, len(tasks)))
         for number in chosen:
@@ -205,7 +205,7 @@ def _waited_id(number: int) -> str:
 
 
 def _held(target: Target, run: Run, number: int) -> StreamClient:
-    """The client of a task that runs until the upstream is told to end it."""
+    """The client of a task that runs until the bench tells the upstream to end it."""
     with_id = replace(target, fields=f"X-Task-Id: {_waited_id(number)}\r\n".encode())
     return StreamClient(run, chat(with_id, f"hold={number}", is_stream=True), 2)
 
@@ -217,7 +217,7 @@ def _waiting(target: Target, run: Run, number: int) -> WaitingClient:
 
 
 def _fitting_waiters() -> int:
-    """How many may wait at one gateway: half its connections, and it needs two file descriptors for each of those."""
+    """How many may wait at one gateway: half its connections. It needs two file descriptors for each connection."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (soft - _OWN_DESCRIPTORS) // 4
 

@@ -15,9 +15,9 @@ _Found = Callable[[Results], list[float]]
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One line: `found` computes the figure of each round; the median must be within `limit`.
+    """One line of the table: `found` computes the figure of each round; their median must be within `limit`.
 
-    One that is not `is_always_shown` is left out where it was not measured.
+    Without `is_always_shown` the line is left out if nothing was measured for it.
     """
 
     what: str
@@ -52,7 +52,7 @@ def _more(scenario: str, key: str, base: str, name: str) -> _Found:
 
 
 def _to_relayed(scenario: str, key: str = "proxy_us") -> _Found:
-    """A figure of what is asked, to that of a small JSON request that the gateway relays in the same round."""
+    """The ratio of a status read's figure to that of a small JSON request relayed in the same round."""
 
     def found(results: Results) -> list[float]:
         rounds = zip(results.of(scenario).rounds, results.of("json-32").rounds, strict=False)

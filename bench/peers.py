@@ -18,7 +18,7 @@ from bench.stores import FilledStores, new_store, write_files
 
 # The variants of another checkout, by the variant of this one that each is measured beside.
 BEFORE = {"gateway": "before", "gateway-ids": "before-ids", "gateway-1k": "before-1k"}
-# Peers whose programs no registry has: each runs if `--peer-binary` says where it is.
+# Peers that are in no package registry: each runs if `--peer-binary` gives its path.
 BINARIES = ("go", "olla", "llama-swap")
 PEERS = ("nginx", "nginx-static", "haproxy", "floor", "fastapi", "fastapi-reads", "litellm", "portkey")
 TITLES = {
@@ -62,10 +62,10 @@ class Variant:
     proxy: Process | None
     upstream: Process
     store: Process | None = None
-    counts_tasks: bool = False  # every answered request has left a key in the store
+    counts_tasks: bool = False  # every answered request leaves a key in the store
     filled: int = 0  # ended tasks in the store before the first request
-    holder: Target | None = None  # where the tasks are put that `target` is asked for; None: there as well
-    patience: int = 1  # its windows are so many times longer: slow ones would have few answers in them
+    holder: Target | None = None  # runs the tasks that `target` is asked about; None: `target` runs them
+    patience: int = 1  # its windows are so many times longer, because a slow proxy gives few answers
 
     @property
     def title(self) -> str:
@@ -78,7 +78,7 @@ class Variant:
 
 @dataclass(slots=True)
 class Stand:
-    """Everything that runs while `standing` is open, and what could not start, with the reason."""
+    """Everything that runs while `standing` is open, and the variants that could not start, with the reasons."""
 
     variants: list[Variant] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -88,8 +88,8 @@ class Stand:
 class Setup:
     """What the variants of a run are built with.
 
-    `beside` is the checkout whose gateway the variants *before* run. `binaries` are the programs of `BINARIES` that are
-    there. `filled` has the stores that outlive a round.
+    `beside` is the checkout whose gateway the variants *before* run. `binaries` are the paths that were given for the
+    names of `BINARIES`. `filled` has the stores that outlive a round.
     """
 
     filled: FilledStores
@@ -100,7 +100,7 @@ class Setup:
 
 @contextmanager
 def standing(names: Sequence[str], setup: Setup) -> Iterator[Stand]:
-    """Start what the variants in `names` need, and stop all of it at the end."""
+    """Starts what the variants in `names` need, and stops all of it at the end."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         folder.chmod(0o755)  # nginx's worker may be another user
@@ -157,13 +157,10 @@ class _Builder:
         }
         return builders[name]()
 
-    def _run(
-        self, name: str, argv: list[str], *more: str, env: Mapping[str, str] | None = None, **how: object
-    ) -> Process:
+    def _run(self, name: str, argv: list[str], *more: str) -> Process:
         """Starts `argv` with a free port as its next argument."""
         port = free_port()
-        command = [*argv, str(port), *more]
-        return self._stack.enter_context(running(self._folder, name, command, port, env, **how))  # type: ignore[arg-type]
+        return self._stack.enter_context(running(self._folder, name, [*argv, str(port), *more], port))
 
     def _once(self, name: str, start: Callable[[], Process]) -> Process:
         if name not in self._shared:
@@ -309,7 +306,7 @@ class _Builder:
         }
         port = free_port()
         target = Target(port, is_verbatim=False)
-        # Its first request takes seconds, for it loads most of itself then.
+        # Its first request takes seconds, because it loads most of its modules then.
         how = running(
             self._folder, "litellm", [*argv, str(port)], port, env, is_ready=_answers(target),
             limit_seconds=_SLOW_START_SECONDS,

@@ -77,6 +77,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("pipeline", "reader"):
         monkeypatch.setattr(f"gateway.store.{module}.COMMAND_TIMEOUT_SECONDS", GUARD_SECONDS)
         monkeypatch.setattr(f"gateway.store.{module}.CONNECT_TIMEOUT_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr("gateway.store.peeks._TIMEOUT_SECONDS", GUARD_SECONDS)
 
 
 @pytest.fixture(scope="session")

@@ -81,16 +81,15 @@ class OriginPolicy:
 
         `target` is in origin form (RFC 9112 section 3.2.1), `fields` have lower-case names.
         """
-        host = fields.get(b"host", b"").decode("latin-1").lower()
         origin = fields.get(b"origin")
         if origin is None:
             site = fields.get(b"sec-fetch-site")
             if site is not None and site not in _OWN_SITES and not _is_link(method, target, fields):
                 raise OriginNotAllowed("pages of other sites may only link to the gateway's own pages")
-            if _is_browser(fields) and not self.trusts(host):
+            if _is_browser(fields) and not self.trusts(_host_in(fields)):
                 raise OriginNotAllowed("browsers may not use this host name; ALLOWED_HOSTS adds names")
             return
-        text = origin.decode("latin-1").lower()
+        text, host = origin.decode("latin-1").lower(), _host_in(fields)
         if not self.allows(text) and not (_is_same_origin(text, host) and self.trusts(host)):
             raise OriginNotAllowed("this origin is not allowed; CORS_ALLOW_ORIGINS adds origins")
 
@@ -166,6 +165,10 @@ def _is_link(method: str, target: bytes, fields: Mapping[bytes, bytes]) -> bool:
         and fields.get(b"sec-fetch-dest") == b"document"
         and (path in _LINKABLE or path.startswith(_LINKABLE_PREFIX))
     )
+
+
+def _host_in(fields: Mapping[bytes, bytes]) -> str:
+    return fields.get(b"host", b"").decode("latin-1").lower()
 
 
 def _is_browser(fields: Mapping[bytes, bytes]) -> bool:

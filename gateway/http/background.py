@@ -1,6 +1,7 @@
 """Runs work that answers one request: the request is answered once, and the work ends when its client leaves.
 
-Knows nothing of kept answers. Readers, joiners and deletes have to wait for the store, so each is an asyncio task.
+Knows nothing of tasks. Readers, joiners and deletes of kept answers have to wait for the store, and so do questions for
+statuses whose plain answer is not clear. So each is an asyncio task.
 """
 
 import asyncio

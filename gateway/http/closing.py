@@ -25,12 +25,15 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
+# Python 3.11 takes 60 ns to find `Phase.OPEN`, and 5 to find a name of a module. A request uses sixty.
+OPEN, STOPPING, LINGERING, FLUSHING, CLOSED = Phase
+
 _MOVES: dict[Phase, tuple[Phase, ...]] = {
-    Phase.OPEN: (Phase.STOPPING, Phase.LINGERING, Phase.FLUSHING, Phase.CLOSED),
-    Phase.STOPPING: (Phase.FLUSHING, Phase.CLOSED),
-    Phase.LINGERING: (Phase.CLOSED,),
-    Phase.FLUSHING: (Phase.CLOSED,),
-    Phase.CLOSED: (),
+    OPEN: (STOPPING, LINGERING, FLUSHING, CLOSED),
+    STOPPING: (FLUSHING, CLOSED),
+    LINGERING: (CLOSED,),
+    FLUSHING: (CLOSED,),
+    CLOSED: (),
 }
 
 
@@ -87,7 +90,7 @@ class Lifecycle:
     __slots__ = ("_deadline", "_dropped_bytes", "_linger_until", "_loop", "_transport", "phase")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, deadline: Deadline) -> None:
-        self.phase = Phase.OPEN
+        self.phase = OPEN
         self._loop = loop
         self._transport = transport
         self._deadline = deadline
@@ -100,25 +103,25 @@ class Lifecycle:
     @property
     def is_closing(self) -> bool:
         """Whether nothing more is answered. A transport also closes by itself, at a FIN or an error of the socket."""
-        return self.phase not in (Phase.OPEN, Phase.STOPPING) or self._transport.is_closing()
+        return self.phase not in (OPEN, STOPPING) or self._transport.is_closing()
 
     def stop(self) -> None:
         """The server stops: from now on the connection closes without lingering."""
-        self._move(Phase.STOPPING)
+        self._move(STOPPING)
 
     def close(self, reason: Reason, *, is_sending: bool) -> None:
         """Closes the connection, the one way to do so. `is_sending`: more of a request is to come from the client.
 
         Does nothing if the connection is closing already, but an abort or a reset ends a gentle close.
         """
-        if self.phase is Phase.CLOSED:
+        if self.phase is CLOSED:
             return
         way = self._way(reason, is_sending=is_sending)
         if way is Way.RESET:
             client: socket.socket = self._transport.get_extra_info("socket")
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
         if way in (Way.ABORT, Way.RESET):
-            self._move(Phase.CLOSED)
+            self._move(CLOSED)
             self._transport.abort()
         elif not self.is_closing:
             if way is Way.LINGER:
@@ -128,13 +131,13 @@ class Lifecycle:
 
     def lost(self) -> None:
         """The transport is closed."""
-        self._move(Phase.CLOSED)
+        self._move(CLOSED)
 
     def _way(self, reason: Reason, *, is_sending: bool) -> Way:
         way = _WAYS[reason]
         if way is Way.FINISH:
             way = Way.LINGER if is_sending else Way.FLUSH
-        return Way.FLUSH if way is Way.LINGER and self.phase is Phase.STOPPING else way
+        return Way.FLUSH if way is Way.LINGER and self.phase is STOPPING else way
 
     def _move(self, phase: Phase) -> None:
         """Changes the phase if the table allows that; a phase never goes back."""
@@ -142,7 +145,7 @@ class Lifecycle:
             self.phase = phase
 
     def _flush(self) -> None:
-        self._move(Phase.FLUSHING)
+        self._move(FLUSHING)
         self._deadline.move(limits.LINGER_SECONDS)
         self._transport.close()
 
@@ -152,7 +155,7 @@ class Lifecycle:
     # So only our direction is closed at first (RFC 9112 section 9.6).
 
     def _linger(self) -> None:
-        self._move(Phase.LINGERING)
+        self._move(LINGERING)
         self._linger_until = self._loop.time() + limits.LINGER_SECONDS
         self._transport.write_eof()
         self._transport.resume_reading()

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from gateway.errors import TooManyConnections
 from gateway.http import limits
-from gateway.http.closing import Lifecycle, Phase, Reason, has_left
+from gateway.http.closing import FLUSHING, LINGERING, Lifecycle, Reason, has_left
 from gateway.http.head import Refusal
-from gateway.http.parser import Pace, Part, PipelinedRequests, RequestReader
+from gateway.http.parser import BODY, NOTHING, Pace, PipelinedRequests, RequestReader
 from gateway.http.request import Request, closing_response
 from gateway.http.stalled import StallWatch
 from gateway.metrics.counts import Counts
@@ -53,6 +53,10 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     uvloop gives an `asyncio.Protocol` reads of 250 KiB, so this is a `BufferedProtocol`.
     """
 
+    __slots__ = (
+        "_application", "_deadline", "_is_serving", "_lifecycle", "_loop", "_max_connections", "_pipeline", "_reader",
+        "_server_state", "_stall_watch", "_transport", "is_read_paused", "is_writable", "send",
+    )  # fmt: skip
     _warned_at = -inf  # of too many connections, by any of them
 
     def __init__(
@@ -79,6 +83,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         self._is_serving = False
         self.is_writable = True
         self.send: Callable[[bytes], None] = _discard
+        self._stall_watch: StallWatch | None = None  # once an answer could not be written at once
 
     # -- the connection --
 
@@ -87,7 +92,6 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER_BYTES)
         self.send = self._transport.write
         self._lifecycle = Lifecycle(self._loop, self._transport, self._deadline)
-        self._stall_watch = StallWatch(self._loop, self._transport, self._on_stalled)
         # The watch keeps what it is given for some seconds longer: the transport, but not this object.
         self._application.peers.add(self._loop, self._transport, self._transport.abort)
         connections = cast("set[object]", self._server_state.connections)
@@ -122,14 +126,15 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         self._lifecycle.lost()
         self._deadline.end()
         self._application.peers.discard(self._transport)
-        self._stall_watch.close()
+        if self._stall_watch is not None:
+            self._stall_watch.close()
         self._pipeline.lose()
         self._reader.close()
 
     def shutdown(self) -> None:
         """The server stops: requests that were read are answered, but nothing else is waited for."""
         newest = self._pipeline.last
-        if self._lifecycle.phase is Phase.LINGERING or (newest is not None and self._is_closing):
+        if self._lifecycle.phase is LINGERING or (newest is not None and self._is_closing):
             self._close(Reason.STOPPED_WAITING)
         elif newest is not None:
             newest.is_keep_alive = False
@@ -145,7 +150,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     def _close(self, reason: Reason) -> None:
         """Closes the connection in the way that `reason` asks for, see closing. The one way to do so."""
         self.send = _discard
-        is_sending = self._reader.part is not Part.NOTHING or self._pipeline.has_unbegun
+        is_sending = self._reader.part is not NOTHING or self._pipeline.has_unbegun
         self._lifecycle.close(reason, is_sending=is_sending)
 
     # -- reading --
@@ -158,7 +163,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Parses what was read, and serves the requests in it."""
-        if self._lifecycle.phase is Phase.LINGERING:
+        if self._lifecycle.phase is LINGERING:
             if not self._lifecycle.on_dropped(nbytes):
                 self._close(Reason.LINGERED)
             return
@@ -167,7 +172,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
         except Refusal as refusal:
             self._refuse(refusal, Reason.REFUSED)
             return
-        is_incomplete = self._reader.part is not Part.NOTHING
+        is_incomplete = self._reader.part is not NOTHING
         if is_incomplete and not self._waits_for_more(nbytes):
             text = "The request head, the line of a chunk or a trailer section is too long."
             self._refuse(Refusal(431, text), Reason.REFUSED)
@@ -199,7 +204,8 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
                 self._application.open(first)
                 first = self._pipeline.first
             self._is_serving = False
-        self.hold_reading()
+        if self._pipeline.is_full != self.is_read_paused:
+            self.hold_reading()
 
     def hold_reading(self) -> None:
         """Pauses or resumes reading, by what waits in memory. While it pauses, the client's leaving is looked for."""
@@ -212,11 +218,11 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
             self._deadline.move(limits.LOOK_SECONDS)
             return
         self._transport.resume_reading()
-        if self._reader.part is not Part.NOTHING:
+        if self._reader.part is not NOTHING:
             self._reader.give_time()  # the client could not be late while we did not read
 
     def give_time(self) -> None:
-        if not self.is_read_paused and self._reader.part is not Part.NOTHING:
+        if not self.is_read_paused and self._reader.part is not NOTHING:
             self._reader.give_time()
 
     # -- refusing --
@@ -241,20 +247,20 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     def _on_deadline(self) -> None:
         """The deadline of a request that has come meanwhile changes nothing."""
         phase = self._lifecycle.phase
-        if phase is Phase.LINGERING:
+        if phase is LINGERING:
             if not self._lifecycle.on_silence():
                 self._close(Reason.LINGERED)
-        elif phase is Phase.FLUSHING and self._pipeline.first is not None:
+        elif phase is FLUSHING and self._pipeline.first is not None:
             self._close(Reason.STALLED)  # the answer was broken off, and the client does not read the rest
-        elif phase is Phase.FLUSHING:
+        elif phase is FLUSHING:
             self._end_idling()
         elif self.is_read_paused:
             self.look_for_client()
             if not self._is_closing:
                 self._deadline.move(limits.LOOK_SECONDS)
-        elif self._reader.part is Part.BODY and self._pipeline.is_held_back:
+        elif self._reader.part is BODY and self._pipeline.is_held_back:
             self._reader.give_time()  # the client waits for us
-        elif self._reader.part is not Part.NOTHING:
+        elif self._reader.part is not NOTHING:
             self._refuse(Refusal(408, "The request did not come in time."), Reason.LATE)
         elif self._pipeline.first is None:
             self._end_idling()
@@ -262,10 +268,15 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
     def _end_idling(self) -> None:
         """Closes an idle connection. A client that still reads the last answer is not idle: it is watched instead."""
         if self._transport.get_write_buffer_size():
-            self._stall_watch.begin()
+            self._watch_reading()
             self._deadline.move(limits.IDLE_SECONDS)
         else:
             self._close(Reason.IDLE)
+
+    def _watch_reading(self) -> None:
+        if self._stall_watch is None:
+            self._stall_watch = StallWatch(self._loop, self._transport, self._on_stalled)
+        self._stall_watch.begin()
 
     def _on_stalled(self) -> None:
         self._close(Reason.STALLED)
@@ -296,7 +307,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
             # Not at once: the upstream may say more behind the last answer (a FIN), and that is to be read first.
             if not self._is_serving:
                 self._loop.call_soon(self._serve)
-        elif self._reader.part is Part.NOTHING and not self._is_closing:
+        elif self._reader.part is NOTHING and not self._is_closing:
             self._deadline.move(limits.IDLE_SECONDS)
 
     def break_off(self, *, is_reset: bool) -> None:
@@ -304,7 +315,7 @@ class GatewayHttpProtocol(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self.is_writable = False
-        self._stall_watch.begin()
+        self._watch_reading()
 
     def resume_writing(self) -> None:
         self.is_writable = True

@@ -54,15 +54,23 @@ class RequestHead:
         "by_name", "fields", "is_continue_due", "is_http_10", "method", "owner", "sees_all", "target", "withheld",
     )  # fmt: skip
 
-    def __init__(self, method: str, target: bytes, fields: Fields, *, is_http_10: bool) -> None:
+    def __init__(
+        self,
+        method: str,
+        target: bytes,
+        fields: Fields,
+        by_name: dict[bytes, bytes] | None = None,
+        *,
+        is_http_10: bool,
+    ) -> None:
         self.method = method
         self.target = target  # as on the wire, in origin form
         self.fields = fields
-        self.by_name = dict(fields)
+        self.by_name = dict(fields) if by_name is None else by_name
         self.is_http_10 = is_http_10
         # The client waits for 100 Continue before it sends the body (RFC 9110 section 10.1.1), and has not got it yet.
-        expects = self.by_name.get(b"expect", b"")
-        self.is_continue_due = bool(expects) and expects.lower() == b"100-continue" and not is_http_10
+        expects = self.by_name.get(b"expect")
+        self.is_continue_due = expects is not None and expects.lower() == b"100-continue" and not is_http_10
         # The caller, if API keys are on: the key's name, and whether it may see the tasks of other keys.
         self.owner = ""
         self.sees_all = True
@@ -98,14 +106,17 @@ def is_request_line(line: bytes) -> bool:
     return b"\n" not in rest or _BEHIND_METHOD.match(rest) is not None
 
 
-def check_head(method: str, version: str, target: bytes, fields: Fields) -> None:
-    """Raises Refusal if the head is not valid in HTTP/1.1 or HTTP/1.0. `fields` have lower-case names."""
+def check_head(method: str, version: str, target: bytes, fields: Fields, by_name: dict[bytes, bytes]) -> None:
+    """Raises Refusal if the head is not valid in HTTP/1.1 or HTTP/1.0. `fields` have lower-case names.
+
+    `by_name` has the last value of each.
+    """
     if version not in _VERSIONS:
         raise Refusal(505, "HTTP/1.1 and HTTP/1.0 are spoken here.")
     if method == "CONNECT":
         raise Refusal(501, "CONNECT is not supported.")
-    _check_target(method, target)
-    by_name = dict(fields)
+    if not target.startswith(b"/") or b"#" in target:
+        _check_target(method, target)
     host = by_name.get(b"host")
     if host is None and version == "1.1":
         raise Refusal(400, "Exactly one Host field is needed.")
@@ -148,10 +159,13 @@ def is_host(value: bytes) -> bool:
 
 
 def _check_target(method: str, target: bytes) -> None:
-    """Requires origin-form, absolute-form, or `*` for OPTIONS, all without a fragment (RFC 9112 section 3.2)."""
+    """Of a target that is not in origin-form: requires absolute-form, or `*` for OPTIONS (RFC 9112 section 3.2).
+
+    No target has a fragment.
+    """
     if b"#" in target:
         raise Refusal(400, "A request target has no fragment.")
-    if target.startswith(b"/") or (target == b"*" and method == "OPTIONS"):
+    if target == b"*" and method == "OPTIONS":
         return
     authority, _ = split_absolute(target)
     if authority is None or not is_host(authority):

@@ -4,7 +4,6 @@
 `PipelinedRequests` holds them. Malformed requests are refused here, before the application sees them. Knows no socket.
 """
 
-from collections import deque
 from enum import Enum
 from typing import cast
 
@@ -31,11 +30,17 @@ class Part(Enum):
     FRAMING = "framing"  # not the client's: a new parser is told how the body is framed, see _ignore_upgrade
 
 
+# Python 3.11 takes 60 ns to find `Part.BODY`, and 5 to find a name of a module. A request uses sixty.
+NOTHING, HEAD, BODY, FRAMING = Part
+
+
 class RequestReader:
     """Finds the requests of one connection. Each joins `pipeline` once its head is complete."""
 
+    __slots__ = ("_fields", "_line", "_pace", "_parser", "_pipeline", "_request", "_target", "_wire", "part")
+
     def __init__(self, wire: Wire, pace: "Pace", pipeline: "PipelinedRequests") -> None:
-        self.part = Part.NOTHING
+        self.part = NOTHING
         self._wire = wire
         self._pace = pace
         self._pipeline = pipeline
@@ -72,8 +77,8 @@ class RequestReader:
                 raise cause if isinstance(cause, Refusal) else self._refusal_of(error, data) from error
             else:
                 break
-        self._line = self._line + bytes(data) if self.part is Part.HEAD and not self._target else b""
-        if self.part is Part.NOTHING:
+        self._line = self._line + bytes(data) if self.part is HEAD and not self._target else b""
+        if self.part is NOTHING:
             self._forget()
 
     def waits_for_more(self, size: int, *, is_paused: bool, least: int = 0) -> bool:
@@ -82,11 +87,11 @@ class RequestReader:
         `is_paused`: the connection does not read now, so the client cannot be late. A read without any progress counts
         as one of `least` bytes.
         """
-        return self._pace.count(size, is_body=self.part is Part.BODY, is_paused=is_paused, least=least)
+        return self._pace.count(size, is_body=self.part is BODY, is_paused=is_paused, least=least)
 
     def give_time(self) -> None:
         """From now on the client has its full time for the next part of its request."""
-        self._pace.give_time(is_body=self.part is Part.BODY)
+        self._pace.give_time(is_body=self.part is BODY)
 
     def _refusal_of(self, error: httptools.HttpParserError, data: memoryview) -> Refusal:
         """What is wrong with `data`, which the parser refused: an unknown method, or it is no HTTP request."""
@@ -112,59 +117,65 @@ class RequestReader:
         self._parser = self._new_parser()
         if framing and self._request is not None:
             self._request.is_whole = False
-            self.part = Part.FRAMING
+            self.part = FRAMING
             self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
-            if self.part is Part.FRAMING:  # not for a body of no bytes, which is complete already
-                self.part = Part.BODY
+            if self.part is FRAMING:  # not for a body of no bytes, which is complete already
+                self.part = BODY
 
     # -- what the parser finds --
 
     def on_message_begin(self) -> None:
-        if self.part is not Part.FRAMING:
-            self.part = Part.HEAD
+        if self.part is not FRAMING:
+            self.part = HEAD
             self._pace.begin_part()
             self._target = b""
             self._fields = []
 
     def on_url(self, url: bytes) -> None:
-        if self.part is not Part.FRAMING:
+        if self.part is not FRAMING:
             self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """The parser leaves white space behind values. Fields that come while a body is read are trailers."""
-        if self.part is Part.HEAD:
+        if self.part is HEAD:
             if len(self._fields) >= limits.MAX_FIELDS:
                 raise Refusal(431, "The request head has too many fields.")
             self._fields.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
-        if self.part is Part.FRAMING:
+        if self.part is FRAMING:
             return
         method, version = self._parser.get_method().decode("ascii"), self._parser.get_http_version()
-        check_head(method, version, self._target, self._fields)
+        by_name = dict(self._fields)
+        check_head(method, version, self._target, self._fields, by_name)
         if self._pace.is_timed and head_bytes(method, self._target, self._fields) > limits.MAX_HEAD_BYTES:
             raise Refusal(431, "The request head is too long.")
         if not self._target.startswith(b"/"):
-            self._take_origin_form()
+            by_name = self._take_origin_form()
         is_http_10 = version == "1.0"
         self._request = Request(
             self._wire,
             method,
             self._target,
             self._fields,
+            by_name,
             is_http_10=is_http_10,
             is_keep_alive=not is_http_10 and self._parser.should_keep_alive(),
         )
-        self.part = Part.BODY
+        self.part = BODY
         self._pace.begin_part()
         self._pace.has_progressed = True
         self._pipeline.add(self._request)
 
-    def _take_origin_form(self) -> None:
-        """An absolute-form target means its path, and its authority is the Host (RFC 9112 section 3.2.2)."""
+    def _take_origin_form(self) -> dict[bytes, bytes]:
+        """An absolute-form target means its path, and its authority is the Host (RFC 9112 section 3.2.2).
+
+        Returns the last value of each name.
+        """
         authority, self._target = split_absolute(self._target)
         if authority is not None:
             self._fields = [(name, authority if name == b"host" else value) for name, value in self._fields]
+        return dict(self._fields)
 
     def on_body(self, body: bytes) -> None:
         self._pace.has_progressed = True
@@ -173,7 +184,7 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         self._pace.has_progressed = True
-        self.part = Part.NOTHING
+        self.part = NOTHING
         if self._request is not None:
             self._request.is_whole = True
 
@@ -225,7 +236,7 @@ class PipelinedRequests:
 
     def __init__(self) -> None:
         self.first: Request | None = None
-        self._waiting: deque[Request] = deque()
+        self._waiting: list[Request] = []  # at most a few; an empty deque takes 600 bytes of each connection
         self._head_bytes = 0  # of the waiting requests' heads
         self._own_bytes = 0  # that the waiting requests take in memory beside that
 
@@ -274,7 +285,7 @@ class PipelinedRequests:
         """The first request is answered: the next one is the first now."""
         self.first = None
         if self._waiting:
-            self.first = self._waiting.popleft()
+            self.first = self._waiting.pop(0)
             self._count(self.first, -1)
 
     def lose(self) -> None:

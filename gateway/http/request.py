@@ -24,6 +24,7 @@ _PAGE_FIELDS = [
 # Each piece of a body takes some 50 bytes beside its own. A chunk may have a single byte.
 _MOST_PIECES = 512
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_WITHOUT_BODY = frozenset({204, 304})
 # Each answer of our own has these fields, unless it has its own value: browsers do not guess its type, pages of other
 # sites cannot load it as an image or a script, caches do not keep it.
 _OWN = {
@@ -63,11 +64,12 @@ class Request(RequestHead):
         method: str,
         target: bytes,
         fields: Fields,
+        by_name: dict[bytes, bytes] | None = None,
         *,
         is_http_10: bool,
         is_keep_alive: bool,
     ) -> None:
-        super().__init__(method, target, fields, is_http_10=is_http_10)
+        super().__init__(method, target, fields, by_name, is_http_10=is_http_10)
         self.wire = wire
         # the body
         self.is_whole = False
@@ -189,7 +191,7 @@ class Request(RequestHead):
         self.is_started = True
         self.is_keep_alive = self.is_keep_alive and self.is_whole
         framing = b"" if self.is_keep_alive else b"connection: close\r\n"
-        if self.method == "HEAD" or status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+        if self.method == "HEAD" or status in _WITHOUT_BODY:
             self._room_bytes = 0
         elif length is not None:
             self._room_bytes = length

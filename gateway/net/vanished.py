@@ -60,13 +60,15 @@ def _number(part: bytes) -> int:
     return int.from_bytes(part, sys.byteorder)
 
 
-class _Peer:
-    __slots__ = ("debt", "on_vanished", "transport")
+class _Peer(Debt):
+    """A connection, and what its peer owes."""
+
+    __slots__ = ("on_vanished", "transport")
 
     def __init__(self, transport: "asyncio.Transport", on_vanished: Callable[[], None]) -> None:
+        super().__init__()
         self.transport = transport
         self.on_vanished = on_vanished
-        self.debt = Debt()
 
 
 class PeerWatch:
@@ -113,5 +115,5 @@ class PeerWatch:
             return
         sock: socket.socket = peer.transport.get_extra_info("socket")
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SINCE_HEARD_MS.stop)
-        if peer.debt.is_overdue(info, now):
+        if peer.is_overdue(info, now):
             peer.on_vanished()

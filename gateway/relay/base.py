@@ -39,20 +39,23 @@ class Phase(StrEnum):
     OVER = "over"  # the exchange has no connection, and the task has its end
 
 
+# Python 3.11 takes 60 ns to find `Phase.BODY`, and 5 to find a name of a module. A request uses sixty.
+CLAIMING, GATHERING, QUEUED, BODY, CONNECTING, HEAD, HEAD_HELD, FLOWING, END_HELD, LAST_HELD, OVER = Phase
+
 MOVES: dict[Phase, frozenset[Phase]] = {
-    Phase.CLAIMING: frozenset({Phase.GATHERING, Phase.QUEUED, Phase.BODY, Phase.OVER}),
-    Phase.GATHERING: frozenset({Phase.QUEUED, Phase.BODY, Phase.OVER}),
-    Phase.QUEUED: frozenset({Phase.BODY, Phase.OVER}),
-    Phase.BODY: frozenset({Phase.CONNECTING, Phase.HEAD, Phase.OVER}),
+    CLAIMING: frozenset({GATHERING, QUEUED, BODY, OVER}),
+    GATHERING: frozenset({QUEUED, BODY, OVER}),
+    QUEUED: frozenset({BODY, OVER}),
+    BODY: frozenset({CONNECTING, HEAD, OVER}),
     # QUEUED again: Ollama refused the connection.
-    Phase.CONNECTING: frozenset({Phase.HEAD, Phase.QUEUED, Phase.OVER}),
+    CONNECTING: frozenset({HEAD, QUEUED, OVER}),
     # CONNECTING again: a kept-alive connection was dead. FLOWING at once: the answer is whole, so only its end waits.
-    Phase.HEAD: frozenset({Phase.CONNECTING, Phase.HEAD_HELD, Phase.FLOWING, Phase.OVER}),
-    Phase.HEAD_HELD: frozenset({Phase.FLOWING, Phase.OVER}),
-    Phase.FLOWING: frozenset({Phase.END_HELD, Phase.LAST_HELD, Phase.OVER}),
-    Phase.END_HELD: frozenset({Phase.FLOWING, Phase.OVER}),
-    Phase.LAST_HELD: frozenset({Phase.OVER}),
-    Phase.OVER: frozenset(),
+    HEAD: frozenset({CONNECTING, HEAD_HELD, FLOWING, OVER}),
+    HEAD_HELD: frozenset({FLOWING, OVER}),
+    FLOWING: frozenset({END_HELD, LAST_HELD, OVER}),
+    END_HELD: frozenset({FLOWING, OVER}),
+    LAST_HELD: frozenset({OVER}),
+    OVER: frozenset(),
 }
 
 
@@ -73,7 +76,7 @@ class BaseExchange:
     __slots__ = ("_connection", "_phase", "_place", "_relay", "_request", "_task", "_timers")
 
     def __init__(self, relay: Relay, request: Request, task: TrackedTask, place: Place | None) -> None:
-        self._phase = Phase.CLAIMING
+        self._phase = CLAIMING
         self._relay = relay
         self._request = request
         self._task = task
@@ -130,7 +133,7 @@ class BaseExchange:
 
     def _fail(self, error: GatewayError | ClientLeft) -> None:
         """Ends the task if it has no end yet, and tells the client."""
-        if self._phase is Phase.OVER:
+        if self._phase is OVER:
             return
         outcome = outcome_of_failure(error, is_started=self._request.is_started)
         if not self._task.is_final:
@@ -163,7 +166,7 @@ class BaseExchange:
 
         The place goes to the next request once Ollama has no more to do for this one.
         """
-        self._move(Phase.OVER)
+        self._move(OVER)
         for timer in self._timers:
             timer.cancel()
         connection, self._connection = self._connection, None

@@ -13,13 +13,27 @@ from gateway.http.head import Target
 from gateway.http.request import Request
 from gateway.queue.fair import Standing
 from gateway.queue.places import Place
-from gateway.relay.base import BaseExchange, Phase, Relay
+from gateway.relay.base import (
+    BODY,
+    CLAIMING,
+    CONNECTING,
+    END_HELD,
+    FLOWING,
+    HEAD,
+    HEAD_HELD,
+    LAST_HELD,
+    OVER,
+    QUEUED,
+    BaseExchange,
+    Phase,
+    Relay,
+)
 from gateway.relay.messages import AnswerHead, answer_head, request_head
 from gateway.relay.outcome import outcome_of_message
 from gateway.relay.stream_end import Ending, EndWatch, end_watch
 from gateway.tasks.options import TaskOptions
 from gateway.tracking.tracked import TrackedTask
-from gateway.upstream.connection import Connection, ConnectionState
+from gateway.upstream.connection import COMPLETE, Connection
 from gateway.upstream.response import Head
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
@@ -34,7 +48,7 @@ class Exchange(BaseExchange):
     returns, and a place may be given before `ready` does, so any phase may follow these calls.
     """
 
-    __slots__ = ("_answer", "_end_watch", "_held", "_repeatable", "_target")
+    __slots__ = ("_answer", "_end_watch", "_held", "_is_opening", "_repeatable", "_target")
 
     def __init__(
         self, relay: Relay, request: Request, target: Target, task: TrackedTask, place: Place | None = None
@@ -43,6 +57,7 @@ class Exchange(BaseExchange):
         # request
         self._target = target
         self._repeatable: bytes | None = None  # the whole request, if it may be sent twice
+        self._is_opening = False  # a connection to Ollama is being opened for it
         # answer
         self._answer: AnswerHead | None = None
         self._end_watch: EndWatch | None = None  # until the stream's end has come
@@ -51,7 +66,7 @@ class Exchange(BaseExchange):
     # -- CLAIMING --
 
     def begin(self, options: TaskOptions) -> None:
-        """Claims the task's id if the client chose it. A generated id needs no claim."""
+        """Claims the task's id if the client chose it, and opens a connection meanwhile. Others need no claim."""
         self._request.answered_by(self)
         self._task.run_by(self)
         if self._place is not None:
@@ -59,15 +74,19 @@ class Exchange(BaseExchange):
         if options.timeout or options.start_timeout:
             self._begin_timeouts(options)
         if self._task.attempt == 0:
+            if not self._relay.upstream.has_idle and not self._is_waiting:
+                self._open()
             self._relay.tracker.claim(self._task, self._on_claimed)
+        elif self._place is None or not self._is_waiting:
+            self.on_place()
         else:
             self._on_claimed(True)
 
     def _on_claimed(self, is_granted: bool) -> None:
-        if self._phase is Phase.OVER:
+        if self._phase is OVER:
             return
-        if is_granted and self._place is not None and self._place.standing is Standing.WAITING:
-            self._move(Phase.QUEUED)
+        if is_granted and self._place is not None and self._is_waiting:
+            self._move(QUEUED)
             if self._request.is_whole:
                 self._place.ready()
             else:
@@ -78,6 +97,11 @@ class Exchange(BaseExchange):
         else:
             self._on_refused()
 
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether others have the places with Ollama."""
+        return self._place is not None and self._place.standing is Standing.WAITING
+
     def _on_refused(self) -> None:
         self._release()
         self._relay.refuse(self._request, TaskIdInUse.in_store(self._task.task_id))
@@ -86,7 +110,7 @@ class Exchange(BaseExchange):
 
     def on_place(self) -> None:
         """There is a place. Comes again after Ollama refused the connection."""
-        self._move(Phase.BODY)
+        self._move(BODY)
         if self._request.is_continue_due:
             self._request.send_continue()
         self.on_request()
@@ -96,7 +120,7 @@ class Exchange(BaseExchange):
     def on_request(self) -> None:
         """More of the request is here, or the upstream takes more of it."""
         request = self._request
-        if self._phase is Phase.CLAIMING or self._phase is Phase.OVER:
+        if self._phase is CLAIMING or self._phase is OVER:
             return
         try:
             self._task.request_bytes = request.body_bytes
@@ -104,9 +128,9 @@ class Exchange(BaseExchange):
                 self._fail(self._relay.body_too_large())
             elif self._connection is not None:
                 self._pass_up(self._connection)
-            elif self._phase is Phase.BODY and (request.waiting_bytes or request.is_whole):
+            elif self._phase is BODY and (request.waiting_bytes or request.is_whole):
                 self._connect(self._relay.upstream.take())
-            elif self._phase is Phase.QUEUED and self._place is not None and request.is_read:
+            elif self._phase is QUEUED and self._place is not None and request.is_read:
                 self._place.ready()
         except Exception:
             self._fail_inside()
@@ -118,20 +142,27 @@ class Exchange(BaseExchange):
         if kept is not None:
             self._hand_over(kept)
         else:
-            self._move(Phase.CONNECTING)
-            self._relay.upstream.open_soon(self._on_opened)
+            self._move(CONNECTING)
+            if not self._is_opening:
+                self._open()
+
+    def _open(self) -> None:
+        self._is_opening = True
+        self._relay.upstream.open_soon(self._on_opened)
 
     # -- CONNECTING --
 
     def _on_opened(self, found: Connection | UpstreamUnavailable) -> None:
+        """In another phase the connection is not needed, or not yet: it waits in the pool."""
+        self._is_opening = False
         try:
-            if self._phase is Phase.OVER:
+            if self._phase is not CONNECTING:
                 if isinstance(found, Connection):
-                    self._relay.upstream.release(found)
+                    self._relay.upstream.keep(found)
             elif isinstance(found, Connection):
                 self._hand_over(found)
             elif self._place is not None and self._place.refused(found):
-                self._move(Phase.QUEUED)
+                self._move(QUEUED)
             else:
                 self._fail(found)
         except Exception:
@@ -140,7 +171,7 @@ class Exchange(BaseExchange):
     def _hand_over(self, connection: Connection) -> None:
         """Sends the request's head, with what has come of its body."""
         request = self._request
-        self._move(Phase.HEAD)
+        self._move(HEAD)
         self._connection = connection
         if self._place is not None:
             self._task.queued_ms = int(self._place.run() * 1000)
@@ -172,14 +203,14 @@ class Exchange(BaseExchange):
         if connection is None:
             return
         try:
-            if self._place is not None and connection.state is ConnectionState.COMPLETE:
+            if self._place is not None and connection.state is COMPLETE:
                 self._place.leave()
-            if self._phase is Phase.HEAD:
+            if self._phase is HEAD:
                 if connection.head is not None and connection.head.status:
                     self._take_head(connection, connection.head)
                 elif connection.failure is not None:
                     self._retry(connection, connection.failure)
-            elif self._phase is Phase.FLOWING:
+            elif self._phase is FLOWING:
                 self._pass_down(connection)
         except Exception:
             self._fail_inside()
@@ -203,11 +234,11 @@ class Exchange(BaseExchange):
             self._end_watch = end_watch(self._target.path)
         self._relay.tracker.answer(self._task, head.status, is_stream=answer.is_stream)
         self._answer = answer
-        if connection.state is ConnectionState.COMPLETE:
-            self._move(Phase.FLOWING)
+        if connection.state is COMPLETE:
+            self._move(FLOWING)
             self._pass_down(connection)
         else:
-            self._hold(Phase.HEAD_HELD)
+            self._hold(HEAD_HELD)
 
     # -- FLOWING: the answer goes down, up to the piece that ends the message or holds its end event --
 
@@ -215,13 +246,13 @@ class Exchange(BaseExchange):
         """Writes what waits, as far as the client takes it."""
         wire = self._request.wire
         while wire.is_writable:
-            if connection.state is ConnectionState.COMPLETE:
+            if connection.state is COMPLETE:
                 self._take_last(connection.take())
                 return
             if not connection.waiting:
                 break
             self.on_piece(connection.take())
-            if self._phase is not Phase.FLOWING:
+            if self._phase is not FLOWING:
                 return
         if connection.failure is not None and not connection.waiting:
             self._fail(connection.failure)
@@ -231,13 +262,13 @@ class Exchange(BaseExchange):
     def on_piece(self, piece: bytes) -> bool:
         """Takes a piece that is not the last. False if it has to wait."""
         request, watch = self._request, self._end_watch
-        if self._phase is not Phase.FLOWING or not request.wire.is_writable:
+        if self._phase is not FLOWING or not request.wire.is_writable:
             return False
         try:
             self._task.response_bytes += len(piece)
             if watch is not None and (ending := watch.feed(piece)) is not None:
                 self._end_by_message(ending)
-                self._hold(Phase.END_HELD, piece)
+                self._hold(END_HELD, piece)
             else:
                 request.write(piece)
         except Exception:
@@ -251,7 +282,7 @@ class Exchange(BaseExchange):
             self._complete(piece)
         else:
             self._end_by_message(None if watch is None else watch.feed(piece) or watch.at_end())
-            self._hold(Phase.LAST_HELD, piece)
+            self._hold(LAST_HELD, piece)
 
     # -- HELD: the store learns of the task's stage first --
 
@@ -263,17 +294,17 @@ class Exchange(BaseExchange):
 
     def _on_settled(self) -> None:
         phase, piece, self._held = self._phase, self._held, b""
-        if phase is Phase.OVER:
+        if phase is OVER:
             return
         request, answer = self._request, self._answer
         try:
             if not request.is_started and answer is not None:
                 request.start(self._task.status_code or 0, answer.lines, length=answer.length)
-            if phase is Phase.LAST_HELD:
+            if phase is LAST_HELD:
                 self._complete(piece)
                 return
-            self._move(Phase.FLOWING)
-            if phase is Phase.HEAD_HELD:
+            self._move(FLOWING)
+            if phase is HEAD_HELD:
                 request.flush()
                 if request.is_chunked and self._connection is not None:
                     self._connection.flow()  # an answer in chunks ends behind its last piece: none has to be held

@@ -17,7 +17,7 @@ from gateway.kept.reading import accept
 from gateway.queue.places import Place
 from gateway.relay.base import Phase, Relay
 from gateway.relay.exchange import Exchange
-from gateway.relay.messages import is_event_stream, response_fields
+from gateway.relay.messages import first_values, is_event_stream, response_fields
 from gateway.relay.outcome import ClientLeft, Outcome
 from gateway.tasks.task import Kept
 from gateway.tracking.tracked import TrackedTask
@@ -160,7 +160,8 @@ class KeptExchange(Exchange):
     # -- the answer --
 
     def _take_head(self, connection: Connection, head: Head) -> None:
-        fields = response_fields(head.fields, task_id="", date=http_date, is_stream=is_event_stream(head.fields))
+        is_stream = is_event_stream(first_values(head.fields))
+        fields = response_fields(head.fields, task_id="", date=http_date, is_stream=is_stream)
         length = next((int(value) for name, value in fields if name == b"content-length"), None)
         self._kept.begin(head.status, fields, length)
         super()._take_head(connection, head)

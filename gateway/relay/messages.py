@@ -5,8 +5,7 @@ to a request. To an answer it adds the task id, a Date if Ollama sent none, and 
 streams. Pure but for that Date.
 """
 
-from collections.abc import Callable, Iterable
-from http import HTTPStatus
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from gateway.http.head import TASK_ID, Fields, RequestHead
@@ -23,7 +22,8 @@ _NOT_FOR_UPSTREAM_PREFIXES = (b"proxy-", b"access-control-request-")
 _NOT_FOR_CLIENT_PREFIXES = (b"proxy-", b"access-control-")  # the gateway alone answers CORS
 # Connection cannot remove these: a message would lose its framing or its host.
 _NOT_NOMINABLE = frozenset({b"content-length", b"host"})
-_WITHOUT_BODY = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+_NO_CONTENT = 204
+_WITHOUT_BODY = frozenset({_NO_CONTENT, 304})
 
 
 def request_head(request: RequestHead, host: bytes) -> bytes:
@@ -67,18 +67,23 @@ class AnswerHead(NamedTuple):
 
 def answer_head(head: Head, *, method: str, task_id: str) -> AnswerHead:
     """What the client of a request of `method` gets, made from Ollama's `head`."""
-    fields = head.fields
-    if head.status == HTTPStatus.NO_CONTENT:
+    status, fields, values = head.status, head.fields, first_values(head.fields)
+    if status == _NO_CONTENT:
         fields = [field for field in fields if field[0] != b"content-length"]  # RFC 9110 section 8.6
-    is_stream = is_event_stream(fields)
-    fields = response_fields(fields, task_id=task_id, date=http_date, is_stream=is_stream)
-    length = _first(fields, b"content-length")
-    return AnswerHead(
-        lines=b"".join([b"%b: %b\r\n" % field for field in fields]),
-        length=None if length is None else int(length),
-        is_stream=is_stream,
-        is_readable=method != "HEAD" and head.status not in _WITHOUT_BODY and not is_encoded(head.fields),
-    )
+    is_stream = is_event_stream(values)
+    parts: list[bytes] = []
+    length = None
+    for name, value in response_fields(fields, task_id=task_id, date=http_date, is_stream=is_stream):
+        parts += (name, b": ", value, b"\r\n")
+        if name == b"content-length":
+            length = int(value)
+    is_readable = method != "HEAD" and status not in _WITHOUT_BODY and not is_encoded(values)
+    return AnswerHead(b"".join(parts), length, is_stream, is_readable)
+
+
+def first_values(fields: Fields) -> dict[bytes, bytes]:
+    """The first value of each name."""
+    return dict(reversed(fields))
 
 
 def response_fields(fields: Fields, *, task_id: str, date: Callable[[], bytes], is_stream: bool) -> Fields:
@@ -86,7 +91,7 @@ def response_fields(fields: Fields, *, task_id: str, date: Callable[[], bytes], 
 
     `date` makes an IMF-fixdate; it is called if the upstream sent none.
     """
-    names = {name for name, _ in fields}
+    names = dict(fields)
     dropped = _NOT_FOR_CLIENT
     if b"connection" in names:
         dropped |= nominated(_values(fields, b"connection"))
@@ -105,22 +110,15 @@ def response_fields(fields: Fields, *, task_id: str, date: Callable[[], bytes], 
     return passed
 
 
-def is_event_stream(fields: Fields) -> bool:
-    """Whether a response is a server-sent event stream, by its Content-Type."""
-    media_type = (_first(fields, b"content-type") or b"").partition(b";")[0]
-    return media_type.strip().lower() == b"text/event-stream"
+def is_event_stream(values: Mapping[bytes, bytes]) -> bool:
+    """Whether a response is a server-sent event stream, by its Content-Type. `values` are the first of each name."""
+    return values.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"text/event-stream"
 
 
-def is_encoded(fields: Fields) -> bool:
-    """Whether the body has a Content-Encoding, so that the gateway cannot read it."""
-    return (_first(fields, b"content-encoding") or b"identity").strip().lower() != b"identity"
-
-
-def _first(fields: Fields, name: bytes) -> bytes | None:
-    for key, value in fields:
-        if key == name:
-            return value
-    return None
+def is_encoded(values: Mapping[bytes, bytes]) -> bool:
+    """Whether the body has a Content-Encoding, so that the gateway cannot read it. `values` as above."""
+    coding = values.get(b"content-encoding", b"")
+    return coding != b"" and coding.strip().lower() != b"identity"
 
 
 def _values(fields: Fields, name: bytes) -> list[bytes]:

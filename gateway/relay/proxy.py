@@ -31,6 +31,7 @@ from gateway.tracking.tracker import Tracker
 from gateway.upstream.pool import Upstream
 
 _NEVER_ASYNC = frozenset({"GET", "HEAD"})
+_MOST_DIGITS = 18  # a longer length is beyond every limit, and takes long to parse
 _UNKEEPABLE = "status"  # `/tasks/status/response` is another route
 
 log = logging.getLogger("gateway.proxy")
@@ -61,12 +62,12 @@ class Proxy:
         """Begins to relay a request, or refuses it."""
         try:
             self._check(request)
-            asked = Asked(target, chosen_id(request.values(TASK_ID)), options_of(request.by_name, request.values))
+            task_id = chosen_id(request.values(TASK_ID)) if TASK_ID in request.by_name else None
+            asked = Asked(target, task_id, options_of(request.by_name, request.values))
             if (asked.options.is_kept or asked.options.is_async) and self._open_kept(request, asked):
                 return
-            places = self._places_for(request)
-            if asked.task_id is not None and places is not None and places.is_full:
-                self.tracker.check(asked.task_id, request.owner)
+            if task_id is not None and (places := self._places_for(request)) is not None and places.is_full:
+                self.tracker.check(task_id, request.owner)
                 _Inquiry(self, request, asked).begin()
             else:
                 self._begin(request, asked)
@@ -125,8 +126,10 @@ class Proxy:
         """Raises GatewayError if the request must not reach the upstream, whatever its task."""
         if request.method == "TRACE":
             raise MethodNotAllowed("TRACE is not allowed")
-        length = request.by_name.get(b"content-length", b"").lstrip(b"0")
-        if len(length) > len(str(self.max_body_bytes)) or int(length or b"0") > self.max_body_bytes:
+        length = request.by_name.get(b"content-length", b"0")
+        if len(length) > _MOST_DIGITS:
+            length = length.lstrip(b"0")
+        if len(length) > _MOST_DIGITS or int(length or b"0") > self.max_body_bytes:
             raise self.body_too_large()
 
     def _begin(

@@ -1,4 +1,4 @@
-"""The ASGI application: /openapi.json, and the routes for tasks as far as no plain route answers.
+"""The ASGI application: /openapi.json, and the requests about tasks that no plain route answers.
 
 Loaded on demand (on_demand.py). It also describes the routes that do not go through it.
 """

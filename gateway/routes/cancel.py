@@ -1,8 +1,7 @@
 """`POST /tasks/{task_id}/cancel` and `POST /tasks/cancel?label=…` without the ASGI application.
 
 A cancel has to take effect at once, and that application may not be loaded yet. `tasks.py` describes these routes in
-/openapi.json. It also answers what is unusual here: another method, an id or a label that is not valid or is
-percent-encoded.
+/openapi.json. Its own routes answer unusual requests: another method, an id or a label that is invalid or encoded.
 """
 
 import re
@@ -12,16 +11,15 @@ from http import HTTPStatus
 from gateway.http.head import Target
 from gateway.http.request import Request
 from gateway.routes.plain import Answer, Route, as_json
-from gateway.routes.status import RETRY_AFTER_SECONDS, not_found, store_is_away
+from gateway.routes.status import PLAIN_LABEL, RETRY_AFTER_SECONDS, not_found, store_is_away
 from gateway.tasks.document import found_in
-from gateway.tasks.options import MAX_LABEL
 from gateway.tasks.task import ID_PATTERN
 from gateway.tracking.answers import StoreUnavailable
 from gateway.tracking.tracker import Tracker
 
 _PATH = re.compile(rf"/tasks/({ID_PATTERN})/cancel".encode())
 _OF_A_LABEL = b"/tasks/cancel"
-_LABEL = re.compile(rb"label=((?:(?![%%+&])[!-~]){1,%d})" % MAX_LABEL)
+_LABEL = re.compile(f"label=({PLAIN_LABEL})".encode())
 
 
 class CancelRoutes:

@@ -1,6 +1,6 @@
-"""Describes for /openapi.json the routes of plain.py. None of these functions is called: requests do not come here.
+"""Describes the routes of health, models, nodes and metrics for /openapi.json. No request calls these functions.
 
-The dataclasses are those that the routes answer with.
+`PlainRoutes` answers the requests. The dataclasses are those that it answers with.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,7 @@
 """Answers requests for the gateway's own routes without the ASGI application.
 
-Machines ask for most of them every few seconds, and a cancel has to take effect at once; the ASGI application takes
-18 MiB and half a second to load (on_demand.py). `description.py` tells of the routes in /openapi.json, from the same
-dataclasses.
+Machines ask for most of them every few seconds, and a cancel has to take effect at once. The ASGI application takes
+18 MiB and half a second to load (on_demand.py). `description.py` and `tasks.py` describe these routes in /openapi.json.
 """
 
 import asyncio
@@ -90,7 +89,11 @@ class PlainRoutes:
 
 
 class _Call:
-    """One request that a route answers, in a task of its own (`Answerer`). If its client leaves, nothing is sent."""
+    """One request that a route answers, in an asyncio task of its own (`Answerer`).
+
+    If its client leaves, nothing is sent. But its handler goes on, so that a cancel takes effect. Work in `Background`
+    would end.
+    """
 
     def __init__(self, route: Route, request: Request, counts: Counts) -> None:
         self._route = route

@@ -1,7 +1,7 @@
-"""`GET /tasks/status…` by plain calls, as the relay answers: pollers ask it all the time, and there may be thousands.
+"""`GET /tasks/status/{task_id}` and `GET /tasks/status` by plain calls: thousands of pollers may ask them all the time.
 
 Through FastAPI and redis-py a status costs four times the CPU of a relayed request. The routes in tasks.py describe
-these two in /openapi.json. They also answer what is unusual: another method or parameter, a store that is away.
+these two in /openapi.json. They also answer unusual requests: another method or parameter, an encoded or invalid one.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from gateway.http.background import Background
 from gateway.http.head import Target
 from gateway.http.request import Request, own_fields
 from gateway.store.interface import Peeked, PeekedPage, Unclear, is_cursor
-from gateway.tasks.document import Found, found_in
+from gateway.tasks.document import Found, Summary, found_in
 from gateway.tasks.options import LABEL_PATTERN, MAX_LABEL
 from gateway.tasks.stages import State
 from gateway.tasks.task import ID_PATTERN
@@ -27,17 +27,19 @@ MOST_WAIT = 60
 RETRY_AFTER_SECONDS = 2
 _PATH = re.compile(rf"/tasks/status(?:/({ID_PATTERN}))?".encode())
 _WAIT = re.compile(rb"wait=([0-9]{1,2}(?:\.[0-9]{1,6})?)")
+PLAIN_LABEL = rf"(?=[^%+&]{{1,{MAX_LABEL}}}$){LABEL_PATTERN.strip('^$')}"  # one that a query has as it is, not encoded
 _LIST_PARAMETERS = {
     "limit": re.compile(r"[1-9][0-9]{0,2}|1000"),
     "state": re.compile("|".join(State)),
-    "label": re.compile(rf"(?=[^%+&]{{1,{MAX_LABEL}}}$){LABEL_PATTERN.strip('^$')}"),
+    "label": re.compile(PLAIN_LABEL),
     "cursor": re.compile(r"[0-9A-Za-z_-]{1,512}"),
 }
-_OWN_FIELDS = own_fields([(b"content-type", b"application/json")])
+_FIELDS = own_fields([])
+_JSON_FIELDS = own_fields([(b"content-type", b"application/json")])
 
 
 class StatusRoute:
-    """Answers pollers from `answers`."""
+    """Answers pollers with what `answers` says."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
@@ -49,14 +51,18 @@ class StatusRoute:
             return False
         if path[1] is None:
             wish = _list_wish(target.query or b"")
-            return wish is not None and _ListPoll(self._answers, request, wish).begin()
-        seconds = _seconds(target.query or b"")
+            if wish is not None:
+                _ListPoll(self._answers, request, wish).begin()
+            return wish is not None
+        seconds = _wait_seconds(target.query or b"")
         if seconds is not None:
             _StatusPoll(self._answers, request, path[1].decode(), seconds).begin()
         return seconds is not None
 
 
 class _ListWish(NamedTuple):
+    """What the query of a list asks for."""
+
     limit: int
     state: State | None
     label: str
@@ -65,7 +71,7 @@ class _ListWish(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _list_wish(query: bytes) -> _ListWish | None:
-    """What the query of a list asks for; None for an unusual one. Nearly all requests have the same few."""
+    """None for an unusual query. Cached, because nearly all requests have the same few queries."""
     pairs = [pair.split("=", 1) for pair in query.decode("latin-1").split("&") if pair]
     given = {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
     if len(given) < len(pairs) or (given.get("state") and given.get("label")):
@@ -73,11 +79,13 @@ def _list_wish(query: bytes) -> _ListWish | None:
     for name, value in given.items():
         if name not in _LIST_PARAMETERS or _LIST_PARAMETERS[name].fullmatch(value) is None:
             return None
-    state = State(given["state"]) if "state" in given else None
-    return _ListWish(int(given.get("limit", 50)), state, given.get("label", ""), given.get("cursor"))
+    state, cursor = State(given["state"]) if "state" in given else None, given.get("cursor")
+    if cursor is not None and not is_cursor(cursor):
+        return None
+    return _ListWish(int(given.get("limit", 50)), state, given.get("label", ""), cursor)
 
 
-def _seconds(query: bytes) -> float | None:
+def _wait_seconds(query: bytes) -> float | None:
     """How long a poller wants to wait; None for an unusual query."""
     if not query:
         return 0.0
@@ -86,7 +94,7 @@ def _seconds(query: bytes) -> float | None:
 
 
 class _Poll:
-    """One request while it is answered (`Answerer`)."""
+    """One request while it is answered (`Answerer`): by plain calls, or by a coroutine if their result is Unclear."""
 
     __slots__ = ("_answers", "_request")
 
@@ -95,86 +103,91 @@ class _Poll:
         self._request = request
 
     def on_request(self) -> None:
-        """Its body is not read."""
+        """Nothing: the body is not read."""
 
     def on_writable(self) -> None:
-        """It sends one piece."""
+        """Nothing: the answer is sent in one piece."""
 
     def on_left(self) -> None:
-        """What comes is dropped."""
+        """Nothing: `_has_client` is false from now on."""
 
     @property
     def _has_client(self) -> bool:
         return self._request.answerer is self
 
-    async def _answer_in_general(self) -> None:
-        """Asks by a coroutine, with all that the store may need for the answer."""
+    def _answer_by_coroutine(self) -> None:
+        """Asks again, in the way that can also change the store and wait for it."""
+        Background(self._request).begin(self._answer_or_say_why_not())
+
+    async def _answer_or_say_why_not(self) -> None:
         try:
-            await self._ask_in_general()
+            await self._ask()
         except StoreUnavailable as error:
-            fields = [*_OWN_FIELDS, (b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
+            fields = [*_JSON_FIELDS, (b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
             self._request.answer(HTTPStatus.SERVICE_UNAVAILABLE, fields, _problem(store_is_away(error)))
 
-    async def _ask_in_general(self) -> None:
+    async def _ask(self) -> None:
+        """Asks, and answers the request. Raises StoreUnavailable."""
         raise NotImplementedError
 
     def _send(self, body: bytes, tag: str) -> None:
         """Sends JSON with its ETag; 304 without a body if the client has that tag already."""
-        known = etags(self._request.by_name.get(b"if-none-match"))
         field = (b"etag", b'"%b"' % tag.encode())
-        if known and (tag in known or "*" in known):
-            self._request.answer(HTTPStatus.NOT_MODIFIED, [*_OWN_FIELDS[1:], field])
+        if is_known(tag, self._request.by_name.get(b"if-none-match")):
+            self._request.answer(HTTPStatus.NOT_MODIFIED, [*_FIELDS, field])
         else:
-            self._request.answer(HTTPStatus.OK, [*_OWN_FIELDS, field], body)
+            self._request.answer(HTTPStatus.OK, [*_JSON_FIELDS, field], body)
 
 
 class _StatusPoll(_Poll):
-    """Asks for one status, and waits for another event if the client wants that (`Waiter`)."""
+    """Asks for one status. With `seconds` it waits for another event than the one known (`Waiter`)."""
 
-    __slots__ = ("_seconds", "seen", "task_id")
+    __slots__ = ("_known", "_seconds", "seen", "task_id")
 
     def __init__(self, answers: Answers, request: Request, task_id: str, seconds: float) -> None:
         super().__init__(answers, request)
         self._seconds = seconds
         self.task_id = task_id
-        known = etags(request.by_name.get(b"if-none-match")) if seconds else ()
-        self.seen = known[0] if len(known) == 1 else ""  # else it is the present event
+        self._known = known_event(request.by_name.get(b"if-none-match")) if seconds else None
+        self.seen = ""  # the event at which it begins to wait
 
     def begin(self) -> None:
         self._request.answered_by(self)
         self._answers.peek(self.task_id, self._on_status)
 
-    def _on_status(self, found: Peeked) -> None:
+    def _on_status(self, peeked: Peeked) -> None:
         if not self._has_client:
             return
-        if isinstance(found, Unclear):
-            Background(self._request).begin(self._answer_in_general())
-        elif self._seconds and self._is_waited_for(found):
-            assert found is not None, "a task that is not there is not waited for"
+        if isinstance(peeked, Unclear):
+            self._answer_by_coroutine()
+            return
+        found = self._visible(peeked)
+        if found is not None and self._seconds and self._has_to_wait(found[1]):
             self.seen = found[1].event_id
             self._answers.changes.add(self, found, self._seconds)
         else:
             self._answer(found)
 
-    def _is_waited_for(self, found: Found | None) -> bool:
-        if found is None or not self._may_see(found) or self._answers.changes.is_full:
-            return False
-        return not found[1].has_ended and self.seen in ("", found[1].event_id)
+    def _visible(self, found: Found | None) -> Found | None:
+        """None for a task that the client may not see."""
+        is_visible = found is not None and (self._request.sees_all or found[1].owner == self._request.owner)
+        return found if is_visible else None
 
-    def _may_see(self, found: Found) -> bool:
-        return self._request.sees_all or found[1].owner == self._request.owner
+    def _has_to_wait(self, status: Summary) -> bool:
+        is_news = self._known not in (None, status.event_id)
+        return not (is_news or status.has_ended or self._answers.changes.is_full)
 
     def _answer(self, found: Found | None) -> None:
-        if found is None or not self._may_see(found):
+        if found is None:
             text = not_found(self.task_id)
-            self._request.answer(HTTPStatus.NOT_FOUND, _OWN_FIELDS, _problem(text))
+            self._request.answer(HTTPStatus.NOT_FOUND, _JSON_FIELDS, _problem(text))
         else:
             self._send(found[0], found[1].event_id)
 
-    async def _ask_in_general(self) -> None:
+    async def _ask(self) -> None:
         reader = self._request.reader
-        if self._seconds:
-            document = await self._answers.wait(self.task_id, self.seen or None, self._seconds, reader)
+        if self._seconds and not self._answers.changes.is_full:
+            document = await self._answers.wait(self.task_id, self._known, self._seconds, reader)
         else:
             document = await self._answers.read(self.task_id, reader)
         self._answer(None if document is None else found_in(document))
@@ -187,7 +200,7 @@ class _StatusPoll(_Poll):
     def on_change(self, found: Found | None) -> None:
         """The task has another event."""
         if self._has_client:
-            self._answer(found)
+            self._answer(self._visible(found))
 
     def on_time(self) -> None:
         """The time is over: the present status is the answer."""
@@ -201,28 +214,24 @@ class _ListPoll(_Poll):
 
     __slots__ = ("_wish",)
 
-    def __init__(self, answers: Answers, request: Request, wish: "_ListWish") -> None:
+    def __init__(self, answers: Answers, request: Request, wish: _ListWish) -> None:
         super().__init__(answers, request)
         self._wish = wish
 
-    def begin(self) -> bool:
-        """False for a cursor that no page has returned."""
+    def begin(self) -> None:
         limit, state, label, cursor = self._wish
-        if cursor is not None and not is_cursor(cursor):
-            return False
         self._request.answered_by(self)
         self._answers.peek_page(limit, state, cursor, self._request.reader, self._on_page, label=label)
-        return True
 
     def _on_page(self, page: PeekedPage) -> None:
         if not self._has_client:
             return
         if isinstance(page, Unclear):
-            Background(self._request).begin(self._answer_in_general())
+            self._answer_by_coroutine()
         else:
             self._send_page(*page)
 
-    async def _ask_in_general(self) -> None:
+    async def _ask(self) -> None:
         limit, state, label, cursor = self._wish
         page = await self._answers.page(limit, state, cursor, self._request.reader, label)
         self._send_page(list(map(found_in, page.documents)), page.next_cursor, page.skipped)
@@ -231,13 +240,25 @@ class _ListPoll(_Poll):
         self._send(page_body(found, cursor, skipped), page_tag(found, cursor, skipped))
 
 
-# -- what the routes in tasks.py share --
+# -- what tasks.py and cancel.py share with these routes --
 
 
-def etags(if_none_match: bytes | None) -> list[str]:
-    """The event ids in an If-None-Match field (RFC 9110 section 13.1.2). Weak tags compare as strong ones."""
+def is_known(tag: str, if_none_match: bytes | None) -> bool:
+    """Whether the client has what this ETag names already."""
+    known = _etags(if_none_match)
+    return tag in known or "*" in known
+
+
+def known_event(if_none_match: bytes | None) -> str | None:
+    """The event that a poller knows; None if it names none, or more than one. `""` names an event that no task has."""
+    known = _etags(if_none_match)
+    return known[0] if len(known) == 1 else None
+
+
+def _etags(if_none_match: bytes | None) -> Sequence[str]:
+    """The tags in an If-None-Match field (RFC 9110 section 13.1.2). Weak tags compare as strong ones."""
     if not if_none_match:
-        return []
+        return ()
     tags = if_none_match.decode("latin-1").split(",")
     return [tag.strip().removeprefix("W/").strip('"') for tag in tags if tag.strip()]
 

@@ -1,10 +1,11 @@
-"""`/tasks/…`: the status of tasks, and cancel. Asks the tracker, and sends its documents unchanged.
+"""Describes `/tasks/status…` and the cancels for /openapi.json, and answers those requests that no plain route takes.
 
-The models below only describe the documents for /openapi.json. A document is never rebuilt from them.
+The plain routes are in status.py and cancel.py. Documents are sent as the tracker has them: the models below only
+describe them, and no document is rebuilt from a model.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -13,10 +14,12 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.http.request import Request as ClientRequest
+from gateway.routes.description import Problem
 from gateway.routes.status import (
     MOST_WAIT,
     RETRY_AFTER_SECONDS,
-    etags,
+    is_known,
+    known_event,
     not_found,
     page_body,
     page_tag,
@@ -99,12 +102,6 @@ class LabelCancelled(BaseModel):
     cancelled: int = Field(description="how many tasks were asked to end")
 
 
-class Problem(BaseModel):
-    """The reason for an error."""
-
-    detail: str
-
-
 _STORE_AWAY = {"model": Problem, "description": "the store is away and this gateway does not know it itself"}
 _PARTLY_CANCELLED = {"model": Problem, "description": "the store is away; the tasks of this gateway are cancelled"}
 
@@ -148,16 +145,16 @@ def _found(task_id: str, document: str | None) -> str:
     return document
 
 
-def _tagged(body: bytes, tag: str, known: Sequence[str] = (), status_code: int = 200) -> Response:
+def _tagged(body: bytes, tag: str, if_none_match: str | None = None, status_code: int = 200) -> Response:
     """JSON with its ETag; 304 without a body if the client has that tag already."""
     headers = {"ETag": f'"{tag}"'}
-    if tag in known or "*" in known:
+    if is_known(tag, (if_none_match or "").encode()):
         return Response(status_code=304, headers=headers)
     return Response(body, status_code, media_type="application/json", headers=headers)
 
 
 async def _unless_left(request: Request, answer: Coroutine[Any, Any, str | None]) -> str | None:
-    """Awaits `answer`, and cancels it when the client leaves. None then: the client does not get the answer."""
+    """Awaits `answer`. If the client leaves, cancels it and returns None, which is sent to no client."""
     left: asyncio.Future[None] = request.scope["extensions"]["gateway.left"]
     waiting = asyncio.ensure_future(answer)
 
@@ -204,15 +201,15 @@ async def task_status(
     With `wait` the gateway answers when the event differs from the one in If-None-Match (without that field: from the
     present one), when the task has ended, or when the time is up.
     """
-    known, reader, answers = etags((if_none_match or "").encode()), _reader(request), _tracker(request).answers
+    reader, answers = _reader(request), _tracker(request).answers
     with _answerable(task_id):
         if wait and not answers.changes.is_full:
-            seen = known[0] if len(known) == 1 else None
-            document = await _unless_left(request, answers.wait(task_id, seen, wait, reader))
+            known = known_event((if_none_match or "").encode())
+            document = await _unless_left(request, answers.wait(task_id, known, wait, reader))
         else:
             document = await answers.read(task_id, reader)
     body, summary = found_in(_found(task_id, document))
-    return _tagged(body, summary.event_id, known)
+    return _tagged(body, summary.event_id, if_none_match)
 
 
 @router.post(
@@ -270,4 +267,4 @@ async def task_list(
         raise _refused("cursor", cursor, "allowed: next_cursor of an earlier page") from error
     found = list(map(found_in, page.documents))
     body = page_body(found, page.next_cursor, page.skipped)
-    return _tagged(body, page_tag(found, page.next_cursor, page.skipped), etags((if_none_match or "").encode()))
+    return _tagged(body, page_tag(found, page.next_cursor, page.skipped), if_none_match)

@@ -144,7 +144,8 @@ SETTINGS = (
     Setting("MAX_BODY_BYTES", "268435456", "1 to 1099511627776 bytes", "The longest request body that is taken.",
             whole(1, 2**40)),
     Setting("MAX_CONNECTIONS", "8000", "1 to 1000000", "How many clients' connections the gateway serves at once; "
-            "fewer where its file descriptors do not suffice for two each.", whole(1, 1_000_000)),
+            "fewer where its file descriptors do not suffice for two each. At most half of them wait (`?wait=`).",
+            whole(1, 1_000_000)),
     Setting("MAX_RUNNING", "0", "0 (no bound) to 100000", "How many requests are with Ollama at once, GET, HEAD and "
             "OPTIONS aside. The others wait in a queue.", whole(0, 100_000)),
     Setting("MAX_QUEUED", "1000", "0 to 1000000", "With `MAX_RUNNING`: how many requests may wait; more get 429.",

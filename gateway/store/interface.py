@@ -206,16 +206,6 @@ def request_name(boot: object, created_ms: object, task_id: str) -> str:
     return f"{boot}:{created_ms}:{task_id}"
 
 
-class Names:
-    """A container of the request names for which `is_in` is true."""
-
-    def __init__(self, is_in: Callable[[str], bool]) -> None:
-        self._is_in = is_in
-
-    def __contains__(self, name: object) -> bool:
-        return self._is_in(str(name))
-
-
 def name_in(fields: dict[str, Any]) -> str:
     """The name of the request that a document describes; `fields` are the document's."""
     extensions = fields["extensions"]

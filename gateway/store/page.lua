@@ -2,9 +2,14 @@
 --
 -- ARGV[1]  "+", or "(" and the place behind which to begin   ARGV[2] how many places   ARGV[3] bytes of documents after
 --          which the page is cut   ARGV[4…] the names of the lists
--- Returns {1 where nothing is missing in any of them, else 0; this server's clock in Unix ms; keys whose scores were
--- wrong, and were put right; 1 where the page was cut, else 0; places of all lists together; for each the document, nil
--- where there is none, 0 where a key of another type stands there}.
+-- Returns {
+--   1 if no list lacks tasks, else 0;
+--   this server's clock in Unix ms;
+--   the keys whose scores were wrong, and were put right;
+--   1 if the page was cut, else 0;
+--   the places of all lists together;
+--   for each place its document: nil if there is none, 0 if the key has another type
+-- }.
 
 local AT_ONCE = 1000
 local malformed = {}

@@ -1,8 +1,8 @@
 """Plain reads of Redis, by calls instead of asyncio tasks: one status, or one page, in one round trip.
 
-A relayed request costs less than one task that goes through redis-py, and there may be thousands of pollers. So this is
-a fast way beside `Reader` and `Pages`. It only answers what is plain: where a reply needs more than to be passed on
-(a silent task, a malformed record, a list that lacks tasks) it says `Unclear`, and the caller asks the other way.
+A relayed request costs less than one command through redis-py, and there may be thousands of pollers. So this is a fast
+way beside `Reader` and `Pages`. It answers only if the reply can be passed on as it is. Otherwise (a silent task, a
+malformed record, a list that lacks tasks) the result is `Unclear`, and the caller asks by `Store.read` or `Store.page`.
 """
 
 import asyncio
@@ -20,9 +20,8 @@ from gateway.store.pipeline import Command, Pipeline, Replies
 from gateway.tasks.document import Found, Summary, summary_of
 from gateway.tasks.stages import State
 
-# The general way asks again after that, and has a second for it.
-_TIMEOUT_SECONDS = 0.25
-_EARLY_MS = 50  # the clock is known that well: a task that is due by then is looked at closely
+_TIMEOUT_SECONDS = 0.25  # then the result is Unclear, and the caller's second question has a second
+_EARLY_MS = 50  # by so much the clock may be wrong: a task that is due by then is Unclear
 _PUBLISH = Script("publish")
 # Each page may take 15 ms of this process. More than these at a time would be late for that reason alone.
 _PAGES_AT_ONCE = 4
@@ -51,9 +50,13 @@ class Peeks:
         elif replies[0] is None:
             then(None)
         else:
-            summary = summary_of(replies[0])
-            is_plain = summary is not None and summary.task_id == task_id and not self._is_due(summary)
-            then((replies[0], summary) if summary is not None and is_plain else Unclear("no plain status"))
+            found = self._plain(replies[0])
+            then(found if found is not None and found[1].task_id == task_id else Unclear("no plain status"))
+
+    def _plain(self, document: Any) -> Found | None:
+        """A document with its summary; None if it is malformed, or of a task that is due to be called lost."""
+        summary = summary_of(document) if isinstance(document, bytes) else None
+        return None if summary is None or self._is_due(summary) else (document, summary)
 
     def _is_due(self, summary: Summary) -> bool:
         return summary.due_ms is not None and summary.due_ms < self._clock.seconds() * 1000 + _EARLY_MS
@@ -114,19 +117,17 @@ class Peeks:
         then((rows[:limit], cursor))
 
     def _row(self, place: bytes, document: Any, state: State | None, label: str) -> Found | None:
-        """A document and its summary; None if it is not plainly what stands at this place of this list."""
-        summary = summary_of(document) if isinstance(document, bytes) else None
-        if (
-            summary is None
-            or self._is_due(summary)
-            or place != b"%013d:%b" % (summary.created_ms, summary.task_id.encode())
-        ):
+        """A document with its summary; None if it is not plain, or does not belong at this place of this list."""
+        found = self._plain(document)
+        if found is None:
             return None
-        is_here = (state is None or summary.state == state) and (not label or summary.label == label)
-        return (document, summary) if is_here else None
+        summary = found[1]
+        is_here = place == b"%013d:%b" % (summary.created_ms, summary.task_id.encode())  # as `interface.place`
+        is_here = is_here and (state is None or summary.state == state) and (not label or summary.label == label)
+        return found if is_here else None
 
     def publish(self, channel: str, message: str) -> None:
-        """Publishes a message, if the account may. Nothing tells whether that succeeded."""
+        """Publishes a message, if the account may. The caller does not learn whether that succeeded."""
         command: Command = ("EVALSHA", _PUBLISH.digest, 0, channel, message)
         self._pipeline.ask([command], _ignore)
 
@@ -137,4 +138,4 @@ class Peeks:
 
 
 def _ignore(replies: Replies) -> None:
-    """The message is lost if the store is away: who waits for it looks for itself, only later."""
+    """A message that is lost does no harm: the gateway that waits for it also reads the status itself, only later."""

@@ -33,8 +33,7 @@ _INCOMPLETE = object()  # the reader returns it while the next reply is not comp
 T = TypeVar("T")
 
 
-def _packed(command: Command) -> bytes:
-    return cast("bytes", pack_command(cast("tuple[Any]", command)))
+_packed = cast("Callable[[Command], bytes]", pack_command)  # its own type allows a single argument only
 
 
 class WrongType(StoreError):

@@ -1,7 +1,7 @@
--- Publishes a message; does nothing if the account may not publish.
+-- Publishes a message. Does nothing if the account may not publish.
 --
 -- ARGV[1]  the channel   ARGV[2] the message
--- Returns how many have got it.
+-- Returns how many connections got it.
 
 local count = redis.pcall('PUBLISH', ARGV[1], ARGV[2])
 return type(count) == 'number' and count or 0

@@ -3,10 +3,10 @@
 Writing a record again changes nothing. A malformed text under a task's key is overwritten, and logged once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import chain
-from typing import Any
+from itertools import chain, repeat
+from typing import Any, cast
 
 from gateway.store.interface import Record, StoreError, Then, Written
 from gateway.store.layout import DOCUMENT_PREFIX, OWN_PREFIX, SHARED_KEYS, Script, list_names
@@ -18,7 +18,7 @@ from gateway.tasks.stages import FINAL_RANK
 STATUS, PROBE, MEND = map(Script, ("status", "probe", "mend"))
 _PROBE_KEYS = (OWN_PREFIX + "probe", DOCUMENT_PREFIX + "-")
 _PROBE_TTL_SECONDS = 60
-_NOTHING = "-"  # nothing is expected in a record's place
+_NOTHING = "-"  # nothing is expected in a record's place; "" is a document
 
 
 class Statuses:
@@ -33,16 +33,17 @@ class Statuses:
     def write(self, records: Sequence[Record], then: Then) -> None:
         """Writes each record, and calls `then` once: with one result per record, or with a StoreError."""
         if records:
-            self._write(records, [_NOTHING if record.is_first else "" for record in records], then)
+            self._write(records, repeat(None, len(records)), then)
         else:
             then([])
 
-    def _write(self, records: Sequence[Record], expected: Sequence[str], then: Then) -> None:
-        """`expected`: what stands in each record's place: _NOTHING, "" for a document, or a malformed text's SHA-1."""
-        keys = [*(DOCUMENT_PREFIX + record.task_id for record in records), SHARED_KEYS[0]]
-        arguments = chain.from_iterable(map(_arguments, records, expected))
+    def _write(self, records: Sequence[Record], malformed: Iterable[str | None], then: Then) -> None:
+        """`malformed`: the SHA-1 of the malformed text that stands in each record's place; None if none does."""
+        keys = [DOCUMENT_PREFIX + record.task_id for record in records]
+        arguments = chain.from_iterable(map(_arguments, records, malformed))
         command: Command = (
-            "EVALSHA", STATUS.digest, len(keys), *keys, self._boot, self._lists_ttl_seconds, *arguments
+            "EVALSHA", STATUS.digest, len(keys) + 1, *keys, SHARED_KEYS[0], self._boot, self._lists_ttl_seconds,
+            *arguments,
         )  # fmt: skip
         self._ask(command, records, partial(self._take, records, then))
 
@@ -76,19 +77,20 @@ class Statuses:
             return
         try:
             [answers] = replies
-            written = [self._written(record, answer) for record, answer in zip(records, answers, strict=True)]
+            if len(answers) != len(records):
+                raise ValueError(f"{len(answers)} answers to {len(records)} records")
+            written = list(map(self._written, records, answers))
         except (ValueError, TypeError) as error:
             failure = StoreError(f"a reply that cannot be understood: {error!s:.80}")
             self._pipeline.fail(failure)
             then(failure)
             return
-        decided = [result for result in written if isinstance(result, Written)]
         again = [number for number, result in enumerate(written) if isinstance(result, str)]
         if again:
-            expected = [str(written[number]) for number in again]
-            self._write([records[number] for number in again], expected, partial(_complete, written, again, then))
+            malformed = [str(written[number]) for number in again]
+            self._write([records[number] for number in again], malformed, partial(_complete, written, again, then))
         else:
-            then(decided)
+            then(cast("list[Written]", written))
 
     def _written(self, record: Record, answer: Any) -> Written | str:
         """The result of one record, or the SHA-1 of the malformed text that has to be overwritten first.
@@ -111,8 +113,8 @@ class Statuses:
         raise ValueError(repr(answer))
 
 
-def _arguments(record: Record, expected: str) -> Command:
-    """A record's arguments for status.lua, in its order."""
+def _arguments(record: Record, malformed: str | None) -> Command:
+    """A record's arguments for status.lua, in its order. `malformed` is as in `Statuses._write`."""
     is_known_end = record.rank == FINAL_RANK and record.attempt > 0
     return (
         complete_document(record.head, record.attempt) if is_known_end else record.head,
@@ -123,7 +125,7 @@ def _arguments(record: Record, expected: str) -> Command:
         record.owner,
         record.ttl_seconds,
         int(record.grace_seconds * 1000),
-        expected,
+        malformed or (_NOTHING if record.is_first else ""),
         record.label,
     )
 

@@ -1,6 +1,7 @@
-"""What pollers ask: one status, a page of them, a status once it has changed, an end to a task.
+"""What pollers ask for: one status, a page, a status once it has changed, the end of a task.
 
-The store answers, and this process where it knows more (`source_of`), or where the store is away. Begins no task.
+The answer comes from the store, or from this process if it knows more (`source_of`) or the store is away. Begins no
+task.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ class PartlyCancelled(StoreUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Answers of one process. `reader` is the owner that a caller may see tasks of; None: all."""
+    """Answers of one process. `reader` is the owner whose tasks the caller may see; None: the tasks of all."""
 
     store: Store
     writer: StoreWriter
@@ -91,7 +92,10 @@ class Answers:
     # -- by plain calls --
 
     def peek(self, task_id: str, then: Callable[[Peeked], None]) -> None:
-        """Calls `then` once with the status of a task, whoever may see it, by plain calls. Unclear: ask by `read`."""
+        """Calls `then` once with the status of a task, by plain calls. Unclear: ask by `read`.
+
+        The caller has to check who may see it.
+        """
         if self.writer.is_up:
             self.store.peek(task_id, partial(self._take_peeked, task_id, then))
             return
@@ -127,9 +131,9 @@ class Answers:
     # -- cancelling --
 
     async def cancel(self, task_id: str, reader: str | None) -> str | None:
-        """Ends a task that is in flight, here or at another gateway; its document then, final within a second.
+        """Ends a task that is in flight, here or at another gateway. Returns its document, or None if there is no task.
 
-        None if there is none. Raises StoreUnavailable.
+        Waits up to a second for the end; then the document is not final. Raises StoreUnavailable.
         """
         own = self.own.in_flight.get(task_id)
         if own is not None and not own.is_superseded and reader in (None, own.owner) and own.is_claimed:
@@ -184,7 +188,7 @@ class Answers:
         """The names of the requests of `label` in `documents` that are at other gateways."""
         visible = [fields_of(document) or {} for document in documents if is_visible(document, reader)]
         names = [name_in(task) for task in visible if task["extensions"].get("label") == label]
-        return [name for name in names if not self.own.is_own(name)]
+        return [name for name in names if name not in self.own]
 
     async def _ask_cancels(self, names: list[str]) -> None:
         for start in range(0, len(names), _ASKED_AT_ONCE):

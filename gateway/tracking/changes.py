@@ -1,8 +1,8 @@
 """Pollers that wait for a status to change, and how they learn of it.
 
-A change made by this process wakes them at once, and a notice from another gateway does (notices.py). Notices may be
-lost, so the statuses that others wait for are read now and then, too: at most 200 a second, none while nobody waits.
-There may be thousands of waiters: they share one timer, and are called some at a time, so that streams do not wait.
+A change of this process's own task wakes them at once, and so does a notice from another gateway (notices.py). Notices
+may be lost, so the awaited statuses of other gateways are also read in turn: at most 200 a second, none without a
+waiter. There may be thousands of waiters. They share one timer, and few are called at a time, so that streams go on.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _LOOK_SECONDS = 0.25
 _LOOKS_AT_ONCE = 50  # so 200 a second
 _CLOSED_SECONDS = 0.05  # the longest wait while the gateway stops
 _CALLED_AT_ONCE = 16  # waiters in one turn of the loop: each reads a status or sends an answer
-_SPARE_ENDS = 1000  # ends of waits that are over, before they are removed
+_SPARE_ENDS = 1000  # so many ends of removed waiters may stay in the heap
 
 _Peek: TypeAlias = Callable[[str, Callable[[Peeked], None]], None]
 
@@ -37,17 +37,17 @@ class Waiter(Protocol):
     seen: str
 
     def on_change(self, found: Found | None) -> None:
-        """The task has another event, or has ended, or is no more (None)."""
+        """The task has another event, or has ended, or does not exist any more (None)."""
 
     def on_time(self) -> None:
         """The time is over, or the gateway is about to stop."""
 
 
 class Changes:
-    """`peek` reads a status; `own` are the ids whose changes are told by `changed`.
+    """`peek` reads a status. `own` are the ids of this process's tasks, whose changes the tracker tells by `changed`.
 
-    `on_wait` is called with the status of a task of another gateway that is waited for.
-    `waiters` has the ids that are waited for; while it is empty, `changed` need not be called.
+    `on_wait` is called with the status of a task of another gateway when a poller begins to wait for it.
+    `waiters` has the ids that are waited for. While it is empty, `changed` need not be called.
     """
 
     def __init__(self, peek: _Peek, own: Container[str], on_wait: Callable[[Found], object]) -> None:
@@ -69,7 +69,7 @@ class Changes:
 
     @property
     def is_full(self) -> bool:
-        """Whether pollers are to be answered at once: so many wait that they could lock out requests."""
+        """Whether pollers have to be answered at once: if more of them waited, requests might get no connection."""
         return self.waiting >= self.most_waiting
 
     def add(self, waiter: Waiter, found: Found, seconds: float) -> None:
@@ -167,7 +167,7 @@ class Changes:
 
 
 class _Ends:
-    """When the time of each waiter is over: one timer for all. `waits` says of a waiter whether it still waits."""
+    """When the time of each waiter is over: one timer for all. `waits` says whether a waiter still waits."""
 
     def __init__(self, waits: Callable[[Waiter], bool], on_time: Callable[[Waiter], None]) -> None:
         self._waits = waits
@@ -186,7 +186,7 @@ class _Ends:
         self._deadline.move_up(seconds)
 
     def compact(self, waiting: int) -> None:
-        """Removes those of removed waiters if they are more than half, and many; `waiting` still wait."""
+        """Drops the ends of removed waiters if there are many, and more than those of the `waiting` that still wait."""
         if len(self._heap) > 2 * waiting + _SPARE_ENDS:
             self._heap = [end for end in self._heap if self._waits(end[2])]
             heapify(self._heap)
@@ -202,7 +202,7 @@ class _Ends:
 
 
 class _Calls:
-    """Makes calls, some in each turn of the loop, so that all else has its turn. One that fails harms no other."""
+    """Makes calls, some in each turn of the loop, so that other work has its turn. A failed call stops no other."""
 
     def __init__(self) -> None:
         self._calls: deque[Callable[[], None]] = deque()

@@ -1,8 +1,8 @@
-"""What gateways tell each other, so that a poller at one of them hears at once of a task that another one runs.
+"""What gateways tell each other, so that a poller at one of them learns at once of a change at another one.
 
-The gateway of the poller asks for the task; the gateway that runs it tells of its next statuses as soon as the store
-has them. Both go over the channel of the cancels, many in one message. Without a poller nothing is sent. A message may
-be lost: `Changes` looks for itself, too.
+The poller's gateway asks about the task. The gateway that runs it tells when the store has another status. Both
+messages go over the channel of the cancels, many names in one. Without a poller nothing is sent. A message may be lost,
+so `Changes` also reads the status itself.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from gateway.tracking.tracked import TrackedTask
 _ASK, _TOLD = "?", "="  # no name of a request begins with one of them
 _GATHER_SECONDS = 0.003
 _MOST_NAMES = 100  # in one message
-_KEPT_SECONDS = 90  # how long a task that was asked for is told of: longer than a poller waits
-_AGAIN_SECONDS = 20  # a task that pollers still wait for is asked for again
+_KEPT_SECONDS = 90  # how long this gateway tells of a task after it was asked: longer than a poller waits
+_AGAIN_SECONDS = 20  # then the next poller that waits for the same event of a task makes this gateway ask again
 _MOST_ASKED = 10_000
 
 
 class Notices:
-    """Sends by `tell`. `own` are the tasks of this process; `on_change` is called with the id of a task that changed.
+    """Sends by `tell`. `own` are this process's tasks; `on_change` is called with the id of a task that changed.
 
     While `asked` is empty, `written` need not be called.
     """
@@ -59,7 +59,7 @@ class Notices:
 
     def _hear_asked(self, name: str, event: str) -> None:
         task = self._own.find(id_in(name))
-        if task is None or not self._own.is_own(name):
+        if task is None or name not in self._own:
             return
         _put(self.asked, name, (event, time.monotonic() + _KEPT_SECONDS))
         self._tell_of(name, task)
@@ -69,12 +69,13 @@ class Notices:
         name = self._own.name(task)
         if name in self.asked:
             self._tell_of(name, task)
-            if (task.is_final and task.is_saved) or self.asked[name][1] < time.monotonic():
-                del self.asked[name]
 
     def _tell_of(self, name: str, task: TrackedTask) -> None:
-        if task.event_id != self.asked[name][0]:
+        event, until = self.asked[name]
+        if task.event_id != event:
             self._send(_TOLD, name)
+        if (task.is_final and task.is_saved) or until < time.monotonic():
+            del self.asked[name]
 
     def _send(self, kind: str, name: str) -> None:
         self._to_send[kind].append(name)

@@ -157,9 +157,10 @@ class Outbox:
         self._batch = batch
         return batch
 
-    def finish_batch(self) -> None:
-        """The batch is written, and no call of `next_batch` follows."""
+    def finish_batch(self) -> bool:
+        """The batch is written. Returns whether more is to be written now."""
         self._batch = []
+        return bool(self._ended or self._urgent)
 
     def give_back(self) -> None:
         """The batch was not written. Its tasks wait again, ahead of the others."""

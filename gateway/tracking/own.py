@@ -16,7 +16,10 @@ _DROP = "!"  # no name of a request begins with it
 
 @dataclass(frozen=True, slots=True)
 class OwnTasks:
-    """`in_flight` are the tasks that run, by id; `outbox` remembers those that have ended."""
+    """`in_flight` are the tasks that run, by id; `outbox` remembers those that have ended.
+
+    As a container it has the names of their requests.
+    """
 
     in_flight: Mapping[str, TrackedTask]
     outbox: Outbox
@@ -36,9 +39,9 @@ class OwnTasks:
         """The name of the task's request."""
         return request_name(self.boot, task.created_ms, task.task_id)
 
-    def is_own(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         """Whether this process runs or remembers the request of this name."""
-        own = self.find(id_in(name))
+        own = self.find(id_in(str(name)))
         return own is not None and self.name(own) == name
 
     def hear(self, message: str) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from gateway.errors import GatewayError, ShuttingDown, TaskIdInUse
 from gateway.metrics.counts import Counts
 from gateway.store.clock import Clock
-from gateway.store.interface import Names, Peeked, Store
+from gateway.store.interface import Peeked, Store
 from gateway.tasks.document import is_id_free, is_visible
 from gateway.tasks.stages import MAX_ATTEMPT, Stage
 from gateway.tasks.task import READING_METHODS, Reason, new_id
@@ -91,12 +91,12 @@ class Tracker:
             store,
             self._outbox,
             render=documents.record,
-            own=Names(self._own.is_own),
-            in_flight=self._in_flight,
+            own=self._own,
             on_message=self._hear,
             on_silent=self._own.write_again,
             on_possible_loss=self._own.write_all_again,
             on_written=self._on_written,
+            asked=self._notices.asked,
             counts=self._counts,
             grace_seconds=grace_seconds,
         )
@@ -105,7 +105,6 @@ class Tracker:
         listing = Listing(store, self._writer, self._own, documents.document)
         self.answers = Answers(store, self._writer, self._own, documents, listing, self._changes)
         self._idle = asyncio.Event()  # nothing is in flight any more; set only while draining
-        self._spare_id = ""  # an id for the next request that has none
 
     def __repr__(self) -> str:
         condition = "up" if self.is_store_up else "down"
@@ -181,8 +180,7 @@ class Tracker:
         """
         self.check(task_id, owner)
         if task_id is None:
-            new, self._spare_id = self._spare_id or new_id(), ""
-            task = TrackedTask(new, method, path, query, self._stamps.creation_ms(), 1, owner, label, place=place)
+            task = TrackedTask(new_id(), method, path, query, self._stamps.creation_ms(), 1, owner, label, place=place)
             self._outbox.post(task)
         else:
             before = self._outbox.remembered.get(task_id)
@@ -217,7 +215,6 @@ class Tracker:
             self._outbox.post(task)
             if self._changes.waiters:
                 self._changes.changed(task.task_id)
-        self._spare_id = self._spare_id or new_id()  # made while Ollama works
 
     def answer(self, task: TrackedTask, status_code: int, *, is_stream: bool) -> None:
         """The upstream's response head has come."""
@@ -247,14 +244,13 @@ class Tracker:
         self.answers.peek(task_id, then)
 
     def _on_written(self, tasks: list[TrackedTask], put_right: list[TrackedTask]) -> None:
-        """The store has answered for `tasks`. Of these it had presumed those of `put_right` lost: they get an event."""
+        """The store has answered for `tasks`. It had presumed those of `put_right` lost: that is a new event."""
         for task in put_right:
             task.forgotten()
             self._outbox.post_urgently(task)
             self._changes.changed(task.task_id)
-        if self._notices.asked:
-            for task in tasks:
-                self._notices.written(task)
+        for task in tasks:
+            self._notices.written(task)
 
     def _leave(self, task: TrackedTask) -> None:
         task.let_go()

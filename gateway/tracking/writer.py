@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Container, Sized
 from enum import Enum, auto
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from gateway.metrics.counts import STORE_FAILED, STORE_WRITE, Counts
 from gateway.store.interface import Record, Store, StoreError, Written
@@ -28,6 +28,16 @@ log = logging.getLogger("gateway.tracker")
 _UNHEARD_SECONDS = 10.0
 
 
+class Own(Protocol):
+    """The tasks of this process; as a container it has the names of their requests."""
+
+    @property
+    def in_flight(self) -> Sized:
+        """Those that have not ended."""
+
+    def __contains__(self, name: object) -> bool: ...
+
+
 OnWritten: TypeAlias = Callable[[list[TrackedTask], list[TrackedTask]], object]
 
 
@@ -37,6 +47,10 @@ class _Phase(Enum):
     STOPPED = auto()  # batches are written by `write_batch` alone
     IDLE = auto()  # nothing is to be written
     BUSY = auto()  # a batch is under way, about to be sent, or to be tried again
+
+
+# As in gateway/relay/base.py: found faster than `_Phase.IDLE`.
+_STOPPED, _IDLE, _BUSY = _Phase
 
 
 class _Everything:
@@ -49,14 +63,14 @@ class _Everything:
 class StoreWriter:
     """Writes what is in `outbox`; `render` makes the record of a task as it is now.
 
-    `own` are the names of the requests that this process runs or remembers: their tasks are never called lost. While
-    `in_flight` is empty, no request can post more, so a batch need not gather.
+    The tasks of `own` are never called lost. While none of them is in flight, no request can post more, so a batch need
+    not gather.
 
     `on_message` is called with the name of each request to cancel, and with what gateways tell each other. `on_silent`
     is called with each name in `own` for which the store lacks heartbeats. `on_possible_loss` is called when the store
     may have lost the tasks in flight, and the ends since a monotonic time; it gets that time. `on_written` is called
     with each batch that the store has answered, and with those of its tasks that were presumed lost and run: that is a
-    new event, which is not written yet.
+    new event, which is not written yet. Without such tasks it need not be called while `asked` is empty.
     """
 
     def __init__(
@@ -65,12 +79,12 @@ class StoreWriter:
         outbox: Outbox,
         *,
         render: Callable[[TrackedTask], Record],
-        own: Container[str],
-        in_flight: Sized,
+        own: Own,
         on_message: Callable[[str], object],
         on_silent: Callable[[str], object],
         on_possible_loss: Callable[[float], object],
         on_written: OnWritten,
+        asked: Sized = (),
         grace_seconds: float,
         counts: Counts | None = None,
     ) -> None:
@@ -80,7 +94,7 @@ class StoreWriter:
         self._render = render
         self._own = own
         self._on_written = on_written
-        self._in_flight = in_flight
+        self._asked = asked
         self._possible_loss = _PossibleLoss(store, on_possible_loss)
         self._lookout = Lookout(
             store,
@@ -92,7 +106,7 @@ class StoreWriter:
         )
         self._counts = counts or Counts()
         self.waits = Waits(outbox, self.condition, self._counts, lambda: self._fail(StoreError("no answer in time")))
-        self._phase = _Phase.STOPPED
+        self._phase = _STOPPED
         self._batch_number = 0
         self._next: asyncio.Handle | None = None  # the batch that is about to be sent, or to be tried again
         outbox.serve(self)
@@ -118,7 +132,7 @@ class StoreWriter:
 
     async def run(self) -> None:
         """Writes, and runs the lookout, as long as the gateway runs."""
-        self._phase = _Phase.IDLE
+        self._phase = _IDLE
         if self._outbox.is_due:
             self.wake()
         loops = [asyncio.create_task(loop()) for loop in (self._lookout.watch, self._lookout.listen)]
@@ -136,7 +150,7 @@ class StoreWriter:
             self._next.cancel()
             self._next = None
         self._batch_number += 1
-        self._phase = _Phase.STOPPED
+        self._phase = _STOPPED
         self._outbox.give_back()
 
     def wake(self) -> None:
@@ -144,10 +158,10 @@ class StoreWriter:
 
         At once if no other request could post anything. If a batch is under way, after that batch.
         """
-        if self._phase is not _Phase.IDLE:
+        if self._phase is not _IDLE:
             return
-        self._phase = _Phase.BUSY
-        if self._store.answers_at_once or not self._in_flight:
+        self._phase = _BUSY
+        if self._store.answers_at_once or not self._own.in_flight:
             self._write()
         else:
             self._next = asyncio.get_running_loop().call_soon(self._write)
@@ -155,14 +169,16 @@ class StoreWriter:
     def _write(self) -> None:
         self._next = None
         if not self._send(self._go_on):
-            self._phase = _Phase.IDLE
+            self._phase = _IDLE
 
     def _go_on(self, is_written: bool) -> None:
         """A batch is answered: sends what has gathered meanwhile, after a failure only later."""
-        if is_written:
+        if not is_written:
+            self._next = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._write)
+        elif self._outbox.finish_batch():
             self._write()
         else:
-            self._next = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._write)
+            self._phase = _IDLE
 
     async def write_all(self) -> None:
         """Writes what is left after `run` has ended. Stops at the first failure."""
@@ -227,7 +243,8 @@ class StoreWriter:
                 self._outbox.discard(task)
             elif not task.rejected():
                 self._outbox.post_urgently(task)
-        self._on_written(batch, put_right)
+        if put_right or self._asked:
+            self._on_written(batch, put_right)
         if not self.condition.is_up:
             self.condition.batch_written(seconds)
         then(True)

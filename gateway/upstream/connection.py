@@ -33,16 +33,19 @@ class ConnectionState(StrEnum):
     BROKEN = "broken"  # closed; `failure` says why
 
 
+# Python 3.11 takes 60 ns to find `ConnectionState.BODY`, and 5 to find a name of a module. A request uses sixty.
+IDLE, HEAD, BODY, FLOWING, COMPLETE, BROKEN = ConnectionState
+
 MOVES: dict[ConnectionState, frozenset[ConnectionState]] = {
-    ConnectionState.IDLE: frozenset({ConnectionState.HEAD, ConnectionState.BROKEN}),
-    ConnectionState.HEAD: frozenset({ConnectionState.BODY, ConnectionState.BROKEN}),
-    ConnectionState.BODY: frozenset({ConnectionState.FLOWING, ConnectionState.COMPLETE, ConnectionState.BROKEN}),
-    ConnectionState.FLOWING: frozenset({ConnectionState.COMPLETE, ConnectionState.BROKEN}),
-    ConnectionState.COMPLETE: frozenset({ConnectionState.IDLE, ConnectionState.BROKEN}),
-    ConnectionState.BROKEN: frozenset(),
+    IDLE: frozenset({HEAD, BROKEN}),
+    HEAD: frozenset({BODY, BROKEN}),
+    BODY: frozenset({FLOWING, COMPLETE, BROKEN}),
+    FLOWING: frozenset({COMPLETE, BROKEN}),
+    COMPLETE: frozenset({IDLE, BROKEN}),
+    BROKEN: frozenset(),
 }
-_UNDER_WAY = frozenset({ConnectionState.HEAD, ConnectionState.BODY, ConnectionState.FLOWING})
-_IN_BODY = frozenset({ConnectionState.BODY, ConnectionState.FLOWING})
+_UNDER_WAY = frozenset({HEAD, BODY, FLOWING})
+_IN_BODY = frozenset({BODY, FLOWING})
 
 
 class Listener(Protocol):
@@ -66,9 +69,14 @@ class Connection(asyncio.Protocol):
     piece that it does not accept waits for `take`, and so does all that follows. `abort` may be called in any state.
     """
 
+    __slots__ = (
+        "_idle_timeout_seconds", "_is_read_paused", "_listener", "_peers", "_silence", "_socket", "_transport",
+        "failure", "head", "is_request_sent", "is_reused", "is_write_paused", "state", "waiting",
+    )  # fmt: skip
+
     def __init__(self, idle_timeout_seconds: float, peers: PeerWatch | None = None) -> None:
         # connection
-        self.state = ConnectionState.IDLE
+        self.state = IDLE
         self.failure: UpstreamFailure | None = None
         self.is_reused = False
         self._transport: asyncio.Transport | None = None
@@ -111,7 +119,7 @@ class Connection(asyncio.Protocol):
     def is_reusable(self) -> bool:
         """Whether another exchange may follow: this one ended well, and nothing of it is left."""
         head, transport = self.head, self._transport
-        if self.state is not ConnectionState.COMPLETE or self.waiting or not self.is_request_sent:
+        if self.state is not COMPLETE or self.waiting or not self.is_request_sent:
             return False
         return head is not None and head.leaves_usable and transport is not None and not transport.is_closing()
 
@@ -119,7 +127,7 @@ class Connection(asyncio.Protocol):
 
     def begin(self, method: str, listener: Listener) -> None:
         """Starts an exchange with a request of `method`."""
-        self._move(ConnectionState.HEAD)
+        self._move(HEAD)
         self.is_request_sent = False
         self._listener = listener
         self.head = Head(method)
@@ -161,11 +169,11 @@ class Connection(asyncio.Protocol):
             if (body := head.body) is None:
                 return
         piece = body.feed(data)
-        if piece and (self.state is not ConnectionState.FLOWING or self.waiting or not listener.on_piece(piece)):
+        if piece and (self.state is not FLOWING or self.waiting or not listener.on_piece(piece)):
             self.waiting += piece
         if body.is_over:
             self._end_body(head, body)
-        if self.waiting or self.state is not ConnectionState.FLOWING:
+        if self.waiting or self.state is not FLOWING:
             if self._listener is not None:
                 self._listener.on_answer()
             if len(self.waiting) > _HIGH_WATER_BYTES:
@@ -176,7 +184,7 @@ class Connection(asyncio.Protocol):
         try:
             data = head.feed(data)
             if head.body is not None:
-                self._move(ConnectionState.BODY)
+                self._move(BODY)
         except UpstreamBroken as failure:
             self._fail(failure)
         return data
@@ -188,7 +196,7 @@ class Connection(asyncio.Protocol):
         if body.broken:
             self._fail(UpstreamBroken(body.broken))
         elif self.state in _IN_BODY:
-            self._move(ConnectionState.COMPLETE)
+            self._move(COMPLETE)
 
     def _pause_reading(self) -> None:
         if not self._is_read_paused and self.is_open:
@@ -197,8 +205,8 @@ class Connection(asyncio.Protocol):
 
     def flow(self) -> None:
         """From now on the listener is given each piece as it comes."""
-        if self.state is ConnectionState.BODY:
-            self._move(ConnectionState.FLOWING)
+        if self.state is BODY:
+            self._move(FLOWING)
 
     def take(self) -> bytes:
         """What waits of the body, b"" for nothing."""
@@ -220,7 +228,7 @@ class Connection(asyncio.Protocol):
         """Ends an exchange. False if no other one may follow: then nothing has changed."""
         if not self.is_reusable:
             return False
-        self._move(ConnectionState.IDLE)
+        self._move(IDLE)
         self.is_reused = True
         self._listener = self.head = None
         if self._idle_timeout_seconds:
@@ -233,8 +241,8 @@ class Connection(asyncio.Protocol):
             self.head.close()
         self._listener = self.head = None
         self.waiting = b""
-        if self.state is ConnectionState.COMPLETE:
-            self._move(ConnectionState.BROKEN)
+        if self.state is COMPLETE:
+            self._move(BROKEN)
             self.failure = failure
         self._fail(failure)
 
@@ -242,7 +250,7 @@ class Connection(asyncio.Protocol):
         """A clean end completes a body that only the end delimits. It cuts off any other message."""
         body = None if self.head is None else self.head.body
         if self.state in _IN_BODY and body is not None and body.is_whole_at_end():
-            self._move(ConnectionState.COMPLETE)
+            self._move(COMPLETE)
             if self._listener is not None:
                 self._listener.on_answer()
 
@@ -280,8 +288,8 @@ class Connection(asyncio.Protocol):
         """Closes the connection. An answer under way breaks off; what has come of it can still be taken."""
         if self._transport is not None:
             self._transport.abort()
-        if self.state not in (ConnectionState.COMPLETE, ConnectionState.BROKEN):
-            self._move(ConnectionState.BROKEN)
+        if self.state not in (COMPLETE, BROKEN):
+            self._move(BROKEN)
             self.failure = failure
             if self._listener is not None:
                 self._listener.on_answer()

@@ -96,7 +96,7 @@ class Head:
             self.leaves_usable = self._parser.should_keep_alive()
             self.body = self._body(status)
             self.status = status
-            self.close()
+            self._parser = _NO_PARSER  # as `close`
             return True
         if not 100 <= status < 200 or status == HTTPStatus.SWITCHING_PROTOCOLS:
             raise UpstreamBroken("Ollama sent a protocol switch that was not asked for, or no status at all")

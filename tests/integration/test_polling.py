@@ -119,10 +119,11 @@ async def test_a_change_ends_the_wait(gateway: Gateway, upstream: Upstream) -> N
         assert answer.headers["ETag"] != tag
 
 
-async def test_a_known_event_that_is_past_is_no_wait(gateway: Gateway, upstream: Upstream) -> None:
-    """Who names an older event is answered at once with the present status."""
+@pytest.mark.parametrize("known", ['"an-older-one"', '""'])
+async def test_a_known_event_that_is_past_is_no_wait(gateway: Gateway, upstream: Upstream, known: str) -> None:
+    """A client that names an older event, or none by `""`, is answered at once with the present status."""
     stream = await held(gateway, upstream)
-    answer, seconds = await timed_poll(gateway, stream.task_id, '"an-older-one"', wait=30)
+    answer, seconds = await timed_poll(gateway, stream.task_id, known, wait=30)
     assert (answer.status_code, answer.json()["state"]) == (200, "RUNNING")
     assert seconds <= AT_ONCE_SECONDS
     await stream.end()

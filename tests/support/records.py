@@ -18,7 +18,7 @@ from gateway.tasks.task import Task
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.store.interface import Page, Store
+    from gateway.store.interface import Page, Peeked, PeekedPage, Store
     from gateway.tasks.stages import State
 
 BOOT = "boot-1"
@@ -70,6 +70,28 @@ async def text_of(store: Store, task_id: str) -> str | None:
     """The document of a task as it stands, None where there is none."""
     [text] = await store.read([task_id])
     return text
+
+
+async def peeked(store: Store, task_id: str) -> Peeked:
+    """What a plain read finds of a task."""
+    answer: asyncio.Future[Peeked] = asyncio.get_running_loop().create_future()
+    store.peek(task_id, answer.set_result)
+    return await answer
+
+
+async def peeked_page(
+    store: Store,
+    limit: int = 1000,
+    state: State | None = None,
+    cursor: str | None = None,
+    *,
+    owner: str | None = None,
+    label: str = "",
+) -> PeekedPage:
+    """What a plain read finds of a page."""
+    answer: asyncio.Future[PeekedPage] = asyncio.get_running_loop().create_future()
+    store.peek_page(limit, state, cursor, answer.set_result, owner=owner, label=label)
+    return await answer
 
 
 def undated(text: str | None) -> str | None:

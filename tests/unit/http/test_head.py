@@ -22,7 +22,7 @@ MARGIN_SECONDS = 0.2
 def refused(fields: Fields, *, method: str = "POST", version: str = "1.1", target: bytes = b"/v1/x") -> int | None:
     """The status with which a head is refused, None where it is not; any other exception fails the test."""
     try:
-        check_head(method, version, target, fields)
+        check_head(method, version, target, fields, dict(fields))
     except Refusal as refusal:
         return refusal.status
     return None

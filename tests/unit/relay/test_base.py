@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from gateway.http import closing, parser
+from gateway.relay import base
 from gateway.relay.base import MOVES, Phase
 from gateway.relay.stream_end import ENDS
+from gateway.upstream import connection
+
+if TYPE_CHECKING:
+    from enum import Enum
+    from types import ModuleType
 
 
 def reachable(phase: Phase) -> set[Phase]:
@@ -42,3 +51,12 @@ def test_end_events_can_be_searched_for(path: bytes) -> None:
     """The word of each end event is a part of its name, and a path has two or three different words."""
     assert all(end.word in end.name for end in ENDS[path])
     assert len({end.word for end in ENDS[path]}) in (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [(base, base.Phase), (connection, connection.ConnectionState), (parser, parser.Part), (closing, closing.Phase)],
+)
+def test_a_members_own_name_is_the_member(module: ModuleType, kind: type[Enum]) -> None:
+    """Modules on the hot path name each member of their enum by itself."""
+    assert all(getattr(module, member.name) is member for member in kind)

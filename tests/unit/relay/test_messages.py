@@ -182,8 +182,8 @@ def test_an_event_stream_is_not_to_be_buffered() -> None:
 )  # fmt: skip
 def test_a_stream_is_known_by_its_content_type(value: bytes, is_stream: bool) -> None:
     """The media type decides, in any case and with any parameters."""
-    assert is_event_stream([(b"content-type", value)]) == is_stream
-    assert not is_event_stream([])
+    assert is_event_stream({b"content-type": value}) == is_stream
+    assert not is_event_stream({})
 
 
 @pytest.mark.parametrize(
@@ -191,8 +191,8 @@ def test_a_stream_is_known_by_its_content_type(value: bytes, is_stream: bool) ->
 )
 def test_an_encoded_body_cannot_be_looked_into(value: bytes, encoded: bool) -> None:
     """Any Content-Encoding but identity counts."""
-    assert is_encoded([(b"content-encoding", value)]) == encoded
-    assert not is_encoded([])
+    assert is_encoded({b"content-encoding": value}) == encoded
+    assert not is_encoded({})
 
 
 @pytest.mark.parametrize(

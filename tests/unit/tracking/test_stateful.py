@@ -255,6 +255,13 @@ class Gateway:
         if document is not None and not has_ended(document):
             await self.weather.ask_cancel(name_in(json.loads(document)))
 
+    async def peek(self, task_id: str) -> str | None:
+        """The status of a task by plain calls; None where they cannot tell."""
+        answer: asyncio.Future[Peeked] = asyncio.get_running_loop().create_future()
+        self.tracker.answers.peek(task_id, answer.set_result)
+        found = await answer
+        return None if found is None or isinstance(found, Unclear) else found[0].decode()
+
     async def die(self) -> None:
         """Nothing of it goes on."""
         if self.held is not None:
@@ -338,7 +345,11 @@ class Histories(RuleBasedStateMachine):
     @rule(gateway=an_awake, task_id=task_ids)
     def read(self, gateway: Gateway, task_id: str) -> None:
         """A gateway never says less than the store or, while it cannot read that, less than it said before."""
-        document = self.run(_known(gateway.tracker.read(task_id)))
+        self.compare(gateway, task_id, self.run(_known(gateway.tracker.read(task_id))))
+        self.compare(gateway, task_id, self.run(gateway.peek(task_id)))
+
+    def compare(self, gateway: Gateway, task_id: str, document: str | None) -> None:
+        """Compares an answer to a poller with what the store has; None is no answer."""
         if document is None:
             return
         attempt, rank, event, _ = _seen(document)

@@ -33,21 +33,27 @@ WATCH_SECONDS = 1.0
 GRACE_SECONDS = 1.0
 
 
+class Own(set[str]):
+    """The names of this process's requests, of which one is in flight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_flight = ["a request"]
+
+
 class Subject:
     """A writer, its outbox and its store."""
 
     def __init__(self) -> None:
         self.store = ScriptedStore()
         self.outbox = Outbox()
-        self.in_flight: dict[str, TrackedTask] = {}
+        self.own = Own()
         self.cancelled: list[str] = []
-        self.running = ["a request"]
         self.writer = StoreWriter(
             self.store,
             self.outbox,
             render=render,
-            own=self.in_flight,
-            in_flight=self.running,
+            own=self.own,
             on_message=self.cancelled.append,
             on_silent=lambda _name: None,
             on_written=lambda tasks, put_right: None,
@@ -277,11 +283,11 @@ async def test_an_earlier_run_is_ended_once() -> None:
 async def test_own_tasks_are_exempt() -> None:
     """No one but the gateway itself knows that its tasks live: it never calls them lost."""
     async with running() as subject:
-        subject.in_flight["own"] = subject.post()
+        subject.own.add("own")
         await until(lambda: subject.store.calls["watch"], 30)
         assert "own" in subject.store.exempt
         assert "foreign" not in subject.store.exempt
-        del subject.in_flight["own"]
+        subject.own.remove("own")
         assert "own" not in subject.store.exempt
 
 
@@ -404,7 +410,7 @@ async def test_a_status_goes_with_all_that_the_turn_brings() -> None:
 async def test_who_is_alone_is_written_at_once_and_once() -> None:
     """Where no other request is in flight nothing could come along: its end is on the way before anybody waits."""
     async with running() as subject:
-        subject.running.clear()
+        subject.own.in_flight.clear()
         task = subject.post(is_ended=True)
         assert subject.store.calls["put"] == 1
         await subject.wait(task)

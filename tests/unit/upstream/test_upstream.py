@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.errors import UpstreamBroken, UpstreamFailure, UpstreamTimeout, UpstreamUnavailable
+from gateway.upstream import pool
 from gateway.upstream.connection import Connection, ConnectionState
 from gateway.upstream.pool import AwaitedAnswer, Upstream
+from tests.support.crowded import CrowdedUpstream
 from tests.support.ports import refusing_port
 from tests.support.scripted import CHUNKED, Gated, answering, head, sending
 from tests.support.scripted import Upstream as Peer
@@ -623,6 +625,23 @@ async def test_a_connection_that_is_lost_at_once_is_unavailable(
     monkeypatch.setattr(Connection, "connection_made", made_and_lost)
     with pytest.raises(UpstreamUnavailable, match="Ollama closed the connection"):
         await upstream.open()
+
+
+async def test_a_connection_whose_caller_was_cancelled_waits_in_the_pool(peer: Peer, upstream: Upstream) -> None:
+    """It is opened all the same, and the next request uses it."""
+    opening = asyncio.create_task(upstream.open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    await until(lambda: upstream.has_idle, what="the connection is open")
+    assert await opened(peer, upstream) == 1
+
+
+async def test_a_peer_that_does_not_accept_in_time_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full queue of connections at the peer is not waited for without end."""
+    monkeypatch.setattr(pool, "_CONNECT_TIMEOUT_SECONDS", 0.1)
+    async with CrowdedUpstream() as crowded:
+        with pytest.raises(UpstreamUnavailable, match="does not accept connections"):
+            await within(30, Upstream("127.0.0.1", crowded.port).open(), "an answer")
 
 
 async def test_nobody_listening_is_unavailable() -> None:
