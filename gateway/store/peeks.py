@@ -5,6 +5,8 @@ way beside `Reader` and `Pages`. It answers only if the reply can be passed on a
 malformed record, a list that lacks tasks) the result is `Unclear`, and the caller asks by `Store.read` or `Store.page`.
 """
 
+import asyncio
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,13 +23,21 @@ from gateway.tasks.stages import State
 _TIMEOUT_SECONDS = 0.25  # then the result is Unclear, and the caller's second question has a second
 _EARLY_MS = 50  # by so much the clock may be wrong: a task that is due by then is Unclear
 _PUBLISH = Script("publish")
+# Each page may take 15 ms of this process. More than these at a time would be late for that reason alone.
+_PAGES_AT_ONCE = 4
 
 
 class Peeks:
-    """Reads over a connection of its own. `clock` is the server's, as `Reader` knows it."""
+    """Reads over two connections of its own: statuses do not wait for pages.
+
+    `clock` is the server's, as `Reader` knows it.
+    """
 
     def __init__(self, connector: Connector, clock: StoreClock) -> None:
-        self._pipeline = Pipeline(connector, [PAGE.text, _PUBLISH.text], is_raw=True, timeout_seconds=_TIMEOUT_SECONDS)
+        self._pipeline = Pipeline(connector, [_PUBLISH.text], is_raw=True, timeout_seconds=_TIMEOUT_SECONDS)
+        self._page_pipeline = Pipeline(connector, [PAGE.text], is_raw=True, timeout_seconds=_TIMEOUT_SECONDS)
+        self._pages_asked = 0  # and not answered
+        self._waiting_pages: deque[tuple[Command, Callable[[Replies], None]]] = deque()
         self._clock = clock
 
     def document(self, task_id: str, then: Callable[[Peeked], None]) -> None:
@@ -72,7 +82,24 @@ class Peeks:
             PAGE_BYTES,
             *names,
         )
-        self._pipeline.ask([command], partial(self._take_page, limit, then, state, label))
+        self._waiting_pages.append((command, partial(self._take_page, limit, then, state, label)))
+        self._ask_pages()
+
+    def _ask_pages(self) -> None:
+        """Asks for the next pages. Their time begins now."""
+        while self._waiting_pages and self._pages_asked < _PAGES_AT_ONCE:
+            command, take = self._waiting_pages.popleft()
+            self._pages_asked += 1
+            self._page_pipeline.ask([command], partial(self._answered_page, take))
+
+    def _answered_page(self, take: Callable[[Replies], None], replies: Replies) -> None:
+        self._pages_asked -= 1
+        if isinstance(replies, StoreError):  # the pages that wait need not find that out themselves
+            while self._waiting_pages:
+                asyncio.get_running_loop().call_soon(self._waiting_pages.popleft()[1], replies)
+        else:
+            self._ask_pages()
+        take(replies)
 
     def _take_page(
         self, limit: int, then: Callable[[PeekedPage], None], state: State | None, label: str, replies: Replies
@@ -105,7 +132,8 @@ class Peeks:
         self._pipeline.ask([command], _ignore)
 
     async def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connections."""
+        await self._page_pipeline.close()
         await self._pipeline.close()
 
 

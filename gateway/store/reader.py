@@ -5,6 +5,7 @@ Tells the clock of each time that Redis says.
 
 import time
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
@@ -19,7 +20,7 @@ from gateway.store.interface import StoreError
 from gateway.store.layout import DOCUMENT_PREFIX, Script, list_names
 from gateway.store.malformed import Malformed
 from gateway.store.pipeline import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, mapped, uncancelled
-from gateway.store.reasons import is_wrong_type
+from gateway.store.reasons import LIBRARY_ERRORS, is_wrong_type
 from gateway.tasks.document import fields_of
 
 _MAX_CONNECTIONS = 32
@@ -62,7 +63,8 @@ class Reader:
             return await uncancelled(mapped(answer))
         except StoreError as error:
             if error.__cause__ is not None:  # else the server has answered
-                await self._pool.disconnect(inuse_connections=False)
+                with suppress(*LIBRARY_ERRORS):  # one that does not close in time is given up
+                    await self._pool.disconnect(inuse_connections=False)
             raise
 
     async def evaluate(

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count, islice
@@ -44,15 +44,15 @@ class Waiter(Protocol):
 
 
 class Changes:
-    """`peek` reads a status. `own` are the ids of this process's tasks, whose changes the tracker tells by `changed`.
+    """`peek` reads a status. `is_own` says whether this process runs a task and tells of its changes by `changed`.
 
     `on_wait` is called with the status of a task of another gateway when a poller begins to wait for it.
     `waiters` has the ids that are waited for. While it is empty, `changed` need not be called.
     """
 
-    def __init__(self, peek: _Peek, own: Container[str], on_wait: Callable[[Found], object]) -> None:
+    def __init__(self, peek: _Peek, is_own: Callable[[str], bool], on_wait: Callable[[Found], object]) -> None:
         self._peek = peek
-        self._own = own
+        self._is_own = is_own
         self._on_wait = on_wait
         self.waiters: dict[str, dict[Waiter, None]] = {}
         self.waiting = 0  # how many waiters there are
@@ -78,7 +78,7 @@ class Changes:
         self.waiting += 1
         self._ends.add(waiter, min(seconds, _CLOSED_SECONDS) if self._is_closed else max(seconds, 0))
         self._look_later()
-        if waiter.task_id not in self._own:
+        if not self._is_own(waiter.task_id):
             self._on_wait(found)
 
     def remove(self, waiter: Waiter) -> None:
@@ -157,7 +157,7 @@ class Changes:
         self._is_looking = False
         if not self._to_look:
             unclear, self._unclear = self._unclear, {}
-            self._to_look.extend(task for task in self.waiters if task not in self._own or task in unclear)
+            self._to_look.extend(task for task in self.waiters if task in unclear or not self._is_own(task))
         for _ in range(min(len(self._to_look), _LOOKS_AT_ONCE)):
             task_id = self._to_look.popleft()
             if task_id in self.waiters:

@@ -48,7 +48,7 @@ class Notices:
 
     def hear(self, message: str) -> bool:
         """Takes a message from the channel, from any gateway. False if it is another kind of message."""
-        kind, names = message[:1], message[1:].split("\n")
+        kind, names = message[:1], message[1:].split("\n", _MOST_NAMES)[:_MOST_NAMES]  # no gateway sends more
         if kind == _ASK:
             for line in names:
                 self._hear_asked(*line.partition(" ")[::2])

@@ -44,6 +44,11 @@ class OwnTasks:
         own = self.find(id_in(str(name)))
         return own is not None and self.name(own) == name
 
+    def runs(self, task_id: str) -> bool:
+        """Whether the task with this id runs here, so that this process knows each of its changes."""
+        own = self.in_flight.get(task_id)
+        return own is not None and not own.is_superseded
+
     def hear(self, message: str) -> None:
         """What another gateway asks for: the end of a request, or of its kept answer (see `dropping`)."""
         if not message.startswith(_DROP):

@@ -101,7 +101,7 @@ class Tracker:
             grace_seconds=grace_seconds,
         )
         self._claims = Claims(self._writer.waits, store, self._leave)
-        self._changes = Changes(self._peek, self._in_flight, self._notices.ask)
+        self._changes = Changes(self._peek, self._own.runs, self._notices.ask)
         listing = Listing(store, self._writer, self._own, documents.document)
         self.answers = Answers(store, self._writer, self._own, documents, listing, self._changes)
         self._idle = asyncio.Event()  # nothing is in flight any more; set only while draining

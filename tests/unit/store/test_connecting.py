@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import uvloop
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.store import connecting
 from gateway.store import redis as store_module
@@ -339,3 +340,15 @@ async def test_a_dead_connection_is_not_listened_to_for_ever(server: Server, mon
         with pytest.raises(StoreError):
             await within(GUARD_SECONDS, listening, "it notices")
         await store.close()
+
+
+async def test_a_connection_that_does_not_close_in_time_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read that fails is a StoreError, also if closing the idle connections then fails, too."""
+    reader = Reader(Connector.to("redis://127.0.0.1:1/0"), Malformed())
+
+    async def closing(inuse_connections: bool = True) -> None:
+        raise RedisTimeoutError("Timed out closing connection after 1.0")
+
+    monkeypatch.setattr(reader._pool, "disconnect", closing)
+    with pytest.raises(StoreError):
+        await reader.asked(reader.documents(["-"]))

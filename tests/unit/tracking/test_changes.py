@@ -38,7 +38,7 @@ class Watched:
         self.looks: list[str] = []
         self.asked: list[str] = []
         self.is_away = False
-        self.changes = Changes(self.peek, self.own, lambda found: self.asked.append(found[1].task_id))
+        self.changes = Changes(self.peek, self.own.__contains__, lambda found: self.asked.append(found[1].task_id))
 
     def peek(self, task_id: str, then: Callable[[Peeked], None]) -> None:
         """The document as it is."""

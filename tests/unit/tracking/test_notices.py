@@ -277,3 +277,23 @@ def test_an_earlier_version_takes_notices_for_names_of_no_task(runner: Gateway) 
     for message in (f"={name}", f"?{name} event", f"={name}\n{name}", f"?{name} event\n{name} event"):
         runner.own.hear(message)
     assert cut == []
+
+
+@pytest.mark.parametrize("kind", ["?", "="])
+def test_a_message_of_too_many_names_is_cut(runner: Gateway, kind: str) -> None:
+    """Any client of the store can publish there: as many names count as a gateway sends, so a flood takes no time."""
+    task = runner.begin()
+    more = "\n".join(["another:1:x event"] * 100_000)
+    assert runner.notices.hear(f"{kind}{more}\n{runner.own.name(task)} event")
+    assert runner.notices.asked == {}
+    assert len(runner.changed) in (0, MOST_NAMES)
+    assert "t event" not in runner.changed
+
+
+def test_a_task_that_is_superseded_does_not_run_here(runner: Gateway) -> None:
+    """Another request has its id, at another gateway: pollers here wait for that one, and it has to be looked for."""
+    task = runner.begin()
+    assert runner.own.runs("t")
+    task.superseded()
+    assert not runner.own.runs("t")
+    assert not runner.own.runs("another")
