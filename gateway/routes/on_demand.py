@@ -24,9 +24,13 @@ class RoutesOnDemand:
         self._loading: asyncio.Task[FastAPI] | None = None
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        if self._loading is None:
-            self._loading = asyncio.create_task(asyncio.to_thread(self.build))
-        application = await asyncio.shield(self._loading)
+        loading = self._loading = self._loading or asyncio.create_task(asyncio.to_thread(self.build))
+        try:
+            application = await asyncio.shield(loading)
+        except Exception:  # files may have been short, or memory: the next request tries again
+            if self._loading is loading:
+                self._loading = None
+            raise
         await application(scope, receive, send)
 
 

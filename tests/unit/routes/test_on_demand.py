@@ -56,3 +56,23 @@ async def test_a_build_that_fails_fails_each_request() -> None:
     for _ in range(2):
         with pytest.raises(RuntimeError, match="no such library"):
             await answered(routes, {})
+
+
+async def test_a_build_that_failed_is_tried_again() -> None:
+    """A moment without memory or free files does not break the routes for good."""
+    results: list[object] = [OSError(24, "too many open files")]
+    seen = []
+
+    async def application(scope: dict[str, Any], *_: object) -> None:
+        seen.append(scope["path"])
+
+    def build() -> FastAPI:
+        if results:
+            raise cast("OSError", results.pop())
+        return cast("FastAPI", application)
+
+    routes = RoutesOnDemand(build)
+    with pytest.raises(OSError, match="too many"):
+        await answered(routes, {"path": "/a"})
+    await answered(routes, {"path": "/b"})
+    assert seen == ["/b"]
