@@ -77,8 +77,6 @@ class Exchange(BaseExchange):
             if not self._relay.upstream.has_idle and not self._is_waiting:
                 self._open()
             self._relay.tracker.claim(self._task, self._on_claimed)
-        elif self._place is None or not self._is_waiting:
-            self.on_place()
         else:
             self._on_claimed(True)
 
