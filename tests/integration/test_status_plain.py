@@ -350,20 +350,25 @@ async def test_what_is_odd_is_as_the_routes_have_it(quiet: Pair, target: str) ->
 # -- what the plain way cannot answer alone --
 
 
-async def test_malformed_records_are_skipped(tracked: Gateway, store: Store, upstream: Upstream, fresh_id: str) -> None:
+async def test_malformed_records_are_skipped(
+    launch: Launch, new_store: NewStore, upstream: Upstream, fresh_id: str
+) -> None:
     """The page says how many it left out; the status of such a record is 404."""
+    store = await new_store()
+    gateway = await launch(REDIS_URL=store.url)
     for number in range(3):
-        await ended(tracked, upstream, f"{fresh_id}-{number}", (b"X-Task-Label", fresh_id.encode()))
-        await tracked.ended(f"{fresh_id}-{number}")
+        await ended(gateway, upstream, f"{fresh_id}-{number}", (b"X-Task-Label", fresh_id.encode()))
+        await gateway.ended(f"{fresh_id}-{number}")
     await store.client.set(f"{DOCUMENTS}{fresh_id}-1", "no document", ex=60)
-    page = (await both(tracked, f"/tasks/status?label={fresh_id}")).json()
+    page = (await both(gateway, f"/tasks/status?label={fresh_id}")).json()
     assert ([task["task_id"] for task in page["items"]], page["skipped"]) == ([f"{fresh_id}-2", f"{fresh_id}-0"], 1)
-    tag = (await both(tracked, f"/tasks/status?label={fresh_id}")).head.get("etag") or b""
-    assert (await both(tracked, f"/tasks/status?label={fresh_id}", known(tag))).status == 304
+    tag = (await both(gateway, f"/tasks/status?label={fresh_id}")).head.get("etag") or b""
+    assert (await both(gateway, f"/tasks/status?label={fresh_id}", known(tag))).status == 304
 
 
-async def test_a_malformed_status_is_404(launch: Launch, store: Store, fresh_id: str) -> None:
+async def test_a_malformed_status_is_404(launch: Launch, new_store: NewStore, fresh_id: str) -> None:
     """As one that is not there, and no wait waits for it."""
+    store = await new_store()
     gateway = await launch(REDIS_URL=store.url)
     await store.client.set(DOCUMENTS + fresh_id, "no document", ex=60)
     for more in ("", "?wait=30"):
