@@ -49,7 +49,8 @@ def routes() -> set[str]:
     modules = [
         importlib.import_module(f"gateway.routes.{row.name}") for row in pkgutil.iter_modules(gateway.routes.__path__)
     ]
-    return {route.path for module in modules if hasattr(module, "router") for route in module.router.routes}
+    described = {route.path for module in modules if hasattr(module, "router") for route in module.router.routes}
+    return described | {path.decode() for module in modules for path in getattr(module, "ROUTES", ())}
 
 
 @each_place
