@@ -23,6 +23,7 @@ log = logging.getLogger("gateway.tracker")
 
 _LOOK_SECONDS = 0.25
 _LOOKS_AT_ONCE = 50  # so 200 a second
+_CHECKED_AT_ONCE = 500  # of the tasks that are waited for, whether they need a look
 _CLOSED_SECONDS = 0.05  # the longest wait while the gateway stops
 _CALLED_AT_ONCE = 16  # waiters in one turn of the loop: each reads a status or sends an answer
 _SPARE_ENDS = 1000  # so many ends of removed waiters may stay in the heap
@@ -60,7 +61,7 @@ class Changes:
         self._ends = _Ends(self._waits, lambda waiter: self._call(waiter, waiter.on_time))
         self._calls = _Calls()
         self._changed: dict[str, None] = {}  # ids to look at in the next turn of the loop
-        self._unclear: dict[str, None] = {}  # ids whose look said nothing: they are looked at again, own ones too
+        self._unclear: set[str] = set()  # ids whose look said nothing: they are looked at again, own ones too
         self._to_look: deque[str] = deque()
         self._is_looking = False  # a look is due
         self._is_closed = False
@@ -90,6 +91,7 @@ class Changes:
         self.waiting -= 1
         if not waiters:
             del self.waiters[waiter.task_id]
+            self._unclear.discard(waiter.task_id)
         self._ends.compact(self.waiting)
 
     def _waits(self, waiter: Waiter) -> bool:
@@ -128,7 +130,7 @@ class Changes:
         """Calls the waiters of a task if it is no longer what they have seen. All of them share this one look."""
         if isinstance(found, Unclear):
             if task_id in self.waiters:
-                self._unclear[task_id] = None
+                self._unclear.add(task_id)
             return
         for waiter in list(self.waiters.get(task_id, ())):
             if found is None or found[1].has_ended or found[1].event_id != waiter.seen:
@@ -156,12 +158,16 @@ class Changes:
         """Looks at some of the tasks of other gateways, and of those that were unclear, at each in its turn."""
         self._is_looking = False
         if not self._to_look:
-            unclear, self._unclear = self._unclear, {}
-            self._to_look.extend(task for task in self.waiters if task in unclear or not self._is_own(task))
-        for _ in range(min(len(self._to_look), _LOOKS_AT_ONCE)):
+            self._to_look.extend(self.waiters)
+        looks = 0
+        for _ in range(min(len(self._to_look), _CHECKED_AT_ONCE)):
             task_id = self._to_look.popleft()
-            if task_id in self.waiters:
+            if task_id in self.waiters and (task_id in self._unclear or not self._is_own(task_id)):
+                self._unclear.discard(task_id)
                 self._peek(task_id, partial(self._tell, task_id))
+                looks += 1
+                if looks == _LOOKS_AT_ONCE:
+                    break
         if self.waiters:
             self._look_later()
 
