@@ -34,8 +34,8 @@ pytestmark = pytest.mark.alone
 QUIET = {"HEARTBEAT_SEC": "60"}
 MANY = 500
 FOREIGN = 500  # tasks of other gateways that are waited for: to look at all takes more than two seconds
-SOON_SECONDS = 0.4  # so soon none of them is answered by a look, apart from a few
-AT_ONCE_SECONDS = 1.0
+SOON_SECONDS = 0.8  # so soon none of them is answered by a look, apart from a few
+AT_ONCE_SECONDS = 3.0
 PIECE_SECONDS = 2.0  # a piece through a busy machine, and no more
 
 
