@@ -135,9 +135,15 @@ async def test_without_room_a_call_is_relayed_and_not_kept(
     also.script.piece(PIECE + b":\n\n")
     await also.client.up_to(b":\n\n")
 
+    async def held_bytes() -> int:
+        held: int = (await gateway.http.get("/readyz")).json()["kept"]["held_bytes"]
+        return held
+
     async def are_counted() -> bool:
-        held_bytes: int = (await gateway.http.get("/readyz")).json()["kept"]["held_bytes"]
-        return held_bytes >= 2 * len(PIECE)
+        return await held_bytes() >= 2 * len(PIECE)
+
+    async def has_room() -> bool:
+        return await held_bytes() < 2 * len(PIECE)
 
     await until(are_counted, what="both pieces are counted")
     upstream.then(streaming(DONE_EVENT))
@@ -157,6 +163,7 @@ async def test_without_room_a_call_is_relayed_and_not_kept(
     assert outcome(await gateway.ended(call.task_id)) == DONE
     if not has_store:
         assert (await delete(gateway, call.task_id)).status == 204
+    await until(has_room, what="an answer is held no longer")
     upstream.then(streaming(DONE_EVENT))
     again = await gateway.ask("POST", CHAT, KEEP, body=BODY)
     assert await response_of(gateway, again.head.task_id) == "kept"
