@@ -100,7 +100,7 @@ class ScriptedStore:
         await self.door.wait()
 
     def write(self, records: Sequence[Record], then: Then) -> None:
-        """Writes once the door is open. What no one foresees is raised at once."""
+        """Writes once the door is open. An unforeseen error is raised at once."""
         self.calls["put"] += 1
         failure = self.failure or self.write_failure
         if failure is not None:
@@ -162,7 +162,7 @@ class ScriptedStore:
         return []
 
     async def end_earlier_run(self) -> None:
-        """No one is left behind."""
+        """Nothing is left behind."""
         await self._enter("end_earlier_run")
 
     async def watch(self, exempt: Container[str], on_silent: Callable[[str], object] = str) -> list[str]:

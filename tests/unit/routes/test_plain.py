@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +16,7 @@ from gateway.metrics.counts import Counts
 from gateway.routes import dashboard
 from gateway.routes.plain import Answer, Handler, PlainRoutes, Route, as_json
 from gateway.settings import load
-from tests.support.waiting import GUARD_SECONDS, until
+from tests.support.waiting import GUARD_SECONDS, next_turn, until
 
 if TYPE_CHECKING:
     from gateway.http.wire import Wire
@@ -156,14 +155,14 @@ async def test_a_client_that_does_not_read_gets_no_more() -> None:
         client.wire.is_writable = False
         assert opened(client, hello)
         for _ in range(5):
-            await asyncio.sleep(0)
+            await next_turn()
         assert client.sent == b""
         answerer = client.request.answerer
         assert answerer is not None
         if has_left:
             answerer.on_left()
             for _ in range(5):
-                await asyncio.sleep(0)
+                await next_turn()
             assert client.sent == b""
         else:
             client.wire.is_writable = True

@@ -276,7 +276,7 @@ async def test_a_server_that_forgot_its_scripts(redis: RedisStore, server: Serve
         await server.client.script_flush()
         assert len(as_text(await peeked_page(redis))[0]) == 7
         await server.client.script_flush()
-        redis.tell("nobody has to hear it")
+        redis.tell("a message")
         assert await peeked(redis, "none") is None
 
 
@@ -292,7 +292,7 @@ async def test_a_store_that_is_not_there_is_unclear() -> None:
     """At once where connections are refused."""
     store = client_of(f"redis://127.0.0.1:{free_port()}/0")
     await unclear(store)
-    store.tell("nobody hears it")
+    store.tell("a message")
     await store.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, cast
 
 from gateway.store.clock import StoreClock
@@ -10,6 +9,7 @@ from gateway.store.connecting import Connector
 from gateway.store.interface import StoreError, Unclear
 from gateway.store.layout import list_names
 from gateway.store.peeks import Peeks
+from tests.support.waiting import next_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,6 +57,6 @@ async def test_pages_that_wait_do_not_ask_a_store_that_fails() -> None:
     held, answers = asking(10)
     for then in held.asked[:AT_ONCE]:
         then(StoreError("no answer in time"))
-    await asyncio.sleep(0)
+    await next_turn()
     assert len(held.asked) == AT_ONCE
     assert [isinstance(answer, Unclear) for answer in answers] == [True] * 10

@@ -414,7 +414,7 @@ async def test_long_documents_make_short_pages(store: RedisStore) -> None:
     assert found == names[::-1]
 
 
-async def test_after_a_step_of_the_servers_clock_nobody_is_lost(
+async def test_after_a_step_of_the_servers_clock_no_task_is_lost(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the server's clock steps ahead, no task counts as silent for a while."""

@@ -1,4 +1,4 @@
-"""What waiting for a change promises: own changes at once, foreign ones by one shared look, none while no one waits."""
+"""What waiting for a change promises: own changes at once, foreign ones by one shared look, none without a waiter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.tasks.document import complete_document, found_in
 from gateway.tracking.changes import Changes, _Sleeper
 from tests.support.records import record
 from tests.support.tracking import seconds_of
-from tests.support.waiting import until, until_steady, within
+from tests.support.waiting import next_turn, until, until_steady, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ class Watched:
 
 
 async def test_an_own_change_wakes_at_once() -> None:
-    """All who wait for a task of this process go on when it changes, and no one else; they share one look."""
+    """All waiters for a task of this process go on when it changes, and no others; they share one look."""
     watched = Watched(own=("a", "b"))
     seen = watched.put("a")
     here, there = [watched.waiting("a", seen) for _ in range(10)], watched.waiting("b")
@@ -88,20 +88,20 @@ async def test_an_own_change_wakes_at_once() -> None:
 
 
 async def test_own_tasks_are_not_looked_for() -> None:
-    """However long someone waits for a task of this process, its store is left in peace."""
+    """However long a poller waits for a task of this process, the store is not asked."""
     watched = Watched(own=("a",))
     assert not await watched.changes.wait("a", watched.put("a"), QUIET_SECONDS)
     assert watched.looks == []
 
 
-async def test_a_status_that_has_not_changed_wakes_nobody() -> None:
+async def test_a_status_that_has_not_changed_wakes_no_waiter() -> None:
     """A notice of a change that the store does not show is no change."""
     watched = Watched(own=("a",))
     waiting = watched.waiting("a")
     await until(lambda: watched.changes.waiting, 30, "it waits")
     watched.changes.changed("a")
     await watched.until_looked()
-    await asyncio.sleep(0)
+    await next_turn()
     assert not waiting.done()
     watched.change("a")
     assert await within(AT_ONCE_SECONDS, waiting)
@@ -171,7 +171,7 @@ async def test_a_task_that_is_gone_has_changed() -> None:
     assert await within(2 * LOOK_SECONDS, waiting)
 
 
-async def test_nobody_waits_nobody_looks() -> None:
+async def test_without_waiters_there_are_no_looks() -> None:
     """Before the first and after the last waiter the store is not asked, and a later one is served again."""
     watched = Watched()
     assert await watched.until_quiet() == 0
@@ -261,7 +261,7 @@ async def test_many_changes_at_once_leave_turns_to_others() -> None:
         watched.change(task_id)
     looks = [0]
     while looks[-1] < 200:
-        await asyncio.sleep(0)
+        await next_turn()
         looks.append(len(watched.looks))
     assert max(after - before for before, after in pairwise(looks)) <= 16
     assert await within(1, asyncio.gather(*waiting)) == [True] * 200
@@ -284,7 +284,7 @@ async def test_who_leaves_is_forgotten() -> None:
     assert (watched.changes.waiters, watched.changes.waiting) == ({}, 0)
 
 
-async def test_a_store_that_is_away_wakes_nobody() -> None:
+async def test_a_store_that_is_away_wakes_no_waiter() -> None:
     """A look that fails is no change: who waits goes on waiting, and hears of a change when the store is back."""
     watched = Watched()
     waiting = watched.waiting("a")
@@ -307,7 +307,7 @@ async def test_a_task_that_leaves_this_process_is_looked_for() -> None:
 
 
 async def test_closing_lets_all_go() -> None:
-    """When the gateway stops no one is kept waiting, own and foreign tasks alike, and no one begins to."""
+    """When the gateway stops, all waits end, for own and foreign tasks alike, and none begins."""
     watched = Watched(own=("a",))
     waiting = [watched.waiting("a"), watched.waiting("b")]
     await watched.until_looked()

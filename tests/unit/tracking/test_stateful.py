@@ -125,7 +125,7 @@ class Weather:
         self.store.peek_page(*arguments, **more)
 
     def tell(self, message: str) -> None:
-        """Tells nobody: messages may be lost."""
+        """Sends nothing: messages may be lost."""
 
     async def end_earlier_run(self) -> None:
         """Makes lost what an earlier run left."""

@@ -103,7 +103,7 @@ async def test_the_first_end_counts() -> None:
 
 
 async def test_a_fast_task_costs_one_write() -> None:
-    """A task with an id of ours that ends before anybody waited for it is exactly one record."""
+    """A task with an id of ours that ends before a request waited for it is exactly one record."""
     async with tracking() as subject:
         task = await subject.begin()
         subject.run_through(task)
@@ -884,7 +884,7 @@ async def test_a_wait_ends_with_the_change() -> None:
         task = await subject.begin("t")
         for stage in (Stage.FORWARDING, Stage.STREAMING, Stage.DONE):
             waiting = asyncio.create_task(subject.tracker.answers.wait("t", None, 10))
-            await until(lambda: subject.tracker._changes.waiters, 30, "someone waits")
+            await until(lambda: subject.tracker._changes.waiters, 30, "a poller waits")
             advance(subject, task, stage)
             document = await within(AT_ONCE_SECONDS, waiting)
             assert json.loads(document or "")["stage"] == stage
@@ -1161,11 +1161,11 @@ async def test_all_are_cut_at_once() -> None:
 
 
 async def test_pollers_do_not_hold_up_the_stop() -> None:
-    """Who waits for a change has his answer when the drain begins, and no one is kept waiting from then on."""
+    """A poller that waits gets its answer when the drain begins, and none waits from then on."""
     async with tracking() as subject:
         await subject.begin("t")
         waiting = asyncio.create_task(subject.tracker.answers.wait("t", None, 30))
-        await until(lambda: subject.tracker._changes.waiters, 30, "someone waits")
+        await until(lambda: subject.tracker._changes.waiters, 30, "a poller waits")
         subject.tracker.drain()
         assert (await document_of(within(AT_ONCE_SECONDS, waiting)))["stage"] == "queued"
         assert await seconds_of(subject.tracker.answers.wait("t", None, 30)) < AT_ONCE_SECONDS

@@ -19,7 +19,7 @@ from tests.support.crowded import CrowdedUpstream
 from tests.support.ports import refusing_port
 from tests.support.scripted import CHUNKED, Gated, answering, head, sending
 from tests.support.scripted import Upstream as Peer
-from tests.support.waiting import until, until_steady, within
+from tests.support.waiting import next_turn, until, until_steady, within
 from tests.support.wire import LAST_CHUNK, chunk, set_reset_on_close
 
 if TYPE_CHECKING:
@@ -630,7 +630,7 @@ async def test_a_connection_that_is_lost_at_once_is_unavailable(
 async def test_a_connection_whose_caller_was_cancelled_waits_in_the_pool(peer: Peer, upstream: Upstream) -> None:
     """It is opened all the same, and the next request uses it."""
     opening = asyncio.create_task(upstream.open())
-    await asyncio.sleep(0)
+    await next_turn()
     opening.cancel()
     await until(lambda: upstream.has_idle, what="the connection is open")
     assert await opened(peer, upstream) == 1
