@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -34,6 +34,11 @@ class Pair(NamedTuple):
 
     first: Gateway
     other: Gateway
+
+    async def ended(self, task_id: str, attempt: int = 1) -> dict[str, Any]:
+        """The first one's document of this attempt, once both gateways say that it has ended: the store has it then."""
+        await self.other.ended(task_id, attempt=attempt)
+        return await self.first.ended(task_id, attempt=attempt)
 
 
 OTHER = {"GATEWAY_INSTANCE": "other-gateway:11535"}

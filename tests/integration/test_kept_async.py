@@ -52,7 +52,7 @@ async def test_it_is_answered_at_once_and_fetched_later(pair: Pair, upstream: Up
         stream.piece(event)
     stream.end()
     assert (await read(pair.other, task_id)).data == WHOLE
-    assert outcome(await pair.other.ended(task_id)) == DONE
+    assert outcome(await pair.ended(task_id)) == DONE
     exchange = upstream.exchanges[0]
     assert bytes(exchange.body.data) == BODY
 
@@ -76,7 +76,7 @@ async def test_its_connection_goes_on(pair: Pair, upstream: Upstream) -> None:
     stream.head()
     stream.piece(DONE_EVENT)
     stream.end()
-    assert outcome(await pair.first.ended(first.head.task_id)) == DONE
+    assert outcome(await pair.ended(first.head.task_id)) == DONE
 
 
 async def test_the_document_tells_the_place_in_the_queue(gateways: Launch, store: Store, upstream: Upstream) -> None:
@@ -130,7 +130,7 @@ async def test_it_is_answered_when_the_whole_body_is_here(pair: Pair, upstream: 
     )
     await pair.first.at(task_id, "queued")
     await client.close()
-    assert outcome(await pair.first.ended(task_id)) == CLIENT_LEFT
+    assert outcome(await pair.ended(task_id)) == CLIENT_LEFT
     assert len(upstream.exchanges) == 1
 
 
@@ -298,7 +298,7 @@ async def test_an_answer_of_the_upstream_that_is_an_error_is_kept(pair: Pair, up
     assert (answer.status, answer.data) == (404, b'{"error":"no such model"}')
     assert answer.head.get("x-own") == b"1"
     assert answer.head.get("content-type") == b"application/json"
-    assert outcome(await pair.first.ended(accepted.head.task_id)) == failed("upstream_status")
+    assert outcome(await pair.ended(accepted.head.task_id)) == failed("upstream_status")
 
 
 async def test_many_at_once(pair: Pair, upstream: Upstream) -> None:

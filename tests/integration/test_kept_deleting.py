@@ -42,7 +42,7 @@ SIDES = pytest.mark.parametrize("side", ["first", "other"])
 async def test_an_ended_answer_is_deleted(pair: Pair, upstream: Upstream, side: str) -> None:
     """204, then 410 everywhere; the status says `deleted` with a new event, and nothing else of it changes."""
     task_id = await ended_call(pair.first, upstream)
-    before = await pair.first.ended(task_id)
+    before = await pair.ended(task_id)
     answer = await delete(getattr(pair, side), task_id)
     assert (answer.status, answer.data) == (204, b"")
     assert answer.head.get("cross-origin-resource-policy") == b"same-origin"
@@ -89,7 +89,7 @@ async def test_a_running_call_with_its_client_goes_on(pair: Pair, upstream: Upst
     call.finish(*EVENTS[1:-1])
     answer = await within(GUARD_SECONDS, call.client.answer())
     assert (answer.data, answer.body.complete) == (WHOLE, True)
-    assert outcome(await pair.first.ended(call.task_id)) == DONE
+    assert outcome(await pair.ended(call.task_id)) == DONE
     assert await response_of(pair.other, call.task_id) == "deleted"
 
 
@@ -105,7 +105,7 @@ async def test_a_running_call_without_a_client_is_cancelled(
     await until(lambda: is_readable(pair, call.task_id))
     assert (await delete(getattr(pair, side), call.task_id)).status == 204
     await within(GUARD_SECONDS, call.exchange.closed.wait())
-    assert outcome(await pair.first.ended(call.task_id)) == ("FAILED", "cancelled", "cancelled")
+    assert outcome(await pair.ended(call.task_id)) == ("FAILED", "cancelled", "cancelled")
     await until_response(pair.other, call.task_id, "deleted")
     for gateway in pair:
         assert code_of(await read(gateway, call.task_id)) == (410, "response_gone")
@@ -125,7 +125,7 @@ async def test_a_client_that_leaves_after_the_delete_ends_its_call(pair: Pair, u
     await until_response(pair.first, call.task_id, "deleted")
     await call.client.close()
     await within(GUARD_SECONDS, call.exchange.closed.wait())
-    assert outcome(await pair.first.ended(call.task_id)) == ("FAILED", "cancelled", "client_disconnect")
+    assert outcome(await pair.ended(call.task_id)) == ("FAILED", "cancelled", "client_disconnect")
 
 
 async def test_one_that_waits_in_the_queue_is_cancelled(gateways: Launch, store: Store, upstream: Upstream) -> None:
@@ -144,7 +144,7 @@ async def test_a_failed_call_is_deleted(pair: Pair, upstream: Upstream) -> None:
     """As any other that has ended."""
     upstream.then(answering(500, body=b"own"))
     task_id = (await pair.first.ask("POST", CHAT, KEEP, body=BODY)).head.task_id
-    await pair.first.ended(task_id)
+    await pair.ended(task_id)
     assert (await delete(pair.other, task_id)).status == 204
     for gateway in pair:
         assert code_of(await read(gateway, task_id)) == (410, "response_gone")
@@ -206,7 +206,7 @@ async def test_a_respond_async_call_is_cancelled_if_its_answer_is_deleted_before
     await client.send(b"other")
     assert code_of(await client.answer("POST")) == (499, "cancelled")
     assert not upstream.exchanges
-    assert outcome(await pair.first.ended(task_id))[1:] == ("cancelled", "cancelled")
+    assert outcome(await pair.ended(task_id))[1:] == ("cancelled", "cancelled")
 
 
 async def test_a_second_delete_changes_no_event(two: Pair, upstream: Upstream) -> None:

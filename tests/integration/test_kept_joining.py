@@ -66,7 +66,7 @@ async def test_a_retry_joins_the_call_that_runs(pair: Pair, upstream: Upstream) 
         rest = await within(GUARD_SECONDS, retry.up_to(b"0\r\n\r\n"))
         assert rest.count(b"data: ") == len(EVENTS) - 1
     assert len(upstream.exchanges) == 1
-    end = await pair.first.ended(call.task_id)
+    end = await pair.ended(call.task_id)
     assert (outcome(end), end["extensions"]["attempt"]) == (DONE, 1)
 
 
@@ -77,7 +77,7 @@ async def test_a_retry_joins_while_the_first_client_is_there(pair: Pair, upstrea
     call.finish(*EVENTS[:-1])
     assert (await within(GUARD_SECONDS, retry.up_to(b"0\r\n\r\n"))).count(b"data: ") == len(EVENTS)
     assert (await within(GUARD_SECONDS, call.client.up_to(b"0\r\n\r\n"))).count(b"data: ") == len(EVENTS)
-    assert (await pair.first.ended(call.task_id))["extensions"]["is_detached"] is False
+    assert (await pair.ended(call.task_id))["extensions"]["is_detached"] is False
 
 
 async def test_a_retry_joins_before_the_head(pair: Pair, upstream: Upstream) -> None:
@@ -114,7 +114,7 @@ async def test_a_retry_joins_after_success(pair: Pair, upstream: Upstream) -> No
     upstream.then(answering(201, JSON, (b"X-Own", b"1"), (b"Set-Cookie", b"a=b"), body=b'{"own":2}'))
     task_id = new_id()
     first = await again(pair.first, task_id)
-    await pair.first.ended(task_id)
+    await pair.ended(task_id)
     for gateway in (*pair, *pair):
         answer = await again(gateway, task_id)
         assert (answer.status, answer.data, answer.head.get(JOINED)) == (201, first.data, b"true")
@@ -130,7 +130,7 @@ async def test_another_request_is_422(pair: Pair, upstream: Upstream, is_ended: 
     call = await kept(pair.first, upstream)
     if is_ended:
         call.finish()
-        await pair.first.ended(call.task_id)
+        await pair.ended(call.task_id)
     others: list[tuple[str, str, bytes]] = [
         ("PUT", CHAT, BODY), ("POST", CHAT + "?a=1", BODY), ("POST", "/v1/completions", BODY), ("POST", CHAT, b""),
         ("POST", CHAT, BODY[:-1]), ("POST", CHAT, b"X" + BODY[1:]), ("POST", CHAT, BODY + b" "),
@@ -144,7 +144,7 @@ async def test_another_request_is_422(pair: Pair, upstream: Upstream, is_ended: 
             assert answer.head.task_id == call.task_id
     call.finish()
     assert len(upstream.exchanges) == 1
-    end = await pair.first.ended(call.task_id)
+    end = await pair.ended(call.task_id)
     assert (outcome(end), end["extensions"]["attempt"]) == (DONE, 1)
 
 
@@ -210,29 +210,30 @@ async def test_after_failed_it_is_a_new_attempt(pair: Pair, upstream: Upstream) 
     task_id = new_id()
     upstream.then(answering(500, JSON, body=b"{}"), streaming(*EVENTS[:3], then="drop"), sending(then="wait"))
     assert (await again(pair.first, task_id)).status == 500
-    await pair.first.ended(task_id)
+    await pair.ended(task_id)
     second = await again(pair.other, task_id)
     assert (second.status, second.head.get(JOINED), second.body.complete) == (200, None, False)
-    await pair.other.ended(task_id)
+    await pair.ended(task_id, attempt=2)
     third = await pair.first.send("POST", CHAT, (b"X-Task-Id", task_id.encode()), KEEP, body=BODY)
     await upstream.exchange(2)
     await cancel(pair.other, task_id)
     assert code_of(await third.answer()) == (499, "cancelled")
+    await pair.ended(task_id, attempt=3)
     upstream.then(streaming(*EVENTS))
     last = await again(pair.other, task_id)
     assert (last.status, last.data, last.head.get(JOINED)) == (200, WHOLE, None)
-    assert (await pair.first.ended(task_id))["extensions"]["attempt"] == 4
+    assert (await pair.ended(task_id, attempt=4))["extensions"]["attempt"] == 4
 
 
 async def test_when_the_answer_is_gone_it_is_a_new_attempt(pair: Pair, upstream: Upstream) -> None:
     """After a DELETE of one that has ended, also with another body."""
     task_id = await ended_call(pair.first, upstream)
-    await pair.first.ended(task_id)
+    await pair.ended(task_id)
     assert (await delete(pair.other, task_id)).status == 204
     upstream.then(streaming(*EVENTS), streaming(*EVENTS[5:]))
     answer = await again(pair.other, task_id, body=BODY + b" ")
     assert (answer.status, answer.data, answer.head.get(JOINED)) == (200, WHOLE, None)
-    assert (await pair.first.ended(task_id))["extensions"]["attempt"] == 2
+    assert (await pair.ended(task_id, attempt=2))["extensions"]["attempt"] == 2
     assert (await again(pair.first, task_id, body=BODY + b" ")).head.get(JOINED) == b"true"
 
 
@@ -249,7 +250,7 @@ async def test_a_call_that_is_not_kept_is_not_joined(pair: Pair, upstream: Upstr
     stream.piece(DONE_EVENT)
     stream.end()
     assert (await plain.answer()).status == 200
-    await pair.other.ended(task_id)
+    await pair.ended(task_id)
     upstream.then(streaming(*EVENTS))
     answer = await again(pair.other, task_id)
     assert (answer.data, answer.head.get(JOINED)) == (WHOLE, None)
@@ -259,7 +260,7 @@ async def test_a_call_that_is_not_kept_is_not_joined(pair: Pair, upstream: Upstr
         refused = await gateway.ask("POST", CHAT, call.name, body=BODY)
         assert code_of(refused) == (409, "task_id_in_use")
     call.finish()
-    await pair.first.ended(call.task_id)
+    await pair.ended(call.task_id)
 
 
 async def test_an_asynchronous_retry_joins(pair: Pair, upstream: Upstream) -> None:
@@ -283,7 +284,7 @@ async def test_an_asynchronous_retry_joins(pair: Pair, upstream: Upstream) -> No
     for one in waiting:
         answer = await within(GUARD_SECONDS, one)
         assert (answer.data, answer.head.get(JOINED)) == (WHOLE, b"true")
-    await pair.first.ended(task_id)
+    await pair.ended(task_id)
     for gateway in pair:
         answer = await gateway.ask("POST", CHAT, name, ASYNC, body=BODY)
         assert (answer.status, answer.json()["state"]) == (202, "SUCCESS")
@@ -321,7 +322,7 @@ async def test_if_the_first_breaks_off_inside_its_body_the_retry_is_the_new_atte
     answers = [await within(GUARD_SECONDS, retry) for retry in retries]
     assert {(answer.status, answer.data) for answer in answers} == {(200, WHOLE)}
     assert sum(answer.head.get(JOINED) is None for answer in answers) == 1
-    end = await pair.other.ended(task_id)
+    end = await pair.ended(task_id)
     assert (outcome(end), end["extensions"]["attempt"]) == (DONE, 2)
     assert len(upstream.exchanges) == 2
 
@@ -370,7 +371,7 @@ async def test_the_timeouts_of_a_retry_end_its_own_reading(pair: Pair, upstream:
         call.script.head()
     call.finish(*EVENTS[:-1])
     assert (await read(pair.other, call.task_id)).data == WHOLE
-    assert outcome(await pair.first.ended(call.task_id)) == DONE
+    assert outcome(await pair.ended(call.task_id)) == DONE
 
 
 async def test_a_retry_that_leaves_ends_nothing(pair: Pair, upstream: Upstream) -> None:
@@ -383,7 +384,7 @@ async def test_a_retry_that_leaves_ends_nothing(pair: Pair, upstream: Upstream) 
         (await joined(gateway, call)).reset()
     call.finish(*EVENTS[:-1])
     assert (await read(pair.other, call.task_id)).data == WHOLE
-    assert outcome(await pair.first.ended(call.task_id)) == DONE
+    assert outcome(await pair.ended(call.task_id)) == DONE
 
 
 async def test_a_retry_is_broken_off_with_the_call(pair: Pair, upstream: Upstream) -> None:
@@ -416,6 +417,6 @@ async def test_an_asynchronous_call_whose_client_leaves_in_its_body_leaves_the_i
     await client.send(whole[:-5])
     await pair.first.at(task_id, "queued")
     await client.close()
-    assert outcome(await pair.first.ended(task_id)) == CLIENT_LEFT
+    assert outcome(await pair.ended(task_id)) == CLIENT_LEFT
     upstream.then(streaming(*EVENTS))
     assert (await again(pair.other, task_id)).data == WHOLE

@@ -48,7 +48,7 @@ async def test_the_answer_goes_on_without_its_client(pair: Pair, upstream: Upstr
     assert not call.exchange.closed.is_set()
     call.finish(*EVENTS[1:-1])
     assert (await read(pair.other, call.task_id)).data == WHOLE
-    end = await pair.first.ended(call.task_id)
+    end = await pair.ended(call.task_id)
     assert (outcome(end), end["extensions"]["is_detached"]) == (DONE, True)
 
 
@@ -60,7 +60,7 @@ async def test_a_client_with_an_id_may_leave_before_the_head(pair: Pair, upstrea
     call.script.head()
     call.finish(*EVENTS[:-1])
     assert (await read(pair.other, call.task_id)).data == WHOLE
-    assert outcome(await pair.first.ended(call.task_id)) == DONE
+    assert outcome(await pair.ended(call.task_id)) == DONE
 
 
 async def test_a_client_without_an_id_that_leaves_before_the_head_ends_its_call(pair: Pair, upstream: Upstream) -> None:
@@ -103,7 +103,7 @@ async def test_a_client_that_leaves_inside_its_body_ends_its_call(pair: Pair, up
     exchange = await upstream.exchange()
     await client.close()
     await within(GUARD_SECONDS, exchange.closed.wait())
-    assert outcome(await pair.first.ended(task_id)) == CLIENT_LEFT
+    assert outcome(await pair.ended(task_id)) == CLIENT_LEFT
 
 
 async def test_false_is_as_without_the_field(pair: Pair, upstream: Upstream) -> None:
@@ -115,7 +115,7 @@ async def test_false_is_as_without_the_field(pair: Pair, upstream: Upstream) -> 
     )
     await upstream.exchange()
     await client.close()
-    end = await pair.first.ended(task_id)
+    end = await pair.ended(task_id)
     assert (outcome(end), end["extensions"]["response"]) == (CLIENT_LEFT, None)
     assert code_of(await read(pair.other, task_id)) == (404, "response_not_kept")
 
@@ -150,7 +150,7 @@ async def test_a_cancel_ends_a_call_without_a_client(pair: Pair, upstream: Upstr
         await reader.up_to(EVENTS[0])
     assert (await cancel(pair.other, call.task_id)).status_code == 200
     await within(GUARD_SECONDS, call.exchange.closed.wait())
-    end = await pair.first.ended(call.task_id)
+    end = await pair.ended(call.task_id)
     assert outcome(end) == ("FAILED", "cancelled", "cancelled")
     if has_head:
         rest = await within(GUARD_SECONDS, reader.reader.read())
@@ -171,7 +171,7 @@ async def test_its_timeout_ends_a_call_without_a_client(pair: Pair, upstream: Up
         call.script.piece(EVENTS[0])
     await call.leave()
     await within(GUARD_SECONDS, call.exchange.closed.wait())
-    assert outcome(await pair.first.ended(call.task_id)) == failed("timeout")
+    assert outcome(await pair.ended(call.task_id)) == failed("timeout")
     answer = await read(pair.other, call.task_id)
     if has_head:
         assert (answer.status, answer.data, answer.body.complete) == (200, EVENTS[0], False)
@@ -228,7 +228,7 @@ async def test_nothing_slows_the_upstream_once_the_client_has_left(pair: Pair, u
     assert (await pair.first.status(call.task_id))["stage"] == "streaming"
     await call.leave()
     await until(call.script.steps.empty, what="the upstream has sent all")
-    await pair.first.ended(call.task_id)
+    await pair.ended(call.task_id)
     answer = await read(pair.other, call.task_id)
     assert (answer.body.size, answer.body.complete) == (size, True)
     await reader.close()
@@ -242,7 +242,7 @@ async def test_it_is_kept_while_the_client_is_there(pair: Pair, upstream: Upstre
     call.finish(*EVENTS[:-1])
     answer = await call.client.answer()
     assert (answer.status, answer.data, answer.body.complete) == (200, WHOLE, True)
-    await pair.first.ended(call.task_id)
+    await pair.ended(call.task_id)
     document = await pair.first.status(call.task_id)
     assert document["extensions"]["is_detached"] is False
     assert await response_of(pair.other, call.task_id) == "kept"
@@ -256,8 +256,8 @@ async def test_an_upstream_that_does_not_end_its_message_is_not_waited_for_witho
     call = await kept(pair.first, upstream)
     await call.leave()
     call.script.piece(DONE_EVENT)
-    assert outcome(await pair.first.ended(call.task_id)) == DONE
+    assert outcome(await pair.ended(call.task_id)) == DONE
     await within(GUARD_SECONDS, call.exchange.closed.wait())
     answer = await read(pair.other, call.task_id)
     assert (answer.data, answer.body.complete) == (DONE_EVENT, False)
-    assert outcome(await pair.first.ended(call.task_id)) == DONE
+    assert outcome(await pair.ended(call.task_id)) == DONE

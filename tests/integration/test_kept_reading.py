@@ -112,7 +112,7 @@ async def test_it_ends_as_the_original_did(pair: Pair, upstream: Upstream) -> No
     task_id = new_id()
     client = await pair.first.send("POST", CHAT, (b"X-Task-Id", task_id.encode()), KEEP, body=BODY)
     await client.answer()
-    assert outcome(await pair.first.ended(task_id)) == failed("upstream_truncated")
+    assert outcome(await pair.ended(task_id)) == failed("upstream_truncated")
     for gateway in pair:
         for offset in (0, 5, len(b"".join(EVENTS[:3]))):
             answer = await read(gateway, task_id, f"from={offset}")
@@ -138,7 +138,7 @@ async def test_a_short_body_of_known_length_is_broken_off(pair: Pair, upstream: 
     """With a Content-Length, too."""
     upstream.then(sending(head(200, JSON, (b"Content-Length", b"10")), b"12345", then="drop"))
     task_id = (await pair.first.ask("POST", CHAT, KEEP, body=BODY)).head.task_id
-    await pair.first.ended(task_id)
+    await pair.ended(task_id)
     for gateway in pair:
         answer = await read(gateway, task_id)
         assert (answer.status, answer.data, answer.body.complete) == (200, b"12345", False)
@@ -226,7 +226,7 @@ async def test_head_is_as_get_without_a_body(pair: Pair, upstream: Upstream) -> 
     call = await kept(pair.first, upstream)
     assert (await within(GUARD_SECONDS, read(pair.other, call.task_id, method="HEAD"))).status == 200
     call.finish()
-    await pair.first.ended(call.task_id)
+    await pair.ended(call.task_id)
 
 
 # -- generations --
@@ -242,7 +242,7 @@ async def test_the_etag_names_the_generation(pair: Pair, upstream: Upstream) -> 
     assert tag is not None
     name = tag.strip(b'"').decode()
     call.finish(*EVENTS[1:-1])
-    await pair.first.ended(call.task_id)
+    await pair.ended(call.task_id)
     for gateway in pair:
         right: list[tuple[str, list[Field]]] = [
             ("from=3", [(b"If-Match", tag)]), (f"from=3&generation={name}", []),
@@ -268,7 +268,7 @@ async def test_a_new_attempt_is_a_new_generation(pair: Pair, upstream: Upstream)
     name = (b"X-Task-Id", task_id.encode())
     upstream.then(streaming(*EVENTS[:3], then="drop"), streaming(*EVENTS))
     await pair.first.ask("POST", CHAT, name, KEEP, body=BODY)
-    await pair.first.ended(task_id)
+    await pair.ended(task_id)
     part = await read(pair.other, task_id)
     tag = part.head.get("etag")
     assert tag is not None
@@ -312,7 +312,7 @@ async def test_if_no_head_comes_a_reader_gets_the_error_of_the_client(pair: Pair
     client = await pair.first.send("POST", CHAT, call.name, KEEP, body=BODY)
     first = await client.answer()
     assert code_of(first) == (502, "upstream_error")
-    await pair.first.ended(call.task_id)
+    await pair.ended(call.task_id)
     for gateway in pair:
         answer = await read(gateway, call.task_id)
         assert (answer.status, answer.json()) == (502, first.json())
@@ -358,12 +358,12 @@ async def test_a_range_counts_for_a_200_that_ended_whole_alone(pair: Pair, upstr
     for reader in reading:
         assert (await reader.head()).status == 200
     call.finish()
-    await pair.first.ended(call.task_id)
+    await pair.ended(call.task_id)
     upstream.then(streaming(*EVENTS[:3], then="drop"))
     broken = (await pair.first.ask("POST", CHAT, KEEP, body=BODY)).head.task_id
     upstream.then(answering(404, JSON, body=b"0123456789"))
     error = (await pair.first.ask("POST", CHAT, KEEP, body=BODY)).head.task_id
-    await pair.first.ended(broken)
+    await pair.ended(broken)
     for gateway in pair:
         answer = await read(gateway, broken, "", ranged)
         assert (answer.status, answer.data, answer.body.complete) == (200, b"".join(EVENTS[:3]), False)
@@ -441,7 +441,7 @@ async def test_after_a_newer_attempt_that_is_not_kept_it_is_gone(pair: Pair, ups
     assert (await read(pair.other, task_id)).data == WHOLE
     again = await pair.other.ask("POST", CHAT, (b"X-Task-Id", task_id.encode()), body=BODY)
     assert again.status == 200
-    await pair.other.ended(task_id)
+    await pair.ended(task_id)
     for gateway in pair:
         assert code_of(await read(gateway, task_id)) == (410, "response_gone")
 
@@ -589,7 +589,7 @@ async def test_an_end_without_the_end_event_is_whole_for_readers(pair: Pair, ups
     """The message ended cleanly, the task did not: FAILED `stream_incomplete`, and readers get a whole message."""
     upstream.then(streaming(*EVENTS[:3]))
     task_id = (await pair.first.ask("POST", CHAT, KEEP, body=BODY)).head.task_id
-    assert outcome(await pair.first.ended(task_id)) == failed("stream_incomplete")
+    assert outcome(await pair.ended(task_id)) == failed("stream_incomplete")
     for gateway in pair:
         answer = await read(gateway, task_id)
         assert (answer.data, answer.body.complete) == (b"".join(EVENTS[:3]), True)
@@ -601,7 +601,7 @@ async def test_what_comes_behind_the_end_event_is_kept_too(pair: Pair, upstream:
     call = await kept(pair.first, upstream)
     call.script.piece(DONE_EVENT)
     await call.client.up_to(DONE_EVENT)
-    await pair.other.ended(call.task_id)
+    await pair.ended(call.task_id)
     assert (await pair.other.status(call.task_id))["state"] == "SUCCESS"
     early = await pair.other.send("GET", route(call.task_id))
     await early.up_to(DONE_EVENT)
@@ -618,7 +618,7 @@ async def test_a_break_behind_the_end_event_breaks_readers_off(pair: Pair, upstr
     client = await pair.first.send("POST", CHAT, KEEP, body=BODY)
     first = await client.head()
     body = await client.rest(first)
-    document = await pair.first.ended(first.task_id)
+    document = await pair.ended(first.task_id)
     assert document["state"] == "SUCCESS"
     for gateway in pair:
         answer = await within(GUARD_SECONDS, read(gateway, first.task_id))

@@ -143,12 +143,13 @@ class Gateway:
         found: dict[str, Any] = await until(there, seconds, f"task {task_id} is {stage}")
         return found
 
-    async def ended(self, task_id: str, seconds: float = GUARD_SECONDS) -> dict[str, Any]:
-        """The document of a task as soon as its state is final."""
+    async def ended(self, task_id: str, seconds: float = GUARD_SECONDS, attempt: int = 1) -> dict[str, Any]:
+        """The document of a task as soon as its state is final, of this attempt or a later one."""
 
         async def final() -> dict[str, Any] | None:
             document = await self.status(task_id)
-            return document if document["state"] in ("SUCCESS", "FAILED") else None
+            is_final = document["state"] in ("SUCCESS", "FAILED") and document["extensions"]["attempt"] >= attempt
+            return document if is_final else None
 
         found: dict[str, Any] = await until(final, seconds, f"task {task_id} ends")
         return found
