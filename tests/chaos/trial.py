@@ -92,6 +92,7 @@ class Trial:
             await self.gateway.start()
             self.healthy = await self._rounds()
             await self.stream.begin(self.gateway, self.upstream)
+            await until(lambda: self._says_store_is("up"), GIVE_UP_SECONDS, "the store is up when the fault begins")
             log_before = len(self.gateway.log)
             await self._begin()
         await self._while_it_lasts()
