@@ -63,7 +63,7 @@ def _as_code(values: tuple[_Value, ...]) -> str:
     return "{" + ", ".join(f"{value.name!r}: {value.source}" for value in values) + "}"
 
 
-# The layout of the document (README.md, "Routes"), in the order in which it is written.
+# The layout of the document (docs/api.md, "The status"), in the order in which it is written.
 _EXTENSIONS = (
     _Value("method", "task.method", _TEXT, is_needed=True),
     _Value("path", "task.path", _TEXT, is_needed=True),
