@@ -66,7 +66,15 @@ def create_app(settings: Settings) -> Gateway:
     )
     places = Places(settings.max_running, settings.max_queued) if settings.max_running else None
     keeping = Keeping(tracker, _answer_store(settings, connector), _kept_limits(settings), counts)
-    proxy = Proxy(upstream, tracker, counts, places, keeping, max_body_bytes=settings.max_body_bytes)
+    proxy = Proxy(
+        upstream,
+        tracker,
+        counts,
+        places,
+        keeping,
+        max_body_bytes=settings.max_body_bytes,
+        error_text_bytes=settings.error_text_bytes,
+    )
     metrics = Metrics(counts, tracker, places, keeping, has_store=settings.redis_url is not None)
     loaded_models = models.LoadedModelsProbe(upstream)
     announcer = _announcer(settings, store, tracker, metrics, loaded_models, counts)

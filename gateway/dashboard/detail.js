@@ -22,13 +22,17 @@ export class Detail {
   #opening = new AbortController();
   #closing = new AbortController();
 
-  // `onNews(task)` gets every document that arrives.
-  constructor(api, onNews) {
+  // `onNews(task)` gets every document that arrives. `onClosed()` is called when the user has closed the dialog.
+  constructor(api, onNews, onClosed) {
     this.api = api;
     this.onNews = onNews;
     this.dialog = byId("detail");
     this.answer = new KeptAnswer(api, (id) => this.#renew(id));
-    byId("detail-close").addEventListener("click", () => this.close());
+    byId("detail-close").addEventListener("click", () => this.#leave(onClosed));
+    this.dialog.addEventListener("cancel", (event) => {
+      event.preventDefault();
+      this.#leave(onClosed);
+    });
     this.dialog.addEventListener("close", () => {
       this.#closing.abort();
       this.answer.close();
@@ -55,6 +59,11 @@ export class Detail {
     this.#show(known.body);
     if (!this.dialog.open) this.dialog.showModal();
     this.#followAgain();
+  }
+
+  #leave(onClosed) {
+    this.close();
+    onClosed();
   }
 
   close() {

@@ -65,6 +65,7 @@ class Relay(Protocol):
     upstream: Upstream
     tracker: Tracker
     max_body_bytes: int
+    error_text_bytes: int  # how much of an error answer the status gets; 0: nothing
 
     def body_too_large(self) -> GatewayError: ...
     def refuse(self, request: Request, error: GatewayError) -> None: ...

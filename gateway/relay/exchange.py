@@ -28,6 +28,7 @@ from gateway.relay.base import (
     Phase,
     Relay,
 )
+from gateway.relay.error_text import ErrorText
 from gateway.relay.messages import AnswerHead, answer_head, request_head
 from gateway.relay.outcome import outcome_of_message
 from gateway.relay.stream_end import Ending, EndWatch, end_watch
@@ -36,6 +37,7 @@ from gateway.tracking.tracked import TrackedTask
 from gateway.upstream.connection import COMPLETE, Connection
 from gateway.upstream.response import Head
 
+_LEAST_ERROR = 400
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
@@ -60,7 +62,7 @@ class Exchange(BaseExchange):
         self._is_opening = False  # a connection to Ollama is being opened for it
         # answer
         self._answer: AnswerHead | None = None
-        self._end_watch: EndWatch | None = None  # until the stream's end has come
+        self._end_watch: EndWatch | ErrorText | None = None  # until the stream's end has come
         self._held = b""  # the piece that waits for the store
 
     # -- CLAIMING --
@@ -228,7 +230,10 @@ class Exchange(BaseExchange):
     def _take_head(self, connection: Connection, head: Head) -> None:
         """The head waits for the store, unless the answer is whole: then only its end waits."""
         answer = answer_head(head, method=self._request.method, task_id=self._task.task_id)
-        if answer.is_stream and answer.is_readable:
+        if head.status >= _LEAST_ERROR and self._relay.error_text_bytes:
+            if answer.is_readable:
+                self._end_watch = ErrorText(self._task, self._relay.error_text_bytes)
+        elif answer.is_stream and answer.is_readable:
             self._end_watch = end_watch(self._target.path)
         self._relay.tracker.answer(self._task, head.status, is_stream=answer.is_stream)
         self._answer = answer
@@ -318,7 +323,9 @@ class Exchange(BaseExchange):
     def _end_by_message(self, ending: Ending | None) -> None:
         """Ends the task: the message came whole, or its end event did."""
         needs_ending, self._end_watch = self._end_watch is not None, None
-        self._end_task(outcome_of_message(self._task.status_code or 0, ending, needs_ending=needs_ending))
+        task = self._task
+        has_text = task.error_text is not None
+        self._end_task(outcome_of_message(task.status_code or 0, ending, needs_ending=needs_ending, has_text=has_text))
 
     def _complete(self, piece: bytes) -> None:
         """Sends the last piece. The connection is free by then for the client's next request."""

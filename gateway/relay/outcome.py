@@ -52,18 +52,21 @@ class Outcome(NamedTuple):
     status_code: int | None = None
 
 
+_WHERE_TEXT = "; the answer says why: its client has it, and ERROR_TEXT_BYTES keeps its beginning here"
 _COMPLETE = Outcome(None, "complete")
 _STREAM_ERROR = Outcome(Reason.STREAM_ERROR, "the stream ended with an error event")
 _STREAM_INCOMPLETE = Outcome(Reason.STREAM_INCOMPLETE, "the stream ended without its end event")
 
 
-def outcome_of_message(status: int, ending: Ending | None, *, needs_ending: bool) -> Outcome:
+def outcome_of_message(status: int, ending: Ending | None, *, needs_ending: bool, has_text: bool = False) -> Outcome:
     """The end after an answer of HTTP `status` that came whole, or whose end event came.
 
-    `ending` is how an event stream announced its end. `needs_ending` says that it has to announce it.
+    `ending` is how an event stream announced its end. `needs_ending` says that it has to announce it. `has_text` says
+    that the status has the beginning of an error answer.
     """
     if not 200 <= status < 300:
-        return Outcome(Reason.UPSTREAM_STATUS, f"the upstream answered HTTP {status}")
+        where = "" if has_text or status < 400 else _WHERE_TEXT
+        return Outcome(Reason.UPSTREAM_STATUS, f"the upstream answered HTTP {status}{where}")
     if ending is Ending.ERROR:
         return _STREAM_ERROR
     if needs_ending and ending is None:

@@ -49,10 +49,12 @@ class Proxy:
         keeping: Keeping,
         *,
         max_body_bytes: int,
+        error_text_bytes: int = 0,
     ) -> None:
         self.upstream = upstream
         self.tracker = tracker
         self.max_body_bytes = max_body_bytes
+        self.error_text_bytes = error_text_bytes
         self._counts = counts
         self._places = places  # with Ollama; None: without a bound
         self._keeping = keeping

@@ -94,6 +94,10 @@ class Settings:
     allowed_hosts: tuple[str, ...]
     pull_models: tuple[str, ...]
     ready_requires_models: bool
+    error_text_bytes: int
+    require_gpu: bool
+    otlp_endpoint: str | None
+    otlp_protocol: str
 
 
 SETTINGS = (
@@ -182,6 +186,15 @@ SETTINGS = (
             "space or commas", "Models that are pulled after the start where they are missing.", model_names),
     Setting("READY_REQUIRES_MODELS", "false", "true or false", "Whether the gateway is ready only when all of "
             "`OLLAMA_PULL_MODELS` are there.", one_of("true", "false")),
+    Setting("REQUIRE_GPU", "false", "true or false", "Whether the gateway is ready only while the GPU works: no GPU "
+            "device of the start is gone, and not every loaded model is wholly on the CPU for a minute.",
+            one_of("true", "false")),
+    Setting("ERROR_TEXT_BYTES", "0", "0 (off) to 1024 bytes", "How much of an answer of 400 or above the status keeps "
+            "as `error_text`. Such a text may quote the request.", whole(0, 1024)),
+    Setting("OTEL_EXPORTER_OTLP_ENDPOINT", "", "http://host[:port][/path] or https://…", "Where to send a trace of "
+            "each task (OpenTelemetry). Unset: nothing of it is loaded.", validators.otlp_endpoint, is_secret=True),
+    Setting("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "http/protobuf", "How traces are sent.",
+            one_of("http/protobuf")),
 )  # fmt: skip
 
 _NAMES = tuple(setting.name for setting in SETTINGS)
@@ -270,6 +283,10 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         allowed_hosts=values["ALLOWED_HOSTS"] or (),
         pull_models=values["OLLAMA_PULL_MODELS"] or (),
         ready_requires_models=values["READY_REQUIRES_MODELS"] == "true",
+        require_gpu=values["REQUIRE_GPU"] == "true",
+        error_text_bytes=values["ERROR_TEXT_BYTES"],
+        otlp_endpoint=values["OTEL_EXPORTER_OTLP_ENDPOINT"],
+        otlp_protocol=values["OTEL_EXPORTER_OTLP_PROTOCOL"],
         machine=socket.gethostname(),
         instance=values["GATEWAY_INSTANCE"] or f"{socket.gethostname()}:{values['GATEWAY_PORT']}",
     )

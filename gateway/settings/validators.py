@@ -81,6 +81,15 @@ def http_base(text: str) -> tuple[str, int]:
     return name, 80 if parts.port is None else parts.port
 
 
+def otlp_endpoint(text: str) -> str:
+    """Checks the base URL of an OpenTelemetry collector."""
+    parts = urlsplit(text)
+    is_plain = not (parts.query or parts.fragment or re.search(r"\s", text))
+    if parts.scheme not in ("http", "https") or parts.port == 0 or not is_host(parts.hostname or "") or not is_plain:
+        raise Refused
+    return text
+
+
 def redis_url(text: str) -> str:
     """Checks the URL of a Redis, or of its Sentinels."""
     parse_address(text)

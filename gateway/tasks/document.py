@@ -29,6 +29,7 @@ _MAX_BYTES = 2**53  # JavaScript represents whole numbers exactly up to here
 _STAGES = {str(stage): stage for stage in Stage}
 _PRESUMED_TEXT = '"is_presumed":true'  # in each document of a presumed loss, as `lost_document` writes it
 _EVENT_ID = re.compile(r"[0-9A-Za-z-]{1,64}")  # safe in a header field (ETag)
+_TRACE_ID = re.compile(r"[0-9a-f]{32}")  # W3C Trace Context, section 3.2.2.3
 
 # A check of one value, as an expression over `value`. Compiled once from the table below: a check by calls takes five
 # times as long, and each status that is read is checked.
@@ -62,7 +63,7 @@ def _as_code(values: tuple[_Value, ...]) -> str:
     return "{" + ", ".join(f"{value.name!r}: {value.source}" for value in values) + "}"
 
 
-# The layout of the document (README.md, "Routes"), in the order in which it is written.
+# The layout of the document (docs/api.md, "The status"), in the order in which it is written.
 _EXTENSIONS = (
     _Value("method", "task.method", _TEXT, is_needed=True),
     _Value("path", "task.path", _TEXT, is_needed=True),
@@ -70,6 +71,7 @@ _EXTENSIONS = (
     _Value("stream", "task.is_stream", _FLAG),
     _Value("status_code", "task.status_code", _or_null(_whole(999))),
     _Value("reason", "task.reason", _or_null(_TEXT)),  # a later version may have more reasons
+    _Value("error_text", "task.error_text", _or_null(_TEXT)),
     _Value("created_ms", "task.created_ms", _MS, is_needed=True),
     _Value("started_ms", "task.started_ms", _or_null(_MS)),
     _Value("first_byte_ms", "task.first_byte_ms", _or_null(_MS)),
@@ -78,6 +80,7 @@ _EXTENSIONS = (
     _Value("response_bytes", "task.response_bytes", _SIZE),
     _Value("is_detached", "task.is_detached", _FLAG),
     _Value("response", "task.response", _or_null(_TEXT)),  # as `reason`
+    _Value("trace_id", "task.trace_id", _or_null(f"({_TEXT} and is_trace_id(value))")),
     _Value("is_presumed", "False", _FLAG),  # only `lost_document` writes another
     _Value("instance", "instance", _TEXT),
     _Value("boot", "boot", _TEXT),
@@ -126,7 +129,7 @@ _has_right_extensions: Callable[[dict[str, Any]], bool] = eval(  # noqa: S307 - 
         _checked(value, f"extensions.get({value.name!r}, ABSENT)", may_lack=not value.is_needed)
         for value in _EXTENSIONS
     ),
-    {"is_label": is_label, "ABSENT": object()},
+    {"is_label": is_label, "is_trace_id": _TRACE_ID.fullmatch, "ABSENT": object()},
 )
 _FIELDS = {value.name for value in _DOCUMENT}
 _KNOWN = {value.name for value in _EXTENSIONS}

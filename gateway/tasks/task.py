@@ -176,6 +176,7 @@ class Task:
     is_stream: bool = False
     status_code: int | None = None
     reason: Reason | None = None
+    error_text: str | None = None  # the beginning of Ollama's error answer; None unless that is to be kept
     started_ms: int | None = None
     first_byte_ms: int | None = None
     finished_ms: int | None = None
@@ -184,6 +185,7 @@ class Task:
     response_bytes: int = 0
     is_detached: bool = False  # it goes on without a client
     response: Kept | None = None  # what became of its answer; None if that was not to be kept
+    trace_id: str | None = None  # of its trace (OpenTelemetry); None without tracing
 
     @property
     def state(self) -> State:

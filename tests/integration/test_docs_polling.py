@@ -211,6 +211,16 @@ async def test_the_walk_finds_every_task_once(
     assert f"{ids[3]} FAILED upstream_status" in failed.splitlines()
 
 
+async def test_the_first_command_shows_the_whole_status(tracked: Gateway, upstream: Upstream, tmp_path: Path) -> None:
+    """It shows state, message and reason of a failed task, the fields that the page tells its reader to look at."""
+    upstream.then(answering(500))
+    await tracked.ask("POST", CHAT, (b"X-Task-Id", b"report-17"), body=b"{}")
+    shown = await output("bash", "-c", here(the_block(PAGE, "sh", "status/report-17\n"), tracked.port), cwd=tmp_path)
+    task = json.loads(shown)
+    assert (task["state"], task["extensions"]["reason"]) == ("FAILED", "upstream_status")
+    assert task["message"].startswith("the upstream answered HTTP 500")
+
+
 async def test_the_cancel_example_ends_the_task(tracked: Gateway, upstream: Upstream, tmp_path: Path) -> None:
     """It answers the final status, the client's message is broken off, and Ollama's connection is closed."""
     stream = upstream.gated()
@@ -255,6 +265,6 @@ async def test_every_reason_has_its_advice() -> None:
 async def test_every_example_of_the_page_is_run() -> None:
     """The page has no other examples than those above, and the terminal's command, which has tests of its own."""
     shell = blocks(PAGE, "sh")
-    assert (len(blocks(PAGE, "python")), len(shell), PAGE.count("\n```")) == (2, 4, 12)
+    assert (len(blocks(PAGE, "python")), len(shell), PAGE.count("\n```")) == (2, 5, 14)
     (command,) = [block for block in shell if "curl" not in block]
     assert command == "docker compose exec gateway ollama-gateway status report-17 --wait\n"

@@ -14,7 +14,7 @@ from gateway.tasks.stages import Stage
 from gateway.tasks.task import Reason, Task, failed_stage
 from tests.support.process import ROOT
 
-README = (ROOT / "README.md").read_text()
+API = (ROOT / "docs" / "api.md").read_text()
 BEHAVIOUR = (ROOT / "docs" / "behaviour.md").read_text()
 
 
@@ -31,9 +31,9 @@ def openapi() -> dict[str, Any]:
     return create_app(load({})).routes.build().openapi()
 
 
-async def test_the_readmes_routes_are_the_gateways() -> None:
-    """The README's table has the routes of /openapi.json, that one itself, the page and the relay, and no other."""
-    routes = {row[0] for row in table(README, "| Route | Does |")}
+async def test_the_pages_routes_are_the_gateways() -> None:
+    """docs/api.md has the routes of /openapi.json, that one itself, the page and the relay, and no other."""
+    routes = {row[0] for row in table(API, "| Route | Does |")}
     paths = openapi()["paths"]
     described = {
         f"{method.upper()} {path}" for path, item in paths.items() for method in item if method != "parameters"
@@ -41,9 +41,9 @@ async def test_the_readmes_routes_are_the_gateways() -> None:
     assert routes == described | {"GET /openapi.json", "GET /", "any method, `/v1/…"}
 
 
-async def test_the_readmes_list_parameters_are_the_gateways() -> None:
-    """The README names each parameter of the list, and the real limits."""
-    (does,) = [row[1] for row in table(README, "| Route | Does |") if row[0] == "GET /tasks/status"]
+async def test_the_pages_list_parameters_are_the_gateways() -> None:
+    """docs/api.md names each parameter of the list, and the real limits."""
+    (does,) = [row[1] for row in table(API, "| Route | Does |") if row[0] == "GET /tasks/status"]
     known = openapi()["paths"]["/tasks/status"]["get"]["parameters"]
     parameters = {p["name"]: p["schema"] for p in known if p["in"] == "query"}
     assert set(re.findall(r"`(\w+)`", does)) - {"next_cursor", "skipped"} == set(parameters)
@@ -51,21 +51,21 @@ async def test_the_readmes_list_parameters_are_the_gateways() -> None:
     assert f"({limit['minimum']} to {limit['maximum']}, default {limit['default']})" in does
 
 
-def test_the_readmes_stages_are_the_gateways() -> None:
-    """The README's table has every stage once, with its state."""
-    rows = [(state, stage) for state, stage, _ in table(README, "| State | Stage | Means |")]
+def test_the_pages_stages_are_the_gateways() -> None:
+    """docs/api.md has every stage once, with its state."""
+    rows = [(state, stage) for state, stage, _ in table(API, "| State | Stage | Means |")]
     assert rows == [(stage.state, stage) for stage in Stage]
 
 
-def test_the_readmes_reasons_are_the_gateways() -> None:
-    """The README's table has every reason once, with the stage that it ends in."""
-    rows = [(reason, stage) for reason, stage, _ in table(README, "| Reason | Stage | The task failed because |")]
+def test_the_pages_reasons_are_the_gateways() -> None:
+    """docs/api.md has every reason once, with the stage that it ends in."""
+    rows = [(reason, stage) for reason, stage, _ in table(API, "| Reason | Stage | The task failed because |")]
     assert sorted(rows) == sorted((reason, failed_stage(reason)) for reason in Reason)
 
 
 def test_reserved_reasons_are_used_nowhere() -> None:
-    """What the README calls reserved is set by no code, and all else is."""
-    rows = table(README, "| Reason | Stage | The task failed because |")
+    """What docs/api.md calls reserved is set by no code, and all else is."""
+    rows = table(API, "| Reason | Stage | The task failed because |")
     reserved = {reason for reason, _, meaning in rows if meaning.startswith("reserved")}
     files = [path for path in (ROOT / "gateway").rglob("*.py") if path.name != "task.py"]
     code = "".join(path.read_text() for path in files)
@@ -73,9 +73,9 @@ def test_reserved_reasons_are_used_nowhere() -> None:
     assert {reason for reason in Reason if f"Reason.{reason.name}" not in code} == reserved
 
 
-def test_the_readmes_document_has_the_gateways_fields() -> None:
-    """The README's sample has the fields of a document, in their order, and values of their types."""
-    sample = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0])
+def test_the_pages_document_has_the_gateways_fields() -> None:
+    """The sample in docs/api.md has the fields of a document, in their order, and values of their types."""
+    sample = json.loads(re.findall(r"```json\n(.*?)```", API, re.DOTALL)[0])
     task = Task("sky-2", "POST", "/v1/chat/completions", "", created_ms=1)
     task.forward(2)
     task.answer(200, True, 3)

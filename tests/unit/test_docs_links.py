@@ -78,6 +78,13 @@ def test_there_are_pages() -> None:
     }
 
 
+def test_the_index_has_every_page() -> None:
+    """docs/README.md links to each page beside it, so that a reader finds it."""
+    index = (ROOT / "docs" / "README.md").read_text()
+    named = {link.partition("#")[0] for link in LINK.findall(index)}
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} - named == set()
+
+
 @each_page
 def test_links_lead_somewhere(page: Path) -> None:
     """Every relative link names a file that is there, and a heading that is in it."""

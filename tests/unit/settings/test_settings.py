@@ -59,6 +59,12 @@ GOOD: list[tuple[str, str, dict[str, Any]]] = [
         "hf.co/me/Model-GGUF:Q4_K_M": ("hf.co/me/Model-GGUF:Q4_K_M",), "h:5000/n/m me/m": ("h:5000/n/m", "me/m"),
         "m m:latest M library/m registry.ollama.ai/library/m m:2": ("m", "m:2")}),
     ("READY_REQUIRES_MODELS", "ready_requires_models", {"true": True, "False": False}),
+    ("REQUIRE_GPU", "require_gpu", {"true": True, "False": False}),
+    ("ERROR_TEXT_BYTES", "error_text_bytes", {"0": 0, "1024": 1024}),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint", {
+        "http://collector:4318": "http://collector:4318", "https://u:p@h/otlp/": "https://u:p@h/otlp/",
+        "http://[::1]:4318": "http://[::1]:4318"}),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "otlp_protocol", {"http/protobuf": "http/protobuf"}),
 ]  # fmt: skip
 NUMBERS = ["-1", "x", "1e3", "0x10", "+5", "1_000", " 5", "5 ", "5\n", "nan", "inf", "9" * 40]
 BAD: dict[str, list[str]] = {
@@ -109,6 +115,11 @@ BAD: dict[str, list[str]] = {
     "OLLAMA_PULL_MODELS": ["-m", ".", "..", "a/../b", "a b; c", "a/b/c/d", "http://h/n/m", "m:", "m:a:b", "/m", "m/",
                            "é", "a&b", "m@sha256", "x" * 81, "$(id)", " ".join(f"m{n}" for n in range(65))],
     "READY_REQUIRES_MODELS": ["yes", "1", " true"],
+    "REQUIRE_GPU": ["yes", "1"],
+    "ERROR_TEXT_BYTES": ["1025", "1.5", *NUMBERS],
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ["collector:4318", "grpc://h", "http://", "http://h:0", "http://h:x", "http://h?a=b",
+                                    "http://h#x", "http://ho st", "http://h\n", "http://[::1"],
+    "OTEL_EXPORTER_OTLP_PROTOCOL": ["grpc", "http/json", "http"],
 }  # fmt: skip
 ANY_TEXT = {"REDIS_PASSWORD", "REDIS_SENTINEL_PASSWORD"}
 NOT_REFUSED_YET = [

@@ -30,6 +30,7 @@ RIGHT: dict[str, set[str]] = {
     "started_ms": TIME, "first_byte_ms": TIME, "finished_ms": TIME, "request_bytes": {"missing"},
     "response_bytes": {"missing"}, "instance": TEXT | {"missing"}, "boot": TEXT | {"missing"}, "owner": TEXT | TIME,
     "lost_after_ms": TIME, "is_detached": {"missing", "true"}, "response": TEXT | TIME, "is_presumed": {"missing"},
+    "error_text": TEXT | TIME, "trace_id": TIME,
 }  # fmt: skip
 
 
@@ -49,9 +50,9 @@ def test_the_text_of_a_document() -> None:
     assert text == (
         '{"version":"1.0","event_type":"task.status.update","event_id":"e","algorithm_id":"a","task_id":"t",'
         '"state":"RUNNING","stage":"streaming","message":"the upstream answers with HTTP 200","timestamp":2,'
-        '"extensions":{"method":"POST","path":"/v1/x","query":"a=b","stream":true,"status_code":200,"reason":null,'
+        '"extensions":{"method":"POST","path":"/v1/x","query":"a=b","stream":true,"status_code":200,"reason":null,"error_text":null,'
         '"created_ms":1000,"started_ms":null,"first_byte_ms":2000,"finished_ms":null,"request_bytes":0,'
-        '"response_bytes":0,"is_detached":false,"response":null,"is_presumed":false,"instance":"i","boot":"b","owner":"ann",'
+        '"response_bytes":0,"is_detached":false,"response":null,"trace_id":null,"is_presumed":false,"instance":"i","boot":"b","owner":"ann",'
         '"label":"one","queue_position":1,"queue_length":2,"attempt":3,"lost_after_ms":null}}'
     )
     assert fields_of(text, "t") == json.loads(text)
@@ -69,7 +70,17 @@ def test_a_document_of_the_version_before_has_the_shape() -> None:
     before = document("t", Stage.DONE)
     extensions = before["extensions"]
     before |= {"timestamp": 1795387183.266}
-    for added in ("boot", "owner", "lost_after_ms", "instance", "is_detached", "response", "is_presumed"):
+    for added in (
+        "boot",
+        "owner",
+        "lost_after_ms",
+        "instance",
+        "is_detached",
+        "response",
+        "is_presumed",
+        "error_text",
+        "trace_id",
+    ):
         del extensions[added]
     extensions["path"] = "/v1/" + "x" * 60_000
     assert fields_of(json.dumps(before), "t") == before

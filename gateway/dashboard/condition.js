@@ -1,0 +1,65 @@
+// The top of the page: the condition of the gateway, Ollama and the store, and what is wrong, in words.
+
+import { byId, el, setClass, setText } from "./dom.js";
+
+export class Condition {
+  #problems = new Map(); // what is wrong: "gateway", "lists", …
+  #shown = "";
+  #summary = ""; // of Ollama and the store; empty before the first answer
+
+  // Takes an answer of /readyz. Returns whether Ollama or the store has another condition than before.
+  take(body) {
+    const before = this.#summary;
+    this.#summary = `${body.upstream} ${body.store}`;
+    this.#show(body);
+    this.#showProblems(body);
+    return before !== "" && before !== this.#summary;
+  }
+
+  // The gateway does not answer.
+  away(text) {
+    this.#set("gateway", ["down", "bad"]);
+    for (const name of ["ollama", "store", "unsaved", "dropped"]) this.#set(name, ["?", ""]);
+    this.#summary = "away";
+    this.problem("gateway", text);
+  }
+
+  // Shows a problem; an empty text removes it.
+  problem(name, text) {
+    const problems = this.#problems.set(name, text);
+    const isAway = Boolean(problems.get("gateway"));
+    byId("try-now").hidden = !isAway;
+    document.body.classList.toggle("stale", isAway || Boolean(problems.get("lists")));
+    // Without its store the gateway cannot list tasks: show one problem, not two.
+    const wrong = [...problems].filter(([what, line]) => line && !(what === "lists" && problems.get("store"))).map(([, line]) => line);
+    const lines = wrong.length ? wrong : [this.#summary ? "All is well." : "Asking the gateway…"];
+    if (lines.join() === this.#shown) return; // else a screen reader would read it again
+    this.#shown = lines.join();
+    setClass(byId("problems"), wrong.length ? "wrong" : "");
+    byId("problems").replaceChildren(...lines.map((line) => el("li", {}, line)));
+  }
+
+  #show({ status, upstream, store, unsaved, dropped }) {
+    this.#set("gateway", status === "draining" ? ["stopping", "bad"] : ["up", "good"]);
+    this.#set("ollama", upstream === "up" ? ["up", "good"] : ["down", "bad"]);
+    this.#set("store", { up: ["up", "good"], down: ["down", "bad"], off: ["none", ""] }[store]);
+    this.#set("unsaved", store === "off" ? ["–", ""] : [unsaved.toLocaleString(), store === "down" && unsaved ? "bad" : ""]);
+    this.#set("dropped", [dropped.toLocaleString(), dropped ? "bad" : ""]);
+  }
+
+  #showProblems({ status, upstream, store, dropped }) {
+    const texts = {
+      draining: status === "draining" && "The gateway is stopping: it refuses new requests, now or soon.",
+      ollama: upstream === "down" && "Ollama does not answer: requests get 503 until it does. It may still be starting.",
+      store: store === "down" && "The store is down: requests are served, but tasks cannot be listed. Their statuses wait to be written.",
+      dropped: dropped > 0 && "The store was down for too long: the statuses of some ended tasks were dropped.",
+    };
+    for (const [name, text] of Object.entries(texts)) this.problem(name, text || "");
+  }
+
+  #set(name, [text, kind]) {
+    const place = byId(`condition-${name}`);
+    setText(place, text);
+    setClass(place, kind);
+  }
+}

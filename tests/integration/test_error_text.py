@@ -1,0 +1,68 @@
+"""Owns ERROR_TEXT_BYTES: so much of an answer of 400 or above is in its task's status."""
+
+from __future__ import annotations
+
+import gzip
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.kept import KEEP
+from tests.support.outcome import failed, outcome
+from tests.support.scripted import EVENTS, JSON, answering, head, sending
+from tests.support.streams import BODY, CHAT
+from tests.support.wire import chunk
+
+if TYPE_CHECKING:
+    from tests.conftest import Launch
+    from tests.support.scripted import Upstream
+    from tests.support.store import Store
+
+NOT_FOUND = b'{"error":{"message":"model \\"x\\" not found"}}'
+WHERE = "its client has it, and ERROR_TEXT_BYTES keeps its beginning here"
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+async def test_the_status_has_the_error(launch: Launch, store: Store, upstream: Upstream, is_kept: bool) -> None:
+    """The beginning of an error answer is in the status; the client gets all of it."""
+    gateway = await launch(REDIS_URL=store.url, ERROR_TEXT_BYTES="20")
+    upstream.default = answering(404, JSON, body=NOT_FOUND)
+    answer = await gateway.ask("POST", CHAT, *((KEEP,) if is_kept else ()), body=BODY)
+    assert (answer.status, answer.data) == (404, NOT_FOUND)
+    document = await gateway.ended(answer.head.task_id)
+    assert document["extensions"]["error_text"] == NOT_FOUND[:20].decode()
+    assert (outcome(document), document["message"]) == (failed("upstream_status"), "the upstream answered HTTP 404")
+
+
+async def test_pieces_and_broken_answers_have_their_text(launch: Launch, upstream: Upstream) -> None:
+    """A body in chunks counts from its first byte on, also if it breaks off; an event stream, too."""
+    gateway = await launch(ERROR_TEXT_BYTES="1024")
+    pieces = chunk(NOT_FOUND[:7]) + chunk(NOT_FOUND[7:])
+    start = head(500, EVENTS, (b"Transfer-Encoding", b"chunked"))
+    upstream.then(sending(start, pieces, b"0\r\n\r\n"), sending(start, pieces, then="drop"))
+    for reason in ("upstream_status", "upstream_truncated"):
+        answer = await gateway.ask("POST", CHAT, body=BODY)
+        document = await gateway.ended(answer.head.task_id)
+        assert outcome(document) == failed(reason)
+        assert document["extensions"]["error_text"] == NOT_FOUND.decode()
+
+
+async def test_off_by_default(launch: Launch, upstream: Upstream) -> None:
+    """Without the setting the status has no text, and its message says where to look."""
+    gateway = await launch()
+    upstream.default = answering(404, JSON, body=NOT_FOUND)
+    document = await gateway.ended((await gateway.ask("POST", CHAT, body=BODY)).head.task_id)
+    assert document["extensions"]["error_text"] is None
+    assert document["message"].endswith(WHERE)
+
+
+async def test_what_has_no_text(launch: Launch, upstream: Upstream) -> None:
+    """A good answer's text is never kept, nor that of a HEAD or an encoded one, nor a gateway's own error."""
+    gateway = await launch(ERROR_TEXT_BYTES="1024")
+    zipped = answering(500, JSON, (b"Content-Encoding", b"gzip"), body=gzip.compress(NOT_FOUND))
+    upstream.then(
+        answering(200, JSON, body=NOT_FOUND), zipped, answering(302, JSON, body=NOT_FOUND), sending(then="drop")
+    )
+    for _ in range(4):
+        answer = await gateway.ask("POST", CHAT, body=BODY)
+        assert (await gateway.ended(answer.head.task_id))["extensions"]["error_text"] is None
