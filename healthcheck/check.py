@@ -66,7 +66,7 @@ class Gateway(Probe):
         missing = " ".join((said.get("models") or {}).get("missing", ()))
         lack = f", without {missing}" if missing else ""
         problem = (said.get("gpu") or {}).get("problem")
-        lack += f", GPU: {problem}" if problem else ""
+        lack += f", {problem}" if problem else ""
         return is_ready, f"{said['status']}, upstream {said['upstream']}, store {said['store']}{lack}"
 
 

@@ -105,6 +105,6 @@ class GpuWatch:
             return
         self._logged = problem
         if problem is None:
-            log.info("the GPU works again, as far as the gateway can see")
+            log.info("the GPU works again")
         else:
-            log.warning("GPU: %s", problem)
+            log.warning("the GPU is lost or unused: %s", problem)

@@ -1,1 +1,1 @@
-"""What gateways tell each other of themselves."""
+"""Whether the GPU works."""
