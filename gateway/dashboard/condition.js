@@ -67,7 +67,7 @@ export class Condition {
 
 // `gpu` is what /readyz says about the GPU; an earlier gateway says nothing.
 function gpuProblem({ problem, missing, is_required: isRequired }) {
-  const advice = missing.length ? " Start the container again, so that Ollama finds them." : "";
-  const effect = isRequired ? "the gateway is not ready (REQUIRE_GPU)" : "answers are slow";
-  return `The GPU is lost or unused, so ${effect}: ${problem}.${advice}`;
+  const effect = isRequired ? "Because of REQUIRE_GPU the gateway is not ready." : "Ollama uses the CPU, which is slow.";
+  const advice = missing.length ? " Start the container again, so that it gets its devices back." : "";
+  return `${problem[0].toUpperCase()}${problem.slice(1)}. ${effect}${advice}`;
 }

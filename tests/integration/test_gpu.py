@@ -46,7 +46,7 @@ async def becomes(gateway: Gateway, status: int, problem: str | None) -> dict[st
 
 
 async def test_a_lost_device_makes_it_not_ready(launch: Launch, tmp_path: Path) -> None:
-    """With REQUIRE_GPU: 503 `not_ready` with the reason, and ready again when the device is back. It is alive meanwhile."""
+    """With REQUIRE_GPU: 503 `not_ready` with the reason; alive all the same, and ready again with the device."""
     gpu = FakeGpu(tmp_path, "nvidia0", "nvidiactl")
     gateway = await launch(gpu.command, REQUIRE_GPU="true")
     devices = {"devices": ["nvidia0", "nvidiactl"], "is_required": True}

@@ -25,8 +25,8 @@ PULLING = (
     b'{"status": "not_ready", "upstream": "up", "store": "off", "models": {"wanted": ["m"], "missing": ["m", "n:1b"]}}'
 )
 NO_GPU = (
-    b'{"status": "not_ready", "upstream": "up", "store": "off", "gpu": {"devices": ["nvidia0"], "missing": ["nvidia0"], '
-    b'"is_required": true, "problem": "GPU devices are lost: nvidia0 (gone)"}}'
+    b'{"status": "not_ready", "upstream": "up", "store": "off", '
+    b'"gpu": {"devices": ["nvidia0"], "missing": ["nvidia0"], "is_required": true, "problem": "GPU devices are lost: nvidia0 (gone)"}}'
 )
 NOT_READY = b'{"status": "not_ready", "upstream": "down", "store": "off"}'
 
