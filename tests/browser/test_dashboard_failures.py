@@ -65,7 +65,7 @@ async def test_the_gpu_is_lost(launch: Launch, upstream: Upstream, new_page: New
     await page.shows("#models-note", "Wholly on the CPU although this machine has a GPU: tiny.", seconds=12)
     await page.shows("#problems", "All is well.")
     gpu.remove("nvidia0")
-    lost = "The GPU is lost or unused, so the gateway is not ready (REQUIRE_GPU): GPU devices are lost: nvidia0 (gone)."
+    lost = "GPU devices are lost: nvidia0 (gone). Because of REQUIRE_GPU the gateway is not ready."
     await page.shows("#problems", lost, seconds=12)
     await page.shows("#problems", "Start the container again")
     await page.shoot("gpu-lost")
@@ -80,9 +80,7 @@ async def test_a_gpu_that_is_not_required_is_missed(
     upstream.loaded = answering(200, JSON, body=b'{"models":[{"name":"tiny","size":1048576,"size_vram":0}]}')
     page = await new_page(await launch(FakeGpu(tmp_path, "kfd").command))
     await page.open()
-    unused = (
-        "The GPU is lost or unused, so answers are slow: every loaded model has been wholly on the CPU for a minute."
-    )
+    unused = "Every loaded model has been wholly on the CPU for a minute. Ollama uses the CPU, which is slow."
     await page.shows("#problems", unused, seconds=12)
     await page.shows("#condition-gateway", "up")
 

@@ -26,7 +26,7 @@ PULLING = (
 )
 NO_GPU = (
     b'{"status": "not_ready", "upstream": "up", "store": "off", '
-    b'"gpu": {"devices": ["nvidia0"], "missing": ["nvidia0"], "is_required": true, "problem": "GPU devices are lost: nvidia0 (gone)"}}'
+    b'"gpu": {"devices": ["nvidia0"], "problem": "GPU devices are lost: nvidia0 (gone)"}}'
 )
 NOT_READY = b'{"status": "not_ready", "upstream": "down", "store": "off"}'
 
