@@ -86,7 +86,7 @@ class GpuWatch:
         """Looks and asks until it is cancelled. Ends at once if there was no GPU at the start."""
         self.look()
         if self.at_start:
-            log.info("GPU devices: %s", ", ".join(self.at_start))
+            log.info("GPU devices of this machine: %s", ", ".join(self.at_start))
         while self.at_start:
             try:
                 self._verdict.see_models(await self._loaded_models(), time.monotonic())

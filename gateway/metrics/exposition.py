@@ -103,7 +103,7 @@ class Metrics:
         kept: KeptAnswers,
         *,
         has_store: bool,
-        has_gpu: bool = False,
+        has_gpu: bool,
     ) -> None:
         self._counts = counted
         self._tracker = tracker

@@ -138,7 +138,7 @@ async def test_the_log_says_each_change_once(launch: Launch, tmp_path: Path) -> 
     """The devices of the start, the loss and the return, a line each, without /readyz being asked."""
     gpu = FakeGpu(tmp_path, "nvidia0")
     gateway = await launch(gpu.command)
-    await until(lambda: "GPU devices: nvidia0" in gateway.log, 30, "the devices are named")
+    await until(lambda: "GPU devices of this machine: nvidia0" in gateway.log, 30, "the devices are named")
     gpu.remove("nvidia0")
     await until(lambda: LOST in gateway.log, 30, "the loss is noticed")
     gpu.add("nvidia0")
