@@ -12,9 +12,10 @@ from gateway import __version__
 from gateway.access.keyring import Keyring
 from gateway.access.origins import OriginPolicy
 from gateway.dispatch import Gateway
+from gateway.gpu.watch import GpuWatch, Looking
 from gateway.kept.keeping import Keeping, KeptLimits
 from gateway.metrics.counts import Counts
-from gateway.metrics.exposition import Metrics
+from gateway.metrics.exposition import Metrics, ModelMemory
 from gateway.nodes.announcer import Announcer
 from gateway.nodes.node import Node
 from gateway.queue.places import Places
@@ -43,8 +44,11 @@ log = logging.getLogger("gateway")
 _FIRST_LOOK_SECONDS = 0.25  # how long the start waits for the store, whose clock the times of tasks are by
 
 
-def create_app(settings: Settings) -> Gateway:
-    """Builds the gateway, an ASGI application, from checked settings. Opens no connection yet."""
+def create_app(settings: Settings, looking_at_gpu: Looking | None = None) -> Gateway:
+    """Builds the gateway, an ASGI application, from checked settings. Opens no connection yet.
+
+    `looking_at_gpu` is for tests: where the devices are, and how often to look.
+    """
     counts = Counts()
     upstream = Upstream(
         settings.upstream_host,
@@ -75,18 +79,19 @@ def create_app(settings: Settings) -> Gateway:
         max_body_bytes=settings.max_body_bytes,
         error_text_bytes=settings.error_text_bytes,
     )
-    metrics = Metrics(counts, tracker, places, keeping, has_store=settings.redis_url is not None)
     loaded_models = models.LoadedModelsProbe(upstream)
+    gpu = _gpu_watch(settings, looking_at_gpu or Looking(), loaded_models, counts)
+    metrics = Metrics(counts, tracker, places, keeping, has_store=settings.redis_url is not None, has_gpu=gpu.is_on)
     announcer = _announcer(settings, store, tracker, metrics, loaded_models, counts)
     drain = Drain(tracker, places, settings.drain_seconds, settings.drain_notice_seconds)
     drain.on_begin(announcer.drain)
     keyring = Keyring(settings.api_keys, settings.api_keys_file)
-    readiness = _readiness(settings, upstream, tracker, keeping, drain)
+    readiness = _readiness(settings, upstream, tracker, keeping, gpu, drain)
     known = _plain_routes(readiness, metrics, loaded_models, announcer)
     plain = PlainRoutes(known, CancelRoutes(tracker).find, counts)
     routes = RoutesOnDemand(partial(load_application, tracker, counts))
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
-    lifespan = partial(_lifespan, upstream, tracker, keeping, keyring, metrics, announcer)
+    lifespan = partial(_lifespan, upstream, tracker, keeping, keyring, metrics, announcer, gpu)
     return Gateway(
         proxy, plain, routes, ResponseRoute(keeping), tracker.answers, policy, keyring, counts, drain, lifespan
     )
@@ -178,8 +183,18 @@ def _announcer(
     )
 
 
+def _gpu_watch(
+    settings: Settings, looking: Looking, loaded_models: models.LoadedModelsProbe, counts: Counts
+) -> GpuWatch:
+    async def memory() -> Sequence[ModelMemory] | None:
+        loaded = await loaded_models()
+        return None if loaded is None else [scraping.model_memory(model) for model in loaded.models]
+
+    return GpuWatch(looking, memory, counts, is_required=settings.require_gpu)
+
+
 def _readiness(
-    settings: Settings, upstream: Upstream, tracker: Tracker, keeping: Keeping, drain: Drain
+    settings: Settings, upstream: Upstream, tracker: Tracker, keeping: Keeping, gpu: GpuWatch, drain: Drain
 ) -> health.ReadinessProbe:
     wanted = health.ModelsProbe(upstream, settings.pull_models, pull_progress_file())
     return health.ReadinessProbe(
@@ -187,6 +202,7 @@ def _readiness(
         tracker,
         keeping,
         wanted,
+        gpu,
         is_stopping=drain.has_begun,
         has_store=settings.redis_url is not None,
         needs_models=settings.ready_requires_models,
@@ -210,19 +226,27 @@ def _plain_routes(
 
 @asynccontextmanager
 async def _lifespan(
-    upstream: Upstream, tracker: Tracker, keeping: Keeping, keyring: Keyring, metrics: Metrics, announcer: Announcer
+    upstream: Upstream,
+    tracker: Tracker,
+    keeping: Keeping,
+    keyring: Keyring,
+    metrics: Metrics,
+    announcer: Announcer,
+    gpu: GpuWatch,
 ) -> AsyncIterator[None]:
     """Starts and stops the writer and the other background tasks."""
     writer = asyncio.create_task(tracker.run(), name="status writer")
     keeper = asyncio.create_task(keeping.run(), name="kept answers")
     measuring = asyncio.create_task(metrics.run(), name="metrics")
     looking = asyncio.create_task(keyring.run(), name="API keys")
+    watching = asyncio.create_task(gpu.run(), name="GPU")
     await tracker.until_looked(_FIRST_LOOK_SECONDS)
     telling = asyncio.create_task(announcer.run(), name="nodes")
     _relax_garbage_collection()
     yield
     measuring.cancel()
     looking.cancel()
+    watching.cancel()
     keeper.cancel()
     await asyncio.gather(keeping.close(), announcer.close())
     telling.cancel()

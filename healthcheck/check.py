@@ -65,6 +65,8 @@ class Gateway(Probe):
         is_ready = status == 200 and said["status"] in ("ready", "degraded")
         missing = " ".join((said.get("models") or {}).get("missing", ()))
         lack = f", without {missing}" if missing else ""
+        problem = (said.get("gpu") or {}).get("problem")
+        lack += f", {problem}" if problem else ""
         return is_ready, f"{said['status']}, upstream {said['upstream']}, store {said['store']}{lack}"
 
 

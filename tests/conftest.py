@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from tests.support.gateway import Gateway
+from tests.support.gateway import COMMAND, Gateway
 from tests.support.model import EmbeddedModel
 from tests.support.scripted import Upstream
 from tests.support.store import Store
@@ -143,10 +143,11 @@ async def launch(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -
     """Starts gateways that belong to one test; each has to end cleanly."""
     running: list[Gateway] = []
 
-    async def start(**settings: str) -> Gateway:
+    async def start(command: list[str] = COMMAND, **settings: str) -> Gateway:
         base = {"UPSTREAM_BASE": f"http://127.0.0.1:{upstream.port}"}
         log = tmp_path_factory.mktemp("gateway") / "gateway.log"
         gateway = Gateway(log, **(base | settings))
+        gateway.command = command
         running.append(gateway)
         return await gateway.start()
 

@@ -93,6 +93,7 @@ async function askHealth() {
   const { body } = await ask("/readyz", { also: [503] });
   setText(byId("version"), body.version);
   models.showMissing(body.models);
+  models.showGpu(body.gpu);
   if (condition.take(body)) hurry(lists, loaded, peers); // not itself: a balancer's gateways may differ each time
 }
 

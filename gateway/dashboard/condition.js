@@ -47,11 +47,12 @@ export class Condition {
     this.#set("dropped", [dropped.toLocaleString(), dropped ? "bad" : ""]);
   }
 
-  #showProblems({ status, upstream, store, dropped }) {
+  #showProblems({ status, upstream, store, dropped, gpu }) {
     const texts = {
       draining: status === "draining" && "The gateway is stopping: it refuses new requests, now or soon.",
       ollama: upstream === "down" && "Ollama does not answer: requests get 503 until it does. It may still be starting.",
       store: store === "down" && "The store is down: requests are served, but tasks cannot be listed. Their statuses wait to be written.",
+      gpu: gpu?.problem && gpuProblem(gpu),
       dropped: dropped > 0 && "The store was down for too long: the statuses of some ended tasks were dropped.",
     };
     for (const [name, text] of Object.entries(texts)) this.problem(name, text || "");
@@ -62,4 +63,11 @@ export class Condition {
     setText(place, text);
     setClass(place, kind);
   }
+}
+
+// `gpu` is what /readyz says about the GPU; an earlier gateway says nothing.
+function gpuProblem({ problem, missing, is_required: isRequired }) {
+  const effect = isRequired ? "Because of REQUIRE_GPU the gateway is not ready." : "Ollama uses the CPU, which is slow.";
+  const advice = missing.length ? " Start the container again, so that it gets its devices back." : "";
+  return `${problem[0].toUpperCase()}${problem.slice(1)}. ${effect}${advice}`;
 }

@@ -9,6 +9,7 @@ export class ModelTable {
   constructor(api) {
     this.api = api;
     this.models = [];
+    this.hasGpu = false; // that this machine had one when the gateway started
     const columns = [
       (cell, { name }) => setText(cell, name),
       (cell, { size_bytes }) => setText(cell, bytes(size_bytes)),
@@ -22,11 +23,22 @@ export class ModelTable {
   show(models) {
     this.models = models;
     this.rows.show(models);
-    const split = models.filter(({ vram_share: share }) => share > 0 && share < 1).map(({ name }) => name);
+    const split = named(models, ({ vram_share: share }) => share > 0 && share < 1);
+    const unused = named(models, ({ vram_share: share, size_bytes: size }) => this.hasGpu && size > 0 && share === 0);
+    const warnings = [];
+    if (split) warnings.push(`A part of ${split} is on the CPU, because the GPU has too little memory. That makes the whole model slow.`);
+    if (unused) warnings.push(`Wholly on the CPU although this machine has a GPU: ${unused}.`);
     const note = byId("models-note");
-    setClass(note, split.length ? "note warning" : "note");
-    if (split.length) setText(note, `A part of ${split.join(", ")} is on the CPU, because the GPU has too little memory. That makes the whole model slow.`);
-    else setText(note, models.length ? "" : "None. Ollama loads a model with the first request for it.");
+    setClass(note, warnings.length ? "note warning" : "note");
+    setText(note, warnings.join(" ") || (models.length ? "" : "None. Ollama loads a model with the first request for it."));
+  }
+
+  // `gpu` is what /readyz says about the GPU, or null.
+  showGpu(gpu) {
+    const hasGpu = Boolean(gpu?.devices.length);
+    if (hasGpu === this.hasGpu) return;
+    this.hasGpu = hasGpu;
+    if (this.models.length) this.show(this.models);
   }
 
   // `wanted` is what /readyz says about the models to pull at the start, or null.
@@ -54,6 +66,10 @@ export class ModelTable {
     if (Number.isNaN(leftMs)) return "–";
     return leftMs > YEAR_MS ? "never" : leftMs <= 0 ? "now" : `in ${age(leftMs)}`;
   }
+}
+
+function named(models, isMeant) {
+  return models.filter(isMeant).map(({ name }) => name).join(", ");
 }
 
 function fillShare(cell, { vram_share: share, size_vram_bytes: vram }) {

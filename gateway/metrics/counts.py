@@ -174,6 +174,10 @@ STORE_WAIT = _add(
 )
 STORE_UNSAVED = _add("gauge", _PREFIX + "store_unsaved", "Statuses that wait to be written.")
 STORE_DROPPED = _add("counter", _PREFIX + "store_dropped", "Ended tasks whose status was forgotten unwritten.")
+GPU_UP = _add("gauge", _PREFIX + "gpu_up", "Whether the GPU works, as far as the gateway can see.")
+GPU_DEVICES = _add("gauge", _PREFIX + "gpu_devices", "GPU devices that were there when the gateway started.")
+GPU_MISSING = _add("gauge", _PREFIX + "gpu_devices_missing", "Those that are gone or cannot be opened now.")
+GPU_MODELS_ON_CPU = _add("gauge", _PREFIX + "gpu_models_on_cpu", "Loaded models that have nothing in GPU memory.")
 LOOP_LAG = _add(
     "histogram",
     _PREFIX + "loop_lag_seconds",

@@ -22,6 +22,7 @@ from gateway.tasks.stages import Stage
 
 _TICK_SECONDS = 1.0
 _OF_THE_STORE = "ollama_gateway_store_"
+_OF_THE_GPU = "ollama_gateway_gpu_"
 _PROC = Path("/proc/self")
 
 
@@ -95,13 +96,21 @@ class Metrics:
     """The metrics of a gateway. `run` measures the lag of the event loop as long as the gateway serves."""
 
     def __init__(
-        self, counted: Counts, tracker: Tracked, queue: Queue | None, kept: KeptAnswers, *, has_store: bool
+        self,
+        counted: Counts,
+        tracker: Tracked,
+        queue: Queue | None,
+        kept: KeptAnswers,
+        *,
+        has_store: bool,
+        has_gpu: bool,
     ) -> None:
         self._counts = counted
         self._tracker = tracker
         self._queue = queue  # None without a bound
         self._kept = kept
-        self._has_store = has_store
+        absent = ((_OF_THE_STORE, has_store), (_OF_THE_GPU, has_gpu))
+        self._left_out = tuple(prefix for prefix, is_there in absent if not is_there)
         self._is_prepared = False
         counted.show(counts.STARTED, time.time())
 
@@ -148,7 +157,7 @@ class Metrics:
     def _counted(self) -> Iterator[tuple[Family, list[float]]]:
         """Each family, with the row in which its numbers are."""
         for family in FAMILIES:
-            if self._has_store or not family.name.startswith(_OF_THE_STORE):
+            if not family.name.startswith(self._left_out):
                 yield family, self._counts.row
 
 

@@ -1,6 +1,7 @@
 """`/livez`: the process is alive. `/readyz`: Ollama answers `/v1/models`, and the gateway is not about to stop.
 
 If OLLAMA_PULL_MODELS is set, `/readyz` lists the models that are still missing. A setting makes it wait for them.
+If there was a GPU at the start, `/readyz` says whether it still works. A setting makes it wait for that, too.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Literal
 
 from gateway import __version__
 from gateway.errors import UpstreamFailure
+from gateway.gpu.watch import GpuWatch
 from gateway.http.request import Request
 from gateway.kept.keeping import Keeping
 from gateway.routes.plain import Answer, as_json, described
@@ -55,6 +57,16 @@ class KeptAnswers:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuCondition:
+    """Whether the GPU works, as far as the gateway can see."""
+
+    devices: list[str] = field(metadata=described("those of the gateway's start, without `/dev/`"))
+    missing: list[str] = field(metadata=described("of these, what is gone or cannot be opened now"))
+    is_required: bool = field(metadata=described("`REQUIRE_GPU`: with a problem the gateway is not ready"))
+    problem: str | None = field(metadata=described("what is wrong, in words; null: nothing is"))
+
+
+@dataclass(frozen=True, slots=True)
 class Readiness:
     """Whether requests will be served. The store's condition is only reported: without it, requests go on."""
 
@@ -67,6 +79,7 @@ class Readiness:
     )
     kept: KeptAnswers | None = field(metadata=described("null: no answer can be kept"))
     models: ModelsAtStart | None = field(metadata=described("null: none are pulled at the start"))
+    gpu: GpuCondition | None = field(metadata=described("null: there was no GPU at the start, and none is required"))
     version: str
 
 
@@ -116,6 +129,7 @@ class ReadinessProbe:
         tracker: Tracker,
         keeping: Keeping,
         models: ModelsProbe,
+        gpu: GpuWatch,
         *,
         is_stopping: Callable[[], bool],
         has_store: bool,
@@ -125,6 +139,7 @@ class ReadinessProbe:
         self._tracker = tracker
         self._keeping = keeping
         self._models = models
+        self._gpu = gpu
         self._is_stopping = is_stopping
         self._has_store = has_store
         self._needs_models = needs_models
@@ -146,6 +161,7 @@ class ReadinessProbe:
             dropped=tracker.dropped,
             kept=self._kept(),
             models=self._models.report(),
+            gpu=self._gpu_condition(),
             version=__version__,
         )
 
@@ -156,16 +172,28 @@ class ReadinessProbe:
         max_bytes = keeping.limits.held_bytes
         return KeptAnswers(answers=keeping.answers, held_bytes=keeping.held_bytes, max_bytes=max_bytes)
 
+    def _gpu_condition(self) -> GpuCondition | None:
+        gpu = self._gpu
+        if not gpu.is_on:
+            return None
+        return GpuCondition(
+            devices=list(gpu.at_start), missing=gpu.missing, is_required=gpu.is_required, problem=gpu.problem
+        )
+
     def _status(self) -> Status:
         if self._is_stopping():
             return "draining"
-        if not self._is_upstream_up or (self._needs_models and self._models.missing):
+        if not self._is_upstream_up or (self._needs_models and self._models.missing) or self._lacks_gpu():
             return "not_ready"
         return "ready" if self._tracker.is_store_up else "degraded"
 
+    def _lacks_gpu(self) -> bool:
+        return self._gpu.is_required and self._gpu.problem is not None
+
     async def _ask(self) -> None:
-        """Asks Ollama once for all clients that wait now."""
+        """Asks Ollama once for all clients that wait now, and looks at the GPU's devices."""
         try:
+            self._gpu.look()
             self._is_upstream_up = await self._is_answering()
             if self._is_upstream_up:
                 await self._models.refresh()

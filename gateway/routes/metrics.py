@@ -41,13 +41,14 @@ class OllamaState:
             self.is_up = (await self._readiness()).upstream == "up"
             if time.monotonic() - self._asked_at >= _MODELS_AGE_SECONDS:
                 loaded = await self._loaded_models()
-                self.models = [] if loaded is None else [_memory(model) for model in loaded.models]
+                self.models = [] if loaded is None else [model_memory(model) for model in loaded.models]
                 self._asked_at = time.monotonic()
         finally:
             self._asking = None
 
 
-def _memory(model: LoadedModel) -> ModelMemory:
+def model_memory(model: LoadedModel) -> ModelMemory:
+    """What the metrics and the watch over the GPU need of a loaded model."""
     return ModelMemory(model.name, model.size_bytes, model.size_vram_bytes)
 
 

@@ -186,8 +186,9 @@ SETTINGS = (
             "space or commas", "Models that are pulled after the start where they are missing.", model_names),
     Setting("READY_REQUIRES_MODELS", "false", "true or false", "Whether the gateway is ready only when all of "
             "`OLLAMA_PULL_MODELS` are there.", one_of("true", "false")),
-    Setting("REQUIRE_GPU", "false", "true or false", "Whether the gateway is ready only while the GPU works: no GPU "
-            "device of the start is gone, and not every loaded model is wholly on the CPU for a minute.",
+    Setting("REQUIRE_GPU", "false", "true or false", "Whether the gateway is ready only while the GPU works: there "
+            "was a GPU device at the start, none is lost, and not every loaded model has been wholly on the CPU for a "
+            "minute.",
             one_of("true", "false")),
     Setting("ERROR_TEXT_BYTES", "0", "0 (off) to 1024 bytes", "How much of an answer of 400 or above the status keeps "
             "as `error_text`. Such a text may quote the request.", whole(0, 1024)),

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 from playwright.async_api import expect
 
 from tests.support.gateway import COMMAND
+from tests.support.gpu import FakeGpu
 from tests.support.ports import refusing_port
 from tests.support.process import kill, spawn
 from tests.support.scripted import JSON, Upstream, answering
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.browser.conftest import NewPage
     from tests.conftest import Launch, NewStore
 
@@ -50,6 +53,48 @@ async def test_ollama_comes_back(launch: Launch, upstream: Upstream, new_page: N
     await page.shows("#problems", "All is well.", seconds=12)
     await page.shows("#models tbody", "tiny", seconds=12)
     await page.shows("#models tbody", "CPU only")
+
+
+async def test_the_gpu_is_lost(launch: Launch, upstream: Upstream, new_page: NewPage, tmp_path: Path) -> None:
+    """The page says which device is lost and what to do, warns of models on the CPU, and sees it come back."""
+    models = b'{"models":[{"name":"tiny","size":1048576,"size_vram":0},{"name":"big","size":9,"size_vram":9}]}'
+    upstream.loaded = answering(200, JSON, body=models)
+    gpu = FakeGpu(tmp_path, "nvidia0", "nvidiactl")
+    page = await new_page(await launch(gpu.command, REQUIRE_GPU="true"))
+    await page.open("/", "503")
+    await page.shows("#models-note", "Wholly on the CPU although this machine has a GPU: tiny.", seconds=12)
+    await page.shows("#problems", "All is well.")
+    gpu.remove("nvidia0")
+    lost = "GPU devices are lost: nvidia0 (gone). Because of REQUIRE_GPU the gateway is not ready."
+    await page.shows("#problems", lost, seconds=12)
+    await page.shows("#problems", "Start the container again")
+    await page.shoot("gpu-lost")
+    gpu.add("nvidia0")
+    await page.shows("#problems", "All is well.", seconds=12)
+
+
+async def test_a_gpu_that_is_not_required_is_missed(
+    launch: Launch, upstream: Upstream, new_page: NewPage, tmp_path: Path
+) -> None:
+    """Without REQUIRE_GPU the gateway stays ready, and the page shows the problem all the same."""
+    upstream.loaded = answering(200, JSON, body=b'{"models":[{"name":"tiny","size":1048576,"size_vram":0}]}')
+    page = await new_page(await launch(FakeGpu(tmp_path, "kfd").command))
+    await page.open()
+    unused = "Every loaded model has been wholly on the CPU for a minute. Ollama uses the CPU, which is slow."
+    await page.shows("#problems", unused, seconds=12)
+    await page.shows("#condition-gateway", "up")
+
+
+async def test_without_a_gpu_models_on_the_cpu_are_no_warning(
+    launch: Launch, upstream: Upstream, new_page: NewPage, tmp_path: Path
+) -> None:
+    """On a machine without a GPU a model on the CPU is as it should be."""
+    upstream.loaded = answering(200, JSON, body=b'{"models":[{"name":"tiny","size":1048576,"size_vram":0}]}')
+    page = await new_page(await launch(FakeGpu(tmp_path).command))
+    await page.open()
+    await page.shows("#models tbody", "CPU only")
+    await expect(page["#models-note"]).to_have_text("")
+    await page.shows("#problems", "All is well.")
 
 
 async def test_models_that_are_not_there_yet_are_named(launch: Launch, upstream: Upstream, new_page: NewPage) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway import errors
+from tests.support.gpu import FakeGpu
 from tests.support.messages import patterns, stands_for, warnings
 from tests.support.pages import output, page, table
 from tests.support.ports import free_port, refusing_port
@@ -139,7 +140,9 @@ async def check(ollama: int, gateway: int) -> str:
 
 
 @pytest.mark.timeout(300)
-async def test_what_the_health_check_says(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
+async def test_what_the_health_check_says(
+    launch: Launch, new_store: NewStore, upstream: Upstream, tmp_path: Path
+) -> None:
     """Each line that the page quotes is printed in the condition that it explains."""
     store = await new_store()
     wants = {"OLLAMA_PULL_MODELS": "gpt-oss:20b", "READY_REQUIRES_MODELS": "true"}
@@ -148,6 +151,11 @@ async def test_what_the_health_check_says(launch: Launch, new_store: NewStore, u
     waiting = await launch(REDIS_URL=store.url, **wants)
     upstream.tags = answering(200, JSON, body=b'{"models":[]}')
     lines.append(await check(upstream.port, waiting.port))
+    gpu = FakeGpu(tmp_path, "nvidia0")
+    on_gpu = await launch(gpu.command, REDIS_URL=store.url, REQUIRE_GPU="true")
+    gpu.remove("nvidia0")
+    await until(lambda: "the GPU is lost" in on_gpu.log, 30, "the loss is noticed")
+    lines.append(await check(upstream.port, on_gpu.port))
     with refusing_port() as port:
         cold = await launch(REDIS_URL=store.url, UPSTREAM_BASE=f"http://127.0.0.1:{port}")
         lines.append(await check(port, cold.port))

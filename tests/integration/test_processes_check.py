@@ -24,6 +24,10 @@ READY = b'{"status": "degraded", "upstream": "up", "store": "down"}'
 PULLING = (
     b'{"status": "not_ready", "upstream": "up", "store": "off", "models": {"wanted": ["m"], "missing": ["m", "n:1b"]}}'
 )
+NO_GPU = (
+    b'{"status": "not_ready", "upstream": "up", "store": "off", '
+    b'"gpu": {"devices": ["nvidia0"], "problem": "GPU devices are lost: nvidia0 (gone)"}}'
+)
 NOT_READY = b'{"status": "not_ready", "upstream": "down", "store": "off"}'
 
 
@@ -143,6 +147,7 @@ async def test_only_200_of_ollama_counts(status: int) -> None:
         (503, NOT_READY, "not_ready, upstream down"),
         (200, NOT_READY, "not_ready"),
         (503, PULLING, "not_ready, upstream up, store off, without m n:1b\n"),
+        (503, NO_GPU, "not_ready, upstream up, store off, GPU devices are lost: nvidia0 (gone)\n"),
         (503, READY, "degraded"),
         (200, b"hello\nthere", "JSONDecodeError"),
         (200, b"[]", "TypeError"),

@@ -15,11 +15,13 @@ import pytest
 
 from tests.monitoring.server import Prometheus
 from tests.monitoring.test_files import alerts, dashboard_queries
+from tests.support.gpu import FakeGpu
 from tests.support.scripted import JSON, answering, streaming
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from tests.conftest import Launch, NewStore
     from tests.support.gateway import Gateway
@@ -34,8 +36,8 @@ RANGE = "[30m]"
 
 
 @pytest.fixture
-async def gateway(launch: Launch, new_store: NewStore, upstream: Upstream) -> Gateway:
-    """A gateway with answers of three kinds and a loaded model behind it."""
+async def gateway(launch: Launch, new_store: NewStore, upstream: Upstream, tmp_path: Path) -> Gateway:
+    """A gateway on a machine with a GPU, with answers of three kinds and a loaded model behind it."""
     kinds = [answering(200, JSON, body=b"{}"), answering(500), streaming(b"data: {}\n\n", b"data: [DONE]\n\n")]
     number = 0
 
@@ -46,7 +48,7 @@ async def gateway(launch: Launch, new_store: NewStore, upstream: Upstream) -> Ga
 
     upstream.default = answer
     upstream.loaded = answering(200, JSON, body=b'{"models":[{"name":"m","size":100,"size_vram":60}]}')
-    return await launch(REDIS_URL=(await new_store()).url)
+    return await launch(FakeGpu(tmp_path, "nvidia0").command, REDIS_URL=(await new_store()).url)
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ class Gateway:
     def __init__(self, log: Path, **settings: str) -> None:
         self.port = int(settings.get("GATEWAY_PORT") or free_port())
         self.log_path = log
+        self.command = COMMAND
         self.directory = ROOT  # of the code that runs
         self.settings = {"GATEWAY_HOST": self.host, "GATEWAY_PORT": str(self.port), **settings}
         self.http = self._http_client()
@@ -69,7 +70,7 @@ class Gateway:
         return self
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        return spawn(COMMAND, self.log_path, self.settings, self.directory)
+        return spawn(self.command, self.log_path, self.settings, self.directory)
 
     async def is_serving(self) -> bool:
         """Whether it answers /livez; AssertionError when it died."""

@@ -61,10 +61,12 @@ def ended(
     return task
 
 
-def scraped(row: Counts, accept: str = "", models: Sequence[ModelMemory] = (), has_store: bool = True) -> Scrape:
+def scraped(
+    row: Counts, accept: str = "", models: Sequence[ModelMemory] = (), has_store: bool = True, has_gpu: bool = True
+) -> Scrape:
     """What a scrape of this row says."""
     tracker = tracker_of(row)
-    metrics = Metrics(row, tracker, None, keeping_of(tracker), has_store=has_store)
+    metrics = Metrics(row, tracker, None, keeping_of(tracker), has_store=has_store, has_gpu=has_gpu)
     text, content_type = metrics.render(accept, is_upstream_up=True, models=models)
     return Scrape(text.decode(), content_type)
 
@@ -169,7 +171,7 @@ async def test_what_was_found_lost_counts() -> None:
     store = MemoryStore()
     store.lost = 2
     tracker = tracker_of(row, store)
-    metrics = Metrics(row, tracker, None, keeping_of(tracker), has_store=True)
+    metrics = Metrics(row, tracker, None, keeping_of(tracker), has_store=True, has_gpu=False)
     text, _ = metrics.render("", is_upstream_up=True, models=())
     assert Scrape(text.decode()).series("tasks_total") == {("lost", "FAILED"): 2}
 
@@ -210,11 +212,16 @@ async def test_the_stores_metrics_need_a_store() -> None:
     assert not any("_store_" in name for name in scraped(Counts(), has_store=False).families)
 
 
+async def test_without_a_gpu_nothing_is_said_of_it() -> None:
+    """A gateway that had no GPU at its start, and requires none, has no metrics of one."""
+    assert not any("_gpu_" in name for name in scraped(Counts(), has_gpu=False).families)
+
+
 async def test_the_tasks_in_flight_count_by_stage() -> None:
     """A task in flight is shown with its stage, and no longer once it has ended."""
     row = Counts()
     tracker = tracker_of(row)
-    metrics = Metrics(row, tracker, None, keeping_of(tracker), has_store=True)
+    metrics = Metrics(row, tracker, None, keeping_of(tracker), has_store=True, has_gpu=False)
     tasks = [tracker.begin(None, "POST", CHAT, "") for _ in range(3)]
     tracker.forward(tasks[0])
     tracker.forward(tasks[1])
@@ -244,7 +251,7 @@ async def test_what_is_held_of_kept_answers_is_shown_as_it_is_now() -> None:
     row = Counts()
     tracker = tracker_of(row)
     keeping = keeping_of(tracker)
-    metrics = Metrics(row, tracker, None, keeping, has_store=False)
+    metrics = Metrics(row, tracker, None, keeping, has_store=False, has_gpu=False)
 
     def shown() -> tuple[float, float]:
         scrape = Scrape(metrics.render("", is_upstream_up=True, models=())[0].decode())
