@@ -52,7 +52,7 @@ check: $(DEV) ## format, lint, types, import rules; shell, container and compose
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck .ci/run tools/*.sh deploy/kubernetes/base/*.sh deploy/kubernetes/components/ha/*.sh
 	$(BIN)/hadolint Containerfile tests/container/images/*.Containerfile
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml compose.gpu.yaml compose.cluster.yaml deploy/monitoring/compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml compose.gpu.yaml compose.amd.yaml compose.secrets.yaml compose.cluster.yaml deploy/monitoring/compose.yaml
 
 format: $(DEV) ## rewrite the code as ruff wants it
 	$(BIN)/ruff format . embedded/ollama

@@ -84,17 +84,19 @@ def every(seconds: float, probe: Callable[[], Any]) -> Callable[[], Any]:
 
 @dataclass(slots=True)
 class Stack:
-    """compose.yaml, or another file, as one project of its own, on a port of its own."""
+    """compose.yaml or another file, perhaps with overrides, as one project of its own, on a port of its own."""
 
     project: str
     images: dict[str, str]
     port: int = field(default_factory=free_port)
     ports: str = ""  # a range, for several gateways
     file: str = "compose.yaml"
+    overrides: tuple[str, ...] = ()
 
     def compose(self, *words: str, seconds: float = 120) -> str:
         settings = self.images | {"GATEWAY_PUBLISH_PORT": self.ports or str(self.port)}
-        command = ("docker", "compose", "--env-file", os.devnull, "-f", self.file, "-p", self.project)
+        files = [word for file in (self.file, *self.overrides) for word in ("-f", file)]
+        command = ("docker", "compose", "--env-file", os.devnull, *files, "-p", self.project)
         return run(*command, *words, seconds=seconds, environment=settings)
 
     def up(self, *words: str, seconds: float = 180) -> None:

@@ -6,13 +6,11 @@ Compose by its variables.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 
 from tests.container.stack import ROOT, Stack, run
 from tests.integration.test_docs_messages import DOCKERS, HEALTH
@@ -95,17 +93,3 @@ async def test_docker_says_that_it_has_no_gpus(running: Stack) -> None:
             stack.compose("-f", "compose.gpu.yaml", "up", "--no-build", "--no-deps", "gateway")
     finally:
         stack.down()
-
-
-async def test_the_rocm_example_is_a_compose_file(engine: None, tmp_path: Path) -> None:
-    """Compose takes it as an override: Ollama's ROCm image, devices and groups; nothing else changes."""
-    override = tmp_path / "compose.override.yaml"
-    override.write_text(the_block(OPERATING, "yaml", "rocm"))
-    base = ["docker", "compose", "--env-file", os.devnull, "-f", str(ROOT / "compose.yaml")]
-    plain = json.loads(run(*base, "config", "--format", "json"))["services"]["gateway"]
-    rocm = json.loads(run(*base, "-f", str(override), "config", "--format", "json"))["services"]["gateway"]
-    asked = yaml.safe_load(override.read_text())["services"]["gateway"]
-    assert rocm["build"]["args"] == asked["build"]["args"]
-    assert [device["source"] for device in rocm["devices"]] == asked["devices"]
-    assert rocm["group_add"] == asked["group_add"]
-    assert {name for name in rocm if rocm[name] != plain.get(name)} == {"build", "devices", "group_add"}
