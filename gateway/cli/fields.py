@@ -63,7 +63,7 @@ _ON_DEMAND = (
     Column("waited", is_right=True),
     Column("created"),
     Column("attempt", is_right=True),
-    Column("gateway", least=9, good=16, is_id=True),
+    Column("gateway", least=9, good=16),
     Column("reason", least=8, good=20),
     Column("status", is_right=True),
     Column("error", least=8, good=20),
@@ -72,7 +72,7 @@ _ON_DEMAND = (
 TASK_COLUMNS = {column.name: column for column in (*_DEFAULT, *_ON_DEMAND)}
 
 NODE_COLUMNS = (
-    Column("gateway", 0, least=9, good=20, is_id=True),
+    Column("gateway", 0, least=9, good=20),
     Column("state", 0, least=8, good=8),
     Column("store", 1, least=5, good=5),
     Column("running", 2, is_right=True),
