@@ -188,7 +188,9 @@ def test_progress_tells_bytes_seconds_and_rate(
     line = "ollama-gateway: a line\\x1b[31m\n"
     start, last = "\r\x1b[K", "4.0 MiB, 4.00 s, 1.0 MiB/s"
     assert out == ""
-    assert error == (f"{start}3.0 MiB, 2.00 s, 1.5 MiB/s{start}{line}{start}{last}{start}{last}\n" if is_wanted else line)
+    assert error == (
+        f"{start}3.0 MiB, 2.00 s, 1.5 MiB/s{start}{line}{start}{last}{start}{last}\n" if is_wanted else line
+    )
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

@@ -14,7 +14,20 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.cli import AWAY, BROKEN_PIPE, DONE, FAILED, INTERRUPTED, NOT_ENDED, UNKNOWN, USAGE, fields, main, output, show
+from gateway.cli import (
+    AWAY,
+    BROKEN_PIPE,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    NOT_ENDED,
+    UNKNOWN,
+    USAGE,
+    fields,
+    main,
+    output,
+    show,
+)
 from gateway.logs import readable
 from gateway.tasks.document import complete_document, document_head
 from gateway.tasks.task import Task
