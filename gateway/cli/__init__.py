@@ -34,6 +34,7 @@ UNKNOWN = 4
 AWAY = 5
 INTERRUPTED = 130  # as in shells: 128 plus SIGINT
 BROKEN_PIPE = 141  # as in shells: 128 plus SIGPIPE
+TERMINATED = show.TERMINATED
 
 _END_SECONDS = 5.0
 _KEY = re.compile(r"[!-~]+")

@@ -42,7 +42,7 @@ _STYLES = {
 _WIDTH_OF_FILES = 1_000_000  # a file has no right edge
 _SPINNER = 2  # cells that it takes before a text
 _SHORT_ID = 9
-_TERMINATED = 143  # as in shells: 128 plus SIGTERM
+TERMINATED = 143  # as in shells: 128 plus SIGTERM
 
 
 class _Console(Console):
@@ -255,7 +255,7 @@ class LiveTable:
 
 
 def _terminated(*_: object) -> None:
-    sys.exit(_TERMINATED)  # in place of an end that leaves the second screen on and the cursor hidden
+    sys.exit(TERMINATED)  # in place of an end that leaves the second screen on and the cursor hidden
 
 
 class PlainTable:

@@ -391,14 +391,12 @@ async def test_watch_fits_its_window(tracked: Gateway, upstream: Upstream, fresh
             return is_right and all(any(text in line for line in screen) for text in texts)
 
         await until(lambda: is_painted(60, 10, "SUCCESS", "and 6 more", "left out: "), 30, "60 columns, 10 rows")
-        before = time.monotonic()
         watch.resize(150, 20)
         await until(lambda: is_painted(150, 20, ids[0], "FIRST BYTE", "0 of 12 in flight"), 30, "150 columns, 20 rows")
         watch.resize(20, 5)
         await until(lambda: is_painted(20, 5, "TASK", "and 11 more", "…"), 30, "20 columns, 5 rows")
         watch.resize(80, 24)
         await until(lambda: is_painted(80, 24, "REQUEST", "0 of 12 in flight"), 30, "80 columns, 24 rows")
-        assert time.monotonic() - before < 30
         assert await watch.interrupted() == 0
         out = watch.read()
         assert out.index("\x1b[?1049h") < out.index("\x1b[H") < out.rindex("\x1b[?1049l"), "a screen of its own"

@@ -21,6 +21,7 @@ from gateway.cli import (
     FAILED,
     INTERRUPTED,
     NOT_ENDED,
+    TERMINATED,
     UNKNOWN,
     USAGE,
     fields,
@@ -287,8 +288,13 @@ PAGE = (ROOT / "docs" / "terminal.md").read_text()
 def test_the_page_has_the_exit_codes() -> None:
     """docs/terminal.md explains each code once, and no other."""
     codes = [int(code) for row in re.findall(r"^\| ([\d, ]+) \|", PAGE, re.MULTILINE) for code in row.split(", ")]
-    ours = [DONE, FAILED, USAGE, NOT_ENDED, UNKNOWN, AWAY, INTERRUPTED, BROKEN_PIPE]
+    ours = [DONE, FAILED, USAGE, NOT_ENDED, UNKNOWN, AWAY, INTERRUPTED, BROKEN_PIPE, TERMINATED]
     assert codes == ours
+
+
+def test_the_page_has_the_columns() -> None:
+    """docs/terminal.md explains each column of `--columns`, in the order in which the help names them."""
+    assert re.findall(r"^\| `([a-z-]+)` \|", PAGE, re.MULTILINE) == list(fields.TASK_COLUMNS)
 
 
 @pytest.mark.parametrize(

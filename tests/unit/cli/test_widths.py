@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import signal
 import time
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
@@ -374,7 +375,8 @@ def test_a_status_of_an_earlier_gateway_has_neither_error_nor_trace(capsys: pyte
 def test_an_error_text_cannot_drive_the_terminal(at: Callable[..., str], hostile: str) -> None:
     """It comes from Ollama: control characters are escaped, in the detail and in the column."""
     found = task("one", Stage.ERROR, 5, finished=1, error_text=hostile, trace_id=hostile)
-    text = at(400, lambda: (show.print_document(found), show.print_table([found], names=("error", "trace"))))
+    text = at(400, lambda: show.print_document(found)) + "\n"
+    text += at(400, lambda: show.print_table([found], names=("error", "trace")))
     assert all(line.isprintable() for line in text.splitlines())
     assert text.count(HOSTILE[hostile]) == 4
 
@@ -406,6 +408,53 @@ def test_a_watched_list_is_never_longer_than_the_window(monkeypatch: pytest.Monk
         assert beyond == ([] if len(rows) == 18 else [f"and {18 - len(rows)} more"])
         assert any("in flight" in line for line in lines)
     assert len(rows) == 18
+
+
+class Resized(Terminal):
+    """A terminal whose size changes while the command writes to it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.monkeypatch, self.is_armed = monkeypatch, False
+
+    def write(self, text: str) -> int:
+        """The first text after the arming comes with the signal."""
+        if self.is_armed:
+            self.is_armed = False
+            self.resize(30, 6)
+        return super().write(text)
+
+    def resize(self, columns: int, lines: int) -> None:
+        """Change the size and send the signal."""
+        self.monkeypatch.setenv("COLUMNS", str(columns))
+        self.monkeypatch.setenv("LINES", str(lines))
+        signal.raise_signal(signal.SIGWINCH)
+
+    def size(self) -> tuple[int, int]:
+        """Columns and lines of what was painted last."""
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", self.getvalue().rpartition("\x1b[H")[2]).split("\n")
+        return max(map(len, lines)), len(lines)
+
+
+def test_a_resize_is_painted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list does not wait for the next answer of the gateway; also if the signal comes while it is painted.
+
+    After the watch the signals do what they did before.
+    """
+    monkeypatch.setenv("TERM", "xterm")
+    before = signal.getsignal(signal.SIGWINCH), signal.getsignal(signal.SIGTERM)
+    with redirect_stdout(Resized(monkeypatch)) as out:
+        table = show.LiveTable()
+        with table:
+            out.resize(80, 12)
+            table.show(Page({}, TASKS, 0), "")
+            assert out.size() == (80, 12)
+            out.resize(60, 9)
+            assert out.size() == (60, 9)
+            out.is_armed = True
+            table.show(Page({}, TASKS, 0), "")
+            assert out.size() == (30, 6)
+    assert (signal.getsignal(signal.SIGWINCH), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_a_dumb_terminal_gets_the_list_again(monkeypatch: pytest.MonkeyPatch) -> None:
