@@ -381,6 +381,17 @@ def test_an_error_text_cannot_drive_the_terminal(at: Callable[..., str], hostile
     assert text.count(HOSTILE[hostile]) == 4
 
 
+def test_a_wait_is_one_line_with_the_state(at: Callable[..., str]) -> None:
+    """`status --wait` in a narrow window: the id is cut, not the state."""
+
+    def wait() -> None:
+        with show.waiting(TASKS[0]["task_id"], is_wanted=True) as tell:
+            tell(TASKS[0])
+
+    assert re.search(r". batch-2…0042: PENDING queued 3 of 12(\r|$)", at(38, wait), re.MULTILINE)
+    assert re.search(r". batc…0042: PENDING …(\r|$)", at(22, wait), re.MULTILINE)
+
+
 # -- a watched list --
 
 
