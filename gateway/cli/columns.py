@@ -1,6 +1,6 @@
 """Which columns of a table fit into a window, how wide each is, and how a text is cut. Pure: widths in, columns out.
 
-A width is a number of cells: most characters take one, a wide one (CJK, an emoji) takes two. Who calls passes the
+A width is a number of cells: most characters take one, a wide one (CJK, an emoji) takes two. The caller passes the
 function that measures a text in cells.
 """
 
