@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 
 from gateway import __version__
-from gateway.cli import show
+from gateway.cli import output, show
 from gateway.cli.client import Away, Client, Document, NotKept, UnknownTask, has_ended
+from gateway.cli.fields import TASK_COLUMNS
 from gateway.cli.response import File, Reached, Reader, UnusableFile
 from gateway.cli.watch import ended, follow
 from gateway.logs import readable
@@ -33,6 +34,7 @@ UNKNOWN = 4
 AWAY = 5
 INTERRUPTED = 130  # as in shells: 128 plus SIGINT
 BROKEN_PIPE = 141  # as in shells: 128 plus SIGPIPE
+TERMINATED = show.TERMINATED
 
 _END_SECONDS = 5.0
 _KEY = re.compile(r"[!-~]+")
@@ -73,16 +75,18 @@ def _complain(text: str, code: int) -> int:
 
 def _tasks(client: Client, chosen: argparse.Namespace) -> int:
     only = {name: text for name, text in (("state", chosen.state), ("label", chosen.label)) if text}
+    if chosen.columns and chosen.json:
+        chosen.refuse("--columns goes with no --json, which has all")
     if chosen.watch and not chosen.json and not sys.stdout.isatty():
         return _complain("--watch needs a terminal; for scripts: --watch --json", USAGE)
     if chosen.watch:
-        follow(client, chosen.limit, only, show.JsonLines() if chosen.json else show.LiveTable())
+        follow(client, chosen.limit, only, output.JsonLines() if chosen.json else show.watched(chosen.columns))
         return DONE
     page = client.page(chosen.limit, only)
     if chosen.json:
-        show.print_json(page.content)
+        output.print_json(page.content)
     else:
-        show.print_table(page.tasks, page.left_out)
+        show.print_table(page.tasks, page.left_out, chosen.columns)
     return DONE
 
 
@@ -96,7 +100,7 @@ def _status(client: Client, chosen: argparse.Namespace) -> int:
 def _nodes(client: Client, chosen: argparse.Namespace) -> int:
     found = client.nodes()
     if chosen.json:
-        show.print_json(found.content)
+        output.print_json(found.content)
     else:
         show.print_nodes(found.nodes)
     return DONE
@@ -111,9 +115,9 @@ def _cancel(client: Client, chosen: argparse.Namespace) -> int:
     if chosen.label:
         answer = client.cancel_label(chosen.label)
         if chosen.json:
-            show.print_json(answer)
+            output.print_json(answer)
         else:
-            show.print_cancelled(answer["cancelled"])
+            output.print_cancelled(answer["cancelled"])
         return DONE
     document = client.cancel(chosen.task_id)
     _print(document, chosen)
@@ -128,7 +132,7 @@ def _response(client: Client, chosen: argparse.Namespace) -> int:
         print(f"deleted the answer of {chosen.task_id}")
         return DONE
     if chosen.output is None:
-        return _read(client, chosen, show.bytes_to_stdout())
+        return _read(client, chosen, output.bytes_to_stdout())
     with File(chosen.output, chosen.offset) as file:
         return _read(client, chosen, file.write)
 
@@ -136,7 +140,7 @@ def _response(client: Client, chosen: argparse.Namespace) -> int:
 def _read(client: Client, chosen: argparse.Namespace, write: Callable[[bytes], None]) -> int:
     """Reads a kept answer. Tells people on standard error if that is not all of it."""
     is_wanted = sys.stderr.isatty() and not (chosen.output is None and sys.stdout.isatty())
-    with show.Progress(is_wanted=is_wanted) as progress:
+    with output.Progress(is_wanted=is_wanted) as progress:
 
         def take(piece: bytes) -> None:
             write(piece)
@@ -165,7 +169,7 @@ def _read(client: Client, chosen: argparse.Namespace, write: Callable[[bytes], N
 
 def _print(document: Document, chosen: argparse.Namespace) -> None:
     if chosen.json:
-        show.print_json(document)
+        output.print_json(document)
     else:
         show.print_document(document)
 
@@ -189,7 +193,9 @@ def _parser() -> argparse.ArgumentParser:
     only.add_argument("--state", type=str.upper, choices=[str(state) for state in State])
     only.add_argument("--label", type=_label, help="only tasks with this X-Task-Label")
     tasks.add_argument("--limit", type=_limit, default=20, metavar="N", help="at most so many, 1 to 1000 (20)")
-    tasks.set_defaults(run=_tasks)
+    what = f"which, and in which order, with commas: {', '.join(TASK_COLUMNS)}"
+    tasks.add_argument("--columns", type=_columns, default=(), metavar="NAMES", help=what)
+    tasks.set_defaults(run=_tasks, refuse=tasks.error)
 
     status = commands.add_parser("status", parents=[common], help="one task")
     status.add_argument("task_id", type=_task_id, metavar="ID")
@@ -229,6 +235,14 @@ def _limit(text: str) -> int:
     if not (text.isdecimal() and 1 <= int(text) <= 1000):
         raise argparse.ArgumentTypeError("1 to 1000")
     return int(text)
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    names = [name.strip() for name in text.lower().split(",")]
+    for name in names:
+        if name not in TASK_COLUMNS:
+            raise argparse.ArgumentTypeError(f"no column {name!r}; allowed: {', '.join(TASK_COLUMNS)}")
+    return tuple(dict.fromkeys(names))
 
 
 def _offset(text: str) -> int:

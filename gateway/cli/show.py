@@ -1,40 +1,48 @@
-"""Prints to the terminal: tables for people, JSON for scripts. The only module of this package that knows rich.
+"""Prints tables and statuses to the terminal, for people. The only module of this package that knows rich.
 
-Text from requests (paths, queries) is printed with control characters escaped and is never read as markup: it must not
-control the terminal. If the output is no terminal, there are no colours.
+A list has one line for each task or gateway: `columns` decides which columns fit into the window. Text from requests
+(paths, queries) is printed with control characters escaped and is never read as markup: it must not control the
+terminal. If the output is no terminal, there are no colours, and nothing is cut or left out.
 """
 
-import codecs
-import json
+import shutil
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from gateway.cli.client import Document, Page
+from gateway.cli.columns import GAP, Demand, cut_end, cut_middle, fit, rows_that_fit
+from gateway.cli.fields import (
+    LOST,
+    NODE_COLUMNS,
+    PRESUMED,
+    TASK_COLUMNS,
+    Column,
+    default_columns,
+    facts,
+    node_cells,
+    stage_or_reason,
+    task_cells,
+)
 from gateway.logs import readable
 from gateway.tasks.document import is_presumed
 
-_STYLES = {"PENDING": "yellow", "RUNNING": "cyan", "SUCCESS": "green", "FAILED": "red"}
-_PROGRESS_SECONDS = 0.2
-_KEPT = {
-    "kept": "yes: the answer is kept",
-    "deleted": "no: the answer was deleted",
-    "too_large": "no: the answer is too large",
-    "no_room": "no: there was no room for the answer",
-}
-_NODE_STYLES = {"up": "green", "draining": "yellow", "lost": "red", "down": "red"}  # of states, and of the store
-_LOST = "lost?"  # in the place of the reason of a presumed loss
-_PRESUMED = "no word from the task's gateway, which may still run it"
-_DO = "Wait (status --wait), cancel the task, or send its request again: that begins a new attempt."
-_WIDTH_OF_FILES = 400  # wide enough that no column wraps; a file has no right edge
+_STYLES = {
+    "PENDING": "yellow", "RUNNING": "cyan", "SUCCESS": "green", "FAILED": "red",
+    "up": "green", "draining": "yellow", "lost": "red", "down": "red",  # gateways, and their store
+}  # fmt: skip
+_WIDTH_OF_FILES = 1_000_000  # a file has no right edge
+_SPINNER = 2  # cells that it takes before a text
+_SHORT_ID = 9
+TERMINATED = 143  # as in shells: 128 plus SIGTERM
 
 
 class _Console(Console):
@@ -43,78 +51,140 @@ class _Console(Console):
 
 
 def _console() -> Console:
-    return _Console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES, highlight=False, markup=False, emoji=False)
+    is_terminal = sys.stdout.isatty()
+    console = _Console(width=None if is_terminal else _WIDTH_OF_FILES, highlight=False, markup=False, emoji=False)
+    if is_terminal and console.is_dumb_terminal:
+        console.size = shutil.get_terminal_size()  # rich assumes 80 columns
+    return console
 
 
-def print_json(content: Document) -> None:
-    """Prints one line of JSON, with all but ASCII escaped."""
-    print(json.dumps(content, separators=(",", ":")), flush=True)
+def print_table(tasks: list[Document], left_out: int = 0, names: Sequence[str] = ()) -> None:
+    """Prints the tasks, one per line, what marks in them mean, and how many records were left out.
+
+    `names` are the chosen columns, in their order; without them the most worthy that fit are shown.
+    """
+    console = _console()
+    if tasks:
+        table = _of_tasks(tasks, names, console)
+        _print(console, table.lines())
+        _print(console, _notes(tasks, left_out))
+        _print(console, table.notes())
+    else:
+        console.print("no tasks")
+        _print(console, _notes(tasks, left_out))
 
 
-def print_table(tasks: list[Document], left_out: int = 0) -> None:
-    """Prints the tasks, one per line, what marks in them mean, and how many records were left out."""
-    _console().print(_table(tasks) if tasks else "no tasks")
+def _print(console: Console, lines: Sequence[Text]) -> None:
+    for line in lines:
+        console.print(line)
+
+
+def _notes(tasks: list[Document], left_out: int) -> list[Text]:
+    notes = []
     if any(map(is_presumed, tasks)):
-        _console().print(_presumed())
+        notes.append(Text(f"{LOST}: {PRESUMED}", "yellow"))
     if left_out:
-        _console().print(_left_out(left_out))
-
-
-def _presumed() -> Text:
-    return Text(f"{_LOST}: {_PRESUMED}", "yellow")
-
-
-def _left_out(count: int) -> Text:
-    return Text(f"left out: {count} malformed record{'s' if count > 1 else ''} in the store", "red")
+        notes.append(Text(f"left out: {left_out} malformed record{'s' if left_out > 1 else ''} in the store", "red"))
+    return notes
 
 
 def print_document(document: Document) -> None:
-    """Prints all fields of one task, one per line."""
-    grid = Table.grid(padding=(0, 2))
-    for name, value in _facts(document):
-        grid.add_row(name, value if isinstance(value, Text) else Text(readable(value)))
-    _console().print(grid)
+    """Prints all fields of one task, one per line. A long value goes on under itself."""
+    console = _console()
+    lines = [(name, Text(readable(value))) for name, value in facts(document, time.time() * 1000)]
+    indent = max(len(name) for name, _ in lines) + GAP
+    for name, value in lines:
+        if name == "state":
+            value.style = _style_of_state(document)
+        folded = value.wrap(console, max(console.width - indent, 1))
+        for number, line in enumerate(folded or [Text()]):
+            console.print(Text(("" if number else name).ljust(indent)).append_text(line), no_wrap=True)
 
 
 def print_nodes(nodes: list[Document]) -> None:
     """Prints the gateways, one per line."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("GATEWAY", overflow="fold", min_width=12)
-    for name in ("STATE", "STORE"):
-        table.add_column(name, no_wrap=True)
-    for name in ("RUNNING", "WAITING", "LAST WORD"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("MODELS", overflow="fold")
+    console = _console()
+    if not nodes:
+        console.print("no gateways")
+        return
+    rows = []
     for node in nodes:
-        table.add_row(*_node(node))
-    _console().print(table if nodes else "no gateways")
+        cells = [Text(readable(text)) for text in node_cells(node)]
+        for cell in cells[1:3]:  # the state, and the store's
+            cell.style = _STYLES.get(cell.plain, "")
+        rows.append(cells)
+    table = _Table(NODE_COLUMNS, rows, console, "--json has all")
+    _print(console, [*table.lines(), *table.notes()])
 
 
-def _node(node: Document) -> list[Text]:
-    models = node.get("models")
-    bound = node.get("max_running")
-    return [
-        Text(readable(node["instance"])),
-        *(_word(node.get(name)) for name in ("state", "store")),
-        Text(f"{_number(node.get('running'))} of {_number(bound)}" if bound else _number(node.get("running"))),
-        Text(_number(node.get("waiting"))),
-        Text(f"{_number(node.get('age_sec'))} s ago"),
-        Text("\n".join(readable(str(name)) for name in models) if isinstance(models, list) and models else "-"),
-    ]
+class _Table:
+    """One line for each row, in the columns that fit into the window. `hint` says how to see the other columns."""
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        rows: Sequence[Sequence[Text]],
+        console: Console,
+        hint: str,
+        *,
+        is_chosen: bool = False,
+    ) -> None:
+        self._columns, self._rows, self._hint = columns, rows, hint
+        self._width = console.width
+        demands = []
+        for number, column in enumerate(columns):
+            whole = max(cell_len(column.heading), *(cell_len(row[number].plain) for row in rows), 0)
+            worth = number + 1 if is_chosen and column.worth else column.worth
+            demands.append(Demand(column.name, worth, column.least or whole, column.good or whole, whole))
+        if sys.stdout.isatty():
+            self._widths = fit(demands, self._width, is_chosen=is_chosen)
+        else:
+            self._widths = {demand.name: demand.whole for demand in demands}
+
+    def lines(self) -> list[Text]:
+        """The headings, and the rows."""
+        return [self._line([Text(column.heading, "bold") for column in self._columns]), *map(self._line, self._rows)]
+
+    def notes(self) -> list[Text]:
+        """At most one line: the headings of the columns that do not fit."""
+        missing = [column.heading for column in self._columns if column.name not in self._widths]
+        if not missing:
+            return []
+        names = ", ".join(missing)
+        hint = f"; {self._hint}" if self._hint else ""
+        texts = [f"left out at this width: {names}{hint}", f"left out: {names}", f"left out: {len(missing)} columns"]
+        fitting = [text for text in texts if len(text) <= self._width] or [cut_end(texts[-1], self._width, cell_len)]
+        return [Text(fitting[0], "dim")]
+
+    def _line(self, cells: Sequence[Text]) -> Text:
+        line = Text(no_wrap=True, overflow="crop")
+        for column, cell in zip(self._columns, cells, strict=True):
+            if column.name not in self._widths:
+                continue
+            width = self._widths[column.name]
+            text = (cut_middle if column.is_id else cut_end)(cell.plain, width, cell_len)
+            padding = " " * (width - cell_len(text))
+            line.append(padding if column.is_right else "").append(text, cell.style)
+            line.append(" " * GAP if column.is_right else padding + " " * GAP)
+        line.rstrip()
+        return line
 
 
-def _word(value: object) -> Text:
-    word = readable(value) if isinstance(value, str) else "-"
-    return Text(word, _NODE_STYLES.get(word, ""))
+def _of_tasks(tasks: list[Document], names: Sequence[str], console: Console) -> _Table:
+    columns = [TASK_COLUMNS[name] for name in names] or default_columns(tasks)
+    now_ms = time.time() * 1000
+    rows = []
+    for task in tasks:
+        cells = [Text(readable(text)) for text in task_cells(task, columns, now_ms)]
+        for column, cell in zip(columns, cells, strict=True):
+            if column.name == "state":
+                cell.style = _style_of_state(task)
+        rows.append(cells)
+    return _Table(columns, rows, console, "" if names else "--columns chooses", is_chosen=bool(names))
 
 
-def _number(value: object) -> str:
-    return f"{value:.0f}" if type(value) in (int, float) else "-"
-
-
-def print_cancelled(count: int) -> None:
-    """Prints how many tasks were asked to end."""
-    _console().print(f"asked {count} task{'' if count == 1 else 's'} to end")
+def _style_of_state(task: Document) -> str:
+    return "yellow" if is_presumed(task) else _STYLES.get(task["state"], "")
 
 
 @contextmanager
@@ -126,102 +196,75 @@ def waiting(task_id: str, *, is_wanted: bool) -> Iterator[Callable[[Document], N
     if not is_wanted:
         yield lambda _: None
         return
-    with _console().status(Text(task_id)) as status:
-        yield lambda document: status.update(Text(readable(f"{task_id}: {document['state']} {_stage(document)}")))
+    console = _console()
+    with console.status(Text(task_id, no_wrap=True)) as status:
+        yield lambda document: status.update(_waiting_for(document, console.width - _SPINNER))
 
 
-class Progress:
-    """How much of an answer has come: one line on standard error, written anew. Shows nothing if it is not wanted."""
-
-    def __init__(self, *, is_wanted: bool) -> None:
-        self._is_wanted = is_wanted
-        self._began = self._shown = time.monotonic()
-        self._bytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Leaves the last line where it is."""
-        if self._bytes and self._is_wanted:
-            self._show()
-            print(file=sys.stderr)
-
-    def count(self, size: int) -> None:
-        """So many bytes more have come."""
-        self._bytes += size
-        if time.monotonic() - self._shown >= _PROGRESS_SECONDS:
-            self._show()
-
-    def say(self, text: str) -> None:
-        """Prints a line for people on standard error."""
-        _erase(is_wanted=self._is_wanted)
-        print(f"ollama-gateway: {readable(text)}", file=sys.stderr, flush=True)
-
-    def _show(self) -> None:
-        if not self._is_wanted:
-            return
-        self._shown = time.monotonic()
-        seconds = max(self._shown - self._began, 0.001)
-        _erase(is_wanted=True)
-        text = f"{_size(self._bytes)}, {_span(0, seconds * 1000)}, {_size(int(self._bytes / seconds))}/s"
-        print(text, end="", file=sys.stderr, flush=True)
-
-
-def _erase(*, is_wanted: bool) -> None:
-    if is_wanted:
-        print("\r\x1b[K", end="", file=sys.stderr)
-
-
-def bytes_to_stdout() -> Callable[[bytes], None]:
-    """Writes an answer's bytes to standard output, each piece at once.
-
-    A terminal gets text, with control characters other than line ends and tabs escaped.
-    """
-    out = sys.stdout.buffer
-    decode = codecs.getincrementaldecoder("utf-8")("backslashreplace").decode
-
-    def write(piece: bytes) -> None:
-        out.write(piece)
-        out.flush()
-
-    def write_text(piece: bytes) -> None:
-        text = "".join(c if c in "\n\t" else readable(c) for c in decode(piece))
-        write(text.encode(sys.stdout.encoding, "backslashreplace"))
-
-    return write_text if sys.stdout.isatty() else write
+def _waiting_for(document: Document, width: int) -> Text:
+    """One line: the task's id, cut if need be, and its stage."""
+    what = readable(f": {document['state']} {stage_or_reason(document)}")
+    task_id = cut_middle(readable(document["task_id"]), max(width - cell_len(what), _SHORT_ID), cell_len)
+    return Text(cut_end(task_id + what, width, cell_len), no_wrap=True, overflow="crop")
 
 
 class LiveTable:
-    """A table that is updated in place on the terminal."""
+    """A table that is updated in place, on the terminal's second screen: the first one stays as it is.
 
-    def __init__(self) -> None:
-        self._live = Live(console=_console(), auto_refresh=False)
+    It never has more lines than the window, and is painted anew when the size of the window changes.
+    """
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self._console = _console()
+        self._live = Live(console=self._console, screen=True, auto_refresh=False)
+        self._names = names
+        self._page, self._trouble = Page({}, [], 0), ""
+        self._is_painting = self._is_stale = False
+        self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> None:
+        for number, handle in ((signal.SIGWINCH, self._resized), (signal.SIGTERM, _terminated)):
+            self._handlers[number] = signal.signal(number, handle)
         self._live.start()
 
     def __exit__(self, *error: object) -> None:
         self._live.stop()
+        for number, handle in self._handlers.items():
+            signal.signal(number, handle)
 
     def show(self, page: Page, trouble: str) -> None:
         """Replaces the table."""
-        in_flight = sum(task["state"] in ("PENDING", "RUNNING") for task in page.tasks)
-        lines = [
-            Text(readable(trouble), "red") if trouble else Text(f"{in_flight} of {len(page.tasks)} in flight", "dim")
-        ]
-        if any(map(is_presumed, page.tasks)):
-            lines.append(_presumed())
-        if page.left_out:
-            lines.append(_left_out(page.left_out))
-        self._live.update(Group(_table(page.tasks), *lines), refresh=True)
+        self._page, self._trouble = page, trouble
+        self._paint()
+
+    def _resized(self, *_: object) -> None:
+        """The signal can come in the middle of painting: that is then done once more, at the new size."""
+        self._is_stale = True
+        if not self._is_painting:
+            self._paint()
+
+    def _paint(self) -> None:
+        self._is_painting = self._is_stale = True
+        try:
+            while self._is_stale:
+                self._is_stale = False
+                lines = _window(self._page, self._trouble, self._names, self._console, self._console.height)
+                self._live.update(Group(*lines), refresh=True)
+        finally:
+            self._is_painting = False
 
 
-class JsonLines:
-    """Prints one line for each event of a task, oldest first, and none for heartbeats."""
+def _terminated(*_: object) -> None:
+    sys.exit(TERMINATED)  # in place of an end that leaves the second screen on and the cursor hidden
 
-    def __init__(self) -> None:
-        self._known: dict[str, str] = {}
+
+class PlainTable:
+    """A table that is printed again for each change, for a terminal that cannot move its cursor (TERM=dumb)."""
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self._console = _console()
+        self._names = names
+        self._known: object = None
 
     def __enter__(self) -> None:
         pass
@@ -229,119 +272,28 @@ class JsonLines:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def show(self, page: Page, trouble: str) -> None:  # noqa: ARG002 (while there is trouble, scripts get no lines)
-        """Prints the events that are new since the last call."""
-        for task in reversed(page.tasks):
-            if self._known.get(task["task_id"]) != task["event_id"]:
-                print_json(task)
-        self._known = {task["task_id"]: task["event_id"] for task in page.tasks}
+    def show(self, page: Page, trouble: str) -> None:
+        """Prints the table if there is another event since the last one."""
+        known = [task["event_id"] for task in page.tasks], page.left_out, trouble
+        if known != self._known:
+            self._known = known
+            height = self._console.height - 1
+            _print(self._console, [*_window(page, trouble, self._names, self._console, height), Text()])
 
 
-def _table(tasks: list[Document]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, is_whole in (("TASK", False), ("STATE", True), ("STAGE", True), ("REQUEST", False)):
-        table.add_column(name, overflow="fold", no_wrap=is_whole)
-    has_labels = any(_more(task)["label"] for task in tasks)
-    if has_labels:
-        table.add_column("LABEL", overflow="fold")
-    for name in ("AGE", "FIRST BYTE", "TOOK", "BYTES"):
-        table.add_column(name, justify="right", no_wrap=True)
-    now_ms = time.time() * 1000
-    for task in tasks:
-        table.add_row(*_row(task, now_ms, has_labels=has_labels))
-    return table
+def watched(names: Sequence[str] = ()) -> LiveTable | PlainTable:
+    """The table of `tasks --watch` for this terminal."""
+    return PlainTable(names) if _console().is_dumb_terminal else LiveTable(names)
 
 
-def _row(task: Document, now_ms: float, *, has_labels: bool) -> list[Text]:
-    more = _more(task)
-    label = [Text(readable(more["label"] or ""))] if has_labels else []
-    return [
-        Text(readable(task["task_id"])),
-        _state(task),
-        Text(_stage(task)),
-        Text(readable(f"{more['method']} {more['path']}")),
-        *label,
-        Text(_span(more["created_ms"], now_ms)),
-        Text(_span(more["started_ms"], more["first_byte_ms"])),
-        Text(_span(more["started_ms"], more["finished_ms"] or now_ms)),
-        Text(_size(more["response_bytes"])),
-    ]
-
-
-def _facts(task: Document) -> Iterator[tuple[str, str | Text]]:
-    more = _more(task)
-    query = f"?{more['query']}" if more["query"] else ""
-    yield "task", task["task_id"]
-    yield "state", _state(task)
-    yield "stage", task["stage"]
-    yield "queue", f"position {_position(more)}" if _position(more) else "-"
-    yield "reason", _reason(task) or "-"
-    yield "presumed", f"yes: {_PRESUMED}. {_DO}" if is_presumed(task) else "-"
-    yield "message", task["message"]
-    yield "request", f"{more['method']} {more['path']}{query}, {_size(more['request_bytes'])}"
-    yield "label", more["label"] or "-"
-    yield "answer", f"status {more['status_code'] or '-'}, {_size(more['response_bytes'])}"
-    yield "kept", _KEPT.get(more["response"], more["response"]) if more["response"] else "-"
-    yield "detached", "yes: it does not need its client any more" if more["is_detached"] else "-"
-    yield "created", _moment(more["created_ms"])
-    yield "waited", _span(more["created_ms"], more["started_ms"] or more["finished_ms"] or time.time() * 1000)
-    yield "first byte", _span(more["started_ms"], more["first_byte_ms"])
-    yield "took", _span(more["started_ms"], more["finished_ms"] or time.time() * 1000)
-    yield "heartbeat", _moment(task["timestamp"] * 1000)
-    yield "attempt", str(more["attempt"])
-    yield "gateway", more["instance"] or "-"
-
-
-class _More(dict[str, Any]):
-    """A document's extensions. A field that an older gateway does not have is None."""
-
-    def __missing__(self, name: str) -> None:
-        return None
-
-
-def _more(task: Document) -> _More:
-    return _More(task["extensions"])
-
-
-def _state(task: Document) -> Text:
-    state = readable(task["state"])
-    return Text(state, "yellow" if is_presumed(task) else _STYLES.get(state, ""))
-
-
-def _reason(task: Document) -> str:
-    return _LOST if is_presumed(task) else _more(task)["reason"] or ""
-
-
-def _stage(task: Document) -> str:
-    """The stage, with the position in the queue; or a failed task's reason, which says more."""
-    more = _more(task)
-    return readable(_reason(task) or f"{task['stage']} {_position(more)}".rstrip())
-
-
-def _position(more: _More) -> str:
-    """Position and length, "3 of 12". Empty if the task is not in the queue."""
-    return "" if more["queue_position"] is None else f"{more['queue_position']} of {more['queue_length']}"
-
-
-def _moment(unix_ms: float | None) -> str:
-    return datetime.fromtimestamp(unix_ms / 1000).astimezone().isoformat(" ", "seconds") if unix_ms else "-"
-
-
-def _span(from_ms: float | None, to_ms: float | None) -> str:
-    """A duration, rounded by its size: 0.12 s, 34.5 s, 12:34, 2:03:04. "-" if an end is not known."""
-    if from_ms is None or to_ms is None:
-        return "-"
-    seconds = max(0.0, (to_ms - from_ms) / 1000)
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
-def _size(count: int | None) -> str:
-    """`count` bytes as text, in decimal units."""
-    size, units = float(count or 0), iter(("B", "kB", "MB", "GB", "TB"))
-    unit = next(units)
-    while size >= 1000 and unit != "TB":
-        size, unit = size / 1000, next(units)
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+def _window(page: Page, trouble: str, names: Sequence[str], console: Console, height: int) -> list[Text]:
+    """The lines of a watched list: at most `height`, unless that is less than 3."""
+    in_flight = sum(task["state"] in ("PENDING", "RUNNING") for task in page.tasks)
+    what = Text(readable(trouble), "red") if trouble else Text(f"{in_flight} of {len(page.tasks)} in flight", "dim")
+    table = _of_tasks(page.tasks, names, console)
+    notes = [line for note in (what, *_notes(page.tasks, page.left_out)) for line in note.wrap(console, console.width)]
+    notes = [*notes, *table.notes()][: max(height - 2, 1)]
+    heading, *rows = table.lines()
+    shown = rows_that_fit(len(rows), height, 1 + len(notes))
+    beyond = [Text(f"and {len(rows) - shown} more", "dim")] if shown < len(rows) else []
+    return [heading, *rows[:shown], *beyond, *notes]

@@ -373,6 +373,64 @@ async def test_watch_follows_on_a_terminal(tracked: Gateway, upstream: Upstream,
         await watch.shows("\x1b[?25h")
 
 
+def screen_of(watch: Live) -> list[str]:
+    """The lines that were painted last, without colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", watch.read().rpartition("\x1b[H")[2]).replace("\r", "").split("\n")
+
+
+async def test_watch_fits_its_window(tracked: Gateway, upstream: Upstream, fresh_id: str) -> None:
+    """A list is as large as the window, before and after a resize; Ctrl-C leaves the screen as it was before."""
+    ids = [f"{fresh_id}-with-a-long-end-{number}" for number in range(12)]
+    for task_id in ids:
+        await ended_task(tracked, upstream, task_id)
+    async with Live(tracked.port, "tasks", "--watch", "--limit", "12", is_terminal=True, size=(60, 10)) as watch:
+
+        def is_painted(columns: int, rows: int, *texts: str) -> bool:
+            screen = screen_of(watch)
+            is_right = len(screen) == rows and {len(line) for line in screen} == {columns}
+            return is_right and all(any(text in line for line in screen) for text in texts)
+
+        await until(lambda: is_painted(60, 10, "SUCCESS", "and 6 more", "left out: "), 30, "60 columns, 10 rows")
+        watch.resize(150, 20)
+        await until(lambda: is_painted(150, 20, ids[0], "FIRST BYTE", "0 of 12 in flight"), 30, "150 columns, 20 rows")
+        watch.resize(20, 5)
+        await until(lambda: is_painted(20, 5, "TASK", "and 11 more", "…"), 30, "20 columns, 5 rows")
+        watch.resize(80, 24)
+        await until(lambda: is_painted(80, 24, "REQUEST", "0 of 12 in flight"), 30, "80 columns, 24 rows")
+        assert await watch.interrupted() == 0
+        out = watch.read()
+        assert out.index("\x1b[?1049h") < out.index("\x1b[H") < out.rindex("\x1b[?1049l"), "a screen of its own"
+        assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l"), "the cursor is back"
+        assert out.rindex("\x1b[?1049l") > out.rindex("TASK"), "nothing is written to the first screen"
+
+
+async def test_watch_that_is_terminated_leaves_a_clean_screen(tracked: Gateway) -> None:
+    """SIGTERM, as of `timeout`: the screen and the cursor are as before, and the code is 143."""
+    async with Live(tracked.port, "tasks", "--watch", is_terminal=True, size=(80, 24)) as watch:
+        await watch.shows("in flight")
+        watch.process.terminate()
+        assert await watch.ended() == 143
+        await watch.shows("\x1b[?1049l", "\x1b[?25h")
+
+
+async def test_watch_on_a_dumb_terminal_is_plain(tracked: Gateway, stream: Gated, fresh_id: str) -> None:
+    """TERM=dumb: the list is printed again when there is an event, without escape codes."""
+    words = ("tasks", "--watch", "--limit", "1", "--columns", "state,task,stage")
+    async with Live(tracked.port, *words, is_terminal=True, size=(80, 24), term="dumb") as watch:
+        await watch.shows("RUNNING", fresh_id)
+        stream.piece(END)
+        stream.end()
+        await watch.shows("SUCCESS")
+        assert await watch.interrupted() == 0
+        text = watch.read().replace("\r\n", "\n")
+    assert text.replace("\n", "").isprintable()
+    lists = [part.splitlines() for part in text.strip("\n").split("\n\n")]
+    assert [[row.split() for row in rows[:2]] for rows in lists] == [
+        [["STATE", "TASK", "STAGE"], ["RUNNING", fresh_id, "streaming"]],
+        [["STATE", "TASK", "STAGE"], ["SUCCESS", fresh_id, "done"]],
+    ]
+
+
 async def test_watch_as_json_is_one_line_for_each_event(tracked: Gateway, stream: Gated, fresh_id: str) -> None:
     """Scripts get each event of a task once, oldest first, and nothing in between; a signal ends it with 0."""
     async with Live(tracked.port, "tasks", "--watch", "--json", "--limit", "3", is_terminal=False) as watch:

@@ -9,6 +9,7 @@ import os
 import pty
 import signal
 import sys
+import termios
 from typing import Any
 
 from tests.support.process import ROOT, environment
@@ -46,10 +47,16 @@ async def said(*words: str, **settings: str) -> Said:
 class Live:
     """A command that goes on for a while, on a terminal or not."""
 
-    def __init__(self, port: int, *words: str, is_terminal: bool) -> None:
+    def __init__(
+        self, port: int, *words: str, is_terminal: bool, size: tuple[int, int] | None = None, term: str = "xterm"
+    ) -> None:
+        """`size`: columns and rows that the terminal itself has. Without it the environment tells 150 and 40."""
         self.ours, theirs = pty.openpty() if is_terminal else os.pipe()
         os.set_blocking(self.ours, False)
-        settings = environment({"GATEWAY_PORT": str(port), "TERM": "xterm", "COLUMNS": "150", "LINES": "40"})
+        if size:
+            termios.tcsetwinsize(self.ours, size[::-1])
+        told = {} if size else {"COLUMNS": "150", "LINES": "40"}
+        settings = environment({"GATEWAY_PORT": str(port), "TERM": term, **told})
         command = asyncio.create_subprocess_exec(
             *COMMAND, *words, cwd=ROOT, env=settings, stdin=asyncio.subprocess.DEVNULL,
             stdout=theirs, stderr=asyncio.subprocess.PIPE,
@@ -79,7 +86,22 @@ class Live:
         """Wait until it has written these words."""
         await until(lambda: all(word in self.read() for word in words), 30, f"{words} in the output")
 
-    async def interrupted(self) -> int:
+    def resize(self, columns: int, rows: int) -> None:
+        """Give the terminal another size. The signal is the one that a terminal sends to its foreground process."""
+        termios.tcsetwinsize(self.ours, (rows, columns))
+        self.process.send_signal(signal.SIGWINCH)
+
+    async def ended(self) -> int | None:
+        """Its exit code. What it writes is read meanwhile: a terminal holds only a few KiB."""
+
+        def has_ended() -> bool:
+            self.read()
+            return self.process.returncode is not None
+
+        await until(has_ended, 30, "the command has ended")
+        return self.process.returncode
+
+    async def interrupted(self) -> int | None:
         """Its exit code after Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
-        return await within(30, self.process.wait())
+        return await self.ended()

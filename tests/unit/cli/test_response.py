@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from gateway.cli import response, show
+from gateway.cli import output, response
 from gateway.cli.client import Away, Broken, Client, KeptAnswer
 from gateway.cli.response import Reached, Reader
 
@@ -178,17 +178,19 @@ def test_progress_tells_bytes_seconds_and_rate(
     """One line, written anew; other lines take its place. Without a terminal there is none."""
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    with show.Progress(is_wanted=is_wanted) as progress:
+    with output.Progress(is_wanted=is_wanted) as progress:
         now += 2
-        progress.count(3_000_000)
+        progress.count(3 * 2**20)
         progress.say("a line\x1b[31m")
         now += 2
-        progress.count(1_000_000)
+        progress.count(2**20)
     out, error = capsys.readouterr()
     line = "ollama-gateway: a line\\x1b[31m\n"
-    start, last = "\r\x1b[K", "4.0 MB, 4.00 s, 1.0 MB/s"
+    start, last = "\r\x1b[K", "4.0 MiB, 4.00 s, 1.0 MiB/s"
     assert out == ""
-    assert error == (f"{start}3.0 MB, 2.00 s, 1.5 MB/s{start}{line}{start}{last}{start}{last}\n" if is_wanted else line)
+    assert error == (
+        f"{start}3.0 MiB, 2.00 s, 1.5 MiB/s{start}{line}{start}{last}{start}{last}\n" if is_wanted else line
+    )
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -198,7 +200,7 @@ def test_a_terminal_gets_text_others_get_bytes(is_terminal: bool, monkeypatch: p
     out = io.TextIOWrapper(raw, "utf-8")
     monkeypatch.setattr(out, "isatty", lambda: is_terminal)
     monkeypatch.setattr(sys, "stdout", out)
-    write = show.bytes_to_stdout()
+    write = output.bytes_to_stdout()
     pieces = [b"a\n\t\xc3", b"\xa9\x1b[31m\r", b"\xff\x9b"]
     for piece in pieces:
         write(piece)

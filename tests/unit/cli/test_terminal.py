@@ -14,7 +14,21 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.cli import AWAY, BROKEN_PIPE, DONE, FAILED, INTERRUPTED, NOT_ENDED, UNKNOWN, USAGE, main, show
+from gateway.cli import (
+    AWAY,
+    BROKEN_PIPE,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    NOT_ENDED,
+    TERMINATED,
+    UNKNOWN,
+    USAGE,
+    fields,
+    main,
+    output,
+    show,
+)
 from gateway.logs import readable
 from gateway.tasks.document import complete_document, document_head
 from gateway.tasks.task import Task
@@ -91,7 +105,7 @@ def test_text_of_others_cannot_drive_the_terminal(shown: io.StringIO, hostile: s
 def test_json_is_ascii_on_one_line(capsys: pytest.CaptureFixture[str], hostile: str) -> None:
     """For scripts everything is printed, escaped."""
     task = document(path=hostile)
-    show.print_json(task)
+    output.print_json(task)
     line = capsys.readouterr().out
     assert line.isascii()
     assert line.count("\n") == 1
@@ -153,21 +167,22 @@ def test_readable_text_stays_as_it_is() -> None:
 
 
 SPANS = {0: "0.00 s", 120: "0.12 s", 9994: "9.99 s", 34_500: "34.5 s", 60_000: "1:00", 754_000: "12:34",
-         7_384_000: "2:03:04", -5: "0.00 s"}  # fmt: skip
-SIZES = {0: "0 B", 999: "999 B", 1000: "1.0 kB", 39_539: "39.5 kB", 2_500_000: "2.5 MB", 10**15: "1000.0 TB"}
+         7_384_000: "2:03:04", 172_799_000: "47:59:59", 172_800_000: "2 days", -5: "0.00 s"}  # fmt: skip
+SIZES = {None: "0 B", 0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1280: "1.3 KiB", 39_539: "38.6 KiB",
+         102_912: "101 KiB", 2_500_000: "2.4 MiB", 2**50: "1024 TiB"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("milliseconds", "text"), SPANS.items())
 def test_spans_are_short(milliseconds: int, text: str) -> None:
     """Durations are shown as precisely as matters; a slow clock makes none negative."""
-    assert show._span(1000, 1000 + milliseconds) == text
-    assert show._span(None, 1000) == show._span(1000, None) == "-"
+    assert fields.span(1000, 1000 + milliseconds) == text
+    assert fields.span(None, 1000) == fields.span(1000, None) == "-"
 
 
 @pytest.mark.parametrize(("count", "text"), SIZES.items())
-def test_sizes_are_short(count: int, text: str) -> None:
-    """Bytes are shown in units of a thousand."""
-    assert show._size(count) == text
+def test_sizes_are_those_of_the_dashboard(count: int | None, text: str) -> None:
+    """Bytes are shown in units of 1024, with one digit after the point below 100, and a half is rounded up."""
+    assert fields.size(count) == text
 
 
 WRONG = [
@@ -248,8 +263,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import Progress
 console = Console(force_terminal=True, file=sys.stderr)
-with Live(show.Table("column"), console=console) as live:
-    live.update(show.Group(show.Text("text"), show.Table("other")))
+with Live(show.Text("text"), console=console, screen=True) as live:
+    live.update(show.Group(show.Text("text"), show.Text("other")))
 with Progress(console=console) as progress:
     progress.advance(progress.add_task("pull", total=2))
 console.print({"a": [1]}, "[red]red[/red]")
@@ -273,8 +288,13 @@ PAGE = (ROOT / "docs" / "terminal.md").read_text()
 def test_the_page_has_the_exit_codes() -> None:
     """docs/terminal.md explains each code once, and no other."""
     codes = [int(code) for row in re.findall(r"^\| ([\d, ]+) \|", PAGE, re.MULTILINE) for code in row.split(", ")]
-    ours = [DONE, FAILED, USAGE, NOT_ENDED, UNKNOWN, AWAY, INTERRUPTED, BROKEN_PIPE]
+    ours = [DONE, FAILED, USAGE, NOT_ENDED, UNKNOWN, AWAY, INTERRUPTED, BROKEN_PIPE, TERMINATED]
     assert codes == ours
+
+
+def test_the_page_has_the_columns() -> None:
+    """docs/terminal.md explains each column of `--columns`, in the order in which the help names them."""
+    assert re.findall(r"^\| `([a-z-]+)` \|", PAGE, re.MULTILINE) == list(fields.TASK_COLUMNS)
 
 
 @pytest.mark.parametrize(
