@@ -55,7 +55,9 @@ class Machine:
     def run(self, *suites: str) -> str:
         """What the script prints."""
         script = self.folder / "project" / ".ci" / "run"
-        done = subprocess.run([script, *suites], env={"PATH": str(self.bin)}, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [script, *suites], env={"PATH": str(self.bin)}, capture_output=True, text=True, check=False
+        )
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
