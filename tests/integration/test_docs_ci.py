@@ -33,7 +33,7 @@ async def test_the_pages_test_passes(live: Gateway, model: EmbeddedModel, tmp_pa
     )
     assert "1 passed" in written
     found = await live.ask("GET", "/tasks/status?label=test_the_model_answers")
-    (task,) = json.loads(found.body)["items"]
+    (task,) = found.json()["items"]
     assert task["state"] == "SUCCESS"
 
 
