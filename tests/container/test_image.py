@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway import __version__
-from tests.container.conftest import GATEWAY_IMAGE, OLLAMA_IMAGE, OLLAMA_IMAGE
+from tests.container.conftest import GATEWAY_IMAGE, OLLAMA_IMAGE
 from tests.container.stack import PROGRAMS, run
 from tests.support.locks import pins
 
