@@ -116,7 +116,7 @@ def test_another_user_can_run_it(project: Project) -> None:
 
 
 def test_gitlabs_steps_work_in_order(project: Project) -> None:
-    """The same for GitLab, with the stand-ins. The packages are installed as in GitHub's steps, so not once more here."""
+    """The same for GitLab, with the stand-ins. GitHub's steps install the same packages, so not again here."""
     programs = project.folder.parent / f"{project.folder.name}-bin"
     programs.mkdir()
     for name in ("apk",) if os.getuid() == 0 else ("apk", "chown"):
