@@ -12,7 +12,7 @@ CLUSTER := $(VENV)/.installed-cluster
 COMPILE := uv pip compile --quiet --universal --no-strip-extras --generate-hashes --python-version 3.11 --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test coverage test-setup test-chaos test-monitoring test-browser test-cluster check format test-container bench sbom lock clean
+.PHONY: help install run test coverage test-setup test-chaos test-monitoring test-browser test-cluster check format test-container bench image sbom lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -53,6 +53,8 @@ check: $(DEV) ## format, lint, types, import rules; shell, container and compose
 	$(BIN)/shellcheck .ci/run tools/*.sh deploy/kubernetes/base/*.sh deploy/kubernetes/components/ha/*.sh
 	$(BIN)/hadolint Containerfile tests/container/images/*.Containerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml compose.gpu.yaml compose.amd.yaml compose.secrets.yaml compose.cluster.yaml deploy/monitoring/compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
 
 format: $(DEV) ## rewrite the code as ruff wants it
 	$(BIN)/ruff format . embedded/ollama
@@ -63,6 +65,9 @@ test-container: $(DEV) ## the image and the compose file; needs a Docker engine
 
 bench: $(DEV) ## measure beside other proxies; writes bench/results
 	$(BIN)/python -m bench
+
+image: ## build the image; its labels have the version, the commit and the commit's time
+	@tools/image.sh build
 
 sbom: $(DEV) ## list what is in the image as CycloneDX, in build/sbom.cdx.json
 	$(BIN)/python tools/sbom.py build/sbom.cdx.json

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway import __version__
 from tests.container.conftest import GATEWAY_IMAGE, OLLAMA_IMAGE
 from tests.container.stack import PROGRAMS, run
 from tests.support.locks import pins
@@ -128,3 +130,19 @@ def test_an_old_ollama_is_not_built_upon(stack: Stack, tmp_path: Path) -> None:
     build = ("docker", "build", "-f", "Containerfile", "--target", "code", "--build-arg")
     with pytest.raises(AssertionError, match=r"(?s)version is 0\.17\.0.*take 0\.17\.1 or newer"):
         run(*build, "OLLAMA_IMAGE=ollama-old:test", ".", seconds=300)
+
+
+def test_make_image_labels_the_image(running: Stack) -> None:
+    """Version, commit, time and title are in the image that `make image` builds on the real Containerfile."""
+    name = f"ollama-gateway:labels-{os.getpid()}"
+    try:
+        run("make", "image", seconds=400, environment={"GATEWAY_IMAGE": name, "OLLAMA_IMAGE": OLLAMA_IMAGE})
+        [image] = json.loads(run("docker", "image", "inspect", name))
+    finally:
+        run("docker", "image", "rm", name, check=False)
+    labels = image["Config"]["Labels"]
+    prefix = "org.opencontainers.image."
+    said = dict(line.split("=", 1) for line in run("tools/image.sh", "labels").splitlines())
+    assert labels[prefix + "title"] == "ollama-gateway"
+    assert {label: labels[prefix + label.lower()] for label in said} == said
+    assert said["VERSION"] == __version__

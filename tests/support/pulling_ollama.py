@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Owns an `ollama` command for tests of the start: `ollama serve` has no model, fails two pulls, and does the third.
+With OLLAMA_MODELS it finds the models that an earlier one pulled.
 
 It speaks as much of Ollama's API as the gateway and its pull program ask for, and tells of progress slowly
 enough to be seen. The standard library only: it runs in the container as well.
@@ -9,13 +10,15 @@ import json
 import os
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 FAILURES = 2
 STEPS = 10
 STEP_SECONDS = 0.4
 LAYER_BYTES = 1_000_000_000
 
-models: list[str] = []
+names = Path(os.environ["OLLAMA_MODELS"]) / "names" if "OLLAMA_MODELS" in os.environ else None
+models: list[str] = names.read_text().splitlines() if names and names.exists() else []
 pulls: list[str] = []
 
 
@@ -41,6 +44,9 @@ class Ollama(BaseHTTPRequestHandler):
             self.tell(status="pulling", digest="sha256:0", total=LAYER_BYTES, completed=LAYER_BYTES * step // STEPS)
             time.sleep(STEP_SECONDS)
         models.append(name)
+        if names:
+            names.parent.mkdir(exist_ok=True)
+            names.write_text("\n".join(models))
         self.tell(status="success")
 
     def begin(self, *fields: tuple[str, str]) -> None:

@@ -52,10 +52,12 @@ class Machine:
         path.write_text(f"#!{shutil.which('bash')}\n{script}\n")
         path.chmod(0o755)
 
-    def run(self) -> str:
+    def run(self, *suites: str) -> str:
         """What the script prints."""
         script = self.folder / "project" / ".ci" / "run"
-        done = subprocess.run([script], env={"PATH": str(self.bin)}, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [script, *suites], env={"PATH": str(self.bin)}, capture_output=True, text=True, check=False
+        )
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
@@ -117,3 +119,17 @@ def test_each_suite_is_run(machine: Machine) -> None:
     machine.run()
     assert {f"make {target}" for target in targets} <= set(machine.calls())
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_a_suite_can_be_run_alone(machine: Machine) -> None:
+    """Arguments name the suites; only these are run, in their order."""
+    machine.run("test-chaos", "check")
+    assert machine.calls() == ["make test-chaos", "make check"]
+
+
+def test_the_container_tests_alone_bring_their_engine(machine: Machine) -> None:
+    """A single suite has what it needs: the script for the engine runs before the container tests."""
+    engine = machine.folder / "shared" / "ci" / "engine.sh"
+    machine.program(engine, machine.note("engine"))
+    machine.run("test-container")
+    assert machine.calls() == ["engine ", "make test-container"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import tomllib
 
+from gateway import __version__
 from tests.support.process import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -30,3 +32,15 @@ def test_the_command_is_there() -> None:
     """`ollama-gateway` is a function that gives an exit code."""
     module, _, name = PROJECT["project"]["scripts"]["ollama-gateway"].partition(":")
     assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_there_is_one_version() -> None:
+    """What the gateway says, the package, the image of the manifests and the example for CI are one version."""
+    manifests = (ROOT / "deploy" / "kubernetes").rglob("kustomization.yaml")
+    tags = {
+        tag for file in manifests for tag in re.findall(r"name: ollama-gateway\n.*newTag: ([\d.]+\d)", file.read_text())
+    }
+    assert tags == {__version__} == {PROJECT["project"]["version"]}
+    minor = __version__.rpartition(".")[0]
+    named = re.findall(r"ghcr\.io/OWNER/ollama-gateway:(\S+?)`?\s", (ROOT / "docs" / "ci.md").read_text())
+    assert set(named) == {minor}
