@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.errors import (
     BodyTooLarge,
@@ -30,6 +30,12 @@ from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.tracker import Tracker
 from gateway.upstream.pool import Upstream
 
+if TYPE_CHECKING:
+    from gateway.tracing.parent import Parent
+
+    # Of the fields of a request: its trace id, and its parent if it names one.
+    NewTrace = Callable[[Mapping[bytes, bytes], Callable[[bytes], list[bytes]]], tuple[str, Parent | None]]
+
 _NEVER_ASYNC = frozenset({"GET", "HEAD"})
 _MOST_DIGITS = 18  # a longer length is beyond every limit, and takes long to parse
 _UNKEEPABLE = "status"  # `/tasks/status/response` is another route
@@ -50,6 +56,7 @@ class Proxy:
         *,
         max_body_bytes: int,
         error_text_bytes: int = 0,
+        new_trace: "NewTrace | None" = None,
     ) -> None:
         self.upstream = upstream
         self.tracker = tracker
@@ -59,6 +66,7 @@ class Proxy:
         self._places = places  # with Ollama; None: without a bound
         self._keeping = keeping
         self._looking = Looking(keeping)
+        self._new_trace = new_trace  # None: traces are off
 
     def open(self, request: Request, target: Target) -> None:
         """Begins to relay a request, or refuses it."""
@@ -148,6 +156,8 @@ class Proxy:
             place = places.reserve(request.owner, is_low=options.is_low, is_ready=is_ready)
         task = self.tracker.begin(task_id, request.method, path, query, request.owner, options.label, place)
         task.wait_left -= waited_seconds
+        if self._new_trace is not None:
+            task.trace_id, task.trace_parent = self._new_trace(request.by_name, request.values)
         if keep is None:
             Exchange(self, request, target, task, place).begin(options)
         else:
