@@ -59,6 +59,7 @@ class Collector:
         self.released.set()
         self.spans: list[Span] = []
         self.requests: list[tuple[str, dict[str, str]]] = []  # path and fields of each
+        self.bodies: list[bytes] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -86,6 +87,7 @@ class Collector:
     def take(self, path: str, fields: dict[str, str], body: bytes) -> int:
         """A request has come. What it is answered with."""
         self.requests.append((path, fields))
+        self.bodies.append(body)
         self.released.wait(GUARD_SECONDS)
         if self.status == 200:
             self.spans += spans_in(body)
