@@ -113,7 +113,7 @@ def _traces(settings: Settings, tracker: Tracker) -> "Traces | None":
         log.warning("no traces are sent: OpenTelemetry's SDK does not start with these OTEL_* variables (%s)",
                     type(error).__name__)  # fmt: skip
         return None
-    tracker.on_end = lambda task: traces.ended(task, task.trace_parent, task.likely_attempt)
+    tracker.on_end = lambda task: traces.ended(task, task.likely_attempt)
     return traces
 
 

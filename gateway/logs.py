@@ -77,9 +77,12 @@ class SparseHandler(logging.Handler):
 
     def _text(self, record: logging.LogRecord) -> str:
         is_exporters = record.name.startswith("opentelemetry.exporter")
-        values = record.args if isinstance(record.args, tuple) else ()
+        values = record.args or ()
         try:
-            return str(record.msg) % tuple(self._shown(value, is_exporters=is_exporters) for value in values)
+            if not isinstance(values, tuple):
+                raise TypeError("values by name")
+            shown = tuple(self._shown(value, is_exporters=is_exporters) for value in values)
+            return str(record.msg) % shown if shown else str(record.msg)
         except (TypeError, ValueError):
             return f"a warning of {record.name}"
 

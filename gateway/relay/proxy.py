@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from gateway.errors import (
     BodyTooLarge,
@@ -25,16 +25,13 @@ from gateway.relay.exchange import Exchange
 from gateway.relay.joining import Joining
 from gateway.relay.kept import Keep, KeptExchange
 from gateway.tasks.options import PREFER, TaskOptions, options_of
-from gateway.tasks.task import READING_METHODS, Kept, chosen_id, stored_target
+from gateway.tasks.task import READING_METHODS, Kept, Trace, chosen_id, stored_target
 from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.tracker import Tracker
 from gateway.upstream.pool import Upstream
 
-if TYPE_CHECKING:
-    from gateway.tracing.parent import Parent
-
-    # Of the fields of a request: its trace id, and its parent if it names one.
-    NewTrace = Callable[[Mapping[bytes, bytes], Callable[[bytes], list[bytes]]], tuple[str, Parent | None]]
+# The trace of a request, from its fields by name and all values of a name.
+NewTrace = Callable[[Mapping[bytes, bytes], Callable[[bytes], list[bytes]]], Trace]
 
 _NEVER_ASYNC = frozenset({"GET", "HEAD"})
 _MOST_DIGITS = 18  # a longer length is beyond every limit, and takes long to parse
@@ -56,7 +53,7 @@ class Proxy:
         *,
         max_body_bytes: int,
         error_text_bytes: int = 0,
-        new_trace: "NewTrace | None" = None,
+        new_trace: NewTrace | None = None,
     ) -> None:
         self.upstream = upstream
         self.tracker = tracker
@@ -157,7 +154,7 @@ class Proxy:
         task = self.tracker.begin(task_id, request.method, path, query, request.owner, options.label, place)
         task.wait_left -= waited_seconds
         if self._new_trace is not None:
-            task.trace_id, task.trace_parent = self._new_trace(request.by_name, request.values)
+            task.trace = self._new_trace(request.by_name, request.values)
         if keep is None:
             Exchange(self, request, target, task, place).begin(options)
         else:

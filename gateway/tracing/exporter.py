@@ -8,9 +8,7 @@ provider, so no other library sends anything.
 
 import asyncio
 import logging
-import secrets
 import threading
-from collections.abc import Callable, Mapping
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -33,8 +31,8 @@ from opentelemetry.trace import (
 )
 
 from gateway.logs import SparseHandler
-from gateway.tasks.task import Task
-from gateway.tracing.parent import Parent, parent_of
+from gateway.tasks.task import Task, Trace
+from gateway.tracing.context import trace_of
 from gateway.tracing.span import TaskSpan, span_of
 
 log = logging.getLogger("gateway.tracing")
@@ -47,10 +45,9 @@ _LIBRARIES = ("opentelemetry", "urllib3")  # whose log lines are thinned out
 
 
 class _Ended(NamedTuple):
-    """A task that has ended, and what only its gateway knows of it."""
+    """A task that has ended, as the attempt that its gateway knows it as."""
 
     task: Task
-    parent: Parent | None
     attempt: int
 
 
@@ -66,6 +63,8 @@ class _TraceIds(RandomIdGenerator):
 
 class Traces:
     """The traces of one gateway process. Raises ValueError if a variable of the SDK is not valid."""
+
+    new_trace = staticmethod(trace_of)  # the trace of a request, from its fields
 
     def __init__(self, *, instance: str, version: str) -> None:
         self._instance = instance
@@ -86,19 +85,12 @@ class Traces:
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._thread.start()
 
-    # -- the event loop's side: plain calls that cannot block --
+    # -- the event loop's side: `ended` is a plain call that cannot block --
 
-    def new_trace(
-        self, by_name: Mapping[bytes, bytes], values: Callable[[bytes], list[bytes]]
-    ) -> tuple[str, Parent | None]:
-        """(trace id, parent) of a request. `by_name` and `values` are as for `parent_of`."""
-        parent = parent_of(by_name, values)
-        return (secrets.token_hex(16) if parent is None else parent.trace_id), parent
-
-    def ended(self, task: Task, parent: Parent | None, attempt: int) -> None:
+    def ended(self, task: Task, attempt: int) -> None:
         """`task` has ended: its span is sent, unless too many wait already."""
         if self._queue.qsize() < MOST_WAITING:
-            self._queue.put(_Ended(task, parent, attempt))
+            self._queue.put(_Ended(task, attempt))
         else:
             self._dropped += 1
 
@@ -132,9 +124,10 @@ class Traces:
 
     def _send(self, ended: _Ended) -> None:
         try:
-            self._ids.next_trace_id = int(ended.task.trace_id or secrets.token_hex(16), 16)
-            span = span_of(ended.task, attempt=ended.attempt, instance=self._instance)
-            _record(self._tracer, span, ended.parent)
+            trace = ended.task.trace
+            if trace is not None:
+                self._ids.next_trace_id = int(trace.trace_id, 16)
+                _record(self._tracer, span_of(ended.task, attempt=ended.attempt, instance=self._instance), trace)
         except Exception as error:  # the next task's span must still be sent
             self._sparse.warn(f"a task has no span: {type(error).__name__} inside the gateway")
 
@@ -150,13 +143,13 @@ def _resource(instance: str, version: str) -> Resource:
     return Resource.create().merge(Resource(ours)).merge(OTELResourceDetector().detect())
 
 
-def _record(tracer: Tracer, of: TaskSpan, parent: Parent | None) -> None:
+def _record(tracer: Tracer, of: TaskSpan, trace: Trace) -> None:
     """Gives the SDK the span. The sampler decides whether it is sent: by default the parent's flag does, if it has one.
 
     An invalid tracestate counts as none.
     """
     span = tracer.start_span(
-        of.name, _context(parent), kind=SpanKind.SERVER, attributes=of.attributes, start_time=of.start_ns
+        of.name, _context(trace), kind=SpanKind.SERVER, attributes=of.attributes, start_time=of.start_ns
     )
     for event in of.events:
         span.add_event(event.name, timestamp=event.time_ns)
@@ -165,10 +158,11 @@ def _record(tracer: Tracer, of: TaskSpan, parent: Parent | None) -> None:
     span.end(of.end_ns)
 
 
-def _context(parent: Parent | None) -> Context:
-    if parent is None:
+def _context(trace: Trace) -> Context:
+    """The SDK's form of the parent."""
+    if trace.parent_id is None:
         return Context()
-    flags = TraceFlags(TraceFlags.SAMPLED if parent.is_sampled else TraceFlags.DEFAULT)
-    state = TraceState.from_header([parent.state])
-    context = SpanContext(int(parent.trace_id, 16), int(parent.span_id, 16), True, flags, state)
+    flags = TraceFlags(TraceFlags.SAMPLED if trace.is_sampled else TraceFlags.DEFAULT)
+    state = TraceState.from_header([trace.state])
+    context = SpanContext(int(trace.trace_id, 16), int(trace.parent_id, 16), True, flags, state)
     return set_span_in_context(NonRecordingSpan(context), Context())

@@ -7,7 +7,7 @@ for it. `Documents` makes what is written and told of it, and changes no task's 
 import time
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from gateway.errors import Cancelled, GatewayError
 from gateway.store.clock import Clock
@@ -15,9 +15,6 @@ from gateway.store.interface import Record
 from gateway.tasks.document import complete_document, document_head
 from gateway.tasks.stages import FINAL_RANK
 from gateway.tasks.task import Task
-
-if TYPE_CHECKING:  # nothing of that package is loaded while traces are off
-    from gateway.tracing.parent import Parent
 
 # A wait for the store ends after the first, one request's waits together after the second.
 MAX_WAIT_SECONDS = 0.25
@@ -71,7 +68,7 @@ class TrackedTask(Task):
 
     __slots__ = (
         "_claim", "_claim_number", "_cut_by", "_likely_attempt", "_place", "_runner", "beat_at", "is_end_held",
-        "is_first_record", "saved_rank", "sent_rank", "size_bytes", "trace_parent", "wait_left",
+        "is_first_record", "saved_rank", "sent_rank", "size_bytes", "wait_left",
     )  # fmt: skip
 
     def __init__(
@@ -102,7 +99,6 @@ class TrackedTask(Task):
         self._cut_by: GatewayError | None = None
         self._runner: Runner | None = None
         self._place = place  # until the task ends
-        self.trace_parent: Parent | None = None  # the client's span, if traces are on and it named one
 
     # -- its claim --
 

@@ -308,7 +308,7 @@ async def test_without_the_variable_nothing_is_loaded(
     assert {name for name in without if is_for_traces(name)} == set()
     assert {"gateway.tracing.exporter", "opentelemetry.sdk.trace", "requests"} <= with_traces
     assert {name for name in with_traces - without if name.startswith("gateway.")} == {
-        "gateway.tracing", "gateway.tracing.exporter", "gateway.tracing.parent", "gateway.tracing.span",
+        "gateway.tracing", "gateway.tracing.context", "gateway.tracing.exporter", "gateway.tracing.span",
     }  # fmt: skip
 
 

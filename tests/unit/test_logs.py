@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -76,7 +77,7 @@ def library(caplog: pytest.LogCaptureFixture) -> Library:
 def test_a_librarys_warnings_are_few(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line a minute, and the next one says how many were held back; what is below a warning is none."""
     now = [1000.0]
-    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     library.logs("too quiet", level=logging.INFO)
     library.logs("first")
     library.logs("second")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def test_the_bill_is_the_lock_and_the_base_image(tmp_path: Path) -> None:
-    """Every locked package that the image keeps, once, with its hashes, Ollama and its image by the tag, and no more."""
+    """Every locked package that the image keeps, once, with its hashes; Ollama and its image by the tag; no more."""
     target = tmp_path / "made" / "sbom.cdx.json"
     subprocess.run([sys.executable, "tools/sbom.py", str(target)], cwd=ROOT, check=True, stdout=subprocess.PIPE)
     bill = json.loads(target.read_text())

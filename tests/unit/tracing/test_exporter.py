@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.tasks.task import Task
+from gateway.tasks.task import Task, Trace
 from gateway.tracing import exporter
 from gateway.tracing.exporter import Traces
+from gateway.tracing.span import span_of
 from tests.support.collector import Collector
 from tests.support.waiting import until
 
@@ -42,6 +43,7 @@ def traces(collector: Collector) -> Iterator[Traces]:
 def ended(task_id: str) -> Task:
     """A task that has ended."""
     task = Task(task_id, "POST", "/v1/completions", "", 1000)
+    task.trace = Trace("0af7651916cd43dd8448eb211c80319c")
     task.finish(None, "complete", 1500)
     return task
 
@@ -51,7 +53,7 @@ async def test_what_is_over_the_bound_is_counted(
 ) -> None:
     """While the thread is busy, tasks wait up to a bound; the others have no span, and one line says how many."""
     is_busy, go_on = threading.Event(), threading.Event()
-    make = exporter.span_of
+    make = span_of
 
     def slowly(*args: object, **more: object) -> object:
         is_busy.set()
@@ -60,10 +62,10 @@ async def test_what_is_over_the_bound_is_counted(
 
     monkeypatch.setattr(exporter, "span_of", slowly)
     monkeypatch.setattr(exporter, "MOST_WAITING", 3)
-    traces.ended(ended("first"), None, 1)
+    traces.ended(ended("first"), 1)
     await asyncio.to_thread(is_busy.wait)
     for number in range(10):
-        traces.ended(ended(f"t-{number}"), None, 1)
+        traces.ended(ended(f"t-{number}"), 1)
     go_on.set()
     spans = await collector.spans_of("first", "t-0", "t-1", "t-2")
     assert len(spans) == len(collector.spans) == 4
@@ -76,9 +78,9 @@ async def test_one_bad_task_stops_nothing(
 ) -> None:
     """A task whose span cannot be made is one line; the next one has its span."""
     bad = ended("bad")
-    bad.trace_id = "not a number"
-    traces.ended(bad, None, 1)
-    traces.ended(ended("good"), None, 1)
+    bad.trace = Trace("not a number")
+    traces.ended(bad, 1)
+    traces.ended(ended("good"), 1)
     await collector.spans_of("good")
     assert "traces: a task has no span: ValueError inside the gateway" in caplog.text
     await traces.close()
@@ -90,20 +92,8 @@ async def test_a_close_waits_for_no_slow_collector(
     """The wait is bounded, and a line says that spans may be lost; nothing is logged after it."""
     monkeypatch.setattr(exporter, "CLOSE_SECONDS", 0.2)
     collector.released.clear()
-    traces.ended(ended("late"), None, 1)
+    traces.ended(ended("late"), 1)
     await until(lambda: collector.requests, what="the SDK sends")
     await traces.close()
     assert "traces: the last spans may be lost" in caplog.text
     collector.released.set()
-
-
-def test_a_trace_id_is_new_or_the_parents(traces: Traces) -> None:
-    """Without a parent each task has a random one."""
-    named = {b"traceparent": b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
-    trace_id, parent = traces.new_trace(named, lambda name: [named[name]] if name in named else [])
-    assert parent is not None
-    assert trace_id == parent.trace_id == "0af7651916cd43dd8448eb211c80319c"
-    (first, none), (second, _) = (traces.new_trace({}, lambda name: []) for _ in range(2))
-    assert none is None
-    assert first != second
-    assert len(first) == 32

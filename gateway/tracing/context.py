@@ -1,11 +1,13 @@
-"""The span of the client that a task's span belongs to, as the request names it (W3C Trace Context, level 1).
+"""Which trace a request belongs to (W3C Trace Context, level 1): the client's, if it names one, or a new one.
 
-Pure. Only reads the fields: they pass to Ollama unchanged, like all others.
+Only reads the fields: they pass to Ollama unchanged, like all others.
 """
 
 import re
+import secrets
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+
+from gateway.tasks.task import Trace
 
 TRACEPARENT, TRACESTATE = b"traceparent", b"tracestate"
 
@@ -17,24 +19,21 @@ _SAMPLED = 0x01
 _MOST_STATE = 2048  # bytes; section 3.3.1.5 asks for 512
 
 
-class Parent(NamedTuple):
-    """The client's span. Ids are lower-case hexadecimal; `state` is its tracestate, "" without one."""
-
-    trace_id: str
-    span_id: str
-    is_sampled: bool
-    state: str = ""
-
-
-def parent_of(by_name: Mapping[bytes, bytes], values: Callable[[bytes], list[bytes]]) -> Parent | None:
-    """The parent that a request names; None if it names none, or not as the standard says.
+def trace_of(by_name: Mapping[bytes, bytes], values: Callable[[bytes], list[bytes]]) -> Trace:
+    """The trace of a request. A malformed traceparent, or two of them, count as none.
 
     `by_name` has the request's fields by lower-case name; `values` gives all values of one name.
     """
-    if TRACEPARENT not in by_name:
-        return None
-    given = values(TRACEPARENT)
-    found = _TRACEPARENT.fullmatch(given[0]) if len(given) == 1 else None
+    given = values(TRACEPARENT) if TRACEPARENT in by_name else []
+    named = _named(given[0]) if len(given) == 1 else None
+    if named is None:
+        return Trace(secrets.token_hex(16))
+    return named._replace(state=_state(values(TRACESTATE)))
+
+
+def _named(text: bytes) -> Trace | None:
+    """The trace that a traceparent names; None if it is not as the standard says."""
+    found = _TRACEPARENT.fullmatch(text)
     if found is None:
         return None
     version, trace_id, span_id, flags, more = found.groups()
@@ -42,8 +41,7 @@ def parent_of(by_name: Mapping[bytes, bytes], values: Callable[[bytes], list[byt
         return None
     if not (trace_id.strip(b"0") and span_id.strip(b"0")):
         return None
-    is_sampled = bool(int(flags, 16) & _SAMPLED)
-    return Parent(trace_id.decode(), span_id.decode(), is_sampled, _state(values(TRACESTATE)))
+    return Trace(trace_id.decode(), span_id.decode(), bool(int(flags, 16) & _SAMPLED))
 
 
 def _state(values: list[bytes]) -> str:
