@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 
@@ -77,14 +78,14 @@ class SparseHandler(logging.Handler):
 
     def _text(self, record: logging.LogRecord) -> str:
         is_exporters = record.name.startswith("opentelemetry.exporter")
-        values = record.args or ()
+        unknown = f"a warning of {record.name}"
+        if isinstance(record.args, Mapping):
+            return unknown
+        shown = tuple(self._shown(value, is_exporters=is_exporters) for value in record.args or ())
         try:
-            if not isinstance(values, tuple):
-                raise TypeError("values by name")
-            shown = tuple(self._shown(value, is_exporters=is_exporters) for value in values)
             return str(record.msg) % shown if shown else str(record.msg)
-        except (TypeError, ValueError):
-            return f"a warning of {record.name}"
+        except (TypeError, ValueError):  # it wanted a number where a text was left out
+            return unknown
 
     def _shown(self, value: object, *, is_exporters: bool) -> object:
         if isinstance(value, BaseException):
