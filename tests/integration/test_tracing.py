@@ -31,6 +31,7 @@ CALLS = 100
 AT_ONCE = 10
 MOST_EXIT_SECONDS = 3.0  # that traces may add to the exit
 A_BUSY_MACHINE = 3.0
+LONGEST_SECONDS = 5.0  # of a request; the SDK gives a collector ten
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50"}  # the SDK sends twenty times a second
 EVENT = b'data: {"choices":[{"delta":{"content":"hello"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"
@@ -278,7 +279,7 @@ async def test_a_collector_in_trouble_delays_nothing(
         longest = max(longest, time.monotonic() - begun)
         assert answer.status == 200
         assert (await gateway.ended(answer.head.task_id))["state"] == "SUCCESS"
-    assert longest < 1
+    assert longest < LONGEST_SECONDS
     if trouble != "slow":
         await until(lambda: "traces: " in gateway.log, what="a line about the collector")
     begun = time.monotonic()
