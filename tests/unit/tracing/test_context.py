@@ -54,7 +54,7 @@ def test_a_valid_traceparent_names_the_parent(text: str, is_sampled: bool) -> No
     ],
 )  # fmt: skip
 def test_a_malformed_traceparent_counts_as_none(text: str) -> None:
-    """A trace must not begin with a parent that no one has."""
+    """A span must not name a parent that does not exist."""
     assert is_new(trace(("traceparent", text)))
 
 
