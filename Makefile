@@ -75,7 +75,8 @@ sbom: $(DEV) ## list what is in the image as CycloneDX, in build/sbom.cdx.json
 lock: ## compile requirements/*.txt again; needs uv
 	$(COMPILE) --group installer --output-file requirements/installer.txt
 	$(COMPILE) pyproject.toml --output-file requirements/gateway.txt
-	$(COMPILE) --group dev --constraint requirements/gateway.txt --output-file requirements/dev.txt
+	$(COMPILE) --group tracing --constraint requirements/gateway.txt --output-file requirements/tracing.txt
+	$(COMPILE) --group dev --constraint requirements/gateway.txt --constraint requirements/tracing.txt --output-file requirements/dev.txt
 	$(COMPILE) --group embedded --no-deps --output-file requirements/embedded.txt
 	$(COMPILE) --group cluster --constraint requirements/dev.txt --constraint requirements/gateway.txt --output-file requirements/cluster.txt
 	$(COMPILE) --group bench --output-file requirements/bench.txt
@@ -87,8 +88,8 @@ $(GATEWAY): requirements/installer.txt requirements/gateway.txt
 	@tools/install.sh $(PYTHON) $(VENV) -r requirements/gateway.txt
 	@touch $@
 
-$(DEV): requirements/installer.txt requirements/gateway.txt requirements/dev.txt
-	@tools/install.sh $(PYTHON) $(VENV) -r requirements/gateway.txt -r requirements/dev.txt
+$(DEV): requirements/installer.txt requirements/gateway.txt requirements/tracing.txt requirements/dev.txt
+	@tools/install.sh $(PYTHON) $(VENV) -r requirements/gateway.txt -r requirements/tracing.txt -r requirements/dev.txt
 	@touch $(GATEWAY) $@
 
 $(CLUSTER): $(DEV) requirements/cluster.txt

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 from gateway import __version__
 from gateway.access.keyring import Keyring
@@ -39,6 +40,9 @@ from gateway.tracking.tracked import SILENT_BEATS
 from gateway.tracking.tracker import Tracker
 from gateway.upstream.pool import Upstream
 
+if TYPE_CHECKING:
+    from gateway.tracing.exporter import Traces
+
 log = logging.getLogger("gateway")
 
 _FIRST_LOOK_SECONDS = 0.25  # how long the start waits for the store, whose clock the times of tasks are by
@@ -68,6 +72,7 @@ def create_app(settings: Settings, looking_at_gpu: Looking | None = None) -> Gat
         heartbeat_seconds=settings.heartbeat_seconds,
         counts=counts,
     )
+    traces = _traces(settings, tracker)
     places = Places(settings.max_running, settings.max_queued) if settings.max_running else None
     keeping = Keeping(tracker, _answer_store(settings, connector), _kept_limits(settings), counts)
     proxy = Proxy(
@@ -78,6 +83,7 @@ def create_app(settings: Settings, looking_at_gpu: Looking | None = None) -> Gat
         keeping,
         max_body_bytes=settings.max_body_bytes,
         error_text_bytes=settings.error_text_bytes,
+        new_trace=None if traces is None else traces.new_trace,
     )
     loaded_models = models.LoadedModelsProbe(upstream)
     gpu = _gpu_watch(settings, looking_at_gpu or Looking(), loaded_models, counts)
@@ -91,10 +97,29 @@ def create_app(settings: Settings, looking_at_gpu: Looking | None = None) -> Gat
     plain = PlainRoutes(known, CancelRoutes(tracker).find, counts)
     routes = RoutesOnDemand(partial(load_application, tracker, counts))
     policy = OriginPolicy(settings.cors_allow_origins, settings.allowed_hosts, machine=settings.machine)
-    lifespan = partial(_lifespan, upstream, tracker, keeping, keyring, metrics, announcer, gpu)
+    lifespan = partial(_lifespan, upstream, tracker, keeping, keyring, metrics, announcer, gpu, traces)
     return Gateway(
         proxy, plain, routes, ResponseRoute(keeping), tracker.answers, policy, keyring, counts, drain, lifespan
     )
+
+
+def _traces(settings: Settings, tracker: Tracker) -> "Traces | None":
+    """What sends traces; None if they are off, or cannot be sent: the gateway works without them."""
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from gateway.tracing.exporter import Traces
+
+        traces = Traces(instance=settings.instance, version=__version__)
+    except ImportError:
+        log.warning("no traces are sent: OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry's SDK is not installed")
+        return None
+    except Exception as error:  # the text of a wrong OTEL_* variable may be a credential
+        log.warning("no traces are sent: OpenTelemetry's SDK does not start with these OTEL_* variables (%s)",
+                    type(error).__name__)  # fmt: skip
+        return None
+    tracker.on_end = lambda task: traces.ended(task, task.likely_attempt)
+    return traces
 
 
 def _store(settings: Settings, connector: Connector | None, boot: str) -> Store:
@@ -233,6 +258,7 @@ async def _lifespan(
     metrics: Metrics,
     announcer: Announcer,
     gpu: GpuWatch,
+    traces: "Traces | None",
 ) -> AsyncIterator[None]:
     """Starts and stops the writer and the other background tasks."""
     writer = asyncio.create_task(tracker.run(), name="status writer")
@@ -254,6 +280,8 @@ async def _lifespan(
     with suppress(asyncio.CancelledError):
         await writer
     await tracker.close()
+    if traces is not None:
+        await traces.close()  # last: the tracker has ended what still ran
     upstream.close()
 
 

@@ -22,6 +22,8 @@ OLLAMA_PORT = 11434
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SERVICE_LINKS = ("tcp://", "udp://", "sctp://")  # set by Kubernetes: these values count as unset
 STOP_MARGIN_SECONDS = 5  # the gateway writes its last states after the drain
+TRACES_SECONDS = 3  # and then sends its last traces
+TRACES = "OTEL_EXPORTER_OTLP_ENDPOINT"
 IN_IMAGE = "LAUNCHER_IN_IMAGE"  # set by the Containerfile
 WRONG_SETTINGS = 2  # the exit code
 # Variables that can contain a password or a key, or make no sense without one: only the gateway gets them.
@@ -118,7 +120,7 @@ def given_to(program: str, environment: Mapping[str, str]) -> dict[str, str]:
 def gateway_stop_seconds(environment: Mapping[str, str]) -> int:
     """How long the gateway can take to stop: notice, drain and its own end."""
     waits = (seconds_of(environment, "DRAIN_NOTICE_SEC", 0), seconds_of(environment, "DRAIN_SEC", 30))
-    return math.ceil(sum(waits)) + STOP_MARGIN_SECONDS
+    return math.ceil(sum(waits)) + STOP_MARGIN_SECONDS + (TRACES_SECONDS if setting(environment, TRACES) else 0)
 
 
 def seconds_of(environment: Mapping[str, str], name: str, default: float) -> float:

@@ -1,7 +1,7 @@
 """`make sbom`: a software bill of materials of the image, as CycloneDX JSON.
 
 Owns what is in the image besides Python packages: Ollama and its base image, by the tag and, if there is one, the
-digest in the Containerfile. cyclonedx-py reads the packages with their hashes from the lock; those that the
+digest in the Containerfile. cyclonedx-py reads the packages with their hashes from the locks; those that the
 Containerfile takes out again are not in the bill. Fetches nothing.
 """
 
@@ -20,6 +20,7 @@ from cyclonedx.validation import make_schemabased_validator
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = "1.6"
+LOCKS = ("gateway.txt", "tracing.txt")
 
 
 def main(target: Path) -> None:
@@ -44,11 +45,20 @@ def left_out(containerfile: str) -> set[str]:
     return {name for names in re.findall(r"uninstall --yes ([\w -]+?) \\", containerfile) for name in names.split()}
 
 
+def locked() -> str:
+    """What the image installs; a package that both locks have stands there once."""
+    found: dict[str, str] = {}
+    for lock in LOCKS:
+        for entry in re.split(r"\n(?=\w)", (ROOT / "requirements" / lock).read_text().strip()):
+            found.setdefault(re.split(r"[\[=]", entry)[0], entry)
+    return "\n".join(found.values()) + "\n"
+
+
 def packages(missing: set[str]) -> dict[str, Any]:
-    """The bill of the Python packages, from the lock, without those that are `missing` in the image."""
-    command = [sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", "requirements/gateway.txt"]
+    """The bill of the Python packages, from the locks, without those that are `missing` in the image."""
+    command = [sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", "-"]
     command += ["--pyproject", "pyproject.toml", "--output-reproducible", "--spec-version", VERSION]
-    made = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    made = subprocess.run(command, cwd=ROOT, check=True, input=locked(), stdout=subprocess.PIPE, text=True)  # noqa: S603
     bill: dict[str, Any] = json.loads(made.stdout)
     gone = {part["bom-ref"] for part in bill["components"] if part["name"] in missing}
     bill["components"] = [part for part in bill["components"] if part["bom-ref"] not in gone]

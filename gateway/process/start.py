@@ -7,6 +7,8 @@ codes: 0 after a normal stop, 1 if the port cannot be bound, 2 for wrong setting
 import gc
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from socket import socket
 
 from gateway import __version__, logs
@@ -54,8 +56,23 @@ def _settings() -> Settings | None:
 def _serve(settings: Settings, listeners: list[socket]) -> int:
     """Imports the application, without garbage collection: it would find nothing, and take a sixth of the start."""
     gc.disable()
-    from gateway.process.server import serve
+    with _without_telemetry():
+        from gateway.process.server import serve
 
     gc.freeze()  # else the next collection would look at all modules
     gc.enable()
     return serve(settings, listeners)
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Modules that are imported meanwhile do not find OpenTelemetry.
+
+    redis-py imports its SDK where that is installed, as in the image, for metrics that are off here. That takes 9 MiB,
+    and a quarter of the start.
+    """
+    sys.modules["opentelemetry"] = None  # type: ignore[assignment] # documented: an import of it fails
+    try:
+        yield
+    finally:
+        del sys.modules["opentelemetry"]

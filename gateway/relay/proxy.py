@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gateway.errors import (
@@ -25,10 +25,13 @@ from gateway.relay.exchange import Exchange
 from gateway.relay.joining import Joining
 from gateway.relay.kept import Keep, KeptExchange
 from gateway.tasks.options import PREFER, TaskOptions, options_of
-from gateway.tasks.task import READING_METHODS, Kept, chosen_id, stored_target
+from gateway.tasks.task import READING_METHODS, Kept, Trace, chosen_id, stored_target
 from gateway.tracking.tracked import TrackedTask
 from gateway.tracking.tracker import Tracker
 from gateway.upstream.pool import Upstream
+
+# The trace of a request, from its fields by name and all values of a name.
+NewTrace = Callable[[Mapping[bytes, bytes], Callable[[bytes], list[bytes]]], Trace]
 
 _NEVER_ASYNC = frozenset({"GET", "HEAD"})
 _MOST_DIGITS = 18  # a longer length is beyond every limit, and takes long to parse
@@ -50,6 +53,7 @@ class Proxy:
         *,
         max_body_bytes: int,
         error_text_bytes: int = 0,
+        new_trace: NewTrace | None = None,
     ) -> None:
         self.upstream = upstream
         self.tracker = tracker
@@ -59,6 +63,7 @@ class Proxy:
         self._places = places  # with Ollama; None: without a bound
         self._keeping = keeping
         self._looking = Looking(keeping)
+        self._new_trace = new_trace  # None: traces are off
 
     def open(self, request: Request, target: Target) -> None:
         """Begins to relay a request, or refuses it."""
@@ -148,6 +153,8 @@ class Proxy:
             place = places.reserve(request.owner, is_low=options.is_low, is_ready=is_ready)
         task = self.tracker.begin(task_id, request.method, path, query, request.owner, options.label, place)
         task.wait_left -= waited_seconds
+        if self._new_trace is not None:
+            task.trace = self._new_trace(request.by_name, request.values)
         if keep is None:
             Exchange(self, request, target, task, place).begin(options)
         else:

@@ -26,6 +26,8 @@ def build(tracker: Tracker, counts: Counts) -> FastAPI:
         docs_url=None,  # FastAPI's pages load their assets from other hosts
         redoc_url=None,
         redirect_slashes=False,
+        # Only tasks have spans, and `tracing` makes them. FastAPI's own would be sent by the same OTEL_* variables.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     describe = application.openapi
     application.openapi = lambda: with_response_route(describe())  # type: ignore[method-assign]

@@ -19,6 +19,8 @@ _OTHER_NAMES = frozenset({
     "GATEWAY_BIND", "GATEWAY_IMAGE", "GATEWAY_PUBLISH_PORT", "OLLAMA_GATEWAY_KEY", "OLLAMA_GATEWAY_URL", "REDIS_IMAGE",
     "REDIS_MAXMEMORY", _WORKERS,
 })  # fmt: skip
+# Variables of OpenTelemetry's SDK, whose names are close to the two that are settings.
+_TELEMETRY = re.compile(r"OTEL_EXPORTER_(OTLP_(TRACES|METRICS|LOGS)|ZIPKIN)_(ENDPOINT|PROTOCOL)")
 _CLOSE = 0.82  # REDIS_USERNAME is close (0.83); REDIS_TLS_URL, which some hosts set beside REDIS_URL, is not (0.818)
 _CLOSE_FIRST_WORD = 0.6  # otherwise every program's XYZ_LOG_LEVEL would be close to LOG_LEVEL
 _CLOSE_OLLAMA = 0.92  # Ollama has variables of its own, of which OLLAMA_MODELS is close to OLLAMA_PULL_MODELS (0.84)
@@ -63,7 +65,9 @@ def resembled(name: str, names: Iterable[str]) -> str | None:
 
 def _may_be_misspelled(name: str, text: str) -> bool:
     """Whether the variable is set, is no known name, and does not come from Kubernetes."""
-    return bool(text) and name not in _OTHER_NAMES and not is_service_link(text) and not _KUBERNETES.search(name)
+    if name in _OTHER_NAMES or _TELEMETRY.fullmatch(name):
+        return False
+    return bool(text) and not is_service_link(text) and not _KUBERNETES.search(name)
 
 
 def _likeness(name: str, known: str) -> float:

@@ -80,7 +80,7 @@ _EXTENSIONS = (
     _Value("response_bytes", "task.response_bytes", _SIZE),
     _Value("is_detached", "task.is_detached", _FLAG),
     _Value("response", "task.response", _or_null(_TEXT)),  # as `reason`
-    _Value("trace_id", "task.trace_id", _or_null(f"({_TEXT} and is_trace_id(value))")),
+    _Value("trace_id", "task.trace and task.trace.trace_id", _or_null(f"({_TEXT} and is_trace_id(value))")),
     _Value("is_presumed", "False", _FLAG),  # only `lost_document` writes another
     _Value("instance", "instance", _TEXT),
     _Value("boot", "boot", _TEXT),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from gateway.errors import InvalidTaskId
@@ -154,6 +155,19 @@ def _cut(text: str, most: int) -> str:
     return _SPLIT_ESCAPE.sub("", text[: end if redacted_at < 0 else redacted_at]) + CUT
 
 
+class Trace(NamedTuple):
+    """The trace (OpenTelemetry) that a task belongs to. Ids are lower-case hexadecimal.
+
+    `parent_id` is the client's span, None without one. Whether the client samples it, and its tracestate, are of no
+    meaning then.
+    """
+
+    trace_id: str
+    parent_id: str | None = None
+    is_sampled: bool = True
+    state: str = ""
+
+
 @dataclass(slots=True, eq=False)
 class Task:
     """One relayed request, as this gateway knows it. Times are Unix milliseconds, sizes are body bytes.
@@ -185,7 +199,7 @@ class Task:
     response_bytes: int = 0
     is_detached: bool = False  # it goes on without a client
     response: Kept | None = None  # what became of its answer; None if that was not to be kept
-    trace_id: str | None = None  # of its trace (OpenTelemetry); None without tracing
+    trace: Trace | None = None  # None without tracing
 
     @property
     def state(self) -> State:

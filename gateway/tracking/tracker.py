@@ -77,6 +77,7 @@ class Tracker:
         clock: Clock | None = None,
     ) -> None:
         self.is_draining = False
+        self.on_end: Callable[[TrackedTask], None] | None = None  # called with each task that has ended
         self._heartbeat_seconds = heartbeat_seconds
         self._counts = counts or Counts()
         clock = clock or store.clock
@@ -229,6 +230,8 @@ class Tracker:
             self._leave(task)
             self._outbox.post_urgently(task)
             self._counts.ended(task)
+            if self.on_end is not None:
+                self.on_end(task)
             if self._changes.waiters:
                 self._changes.changed(task.task_id)
 

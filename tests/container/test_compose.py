@@ -16,8 +16,10 @@ from tests.container.stack import ROOT, run
 
 pytestmark = pytest.mark.container
 FIXED_BY_THE_IMAGE = {"GATEWAY_HOST", "GATEWAY_PORT", "UPSTREAM_BASE"}
-# Not the gateway's own: what Ollama, its libraries and its downloads read.
-FOR_OLLAMA = [
+# Not the gateway's own: what OpenTelemetry's SDK, Ollama, its libraries and its downloads read.
+FOR_OTHERS = [
+    "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
     "OLLAMA_CONTEXT_LENGTH", "OLLAMA_DEBUG", "OLLAMA_FLASH_ATTENTION", "OLLAMA_GPU_OVERHEAD",
     "OLLAMA_IGPU_ENABLE", "OLLAMA_KEEP_ALIVE", "OLLAMA_KV_CACHE_TYPE", "OLLAMA_LLM_LIBRARY",
     "OLLAMA_LOAD_TIMEOUT", "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_MAX_QUEUE", "OLLAMA_MAX_TRANSFER_STREAMS",
@@ -69,7 +71,7 @@ def test_a_setting_of_the_shell_reaches_the_gateway(name: str) -> None:
     assert config(**{name: "chosen"})["services"]["gateway"]["environment"][name] == "chosen"
 
 
-@pytest.mark.parametrize("name", FOR_OLLAMA)
+@pytest.mark.parametrize("name", FOR_OTHERS)
 def test_a_variable_of_ollamas_reaches_it(name: str) -> None:
     """What Ollama reads for itself, for its GPUs and for downloads is handed through under its own name."""
     assert config(**{name: "chosen"})["services"]["gateway"]["environment"][name] == "chosen"

@@ -12,7 +12,7 @@ import pytest
 from gateway import __version__
 from tests.container.conftest import GATEWAY_IMAGE, OLLAMA_IMAGE
 from tests.container.stack import PROGRAMS, run
-from tests.support.locks import pins
+from tests.support.locks import IMAGE_LOCKS, pins
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +91,7 @@ def test_nothing_of_the_build_stays(stack: Stack) -> None:
     tools = "pip pip3 gcc cc g++ make ld curl wget"
     assert stack.sh(f"for tool in {tools}; do command -v $tool; done; true") == ""
     assert "No module named pip" in stack.sh("python -m pip", check=False)
-    locked = {pin.name for pin in pins("gateway.txt")}
+    locked = {pin.name for lock in IMAGE_LOCKS for pin in pins(lock)}
     installed = set(stack.sh(f'python -c "{INSTALLED}"').split())
     assert installed
     assert installed <= locked - {"markdown-it-py", "mdurl", "pygments"}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tests.support.process import ROOT
 
+IMAGE_LOCKS = ("gateway.txt", "tracing.txt")  # what the Containerfile installs
 PIN = re.compile(r"^([\w.-]+)(?:\[([\w.,-]+)\])?==([\w.]+)", re.MULTILINE)
 
 

@@ -32,6 +32,7 @@ FLOORS = {
     "idna": ("3.7", "CVE-2024-3651: a host name that takes minutes"),
     "lxml": ("4.9.1", "CVE-2022-2309: a document that crashes the parser"),
     "orjson": ("3.9.15", "CVE-2024-27454: nested documents without a limit"),
+    "protobuf": ("6.31.1", "CVE-2025-4565: nested messages without a limit"),
     "pydantic": ("2.4.0", "CVE-2024-3772: a text that takes minutes"),
     "pygments": ("2.15.1", "CVE-2022-40896: a text that takes minutes"),
     "redis": ("4.5.5", "CVE-2023-28858 and 28859: a cancelled command's reply reaches the next caller"),
@@ -42,7 +43,11 @@ FLOORS = {
     "uvicorn": ("0.11.7", "CVE-2020-7694 and 7695: fields split by what a client sends"),
     "werkzeug": ("3.0.6", "CVE-2024-49767: a form without a limit"),
 }
-PINNED = [(lock, pin.name, pin.version) for lock in ("gateway.txt", "dev.txt", "embedded.txt") for pin in pins(lock)]
+PINNED = [
+    (lock, pin.name, pin.version)
+    for lock in ("gateway.txt", "tracing.txt", "dev.txt", "embedded.txt")
+    for pin in pins(lock)
+]
 
 
 def test_every_floor_is_a_package_of_ours() -> None:

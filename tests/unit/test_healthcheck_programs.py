@@ -98,7 +98,9 @@ SECRETS = {
     "REDIS_SENTINEL_PASSWORD": "b",
     "GATEWAY_API_KEYS": "c",
     "GATEWAY_API_KEYS_FILE": "/run/secrets/keys",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "https://user:d@collector",
     "OTEL_EXPORTER_OTLP_HEADERS": "d",
+    "OTEL_RESOURCE_ATTRIBUTES": "d",
 }
 
 
@@ -167,6 +169,12 @@ def test_the_gateway_may_stop_longer_than_it_drains(drain: str | None, seconds: 
 def test_models_are_pulled_only_where_some_are_named(models: str | None, expected: bool) -> None:
     """No names, no program; a wrong name is the gateway's to refuse."""
     assert wants_models({} if models is None else {"OLLAMA_PULL_MODELS": models}) is expected
+
+
+def test_traces_take_three_seconds_more() -> None:
+    """The last ones are sent after the last statuses are written; that wait has a limit of its own."""
+    assert gateway_stop_seconds({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}) == 38
+    assert gateway_stop_seconds({"OTEL_EXPORTER_OTLP_ENDPOINT": "tcp://10.0.0.1:80"}) == 35
 
 
 def test_parts_of_seconds_count_for_the_stop_wait() -> None:

@@ -24,7 +24,9 @@ def requirements_of(pin: Pin) -> list[Requirement]:
 def test_a_pin_keeps_the_extras_that_are_asked_of_it() -> None:
     """An old pip does not take `coverage==1` for an answer to `coverage[toml]` once a newer one is out."""
     installed = {canonicalize_name(dist.name) for dist in importlib.metadata.distributions()}
-    locked = {pin.name: pin for pin in [*pins("gateway.txt"), *pins("dev.txt")] if pin.name in installed}
+    locked = {
+        pin.name: pin for pin in [*pins("gateway.txt"), *pins("tracing.txt"), *pins("dev.txt")] if pin.name in installed
+    }
     asked = [wanted for pin in locked.values() for wanted in requirements_of(pin) if wanted.extras]
     kept = [wanted for wanted in asked if wanted.extras <= locked[canonicalize_name(wanted.name)].extras]
     assert kept == asked

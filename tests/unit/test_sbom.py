@@ -10,32 +10,33 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.locks import pins
+from tests.support.locks import IMAGE_LOCKS, pins
 from tests.support.process import ROOT
-from tools.sbom import image_components, left_out
+from tools.sbom import image_components, left_out, locked
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def test_the_bill_is_the_lock_and_the_base_image(tmp_path: Path) -> None:
-    """Every locked package that the image keeps, with all its hashes, Ollama and its image by the tag, and no more."""
+    """Every locked package that the image keeps, once, with its hashes; Ollama and its image by the tag; no more."""
     target = tmp_path / "made" / "sbom.cdx.json"
     subprocess.run([sys.executable, "tools/sbom.py", str(target)], cwd=ROOT, check=True, stdout=subprocess.PIPE)
     bill = json.loads(target.read_text())
     gone = left_out((ROOT / "Containerfile").read_text())
     assert gone == {"markdown-it-py", "mdurl", "pygments"}
-    lock = (ROOT / "requirements" / "gateway.txt").read_text()
+    lock = locked()
     for name in gone:
         lock = re.sub(rf"^{name}==.*\n(    --hash.*\n)+", "", lock, flags=re.MULTILINE)
-    locked = [(pin.name, pin.version) for pin in pins("gateway.txt") if pin.name not in gone]
+    kept = {(pin.name, pin.version) for name in IMAGE_LOCKS for pin in pins(name) if pin.name not in gone}
     (image, tag), *_ = re.findall(
         r"^ARG OLLAMA_IMAGE=([^\s@]+):([^\s@:]+)", (ROOT / "Containerfile").read_text(), re.MULTILINE
     )
     named = {(part["name"], part["version"]) for part in bill["components"]}
     assert bill["bomFormat"] == "CycloneDX"
-    assert len(locked) > 15
-    assert named == {*locked, ("ollama", tag), (image, tag)}
+    assert len(kept) > 25
+    assert len(bill["components"]) == len(named)
+    assert named == {*kept, ("ollama", tag), (image, tag)}
     assert set(re.findall(r"sha256:(\w+)", lock)) == set(re.findall(r'"content": "(\w{64})"', target.read_text()))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import opentelemetry.environment_variables
+import opentelemetry.sdk.environment_variables
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,8 @@ MISSPELLED = {
     "HEARTBEAT_SECONDS": "HEARTBEAT_SEC", "DRAIN_SECS": "DRAIN_SEC", "TTL_RUNING": "TTL_RUNNING",
     "TLL_DONE": "TTL_DONE", "LOG_LEVELS": "LOG_LEVEL", "CORS_ALLOWED_ORIGINS": "CORS_ALLOW_ORIGINS",
     "ALLOWED_HOST": "ALLOWED_HOSTS", "MAX_CONNECTION": "MAX_CONNECTIONS", "UPSTREAM_BASE_URL": "UPSTREAM_BASE",
+    "OTEL_EXPORTER_OTLP_ENDPOINTS": "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_ENDPOINT": "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OLLAMA_PULL_MODEL": "OLLAMA_PULL_MODELS", "READY_REQUIRE_MODELS": "READY_REQUIRES_MODELS",
 }  # fmt: skip
 OTHERS = [
@@ -59,6 +63,14 @@ def test_a_misspelled_name_is_told_with_the_right_one(name: str, meant: str) -> 
 def test_other_variables_are_not_told(name: str) -> None:
     """Variables of other programs, or of other parts of this one, cause no warning."""
     assert warnings_of({name: "x"}, NAMES) == []
+
+
+def test_the_variables_of_opentelemetry_are_not_told() -> None:
+    """All that its SDK reads, whatever a later version adds to them."""
+    modules = (opentelemetry.environment_variables, opentelemetry.sdk.environment_variables)
+    known = {text for module in modules for name, text in vars(module).items() if name.startswith("OTEL_")}
+    assert len(known) > 60
+    assert warnings_of(dict.fromkeys(known, "x"), NAMES) == []
 
 
 @pytest.mark.parametrize("number", ["2", "8", "10", "64", "007"])

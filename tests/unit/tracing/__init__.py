@@ -1,0 +1,1 @@
+"""Traces: the parent that a request names, what a span says, and the thread that sends it."""
