@@ -66,8 +66,8 @@ async def test_an_admins_key_shows_all_tasks(page: Watched) -> None:
     await page.open("/", "401")
     await enter(page, ADMIN)
     await page.counts("#recent tbody tr", 2)
-    await page.row("recent", "task-of-bob").get_by_role("button").click()
-    await page.shows("#detail-fields", re.compile(r"API key\s*bob"))
+    await page.row("recent", "task-of-bob").get_by_role("link").click()
+    await page.shows("#task-fields", re.compile(r"API key\s*bob"))
 
 
 async def test_the_key_stays_in_the_tab(page: Watched, upstream: Upstream) -> None:
@@ -130,15 +130,17 @@ async def test_a_key_that_is_taken_away_ends_the_view(launch: Launch, new_page: 
     gateway = await launch(GATEWAY_API_KEYS_FILE=str(keys))
     await gateway.http.post(CHAT, headers={"X-Task-Id": "task-of-alice", "x-api-key": ALICE}, json={})
     page = await new_page(gateway)
-    await page.open("/", "401")
+    await page.open("/", "401", "404")
     await enter(page, ALICE)
-    await page.row("recent", "task-of-alice").get_by_role("button").click()
-    await expect(page["#detail"]).to_be_visible()
+    await page.row("recent", "task-of-alice").get_by_role("link").click()
+    await expect(page["#view-task"]).to_be_visible()
     keys.write_text(f"bob:{BOB}\n")
     await page.shows("#key-problem", "does not accept this key")
     await expect(page["#view-dashboard"]).to_be_hidden()
-    await expect(page["#detail"]).to_be_hidden()
+    await expect(page["#view-task"]).to_be_hidden()
     await enter(page, BOB)
+    await page.shows("#task-problem", "There is no such task")  # the address still names it
+    await page["#task-back"].click()
     await page.shows("#recent-note", "No task yet")
     assert "task-of-alice" not in await page.page.content()
     await page.shows("#plot-states-text", "none")
