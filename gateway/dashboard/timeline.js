@@ -19,7 +19,8 @@ export class Timeline {
   draw(task, now) {
     const found = stagesOf(task, now);
     this.#drawBar(found);
-    const lines = [...found.stages, found.end];
+    const lines = found.end ? [...found.stages, found.end] : found.stages;
+    while (this.list.children.length > lines.length) this.list.lastChild.remove();
     while (this.list.children.length < lines.length) this.list.append(line());
     lines.forEach((facts, number) => fill(this.list.children[number], facts, number === 0));
   }
@@ -40,7 +41,7 @@ export class Timeline {
       x += widths[index];
       return shapes;
     });
-    if (end.kind !== "none") drawn.push(svg("rect", { class: `end ${end.kind}`, x: width - LEAST, y: 0, width: LEAST, height: HEIGHT }));
+    if (end) drawn.push(svg("rect", { class: `end ${end.kind}`, x: width - LEAST, y: 0, width: LEAST, height: HEIGHT }));
     this.bar.replaceChildren(svg("svg", { width, height: HEIGHT, "aria-hidden": "true" }, HATCH(), ...drawn));
   }
 }
@@ -78,10 +79,10 @@ function fill(item, { kind, title, words, atMs, atWords, isRunning, fromMs }, is
   const [key, name, facts, at] = item.children;
   setClass(item, [isRunning && "running", fromMs === null && "missing"].filter(Boolean).join(" "));
   setClass(key, `key ${kind}`);
-  setText(name, title);
+  setText(name, `${title}:`);
   setText(facts, isRunning ? `${readable(words)} (running)` : readable(words));
   at.hidden = atMs === null;
   if (atMs === null) return;
-  setText(at.firstElementChild, atWords);
+  setText(at.firstElementChild, `· ${atWords}`);
   setTime(at.lastElementChild, atMs, isFirst ? moment(atMs) : timeOfDay(atMs));
 }
