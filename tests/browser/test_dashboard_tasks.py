@@ -209,9 +209,7 @@ async def test_hostile_texts_are_texts(page: Watched, beating: Gateway, upstream
         shown = await page.row("recent", f"{fresh_id}-{number}").locator(".target").text_content()
         assert shown == f"POST {target}"
     await (
-        page.row("in-flight", f"{fresh_id}-running")
-        .get_by_role("link", name=f"{fresh_id}-running", exact=True)
-        .click()
+        page.row("in-flight", f"{fresh_id}-running").get_by_role("link", name=f"{fresh_id}-running", exact=True).click()
     )
     await page.shows("#task-fields", targets[1])
     await page.page.keyboard.press("Escape")

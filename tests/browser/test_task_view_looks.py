@@ -21,7 +21,9 @@ SCENES = {
     "forwarding": lambda: task(Stage.FORWARDING, seconds=(20.5,)),
     "streaming": lambda: task(Stage.STREAMING, seconds=(4.2, 6.1), status_code=200, stream=True, response_bytes=41_000),
     "done": lambda: task(Stage.DONE, seconds=(4.2, 6.1, 18.1), status_code=200, stream=True, response_bytes=41_000),
-    "second": lambda: task(Stage.DONE, seconds=(0, 0.002, 30), status_code=200, attempt=2, trace_id="4bf92f3577b34da6a3ce929d0e0e4736"),
+    "second": lambda: task(
+        Stage.DONE, seconds=(0, 0.002, 30), status_code=200, attempt=2, trace_id="4bf92f3577b34da6a3ce929d0e0e4736"
+    ),
     "presumed": lambda: lost(is_presumed=True),
     "lost": lambda: lost(is_presumed=False),
     "status": lambda: failed(Reason.UPSTREAM_STATUS, (1, 1.2, 1.3), status_code=404, error_text=ERROR),
