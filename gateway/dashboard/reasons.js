@@ -1,6 +1,6 @@
 // What the end of a task means, and what its user can do next. docs/polling.md has the same in a table. Pure.
 
-import { NO_WORD, REASONS } from "./format.js";
+import { REASONS } from "./format.js";
 import { isPresumed } from "./history.js";
 
 // reason -> the next step. What it means is in REASONS.
@@ -24,17 +24,18 @@ export const NEXT_STEPS = {
   gateway_error: "If the client's error names a fault of the request, correct the request. Otherwise report what the gateway's log says.",
 };
 
+const PRESUMED = "There is no word from the task's gateway; it may still run the task.";
 const PRESUMED_NEXT =
   "You can wait: if word comes, it appears here. You can cancel the task: that is done if its gateway speaks within a minute. " +
   "If you send its request again with the same id, a new attempt begins.";
 const UNKNOWN = "This version of the page does not know this reason. The message above says more.";
 const NO_TEXT = "The gateway did not keep Ollama's error: set ERROR_TEXT_BYTES to keep the beginning of such answers.";
 
-// {means, next, text, note} for a task that failed or is presumed lost; else null. `text` is Ollama's own error, null if
+// {means, next, text, note} of a task that failed or is presumed lost; else null. `text` is Ollama's own error, null if
 // it is not known; `note` says why not, "" if there is nothing to say.
 export function advice(task) {
   const { reason, error_text: text } = task.extensions;
-  if (isPresumed(task)) return { means: sentence(`lost? ${NO_WORD}`), next: PRESUMED_NEXT, text: null, note: "" };
+  if (isPresumed(task)) return { means: PRESUMED, next: PRESUMED_NEXT, text: null, note: "" };
   if (!reason) return null;
   const means = Object.hasOwn(REASONS, reason) ? sentence(REASONS[reason]) : UNKNOWN;
   const note = reason === "upstream_status" && !text ? NO_TEXT : "";

@@ -1,4 +1,4 @@
-"""Owns how the browser tests show a task that no gateway has: the answer to the page's question is the test's document."""
+"""Owns tasks that no gateway has, for the browser tests: the page gets the test's document when it asks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from gateway.tasks.task import failed_stage
 from tests.support.forged import document, lost_document
 
 if TYPE_CHECKING:
     from playwright.async_api import Route
 
     from gateway.tasks.stages import Stage
+    from gateway.tasks.task import Reason
     from tests.browser.watched import Watched
 
 ID = "night-report-7"
@@ -31,6 +33,11 @@ def task(stage: Stage, *, began_ms: int | None = None, seconds: tuple[float | No
     found["extensions"] |= dict.fromkeys(names) | dict(zip(names, at, strict=False))
     found["extensions"] |= {"created_ms": created_ms, "attempt": 1} | more
     return found
+
+
+def failed(reason: Reason, seconds: tuple[float | None, ...], **more: Any) -> Any:
+    """A task that failed for a reason."""
+    return task(failed_stage(reason), seconds=seconds, reason=str(reason), **more)
 
 
 def lost(*, is_presumed: bool, **more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the dashboard shows of kept answers: marks in the lists, the answer in the view of its task, and how it is deleted."""
+"""What the dashboard shows of kept answers: marks in the lists, the answer beside its task, and how it is deleted."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ async def test_without_a_row_the_lists_heading_gets_the_focus(page: Watched, bea
 
 @pytest.mark.parametrize("path", ["unknown", "%2e%2e%2fx", "a%20b", "%00", "%", "x" * 200, "<img src=x>"])
 async def test_an_id_without_a_task_is_told(page: Watched, path: str) -> None:
-    """An unknown id is told to be unknown; about a malformed one the gateway's own message is shown. Neither repeats."""
+    """An unknown id is told to be unknown, a malformed one in the gateway's own words. Neither is asked for again."""
     await page.open(f"/#/tasks/{path}", "404", "400")
     words = UNKNOWN if path == "unknown" else re.compile("not a task id|must not contain")
     await expect(page["#task-problem"]).to_have_text(words)

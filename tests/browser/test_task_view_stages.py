@@ -9,8 +9,8 @@ import pytest
 from playwright.async_api import expect
 
 from gateway.tasks.stages import Stage
-from gateway.tasks.task import Reason, failed_stage
-from tests.browser.task_pages import lost, now_ms, show, task
+from gateway.tasks.task import Reason
+from tests.browser.task_pages import failed, lost, now_ms, show, task
 
 if TYPE_CHECKING:
     from tests.browser.conftest import NewPage
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
 WIDTHS = "[...document.querySelectorAll('#timeline .part')].map((part) => part.width.baseVal.value)"
 TIME = r"\d\d:\d\d:\d\d\.\d{3}"
-
-
-def failed(reason: Reason, seconds: tuple[float | None, ...], **more: Any) -> Any:
-    """A task that failed for a reason."""
-    return task(failed_stage(reason), seconds=seconds, reason=str(reason), **more)
 
 
 # A document, the parts of its bar, and the lines below it.
