@@ -40,7 +40,7 @@ const known = new Map(); // path -> the last answer, for its ETag
 let listed = "#/"; // the address of the list that was shown last
 let opener = null; // what had the focus when a task was opened from the list
 let newest = null;
-let hasShown = false; // a task, with an earlier key
+let hasShown = false; // a task
 let lastAnswerMs = null;
 
 // -- asking ----------------------------------------------------------------------------------------------------------
@@ -156,6 +156,7 @@ function showPlots(now) {
 }
 
 function takeTask(task) {
+  hasShown = true;
   tasks.merge([task], api.now());
   showTasks();
 }
@@ -179,7 +180,6 @@ async function cancelTask(id) {
 
 function askForKey() {
   for (const poller of polled) poller.stop();
-  hasShown ||= view.hasShown;
   view.close();
   setText(byId("key-problem"), api.hasKey ? "The gateway does not accept this key." : "");
   api.setKey("");
@@ -258,7 +258,6 @@ function focusOnReturn(id) {
 async function openDocs() {
   for (const poller of polled) poller.stop();
   view.close();
-  document.title = "Ollama Gateway";
   try {
     await showDocs(byId("view-api"), api);
   } catch (error) {

@@ -47,11 +47,6 @@ export class TaskView {
     });
   }
 
-  // Whether a task has been shown, perhaps with an earlier key.
-  get hasShown() {
-    return this.#known !== null;
-  }
-
   open(id) {
     if (id === this.id) return;
     this.close();
@@ -76,6 +71,7 @@ export class TaskView {
     setClass(byId("task-badge"), "");
     byId("task-found").hidden = byId("task-actions").hidden = true;
     byId("task-document-fold").open = false;
+    document.title = "Ollama Gateway";
   }
 
   // Asks at once, and from then on as the task needs it.
@@ -196,7 +192,7 @@ export class TaskView {
   #note(task) {
     if (!isInFlight(task)) return "";
     if (this.#askedToStopMs !== null) return `Asked to stop ${age(Date.now() - this.#askedToStopMs)} ago.`;
-    if (isPresumed(task)) return "There is no word from the task's gateway. Changes appear here.";
+    if (isPresumed(task)) return "Changes appear here.";
     return isWaiting(task) ? "The task waits for its turn. Changes appear here." : "The task is running. Changes appear here.";
   }
 

@@ -80,7 +80,7 @@ function fill(item, { kind, title, words, atMs, atWords, isRunning, fromMs }, is
   setClass(item, [isRunning && "running", fromMs === null && "missing"].filter(Boolean).join(" "));
   setClass(key, `key ${kind}`);
   setText(name, `${title}:`);
-  setText(facts, isRunning ? `${readable(words)} (running)` : readable(words));
+  setText(facts, isRunning ? `${readable(words)} (now)` : readable(words));
   at.hidden = atMs === null;
   if (atMs === null) return;
   setText(at.firstElementChild, `· ${atWords}`);

@@ -153,6 +153,7 @@ async def test_a_key_that_is_taken_away_ends_the_view(
     await page.shows("#key-problem", "does not accept this key")
     await expect(page["#view-dashboard"]).to_be_hidden()
     await expect(page["#view-task"]).to_be_hidden()
+    assert "task-of-alice" not in await page.page.content()
     await enter(page, BOB)
     await page.shows("#task-problem", "There is no such task")  # the address still names it
     await page["#task-back"].click()

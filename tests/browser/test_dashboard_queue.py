@@ -112,7 +112,7 @@ async def test_a_waiting_task_tells_position_and_label_and_can_be_cancelled(fill
     await page.shows("#task-fields", "PENDING, queued")
     await page.shows("#task-fields", "job:2")
     await page.shows("#task-fields", "position 2 of 3")
-    await page.shows("#stages", re.compile(r"Waits: [\d.]+ m?s so far \(running\)"))
+    await page.shows("#stages", re.compile(r"Waits: [\d.]+ m?s so far \(now\)"))
     await page.shoot("queue-detail")
     await page.page.keyboard.press("Escape")
     await page.tab_to(f"Cancel the task {IDS[1]}")

@@ -26,17 +26,17 @@ STAGES: list[tuple[Any, int, list[str]]] = [
     (
         task(Stage.QUEUED, queue_position=1, queue_length=1),
         1,
-        [r"Waits: .* so far \(running\) · created", "Forwarded: not yet", "Answered: not yet"],
+        [r"Waits: .* so far \(now\) · created", "Forwarded: not yet", "Answered: not yet"],
     ),
     (
         task(Stage.FORWARDING, seconds=(4.2,)),
         2,
-        ["Waited: 4.2 s", r"Is forwarded: .* so far, no byte yet \(running\)", "Answered: not yet"],
+        ["Waited: 4.2 s", r"Is forwarded: .* so far, no byte yet \(now\)", "Answered: not yet"],
     ),
     (
         task(Stage.STREAMING, seconds=(4.2, 6.1), stream=True, response_bytes=41165),
         3,
-        ["Waited: 4.2 s", "Forwarded: 1.9 s until the first byte", r"Streams: .* so far, 40.2 KiB \(running\)"],
+        ["Waited: 4.2 s", "Forwarded: 1.9 s until the first byte", r"Streams: .* so far, 40.2 KiB \(now\)"],
     ),
     (
         task(Stage.DONE, seconds=(4.2, 6.1, 18.1), stream=True, response_bytes=41165),
