@@ -97,7 +97,7 @@ export class TaskView {
       } catch (error) {
         if (signal.aborted || this.#isEnd(error)) return;
         if (!(error instanceof Away || error instanceof Refused)) reportError(error);
-        this.#say(`${inWords(error)} This page tries again.`);
+        this.#say(`${inWords(error).replace(/\.?$/, ".")} This page tries again.`);
         await pause(AGAIN_MS);
       }
     }

@@ -8,6 +8,7 @@ import { createdMs, isInFlight, isPresumed, isWaiting } from "./history.js";
 
 // A field that an earlier version did not write into `extensions` is undefined here; it is shown like null.
 const MOST_IN_FLIGHT = 200;
+const SHOWN_END = 8; // characters of an id that are always shown
 const key = (task) => `${task.extensions.attempt}:${task.task_id}`;
 export const target = ({ method, path, query }) => readable(`${method} ${path}${query ? `?${query}` : ""}`);
 const firstByte = ({ created_ms, first_byte_ms }) => duration(first_byte_ms == null ? null : first_byte_ms - created_ms);
@@ -90,10 +91,16 @@ export class TaskTables {
   }
 }
 
+// An id that is too long for its cell loses characters in the middle: the ids of one job often differ at the end.
+function taskLink(id) {
+  const attributes = { href: taskAddress(id), class: "id", title: id, "aria-label": id };
+  return el("a", attributes, el("span", {}, id.slice(0, -SHOWN_END)), el("span", {}, id.slice(-SHOWN_END)));
+}
+
 // A link, so that a browser can open the task in another tab, and copy its address.
 function fillTask(cell, task) {
   if (!cell.firstChild) {
-    const link = el("a", { href: taskAddress(task.task_id), class: "id", title: task.task_id }, task.task_id);
+    const link = taskLink(task.task_id);
     const mark = el("span", { class: "mark", title: MARK_TITLE });
     cell.append(link, el("bdi", { class: "target" }), el("bdi", { class: "label" }), mark);
   }

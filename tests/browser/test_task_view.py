@@ -12,6 +12,7 @@ from playwright.async_api import expect
 
 from gateway.tasks.stages import Stage
 from tests.browser.task_pages import ID, Answers, show, task
+from tests.browser.test_dashboard_page import PHONE
 from tests.support.scripted import answering
 from tests.support.waiting import until
 
@@ -76,6 +77,19 @@ async def test_a_name_in_a_list_is_a_link(page: Watched, beating: Gateway, fresh
     await expect(link).to_be_focused()
 
 
+async def test_a_long_id_shows_its_end(beating: Gateway, new_page: NewPage, fresh_id: str) -> None:
+    """On a phone a long id loses its middle, not its end; the link's name is the whole id."""
+    page = await new_page(beating, **PHONE)
+    task_id = f"{fresh_id}-{'x' * 60}-part-017"
+    await run(beating, task_id)
+    await page.open()
+    row = page.row("recent", task_id)
+    start, end = await row.locator("a.id span").all()
+    assert await end.inner_text() == "part-017"
+    assert await end.evaluate("(e) => e.getBoundingClientRect().right <= e.closest('td').getBoundingClientRect().right")
+    assert await start.evaluate("(e) => e.scrollWidth > e.clientWidth")
+
+
 async def test_the_way_back_keeps_the_filters(
     page: Watched, beating: Gateway, upstream: Upstream, fresh_id: str
 ) -> None:
@@ -128,7 +142,7 @@ async def test_an_address_that_fails_is_asked_for_again(page: Watched) -> None:
     await page.page.route(f"**/tasks/status/{ID}", failing)
     await page.open(f"/#/tasks/{ID}", "503", "net::ERR_CONNECTION_REFUSED")
     await page.shows("#task-problem", "The gateway does not answer. This page tries again.")
-    await page.shows("#task-problem", "the store is down This page tries again.")
+    await page.shows("#task-problem", "the store is down. This page tries again.")
     await page.shoot("task-away")
     await page.shows("#task-fields", "SUCCESS, done")
     await expect(page["#task-problem"]).to_have_text("")
