@@ -1,13 +1,15 @@
-// The kept answer of the task in the dialog: shows it as text, live while it runs; saves it as a file; deletes it.
+// The kept answer of the task that is open: shows it as text, live while it runs; saves it as a file; deletes it.
 // It is fetched, not linked to: a browser cannot send an API key when a user follows a link.
 
 import { Away, Refused } from "./api.js";
 import { ConfirmButton } from "./confirm.js";
 import { byId, el, setText } from "./dom.js";
+import { EventText } from "./events.js";
 import { bytes, readableLines } from "./format.js";
 import { isInFlight, isPresumed } from "./history.js";
 
 const MOST_SHOWN = 256 * 1024; // bytes; more text makes a page slow
+const NEAR_END = 40; // pixels: a reader who is so near the end wants to see what follows
 const NOT_KEPT = {
   deleted: "no, it was deleted",
   too_large: "no, it is too large (MAX_RESPONSE_BYTES)",
@@ -26,12 +28,17 @@ export class KeptAnswer {
   #reading = new AbortController();
   #request = ""; // the one whose answer is shown
   #fate = ""; // what the buttons are for
+  #raw = ""; // what has been read, for the other form
+  #events = null; // joins the pieces of a stream of events; null for any other answer
+  #isText = true; // whether a stream of events is shown as text
 
   // `onDeleted(id)` is called when the answer has been deleted.
   constructor(api, onDeleted) {
     this.api = api;
     this.onDeleted = onDeleted;
     byId("answer-show").addEventListener("click", () => this.#read((answer) => this.#showText(answer)));
+    byId("answer-as-text").addEventListener("click", () => this.#choose(true));
+    byId("answer-as-raw").addEventListener("click", () => this.#choose(false));
     byId("answer-save").addEventListener("click", () => this.#read((answer) => this.#save(answer)));
   }
 
@@ -56,13 +63,32 @@ export class KeptAnswer {
   #reset() {
     this.#reading.abort();
     this.#say("");
-    byId("answer-text").hidden = true;
+    byId("answer-text").hidden = byId("answer-forms").hidden = true;
     byId("answer-text").replaceChildren();
+    this.#raw = "";
+  }
+
+  // Shows a stream of events in another form.
+  #choose(isText) {
+    this.#isText = isText;
+    byId("answer-as-text").setAttribute("aria-pressed", String(isText));
+    byId("answer-as-raw").setAttribute("aria-pressed", String(!isText));
+    this.#events = new EventText();
+    byId("answer-text").replaceChildren();
+    this.#append(this.#raw);
+  }
+
+  // Adds to what is shown. While the task runs, it follows the end, unless the reader has scrolled up.
+  #append(part) {
+    const text = byId("answer-text");
+    const isAtEnd = text.scrollHeight - text.scrollTop - text.clientHeight < NEAR_END;
+    text.append(readableLines(this.#events && this.#isText ? this.#events.push(part) : part));
+    if (isAtEnd && isInFlight(this.task)) text.scrollTop = text.scrollHeight;
   }
 
   #showButtons() {
     const isKept = this.task.extensions.response === "kept";
-    byId("detail-answer").hidden = !isKept;
+    byId("task-answer").hidden = !isKept;
     byId("answer-save").hidden = isInFlight(this.task);
     byId("answer-delete").replaceChildren();
     if (isKept) this.#addDelete();
@@ -81,7 +107,7 @@ export class KeptAnswer {
   async #delete(id) {
     await this.api.delete(path(id));
     await this.onDeleted(id);
-    byId("detail-close").focus(); // the button that had the focus is gone
+    byId("h-task").focus(); // the button that had the focus is gone
     return `The answer of ${id} is deleted.`;
   }
 
@@ -104,27 +130,41 @@ export class KeptAnswer {
     const text = byId("answer-text");
     text.replaceChildren();
     text.hidden = false;
+    this.#raw = "";
+    this.#events = typeOf(answer) === "text/event-stream" ? new EventText() : null;
+    byId("answer-forms").hidden = this.#events === null;
     this.#say(isInFlight(this.task) ? "The answer so far. What follows appears here." : "");
+    const isWhole = await this.#readPieces(answer);
+    this.#say(isWhole ? this.#endInWords() : `These are the first ${bytes(MOST_SHOWN)}. Save it as a file to see all of it.`);
+  }
+
+  // Reads until the end, or until enough is shown. Returns whether that is all.
+  async #readPieces(answer) {
     const decoder = new TextDecoder();
     const reader = answer.body?.getReader();
     let left = MOST_SHOWN;
     while (reader && left > 0) {
       const { value, done } = await reader.read();
       if (done) break;
-      text.append(readableLines(decoder.decode(value.subarray(0, left), { stream: true })));
-      if (left === MOST_SHOWN) text.scrollIntoView({ block: "nearest" });
+      const part = decoder.decode(value.subarray(0, left), { stream: true });
+      this.#raw += part;
+      this.#append(part);
+      if (left === MOST_SHOWN) byId("answer-text").scrollIntoView({ block: "nearest" });
       left -= value.length;
     }
     if (left <= 0) this.#reading.abort();
-    text.scrollIntoView({ block: "nearest" });
-    this.#say(left > 0 ? "This is the whole answer." : `These are the first ${bytes(MOST_SHOWN)}. Save it as a file to see all of it.`);
+    return left > 0;
+  }
+
+  #endInWords() {
+    const isWithoutText = this.#events && this.#isText && byId("answer-text").textContent === "";
+    return isWithoutText ? "This is the whole answer. Its events have no text: Raw shows them." : "This is the whole answer.";
   }
 
   async #save(answer) {
     const body = await answer.arrayBuffer();
-    const type = (answer.headers.get("Content-Type") ?? "").split(";")[0].trim().toLowerCase();
     const address = URL.createObjectURL(new Blob([body], { type: "application/octet-stream" }));
-    const name = `${this.task.task_id.replace(/[^\w.-]/g, "_")}.${ENDINGS[type] ?? "bin"}`;
+    const name = `${this.task.task_id.replace(/[^\w.-]/g, "_")}.${ENDINGS[typeOf(answer)] ?? "bin"}`;
     el("a", { href: address, download: name }).click();
     setTimeout(() => URL.revokeObjectURL(address), 60_000);
     this.#say(`Saved ${bytes(body.byteLength)} as ${name}.`);
@@ -135,6 +175,7 @@ export class KeptAnswer {
   }
 }
 
+const typeOf = (answer) => (answer.headers.get("Content-Type") ?? "").split(";")[0].trim().toLowerCase();
 const path = (id) => `/tasks/${encodeURIComponent(id)}/response`;
 
 function inWords(error, task) {

@@ -3,7 +3,6 @@
 import { listAddress, parse, taskAddress } from "./address.js";
 import { Api, Away, Refused } from "./api.js";
 import { Condition } from "./condition.js";
-import { Detail, inWords, statusPath } from "./detail.js";
 import { showDocs } from "./docs.js";
 import { byId, el, setText } from "./dom.js";
 import { clock, minute } from "./format.js";
@@ -13,6 +12,7 @@ import { NodeTable } from "./nodes.js";
 import { Plots, windowStart } from "./plots.js";
 import { Poller } from "./poller.js";
 import { RecentList } from "./recent.js";
+import { inWords, statusPath, TaskView } from "./task.js";
 import { TaskTables, tasksInWords } from "./tasks.js";
 
 const LIST_MS = 2000;
@@ -31,13 +31,16 @@ const lists = new Poller(askList, LIST_MS);
 const health = new Poller(askHealth, HEALTH_MS);
 const loaded = new Poller(askModels, MODELS_MS);
 const peers = new Poller(askNodes, NODES_MS);
+const polled = new Set([lists, loaded, peers]); // while the list is shown
 const recent = new RecentList(() => lists.hurry(), goToList);
-const tables = new TaskTables(api, goToTask, cancelTask);
-const detail = new Detail(api, takeTask, () => goToList(listed));
+const tables = new TaskTables(api, cancelTask);
+const view = new TaskView(api, { onNews: takeTask, onRefused: askForKey, onLeave: () => (location.hash = listed), cancel: cancelTask });
 
 const known = new Map(); // path -> the last answer, for its ETag
-let listed = {}; // the filters of the list that was shown last
+let listed = "#/"; // the address of the list that was shown last
+let opener = null; // what had the focus when a task was opened from the list
 let newest = null;
+let hasShown = false; // a task
 let lastAnswerMs = null;
 
 // -- asking ----------------------------------------------------------------------------------------------------------
@@ -116,6 +119,7 @@ async function askNodes() {
   } catch (error) {
     if (!(error instanceof Refused) || ![403, 404].includes(error.status)) throw error;
     peers.stop();
+    polled.delete(peers);
     nodes.hide();
   }
 }
@@ -138,9 +142,9 @@ function showTasks() {
   if (newest !== null) tables.showInFlight(inFlight, isOld);
   const { page } = recent;
   if (page !== null) tables.showRecent(page.items.map((task) => tasks.best(task)), recent.isFiltered, page.skipped ?? 0);
+  if (byId("view-dashboard").hidden) return;
   document.title = inFlight.length ? `(${inFlight.length}) Ollama Gateway` : "Ollama Gateway";
   showPlots(now);
-  detail.refresh((task) => tasks.best(task));
 }
 
 function showPlots(now) {
@@ -153,12 +157,15 @@ function showPlots(now) {
 }
 
 function takeTask(task) {
+  hasShown = true;
   tasks.merge([task], api.now());
   showTasks();
 }
 
 function tick() {
-  if (document.hidden || byId("view-dashboard").hidden) return;
+  if (document.hidden) return;
+  view.tick();
+  if (byId("view-dashboard").hidden) return;
   tables.tick();
   models.tick();
   nodes.tick();
@@ -173,8 +180,8 @@ async function cancelTask(id) {
 // -- the key ---------------------------------------------------------------------------------------------------------
 
 function askForKey() {
-  for (const poller of [lists, loaded, peers]) poller.stop();
-  detail.close();
+  for (const poller of polled) poller.stop();
+  view.close();
   setText(byId("key-problem"), api.hasKey ? "The gateway does not accept this key." : "");
   api.setKey("");
   condition.problem("lists", "");
@@ -187,8 +194,9 @@ function takeKey(event) {
   byId("key").value = "";
   if (!/^[!-~]+$/.test(key)) return setText(byId("key-problem"), "A key consists of printable ASCII characters.");
   api.setKey(key);
-  if (newest !== null) return location.reload(); // removes everything that another key showed
+  if (hasShown || newest !== null) return location.reload(); // removes everything that another key showed
   setText(byId("key-problem"), "");
+  polled.add(peers);
   showParts(false);
 }
 
@@ -199,51 +207,58 @@ function forgetKey() {
 
 // -- the address, and the parts of the page --------------------------------------------------------------------------
 
-const isDocs = () => location.pathname === "/docs" || parse(location.hash).part === "api";
-
-function goToTask(id) {
-  location.hash = taskAddress(id);
-}
+const VIEWS = { list: "view-dashboard", task: "view-task", api: "view-api" };
+const here = () => (location.pathname === "/docs" ? { part: "api" } : parse(location.hash));
 
 function goToList(filters) {
   location.hash = listAddress(filters);
 }
 
 function showParts(needsKey) {
+  const { part, task, filters } = here();
+  const hadFocus = document.activeElement;
   byId("key-form").hidden = !needsKey;
-  byId("view-dashboard").hidden = needsKey || isDocs();
-  byId("view-api").hidden = needsKey || !isDocs();
+  for (const [name, id] of Object.entries(VIEWS)) byId(id).hidden = needsKey || name !== part;
   byId("forget-key").hidden = needsKey || !api.hasKey;
-  byId(isDocs() ? "to-dashboard" : "to-api").removeAttribute("aria-current");
-  byId(isDocs() ? "to-api" : "to-dashboard").setAttribute("aria-current", "page");
+  byId(part === "api" ? "to-dashboard" : "to-api").removeAttribute("aria-current");
+  byId(part === "api" ? "to-api" : "to-dashboard").setAttribute("aria-current", "page");
   health.start();
   if (needsKey) return byId("key").focus();
-  if (isDocs()) return openDocs();
-  for (const poller of [lists, loaded, peers]) poller.start();
-  followAddress();
+  if (part === "task") return openTask(task, hadFocus);
+  if (part === "api") return openDocs();
+  showList(filters);
 }
 
-// Shows what the address names: a task, or the list with its filters.
-function followAddress() {
-  const { part, task, filters } = parse(location.hash);
-  if (part === "task") return openTask(task);
-  detail.close();
-  listed = filters;
+// While a task is open, the lists are not asked.
+function openTask(id, hadFocus) {
+  for (const poller of polled) poller.stop();
+  condition.problem("lists", "");
+  if (byId("view-dashboard").contains(hadFocus)) opener = hadFocus;
+  byId("task-back").href = listed;
+  view.open(id);
+}
+
+function showList(filters) {
+  const wasOpen = view.id;
+  view.close();
+  listed = location.hash || "#/";
+  for (const poller of polled) poller.start();
   recent.choose(filters);
+  showTasks();
+  if (wasOpen !== null) focusOnReturn(wasOpen);
 }
 
-async function openTask(id) {
-  setText(byId("search-problem"), "");
-  try {
-    await detail.open(id);
-  } catch (error) {
-    if (error instanceof Refused && error.status === 401) askForKey();
-    else setText(byId("search-problem"), inWords(error));
-  }
+// Back to where the user came from: the row of the task, or the list's heading if there is none.
+function focusOnReturn(id) {
+  const links = [...document.querySelectorAll("a.id")].filter((link) => link.title === id);
+  const place = opener?.isConnected ? opener : (links[0] ?? byId("h-recent"));
+  opener = null;
+  place.focus();
 }
 
 async function openDocs() {
-  for (const poller of [lists, loaded, peers]) poller.stop();
+  for (const poller of polled) poller.stop();
+  view.close();
   try {
     await showDocs(byId("view-api"), api);
   } catch (error) {
@@ -254,11 +269,11 @@ async function openDocs() {
 
 byId("key-form").addEventListener("submit", takeKey);
 byId("forget-key").addEventListener("click", forgetKey);
-byId("try-now").addEventListener("click", () => hurry(lists, health, loaded, peers));
+byId("try-now").addEventListener("click", () => hurry(lists, health, loaded, peers, view));
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
   const id = byId("search-id").value.trim();
-  if (id) goToTask(id);
+  if (id) location.hash = taskAddress(id);
 });
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the fragment of the address already names the part that is shown

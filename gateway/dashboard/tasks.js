@@ -1,6 +1,6 @@
 // The two tables of tasks, and the button that cancels one.
 
-import { keptInWords } from "./answer.js";
+import { taskAddress } from "./address.js";
 import { ConfirmButton } from "./confirm.js";
 import { byId, el, Rows, setClass, setText } from "./dom.js";
 import { age, bytes, clock, count, duration, NO_WORD, readable, REASONS } from "./format.js";
@@ -8,23 +8,23 @@ import { createdMs, isInFlight, isPresumed, isWaiting } from "./history.js";
 
 // A field that an earlier version did not write into `extensions` is undefined here; it is shown like null.
 const MOST_IN_FLIGHT = 200;
+const SHOWN_END = 8; // characters of an id that are always shown
 const key = (task) => `${task.extensions.attempt}:${task.task_id}`;
-const target = ({ method, path, query }) => readable(`${method} ${path}${query ? `?${query}` : ""}`);
+export const target = ({ method, path, query }) => readable(`${method} ${path}${query ? `?${query}` : ""}`);
 const firstByte = ({ created_ms, first_byte_ms }) => duration(first_byte_ms == null ? null : first_byte_ms - created_ms);
 
 const MARK_TITLE = "kept: the gateway keeps the answer. detached: the task does not need its client any more.";
 const marks = ({ response, is_detached }) => [response === "kept" && "kept", is_detached && "detached"].filter(Boolean).join(", ");
 const PRESUMED_NOTE = `lost?: ${NO_WORD}. Wait, cancel it, or send its request again: that begins a new attempt.`;
-const position = ({ queue_position, queue_length }) => (queue_position == null ? "" : `position ${queue_position} of ${queue_length}`);
+export const position = ({ queue_position, queue_length }) => (queue_position == null ? "" : `position ${queue_position} of ${queue_length}`);
 // When a presumed loss was written says nothing of its task.
-const hasEnd = (task) => task.extensions.finished_ms != null && !isPresumed(task);
+export const hasEnd = (task) => task.extensions.finished_ms != null && !isPresumed(task);
 const took = (task) => duration(hasEnd(task) ? task.extensions.finished_ms - task.extensions.created_ms : null);
 
 export class TaskTables {
-  // `open(id)` shows one task, `cancel(id)` ends one; `api` tells the time.
-  constructor(api, open, cancel) {
+  // `cancel(id)` ends one task; `api` tells the time.
+  constructor(api, cancel) {
     this.api = api;
-    this.open = open;
     this.inFlight = new Rows(byId("in-flight"), this.#inFlightColumns(cancel), key, byId("h-in-flight"));
     this.recent = new Rows(byId("recent"), this.#recentColumns(), key, byId("h-recent"));
     this.shownInFlight = [];
@@ -67,7 +67,7 @@ export class TaskTables {
 
   #inFlightColumns(cancel) {
     return [
-      (cell, task) => this.#fillTask(cell, task),
+      fillTask,
       fillStage,
       (cell, task) => setText(cell, age(this.api.now() - createdMs(task))),
       (cell, { extensions }) => setText(cell, firstByte(extensions)),
@@ -80,7 +80,7 @@ export class TaskTables {
 
   #recentColumns() {
     return [
-      (cell, task) => this.#fillTask(cell, task),
+      fillTask,
       (cell, task) => (isPresumed(task) ? fillBadge(cell, `${task.state}?`, "presumed") : fillBadge(cell, task.state, task.state.toLowerCase())),
       fillResult,
       (cell, task) => setText(cell, clock(createdMs(task), this.api.now())),
@@ -89,19 +89,25 @@ export class TaskTables {
       (cell, { extensions }) => setText(cell, bytes(extensions.response_bytes)),
     ];
   }
+}
 
-  #fillTask(cell, task) {
-    if (!cell.firstChild) {
-      const button = el("button", { type: "button", class: "id", title: task.task_id }, task.task_id);
-      button.addEventListener("click", () => this.open(task.task_id));
-      const mark = el("span", { class: "mark", title: MARK_TITLE });
-      cell.append(button, el("bdi", { class: "target" }), el("bdi", { class: "label" }), mark);
-    }
-    const [, request, label, mark] = cell.children;
-    fillText(request, target(task.extensions));
-    fillText(label, readable(task.extensions.label ?? ""));
-    setText(mark, marks(task.extensions));
+// An id that is too long for its cell loses characters in the middle: the ids of one job often differ at the end.
+function taskLink(id) {
+  const attributes = { href: taskAddress(id), class: "id", title: id, "aria-label": id };
+  return el("a", attributes, el("span", {}, id.slice(0, -SHOWN_END)), el("span", {}, id.slice(-SHOWN_END)));
+}
+
+// A link, so that a browser can open the task in another tab, and copy its address.
+function fillTask(cell, task) {
+  if (!cell.firstChild) {
+    const link = taskLink(task.task_id);
+    const mark = el("span", { class: "mark", title: MARK_TITLE });
+    cell.append(link, el("bdi", { class: "target" }), el("bdi", { class: "label" }), mark);
   }
+  const [, request, label, mark] = cell.children;
+  fillText(request, target(task.extensions));
+  fillText(label, readable(task.extensions.label ?? ""));
+  setText(mark, marks(task.extensions));
 }
 
 function fillText(element, text) {
@@ -132,7 +138,7 @@ function fillResult(cell, task) {
   if (cell.title !== title) cell.title = title;
 }
 
-function cancelButton(cell, id, cancel) {
+export function cancelButton(cell, id, cancel) {
   const words = { ask: "Cancel", yes: "Really cancel", no: "Keep", doing: "Cancelling…", what: `the task ${id}` };
   return new ConfirmButton(cell, words, async () => outcome(id, await cancel(id)), `The task ${id} was not cancelled`);
 }
@@ -141,32 +147,6 @@ function outcome(id, task) {
   if (isPresumed(task)) return `The task ${id} will be cancelled if its gateway speaks within a minute.`;
   if (isInFlight(task)) return `The task ${id} was told to stop.`;
   return task.stage === "cancelled" ? `The task ${id} is cancelled.` : `The task ${id} had already ended: ${task.state}.`;
-}
-
-// One task's document in words: [name, value].
-export function describe(task, now) {
-  const more = task.extensions;
-  const at = (ms) => (ms == null ? "–" : clock(ms, now));
-  return [
-    ["State", isPresumed(task) ? `${task.state}, lost? ${NO_WORD}` : `${task.state}, ${task.stage}`],
-    ["Message", readable(task.message)],
-    ["Reason", isPresumed(task) ? "lost? It is not certain that its gateway was killed." : more.reason ? `${readable(more.reason)}: ${REASONS[more.reason] ?? "?"}` : "–"],
-    ["Request", target(more)],
-    ["Label", readable(more.label ?? "–")],
-    ["Queue", position(more) ? `${position(more)}, waiting since ${at(more.created_ms)}` : "–"],
-    ["Answer", more.status_code == null ? "–" : `HTTP ${more.status_code}${more.stream ? ", a stream" : ""}`],
-    ["Answer kept", keptInWords(task)],
-    ["Detached", more.is_detached ? "yes: the task does not need its client any more" : "–"],
-    ["Created", at(more.created_ms)],
-    ["With Ollama", `${at(more.started_ms)}${more.started_ms == null ? "" : `, after ${duration(more.started_ms - more.created_ms)}`}`],
-    ["First byte", `${at(more.first_byte_ms)}${more.first_byte_ms == null ? "" : `, after ${firstByte(more)}`}`],
-    ["Ended", hasEnd(task) ? `${at(more.finished_ms)}, after ${took(task)}` : "–"],
-    ["Bytes", `${bytes(more.request_bytes)} up, ${bytes(more.response_bytes)} down`],
-    ["Attempt", String(more.attempt)],
-    ["Gateway", readable(more.instance ?? "–")],
-    ["API key", readable(more.owner ?? "–")],
-    ["Last written", at(task.timestamp * 1000)],
-  ];
 }
 
 export const tasksInWords = (number) => count(number, "task", "tasks");

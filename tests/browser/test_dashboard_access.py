@@ -66,8 +66,8 @@ async def test_an_admins_key_shows_all_tasks(page: Watched) -> None:
     await page.open("/", "401")
     await enter(page, ADMIN)
     await page.counts("#recent tbody tr", 2)
-    await page.row("recent", "task-of-bob").get_by_role("button").click()
-    await page.shows("#detail-fields", re.compile(r"API key\s*bob"))
+    await page.row("recent", "task-of-bob").get_by_role("link").click()
+    await page.shows("#task-fields", re.compile(r"API key\s*bob"))
 
 
 async def test_the_key_stays_in_the_tab(page: Watched, upstream: Upstream) -> None:
@@ -123,22 +123,41 @@ async def test_the_api_page_needs_the_key_too(page: Watched) -> None:
     await expect(page.row("recent", "task-of-bob")).to_be_visible()
 
 
-async def test_a_key_that_is_taken_away_ends_the_view(launch: Launch, new_page: NewPage, tmp_path: Path) -> None:
-    """A key that stops working while the page is open leads back to the form; the next one sees nothing of it."""
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_a_key_that_is_taken_away_ends_the_view(
+    launch: Launch, upstream: Upstream, new_page: NewPage, tmp_path: Path, is_running: bool
+) -> None:
+    """A key that stops working while the page is open leads back to the form; the next one sees nothing of it.
+
+    The page asks no more for a task that has ended: there it is noticed when the user goes back to the list.
+    """
     keys = tmp_path / "keys"
     keys.write_text(f"alice:{ALICE}\n")
     gateway = await launch(GATEWAY_API_KEYS_FILE=str(keys))
-    await gateway.http.post(CHAT, headers={"X-Task-Id": "task-of-alice", "x-api-key": ALICE}, json={})
+    fields = (b"X-Task-Id", b"task-of-alice"), (b"x-api-key", ALICE.encode())
+    if is_running:
+        gated = upstream.gated()
+        await gateway.send("POST", CHAT, *fields, body=b"{}")
+        gated.head()
+    else:
+        await gateway.ask("POST", CHAT, *fields, body=b"{}")
     page = await new_page(gateway)
-    await page.open("/", "401")
+    await page.open("/", "401", "404")
     await enter(page, ALICE)
-    await page.row("recent", "task-of-alice").get_by_role("button").click()
-    await expect(page["#detail"]).to_be_visible()
+    await page.row("recent", "task-of-alice").get_by_role("link").click()
+    await page.shows("#task-fields", "RUNNING, streaming" if is_running else "SUCCESS, done")
     keys.write_text(f"bob:{BOB}\n")
+    if not is_running:
+        await page.page.keyboard.press("Escape")
+    await expect(page["#key-form"]).to_be_visible(timeout=20_000)
     await page.shows("#key-problem", "does not accept this key")
     await expect(page["#view-dashboard"]).to_be_hidden()
-    await expect(page["#detail"]).to_be_hidden()
+    await expect(page["#view-task"]).to_be_hidden()
+    await expect(page.page).to_have_title("Ollama Gateway")
     await enter(page, BOB)
+    if is_running:
+        await page.shows("#task-problem", "There is no such task")  # the address still names it
+        await page["#task-back"].click()
     await page.shows("#recent-note", "No task yet")
     assert "task-of-alice" not in await page.page.content()
     await page.shows("#plot-states-text", "none")

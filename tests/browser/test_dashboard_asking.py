@@ -43,12 +43,6 @@ async def start(gateway: Gateway, task_id: str) -> None:
     await gateway.at(task_id, "forwarding")
 
 
-async def search(page: Watched, task_id: str) -> None:
-    """Enter an id into the search."""
-    await page["#search-id"].fill(task_id)
-    await page["#search-id"].press("Enter")
-
-
 def questions(page: Watched, task_id: str) -> list[Request]:
     """The requests that wait for another event of a task."""
     return [request for request in page.asked(f"/tasks/status/{task_id}") if "?wait=" in request.url]
@@ -82,19 +76,19 @@ async def test_304_keeps_the_page(page: Watched, beating: Gateway, fresh_id: str
 async def test_an_open_task_is_one_question_in_the_air(
     page: Watched, beating: Gateway, upstream: Upstream, fresh_id: str
 ) -> None:
-    """It names the known event, ends when the dialog closes or the tab is hidden, and comes again with the tab."""
+    """It names the known event, ends when the view closes or the tab is hidden, and comes again with the tab."""
     upstream.gated()
     await start(beating, fresh_id)
     await page.page.add_init_script(AIR)
     await page.open()
     await page.shows("#in-flight", fresh_id)
     for _ in range(3):
-        await search(page, fresh_id)
-        await page.shows("#detail-id", fresh_id)
+        await page.go(fresh_id)
+        await page.shows("#task-id", fresh_id)
         await air(page, 1)
         await page.page.keyboard.press("Escape")
         await air(page, 0)
-    await search(page, fresh_id)
+    await page.go(fresh_id)
     await air(page, 1)
     await page.evaluate(SEEN, False)
     await air(page, 0)
@@ -110,40 +104,40 @@ async def test_an_open_task_is_one_question_in_the_air(
 async def test_an_ended_task_is_asked_for_no_more(
     page: Watched, beating: Gateway, upstream: Upstream, fresh_id: str
 ) -> None:
-    """With its end the dialog shows it, and only lists are requested from then on."""
+    """With its end the view shows it, and from then on the page asks only for the gateway's condition."""
     gated = upstream.gated(EVENTS)
     await start(beating, fresh_id)
     await page.page.add_init_script(AIR)
     await page.open()
-    await search(page, fresh_id)
-    await page.shows("#detail-fields", "RUNNING, forwarding")
+    await page.go(fresh_id)
+    await page.shows("#task-fields", "RUNNING, forwarding")
     gated.head()
-    await page.shows("#detail-fields", "RUNNING, streaming")
+    await page.shows("#task-fields", "RUNNING, streaming")
     gated.piece(DONE_EVENT)
     gated.end()
-    await page.shows("#detail-fields", "SUCCESS, done")
+    await page.shows("#task-fields", "SUCCESS, done")
     await air(page, 0)
     await page.shoot("detail-ended")
-    before, lists = len(questions(page, fresh_id)), len(page.asked("/tasks/status"))
-    await until(lambda: len(page.asked("/tasks/status")) >= lists + 5, 20, "lists are requested")
-    assert len(questions(page, fresh_id)) == before
+    before, conditions = len(page.asked("/tasks/")), len(page.asked("/readyz"))
+    await until(lambda: len(page.asked("/readyz")) >= conditions + 3, 20, "the condition is requested")
+    assert len(page.asked("/tasks/")) == before
 
 
 async def test_the_task_that_was_opened_last_is_shown(
     page: Watched, beating: Gateway, upstream: Upstream, fresh_id: str
 ) -> None:
-    """A slow answer to an earlier search is not waited for, and takes no place."""
+    """A slow answer about an earlier task is not waited for, and takes no place."""
     upstream.gated()
     await start(beating, fresh_id)
     await page.page.route("**/tasks/status/slow", lambda route: None)  # never answered
     await page.open("/", "net::ERR_ABORTED")
-    await search(page, "slow")
+    await page.go("slow")
     await until(lambda: page.asked("/tasks/status/slow"), 20, "the slow one is requested")
-    await search(page, fresh_id)
-    await page.shows("#detail-id", fresh_id)
+    await page.go(fresh_id)
+    await page.shows("#task-id", fresh_id)
     (slow,) = page.asked("/tasks/status/slow")
     await until(lambda: slow.failure is not None, 20, "the page gave it up")
-    await expect(page["#search-problem"]).to_have_text("")
+    await expect(page["#task-problem"]).to_have_text("")
 
 
 async def served(route: Route, task: dict[str, Any], kind: str) -> None:
@@ -171,8 +165,8 @@ async def test_answers_before_their_time_do_not_make_it_busy(
     await page.page.add_init_script(RECORD)
     await page.page.route("**/tasks/status/one*", partial(served, task=found, kind=kind))
     await page.open(turns_clock=True)
-    await search(page, "one")
-    await page.shows("#detail-id", "one")
+    await page.go("one")
+    await page.shows("#task-id", "one")
     times = await question_times(page, "/tasks/status/one?wait=", at_once + 6)
     waits = [later - earlier for earlier, later in pairwise(times)]
     assert max(waits[:at_once], default=0) < 1990

@@ -124,7 +124,7 @@ async def test_the_store_is_down_and_comes_back(launch: Launch, new_store: NewSt
     await page.shoot("store-down")
     await page["#search-id"].fill("meanwhile")
     await page["#search-id"].press("Enter")
-    await page.shows("#detail-fields", "SUCCESS, done")  # this gateway knows its own tasks
+    await page.shows("#task-fields", "SUCCESS, done")  # this gateway knows its own tasks
     await page.page.keyboard.press("Escape")
 
     await store.start()

@@ -36,7 +36,7 @@ async def test_forged_documents_do_not_break_the_page(launch: Launch, new_store:
     await page.shows("#problems", "All is well.")
     await page["#search-id"].fill(sorted(MALFORMED)[0])
     await page["#search"].get_by_role("button").click()
-    await page.shows("#search-problem", "There is no such task")
+    await page.shows("#task-problem", "There is no such task")
     await page.shoot("forged")
 
 
@@ -70,9 +70,9 @@ async def test_control_characters_are_shown_as_escapes(launch: Launch, new_store
     page = await new_page(await launch(REDIS_URL=store.url))
     await page.open()
     await page.shows("#recent", SHOWN_ESCAPES)
-    await page.row("recent", "odd").get_by_role("button").click()
-    await page.shows("#detail-fields", SHOWN_ESCAPES)
-    for element in ("#recent", "#detail-fields", "#detail-document"):
+    await page.row("recent", "odd").get_by_role("link").click()
+    await page.shows("#task-fields", SHOWN_ESCAPES)
+    for element in ("#recent", "#task-fields", "#task-document"):
         text = await page[element].text_content() or ""
         assert not {"\x1b", "\x07", "\u202e"} & set(text), element
 
@@ -91,9 +91,9 @@ async def test_a_document_of_the_version_before_is_shown(
     page = await new_page(await launch(REDIS_URL=store.url))
     await page.open()
     await page.shows("#recent", "before")
-    await page.row("recent", "before").get_by_role("button").click()
-    await page.shows("#detail-fields", "SUCCESS, done")
-    for element in ("#recent", "#detail-fields", "#plots-note"):
+    await page.row("recent", "before").get_by_role("link").click()
+    await page.shows("#task-fields", "SUCCESS, done")
+    for element in ("#recent", "#task-fields", "#plots-note"):
         text = await page[element].text_content() or ""
         assert "undefined" not in text, element
         assert "NaN" not in text, element

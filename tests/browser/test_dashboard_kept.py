@@ -1,4 +1,4 @@
-"""What the dashboard shows of kept answers: marks in the lists, the answer in the dialog, and how it is deleted."""
+"""What the dashboard shows of kept answers: marks in the lists, the answer beside its task, and how it is deleted."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ async def detached(gateway: Gateway, upstream: Upstream, task_id: str) -> Gated:
 
 
 async def open_task(page: Watched, table: str, task_id: str) -> None:
-    """Open the dialog with a task."""
-    await page.row(table, task_id).get_by_role("button", name=task_id, exact=True).click()
-    await page.shows("#detail-id", task_id)
+    """Open the view of a task."""
+    await page.row(table, task_id).get_by_role("link", name=task_id, exact=True).click()
+    await page.shows("#task-id", task_id)
 
 
 async def test_lists_mark_kept_and_detached_tasks(
@@ -68,18 +68,19 @@ async def test_lists_mark_kept_and_detached_tasks(
 async def test_an_answer_is_shown_and_saved(
     page: Watched, beating: Gateway, upstream: Upstream, fresh_id: str, tmp_path: Path
 ) -> None:
-    """Its text appears in the dialog, its bytes go into a file; a task that is not kept has no such part."""
+    """Its text appears in the view, its bytes go into a file; a task that is not kept has no such part."""
     await kept(beating, upstream, fresh_id, streaming(*PIECES))
     upstream.then(streaming(*PIECES))
     await beating.ask("POST", CHAT, (b"X-Task-Id", f"{fresh_id}-plain".encode()), body=b"{}")
     await page.open()
     await open_task(page, "recent", f"{fresh_id}-plain")
-    await expect(page["#detail-answer"]).to_be_hidden()
+    await expect(page["#task-answer"]).to_be_hidden()
     await page.page.keyboard.press("Escape")
     await open_task(page, "recent", fresh_id)
-    await page.shows("#detail-fields", "yes, 1.6 KiB")
+    await page.shows("#task-fields", "yes, 1.6 KiB")
     await page["#answer-show"].click()
     await page.shows("#answer-note", "This is the whole answer.")
+    await page["#answer-as-raw"].click()
     assert await page["#answer-text"].text_content() == WHOLE.decode()
     async with page.page.expect_download() as download:
         await page["#answer-save"].click()
@@ -94,17 +95,17 @@ async def test_an_answer_is_shown_and_saved(
 
 
 async def test_an_answer_is_shown_live(page: Watched, beating: Gateway, upstream: Upstream, fresh_id: str) -> None:
-    """While the task runs, its answer grows in the dialog; closing the dialog ends the reading."""
+    """While the task runs, its answer grows in the view; leaving the view ends the reading."""
     gated = await detached(beating, upstream, fresh_id)
     await page.open()
     await open_task(page, "in-flight", fresh_id)
-    await page.shows("#detail-fields", "yes: the task does not need its client any more")
+    await page.shows("#task-fields", "yes: the task does not need its client any more")
     await expect(page["#answer-save"]).to_be_hidden()
     await page["#answer-show"].click()
     await page.shows("#answer-note", "The answer has not begun.")
     gated.head()
     gated.piece(PIECES[0])
-    await page.shows("#detail-fields", "RUNNING, streaming")
+    await page.shows("#task-fields", "RUNNING, streaming")
     await page["#answer-show"].click()
     await page.shows("#answer-text", "word 0 ")
     gated.piece(PIECES[1])
@@ -112,6 +113,7 @@ async def test_an_answer_is_shown_live(page: Watched, beating: Gateway, upstream
     gated.piece(b"".join(PIECES[2:]))
     gated.end()
     await page.shows("#answer-note", "This is the whole answer.")
+    await page["#answer-as-raw"].click()
     assert await page["#answer-text"].text_content() == WHOLE.decode()
     await expect(page["#answer-save"]).to_be_visible()
 
@@ -123,7 +125,7 @@ async def test_an_answer_is_deleted_when_asked_twice(
     await kept(beating, upstream, fresh_id, streaming(*PIECES))
     await page.open()
     await open_task(page, "recent", fresh_id)
-    part = page["#detail-answer"]
+    part = page["#task-answer"]
     await part.get_by_text("Delete", exact=True).click()
     await part.get_by_text("Keep", exact=True).click()
     await part.get_by_text("Delete", exact=True).click()
@@ -132,9 +134,9 @@ async def test_an_answer_is_deleted_when_asked_twice(
     assert (await beating.http.get(f"/tasks/{fresh_id}/response")).content == WHOLE
     await page.page.keyboard.press("Enter")
     await page.page.keyboard.press("Enter")
-    await page.shows("#detail-fields", "no, it was deleted")
+    await page.shows("#task-fields", "no, it was deleted")
     await expect(part).to_be_hidden()
-    assert await page.focused() == "Close"
+    assert await page.evaluate("document.activeElement.id") == "h-task"
     await page.shows("#news", f"The answer of {fresh_id} is deleted.")
     assert (await beating.http.get(f"/tasks/{fresh_id}/response")).status_code == 410
     await page.page.keyboard.press("Escape")
@@ -149,10 +151,10 @@ async def test_deleting_a_detached_tasks_answer_cancels_it(
     exchange = await upstream.exchange()
     await page.open()
     await open_task(page, "in-flight", fresh_id)
-    await page["#detail-answer"].get_by_text("Delete", exact=True).click()
-    await page["#detail-answer"].get_by_text("Really delete, and cancel the task").click()
+    await page["#task-answer"].get_by_text("Delete", exact=True).click()
+    await page["#task-answer"].get_by_text("Really delete, and cancel the task").click()
     await within(5, exchange.closed.wait(), "the upstream connection is closed")
-    await page.shows("#detail-fields", "FAILED, cancelled")
+    await page.shows("#task-fields", "FAILED, cancelled")
     assert outcome(await beating.status(fresh_id)) == ("FAILED", "cancelled", "cancelled")
 
 
@@ -209,15 +211,15 @@ async def test_with_keys_the_page_sends_its_key(
     await open_task(page, "recent", fresh_id)
     await page["#answer-show"].click()
     await page.shows("#answer-text", "word 29 ")
-    await page["#detail-answer"].get_by_text("Delete", exact=True).click()
-    await page["#detail-answer"].get_by_text("Really delete").click()
-    await page.shows("#detail-fields", "no, it was deleted")
+    await page["#task-answer"].get_by_text("Delete", exact=True).click()
+    await page["#task-answer"].get_by_text("Really delete").click()
+    await page.shows("#task-fields", "no, it was deleted")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("device", ["wide", "phone"])
 async def test_it_looks_well(launch: Launch, upstream: Upstream, new_page: NewPage, scheme: str, device: str) -> None:
-    """Lists and dialog, wide and on a phone, in the light and the dark: nothing scrolls sideways."""
+    """Lists and view, wide and on a phone, in the light and the dark: nothing scrolls sideways."""
     gateway = await launch(HEARTBEAT_SEC="0.5")
     await kept(gateway, upstream, "night-report-7", streaming(*PIECES), (b"X-Task-Label", b"nightly"))
     gated = await detached(gateway, upstream, "summary-of-the-week")
@@ -231,6 +233,5 @@ async def test_it_looks_well(launch: Launch, upstream: Upstream, new_page: NewPa
     await page["#answer-show"].click()
     await page.shows("#answer-note", "This is the whole answer.")
     await page.page.screenshot(path=page.screenshots / f"kept-shown-{device}-{scheme}.png")
-    await page["#detail-answer"].get_by_text("Delete", exact=True).click()
+    await page["#task-answer"].get_by_text("Delete", exact=True).click()
     await page.shoot(f"kept-detail-{device}-{scheme}")
-    assert await page.evaluate("detail.scrollWidth <= detail.clientWidth"), "the dialog scrolls sideways"

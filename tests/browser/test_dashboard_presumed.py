@@ -105,30 +105,31 @@ async def test_it_is_readable_everywhere(opened: Opened, options: dict[str, Any]
     await page.shoot(name)
     for selector in (".badge.presumed", "#presumed-note", "#in-flight .position"):
         assert await page.evaluate(CONTRAST, selector) >= 4.5, selector
-    await page.row("in-flight", "maybe").get_by_role("button", name="maybe", exact=True).click()
-    await page.shows("#detail-note", "You can wait")
+    await page.row("in-flight", "maybe").get_by_role("link", name="maybe", exact=True).click()
+    await page.shows("#task-next", "You can wait")
     await page.shoot(f"{name}-detail")
 
 
 async def test_its_details_say_what_to_do(opened: Opened, store: Store) -> None:
-    """Wait, cancel, or begin a new attempt. When its gateway speaks, the open dialog shows its word."""
+    """Wait, cancel, or begin a new attempt. When its gateway speaks, the open view shows its word."""
     page = await opened()
-    await page.row("recent", "maybe").get_by_role("button").click()
-    await page.shows("#detail-fields", f"FAILED, lost? {NO_WORD}")
-    for words in ("it may still run the task. You can wait", "You can cancel the task", "a new attempt begins"):
-        await page.shows("#detail-note", words)
+    await page.row("recent", "maybe").get_by_role("link").click()
+    await page.shows("#task-fields", f"FAILED, lost? {NO_WORD}")
+    await page.shows("#task-means", "it may still run")
+    for words in ("You can wait", "You can cancel the task", "a new attempt begins"):
+        await page.shows("#task-next", words)
     await put(store, other("maybe", Stage.STREAMING))
-    await page.shows("#detail-fields", "RUNNING, streaming", 15)
-    await page.shows("#detail-note", "The task is running.")
+    await page.shows("#task-fields", "RUNNING, streaming", 15)
+    await page.shows("#task-note", "The task is running.")
 
 
 async def test_a_certain_loss_says_nothing_of_that(opened: Opened) -> None:
     """Its details say that its gateway was killed."""
     page = await opened()
     for task_id in ("surely", "earlier"):
-        await page.row("recent", task_id).get_by_role("button").click()
-        await page.shows("#detail-fields", "lost: its gateway was killed")
-        await expect(page["#detail-note"]).to_have_text("")
+        await page.row("recent", task_id).get_by_role("link").click()
+        await page.shows("#task-means", "Its gateway was killed.")
+        await expect(page["#task-note"]).to_have_text("")
         await page.page.keyboard.press("Escape")
 
 

@@ -101,17 +101,18 @@ def seconds(text: str) -> int:
 
 
 async def test_a_waiting_task_tells_position_and_label_and_can_be_cancelled(filled: Gateway, new_page: NewPage) -> None:
-    """By keyboard alone: the dialog has position, length and label; after a cancel those behind it move up."""
+    """By keyboard alone: the view has position, length and label; after a cancel those behind it move up."""
     page = await new_page(filled)
     await page.open()
     await page.shows("#in-flight", IDS[2])
     await expect(page.row("in-flight", IDS[2]).locator(".label")).to_have_text("job:2")
     await page.tab_to(IDS[2])
     await page.page.keyboard.press("Enter")
-    await page.shows("#detail-note", "waits for its turn")
-    await page.shows("#detail-fields", "PENDING, queued")
-    await page.shows("#detail-fields", "job:2")
-    await page.shows("#detail-fields", re.compile(r"position 2 of 3, waiting since \d\d:\d\d:\d\d"))
+    await page.shows("#task-note", "waits for its turn")
+    await page.shows("#task-fields", "PENDING, queued")
+    await page.shows("#task-fields", "job:2")
+    await page.shows("#task-fields", "position 2 of 3")
+    await page.shows("#stages", re.compile(r"Waits: [\d.]+ m?s so far \(now\)"))
     await page.shoot("queue-detail")
     await page.page.keyboard.press("Escape")
     await page.tab_to(f"Cancel the task {IDS[1]}")

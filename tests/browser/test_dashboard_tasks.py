@@ -148,9 +148,9 @@ async def test_the_keyboard_suffices(page: Watched, beating: Gateway, upstream: 
 
     await page.page.keyboard.press("Shift+Tab")
     await page.page.keyboard.press("Enter")
-    await page.shows("#detail-fields", "RUNNING, forwarding")
+    await page.shows("#task-fields", "RUNNING, forwarding")
     await page.page.keyboard.press("Escape")
-    await expect(page["#detail"]).to_be_hidden()
+    await expect(page["#view-task"]).to_be_hidden()
     assert await page.focused() == fresh_id
 
     await page.page.keyboard.press("Tab")
@@ -209,18 +209,17 @@ async def test_hostile_texts_are_texts(page: Watched, beating: Gateway, upstream
         shown = await page.row("recent", f"{fresh_id}-{number}").locator(".target").text_content()
         assert shown == f"POST {target}"
     await (
-        page.row("in-flight", f"{fresh_id}-running")
-        .get_by_role("button", name=f"{fresh_id}-running", exact=True)
-        .click()
+        page.row("in-flight", f"{fresh_id}-running").get_by_role("link", name=f"{fresh_id}-running", exact=True).click()
     )
-    await page.shows("#detail-fields", targets[1])
+    await page.shows("#task-fields", targets[1])
     await page.page.keyboard.press("Escape")
     for hostile in (image, script, "../../livez", "%00"):
         await page["#search-id"].fill(hostile)
         await page["#search-id"].press("Enter")
-        await page.shows("#search-problem", re.compile("not a task id|no such task|must not contain"))
+        await page.shows("#task-problem", re.compile("not a task id|no such task|must not contain"))
+        await page.page.keyboard.press("Escape")
     await page.counts("img, script:not([src]), iframe, main svg [onload]", 0)
-    assert await page.page.title() == "(1) Ollama Gateway"
+    await expect(page.page).to_have_title("(1) Ollama Gateway")
 
 
 async def test_the_filter_shows_one_state(page: Watched, beating: Gateway, upstream: Upstream, fresh_id: str) -> None:
@@ -273,20 +272,22 @@ async def test_a_task_is_found_by_its_id(page: Watched, beating: Gateway, upstre
     await page.open("/", "404")
     await page["#search-id"].fill("unknown")
     await page["#search-id"].press("Enter")
-    await page.shows("#search-problem", "There is no such task")
+    await page.shows("#task-problem", "There is no such task")
+    await page["#task-back"].click()
     await page["#search-id"].fill(fresh_id)
     await page["#search-id"].press("Enter")
-    await page.shows("#detail-id", fresh_id)
-    await page.shows("#detail-fields", "RUNNING, forwarding")
+    await page.shows("#task-id", fresh_id)
+    await page.shows("#task-fields", "RUNNING, forwarding")
     await until(
         lambda: any("wait=" in r.url for r in page.asked(f"/tasks/status/{fresh_id}")), what="it waits for news"
     )
     gated.head()
-    await page.shows("#detail-fields", "RUNNING, streaming", seconds=1.5)  # sooner than a list would tell
+    await page.shows("#task-fields", "RUNNING, streaming", seconds=1.5)  # sooner than a list would tell
     gated.end()
-    await page.shows("#detail-fields", "stream_incomplete: the stream ended without its end event", seconds=1.5)
-    await page["#detail summary"].click()
-    await page.shows("#detail-document", '"event_type": "task.status.update"')
+    await page.shows("#task-fields", "stream_incomplete", seconds=1.5)
+    await page.shows("#task-means", "The stream ended without its end event.")
+    await page["#task-document-fold summary"].click()
+    await page.shows("#task-document", '"event_type": "task.status.update"')
 
 
 async def test_the_plots_count_what_happened(launch: Launch, upstream: Upstream, new_page: NewPage) -> None:

@@ -70,9 +70,13 @@ class Watched:
     def __getitem__(self, selector: str) -> Locator:
         return self.page.locator(selector)
 
+    async def go(self, task_id: str) -> None:
+        """Go to the address of a task, as a link does."""
+        await self.page.evaluate("(id) => { location.hash = `#/tasks/${encodeURIComponent(id)}`; }", task_id)
+
     def row(self, table: str, task_id: str) -> Locator:
         """The row of a task in `in-flight` or `recent`."""
-        return self.page.locator(f"#{table} tbody tr", has=self.page.get_by_role("button", name=task_id, exact=True))
+        return self.page.locator(f"#{table} tbody tr", has=self.page.get_by_role("link", name=task_id, exact=True))
 
     async def shows(self, selector: str, text: str | re.Pattern[str], seconds: float = 6.0) -> None:
         """Wait until the element holds this text."""

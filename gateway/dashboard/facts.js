@@ -1,0 +1,96 @@
+// The facts of one task as a list of names and values. Only what has a value is shown. A row is renewed in its place, so
+// that a selection in it survives.
+
+import { keptInWords } from "./answer.js";
+import { CopyButton } from "./copy.js";
+import { byId, el, setText } from "./dom.js";
+import { bytes, NO_WORD, readable } from "./format.js";
+import { isPresumed } from "./history.js";
+import { ago, moment, setTime, timeElement } from "./moments.js";
+import { hasEnd, position, target } from "./tasks.js";
+
+// [name, text] or [name, {at: Unix milliseconds}] or [name, {copy: text}]; a value that is empty is left out.
+function factsOf(task) {
+  const more = task.extensions;
+  const at = (ms) => (ms == null ? "" : { at: ms });
+  return [
+    ["State", `${task.state}, ${isPresumed(task) ? `lost? ${NO_WORD}` : task.stage}`],
+    ["Message", readable(task.message)],
+    ["Reason", isPresumed(task) ? "lost? It is not certain that its gateway was killed." : readable(more.reason ?? "")],
+    ["Request", target(more)],
+    ["Label", readable(more.label ?? "")],
+    ["Queue", position(more)],
+    ["Answer", more.status_code == null ? "" : `HTTP ${more.status_code}${more.stream ? ", a stream" : ""}`],
+    ["Answer kept", more.response == null ? "" : keptInWords(task)],
+    ["Detached", more.is_detached ? "yes: the task does not need its client any more" : ""],
+    ["Bytes", `${bytes(more.request_bytes)} up, ${bytes(more.response_bytes)} down`],
+    ["Created", at(more.created_ms)],
+    ["Ended", hasEnd(task) ? at(more.finished_ms) : ""],
+    ["Last written", at(task.timestamp * 1000)],
+    ["Attempt", more.attempt > 1 ? String(more.attempt) : ""],
+    ["Gateway", readable(more.instance ?? "")],
+    ["API key", readable(more.owner ?? "")],
+    ["Trace", more.trace_id ? { copy: readable(more.trace_id) } : ""],
+  ].filter(([, value]) => value !== "");
+}
+
+export class Facts {
+  #rows = new Map(); // name -> {dt, dd, fill}
+
+  constructor() {
+    this.list = byId("task-fields");
+  }
+
+  // `now` is by the gateway's clock.
+  show(task, now) {
+    const facts = factsOf(task);
+    const names = new Set(facts.map(([name]) => name));
+    for (const [name, row] of this.#rows) if (!names.has(name)) this.#remove(name, row);
+    let next = this.list.firstChild;
+    for (const [name, value] of facts) {
+      const row = this.#rows.get(name) ?? this.#add(name, value);
+      if (row.dt === next) next = row.dd.nextSibling;
+      else this.list.insertBefore(row.dt, next), this.list.insertBefore(row.dd, next);
+      row.fill(value, now);
+    }
+  }
+
+  clear() {
+    this.#rows.clear();
+    this.list.replaceChildren();
+  }
+
+  #add(name, value) {
+    const [dd, fill] = typeof value === "string" ? textCell() : "at" in value ? timeCell() : copyCell(name);
+    const row = { dt: el("dt", {}, name), dd, fill };
+    this.#rows.set(name, row);
+    return row;
+  }
+
+  #remove(name, { dt, dd }) {
+    this.#rows.delete(name);
+    dt.remove();
+    dd.remove();
+  }
+}
+
+function textCell() {
+  const text = el("bdi");
+  return [el("dd", {}, text), (value) => setText(text, value)];
+}
+
+function timeCell() {
+  const [time, past] = [timeElement(0, ""), el("span", { class: "muted" })];
+  const fill = ({ at }, now) => {
+    setTime(time, at, moment(at));
+    setText(past, ` · ${ago(at, now)}`);
+  };
+  return [el("dd", {}, time, past), fill];
+}
+
+function copyCell(name) {
+  const text = el("bdi", { class: "code" });
+  const button = el("button", { type: "button", class: "small", "aria-label": `Copy: ${name}` }, "Copy");
+  new CopyButton(button, () => text.textContent);
+  return [el("dd", {}, text, " ", button), ({ copy }) => setText(text, copy)];
+}

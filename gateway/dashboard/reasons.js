@@ -1,0 +1,47 @@
+// What the end of a task means, and what its user can do next. docs/polling.md has the same in a table. Pure.
+
+import { REASONS } from "./format.js";
+import { isPresumed } from "./history.js";
+
+// reason -> the next step. What it means is in REASONS.
+export const NEXT_STEPS = {
+  upstream_status: "With 400 or 404, correct the request: often the model is missing. With 5xx, try again, and read Ollama's log.",
+  upstream_unavailable: "Try again after a few seconds.",
+  upstream_error: "Try again once. If it repeats, read Ollama's log: often there is not enough memory.",
+  upstream_truncated: "Try again: the client got only a part of the answer.",
+  stream_incomplete:
+    "Try again: the client got only a part of the answer, and many clients do not notice. If the model repeats itself, change the prompt or the model's parameters.",
+  stream_error: "Read the last event of the stream: it has the error, and the client has it.",
+  client_disconnect:
+    "If you did not want that, let the call outlive its client (X-Task-Keep: true), or raise the time limits of the client and of every proxy in between.",
+  cancelled: "You have to do nothing.",
+  timeout:
+    "If the model was loading, raise UPSTREAM_IDLE_TIMEOUT_SEC or set it to 0. If the request waited too long, give it more time or try later. Otherwise read Ollama's log.",
+  queue_full: "Try again after the time that the client's 429 names in Retry-After.",
+  shutdown: "Try again when the next gateway is ready.",
+  lost: "Send the request again.",
+  response_too_large: "Raise MAX_RESPONSE_BYTES or MAX_KEPT_BYTES, or ask for a shorter answer.",
+  gateway_error: "If the client's error names a fault of the request, correct the request. Otherwise report what the gateway's log says.",
+};
+
+const PRESUMED = "There is no word from the task's gateway; it may still run the task.";
+const PRESUMED_NEXT =
+  "You can wait: if word comes, it appears here. You can cancel the task: that is done if its gateway speaks within a minute. " +
+  "If you send its request again with the same id, a new attempt begins.";
+const UNKNOWN = "This version of the page does not know this reason. The message above says more.";
+const NO_TEXT = "The gateway did not keep Ollama's error: set ERROR_TEXT_BYTES to keep the beginning of such answers.";
+
+// {means, next, text, note} of a task that failed or is presumed lost; else null. `text` is Ollama's own error, null if
+// it is not known; `note` says why not, "" if there is nothing to say.
+export function advice(task) {
+  const { reason, error_text: text } = task.extensions;
+  if (isPresumed(task)) return { means: PRESUMED, next: PRESUMED_NEXT, text: null, note: "" };
+  if (!reason) return null;
+  const means = Object.hasOwn(REASONS, reason) ? sentence(REASONS[reason]) : UNKNOWN;
+  const note = reason === "upstream_status" && !text ? NO_TEXT : "";
+  return { means, next: Object.hasOwn(NEXT_STEPS, reason) ? NEXT_STEPS[reason] : "", text: text || null, note };
+}
+
+function sentence(text) {
+  return `${text[0].toUpperCase()}${text.slice(1)}.`;
+}
