@@ -50,7 +50,7 @@ class Extensions(BaseModel):
     status_code: int | None = Field(description="the HTTP status that the client got")
     reason: Reason | None = Field(description="why the task is FAILED")
     error_text: str | None = Field(
-        None, description="the beginning of an answer of 400 or above; null without `ERROR_TEXT_BYTES`"
+        None, description="the beginning of an answer of 400 or above; not there without `ERROR_TEXT_BYTES`"
     )
     created_ms: int
     started_ms: int | None = Field(description="handed over to Ollama")
@@ -60,7 +60,7 @@ class Extensions(BaseModel):
     response_bytes: int
     is_detached: bool = Field(False, description="whether it goes on without its client, because its answer is kept")
     response: Kept | None = Field(None, description="what became of the answer; null if it was not to be kept")
-    trace_id: str | None = Field(None, description="of the task's OpenTelemetry trace; null without tracing")
+    trace_id: str | None = Field(None, description="of the task's OpenTelemetry trace; not there without tracing")
     is_presumed: bool = Field(
         False, description="only in FAILED lost: its gateway is silent, but may live; then its true state follows"
     )

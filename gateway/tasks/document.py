@@ -57,10 +57,16 @@ class _Value:
     source: str
     check: _Check
     is_needed: bool = False  # in `extensions`: no version wrote documents without it
+    is_optional: bool = False  # left out where it is None, so that a feature that is off adds nothing to a document
 
 
 def _as_code(values: tuple[_Value, ...]) -> str:
-    return "{" + ", ".join(f"{value.name!r}: {value.source}" for value in values) + "}"
+    return "{" + ", ".join(map(_item, values)) + "}"
+
+
+def _item(value: _Value) -> str:
+    pair = f"{value.name!r}: {value.source}"
+    return f"**({{{pair}}} if {value.source} is not None else NOTHING)" if value.is_optional else pair
 
 
 # The layout of the document (docs/api.md, "The status"), in the order in which it is written.
@@ -71,7 +77,7 @@ _EXTENSIONS = (
     _Value("stream", "task.is_stream", _FLAG),
     _Value("status_code", "task.status_code", _or_null(_whole(999))),
     _Value("reason", "task.reason", _or_null(_TEXT)),  # a later version may have more reasons
-    _Value("error_text", "task.error_text", _or_null(_TEXT)),
+    _Value("error_text", "task.error_text", _or_null(_TEXT), is_optional=True),
     _Value("created_ms", "task.created_ms", _MS, is_needed=True),
     _Value("started_ms", "task.started_ms", _or_null(_MS)),
     _Value("first_byte_ms", "task.first_byte_ms", _or_null(_MS)),
@@ -80,7 +86,12 @@ _EXTENSIONS = (
     _Value("response_bytes", "task.response_bytes", _SIZE),
     _Value("is_detached", "task.is_detached", _FLAG),
     _Value("response", "task.response", _or_null(_TEXT)),  # as `reason`
-    _Value("trace_id", "task.trace and task.trace.trace_id", _or_null(f"({_TEXT} and is_trace_id(value))")),
+    _Value(
+        "trace_id",
+        "(task.trace and task.trace.trace_id)",
+        _or_null(f"({_TEXT} and is_trace_id(value))"),
+        is_optional=True,
+    ),
     _Value("is_presumed", "False", _FLAG),  # only `lost_document` writes another
     _Value("instance", "instance", _TEXT),
     _Value("boot", "boot", _TEXT),
@@ -109,7 +120,8 @@ _DOCUMENT = (
 
 # Compiled once from the table: reading the values row by row, or by attrgetter, makes each write a third slower.
 _values: Callable[..., dict[str, object]] = eval(  # noqa: S307 - of the table above alone
-    f"lambda task, algorithm_id, instance, boot, now, standing_in_queue: {_as_code(_DOCUMENT)}"
+    f"lambda task, algorithm_id, instance, boot, now, standing_in_queue: {_as_code(_DOCUMENT)}",
+    {"VERSION": VERSION, "EVENT_TYPE": EVENT_TYPE, "NOTHING": {}},
 )
 
 

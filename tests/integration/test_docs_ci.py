@@ -39,7 +39,7 @@ async def test_the_pages_test_passes(live: Gateway, model: EmbeddedModel, tmp_pa
 
 async def test_the_report_names_the_test_of_a_failed_task(tmp_path: Path) -> None:
     """The page's command prints one line for each task that is no success."""
-    ended = {"label": None, "reason": None, "error_text": None}
+    ended = {"label": None, "reason": None}
     failed = {"label": "test_x", "reason": "upstream_status", "error_text": "no such model"}
     (tmp_path / "gateway-report").mkdir()
     items = [

@@ -36,7 +36,7 @@ FIELDS = [
 EXTENSIONS = [
     "method", "path", "query", "stream", "status_code", "reason", "created_ms", "started_ms", "first_byte_ms",
     "finished_ms", "request_bytes", "response_bytes", "is_detached", "response", "attempt", "instance", "boot", "owner",
-    "lost_after_ms",
+    "lost_after_ms", "error_text", "trace_id",
 ]  # fmt: skip
 ENTRIES = [
     "x", ":", "::::", "0000000001000", "0000000001000:DONE::t", "1000:SUCCESS:t", "0000000001000:SUCCESS:alice",

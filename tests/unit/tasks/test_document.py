@@ -17,7 +17,7 @@ from gateway.tasks.document import (
     is_visible,
 )
 from gateway.tasks.stages import MAX_ATTEMPT, Stage
-from gateway.tasks.task import Task
+from gateway.tasks.task import Task, Trace
 from tests.support.forged import EXTENSIONS, FIELDS, MISSING, SHAPES, document, with_shape
 
 # What the fields take of SHAPES; what was added since an earlier version may be missing, too.
@@ -50,12 +50,24 @@ def test_the_text_of_a_document() -> None:
     assert text == (
         '{"version":"1.0","event_type":"task.status.update","event_id":"e","algorithm_id":"a","task_id":"t",'
         '"state":"RUNNING","stage":"streaming","message":"the upstream answers with HTTP 200","timestamp":2,'
-        '"extensions":{"method":"POST","path":"/v1/x","query":"a=b","stream":true,"status_code":200,"reason":null,"error_text":null,'
+        '"extensions":{"method":"POST","path":"/v1/x","query":"a=b","stream":true,"status_code":200,"reason":null,'
         '"created_ms":1000,"started_ms":null,"first_byte_ms":2000,"finished_ms":null,"request_bytes":0,'
-        '"response_bytes":0,"is_detached":false,"response":null,"trace_id":null,"is_presumed":false,"instance":"i","boot":"b","owner":"ann",'
+        '"response_bytes":0,"is_detached":false,"response":null,"is_presumed":false,"instance":"i","boot":"b","owner":"ann",'
         '"label":"one","queue_position":1,"queue_length":2,"attempt":3,"lost_after_ms":null}}'
     )
     assert fields_of(text, "t") == json.loads(text)
+
+
+def test_what_is_off_adds_nothing_to_a_document() -> None:
+    """The error text and the trace id are there only if they have a value, before the store's own."""
+    task = Task("t", "POST", "/v1/x", "", 1000)
+    task.error_text, task.trace = "no such model", Trace("a" * 32)
+    text = complete_document(document_head(task, algorithm_id="a", instance="i", boot="b", now=2.9), 1)
+    more = json.loads(text)["extensions"]
+    assert (more["error_text"], more["trace_id"]) == ("no such model", "a" * 32)
+    assert list(more).index("trace_id") < list(more).index("boot")
+    assert fields_of(text, "t") is not None
+    assert not {"error_text", "trace_id"} & document("t")["extensions"].keys()
 
 
 @pytest.mark.parametrize("field", FIELDS + EXTENSIONS)
@@ -70,17 +82,7 @@ def test_a_document_of_the_version_before_has_the_shape() -> None:
     before = document("t", Stage.DONE)
     extensions = before["extensions"]
     before |= {"timestamp": 1795387183.266}
-    for added in (
-        "boot",
-        "owner",
-        "lost_after_ms",
-        "instance",
-        "is_detached",
-        "response",
-        "is_presumed",
-        "error_text",
-        "trace_id",
-    ):
+    for added in ("boot", "owner", "lost_after_ms", "instance", "is_detached", "response", "is_presumed"):
         del extensions[added]
     extensions["path"] = "/v1/" + "x" * 60_000
     assert fields_of(json.dumps(before), "t") == before

@@ -37,8 +37,8 @@ EXTENSION_KEYS = {
     "finished_ms", "request_bytes", "response_bytes", "attempt", "instance",
 }  # fmt: skip
 OWN_ADDITIONS = {
-    "is_detached", "response", "error_text", "trace_id", "is_presumed", "boot", "owner", "label",
-    "queue_position", "queue_length", "lost_after_ms",
+    "is_detached", "response", "is_presumed", "boot", "owner", "label", "queue_position", "queue_length",
+    "lost_after_ms",
 }  # fmt: skip
 
 
@@ -279,8 +279,6 @@ def test_the_documents_values() -> None:
             "response_bytes": 34,
             "is_detached": False,
             "response": None,
-            "error_text": None,
-            "trace_id": None,
             "is_presumed": False,
             "attempt": 3,
             "instance": "host-1",
