@@ -5,51 +5,68 @@ import { Api, Away, Refused } from "./api.js";
 import { Condition } from "./condition.js";
 import { Detail, inWords, statusPath } from "./detail.js";
 import { showDocs } from "./docs.js";
-import { byId, el, setText } from "./dom.js";
-import { clock, minute } from "./format.js";
-import { History, PAGE, path } from "./history.js";
+import { announce, byId, el, setText } from "./dom.js";
+import { clock, count } from "./format.js";
+import { ConfirmButton } from "./confirm.js";
+import { Empty } from "./empty.js";
+import { explain } from "./explain.js";
+import { isGet } from "./filters.js";
+import { History } from "./history.js";
 import { ModelTable } from "./models.js";
 import { NodeTable } from "./nodes.js";
 import { Plots, windowStart } from "./plots.js";
 import { Poller } from "./poller.js";
-import { RecentList } from "./recent.js";
+import { getsInWords, RecentList } from "./recent.js";
 import { TaskTables, tasksInWords } from "./tasks.js";
+import { Updated } from "./updated.js";
 
 const LIST_MS = 2000;
 const HEALTH_MS = 5000;
 const MODELS_MS = 5000;
 const NODES_MS = 5000;
 const MOST_KNOWN_PAGES = 12;
+const OWN_LIST = "/tasks/status?scope=instance&limit=500"; // what this gateway itself knows, without the store
+const TURNS_BETWEEN_STORE = 4; // while the store is away
 
 const api = new Api();
 const condition = new Condition();
 const tasks = new History();
-const plots = new Plots();
+const plots = new Plots((filter) => addressWith(filter));
 const models = new ModelTable(api);
 const nodes = new NodeTable();
 const lists = new Poller(askList, LIST_MS);
 const health = new Poller(askHealth, HEALTH_MS);
 const loaded = new Poller(askModels, MODELS_MS);
 const peers = new Poller(askNodes, NODES_MS);
-const recent = new RecentList(() => lists.hurry(), goToList);
+const recent = new RecentList(tasks, showAndAsk, goToList);
 const tables = new TaskTables(api, goToTask, cancelTask);
+const empty = new Empty();
+const updated = new Updated(lists, pause, lookOnce);
+const cancelLabel = labelButton();
 const detail = new Detail(api, takeTask, () => goToList(listed));
 
 const known = new Map(); // path -> the last answer, for its ETag
 let listed = {}; // the filters of the list that was shown last
-let newest = null;
+let range = "15m"; // of the plots
+let hasList = false; // whether any list has come
+let isOwnOnly = false; // the store is away: the lists have what this gateway knows
+let turnsWithoutStore = 0;
+let maySeeAll = false; // the key sees the gateways, and so the tasks of all owners
+let leftOut = 0; // malformed records on the newest page
 let lastAnswerMs = null;
 
 // -- asking ----------------------------------------------------------------------------------------------------------
 
-async function ask(url, options = {}) {
+// `isOnce`: the page asks for this only once, or wants it even if it is the same.
+async function ask(url, { isOnce = false, ...options } = {}) {
   const { keyNumber } = api;
   try {
-    const answer = await api.get(url, { known: known.get(url) ?? null, ...options });
+    const answer = await api.get(url, { known: isOnce ? null : (known.get(url) ?? null), ...options });
     known.delete(url); // keeps the order of use
-    known.set(url, answer);
+    if (!isOnce) known.set(url, answer);
     if (known.size > MOST_KNOWN_PAGES) known.delete(known.keys().next().value);
     lastAnswerMs = Date.now();
+    updated.reach(true);
     condition.problem("gateway", "");
     return answer;
   } catch (error) {
@@ -60,21 +77,51 @@ async function ask(url, options = {}) {
 }
 
 async function askList() {
-  const newestPath = path({ limit: PAGE });
-  const wanted = recent.isWanted ? { kind: "view", path: recent.path ?? newestPath } : tasks.nextList(recent.path);
   try {
-    const { body } = await ask(wanted.path);
-    tasks.take(wanted.kind, body, api.now());
-    if (wanted.kind === "newest") newest = body;
-    if (wanted.path === (recent.path ?? newestPath)) recent.take(body);
-    condition.problem("lists", "");
-    await lookForUnseen();
-  } catch (error) {
-    if (error instanceof Refused && error.status !== 401) condition.problem("lists", `Tasks cannot be listed: ${error.message}`);
-    throw error;
+    turnsWithoutStore += 1;
+    if (isOwnOnly && turnsWithoutStore % TURNS_BETWEEN_STORE) await askOwn();
+    else await askStore();
+    updated.take();
   } finally {
     showTasks();
   }
+}
+
+async function askStore() {
+  const now = api.now();
+  const isLive = tasks.inFlight.some(({ stage }) => stage === "streaming");
+  const list = tasks.nextList(now, { sinceMs: windowStart(now, range), search: recent.search, isLive });
+  try {
+    const { body } = await ask(list.path, { isOnce: list.kind === "next" || list.name === "live" });
+    tasks.take(list, body, api.now());
+    if (list.name === "newest") leftOut = body.skipped ?? 0;
+    hasList = true;
+    if (list.name !== "live") leaveOwn();
+    await lookForUnseen();
+  } catch (error) {
+    if (error instanceof Refused && error.status === 503) return askOwn(error);
+    if (error instanceof Refused && error.status !== 401) condition.problem("lists", `Tasks cannot be listed: ${error.message}`);
+    throw error;
+  }
+}
+
+// The store is away, and `why`: shows what this gateway itself knows.
+async function askOwn(why = null) {
+  try {
+    const { body } = await ask(OWN_LIST);
+    tasks.merge(body.items, api.now());
+    [isOwnOnly, hasList] = [true, true];
+    condition.problem("lists", "");
+    if (why) condition.problem("others", `Tasks of other gateways cannot be listed: ${why.message}`);
+  } catch (error) {
+    if (error instanceof Refused && error.status !== 401) condition.problem("lists", `Tasks cannot be listed: ${(why ?? error).message}`);
+    throw error;
+  }
+}
+
+function leaveOwn() {
+  [isOwnOnly, turnsWithoutStore] = [false, 0];
+  for (const name of ["lists", "others"]) condition.problem(name, "");
 }
 
 async function lookForUnseen() {
@@ -93,7 +140,9 @@ async function askHealth() {
   const { body } = await ask("/readyz", { also: [503] });
   setText(byId("version"), body.version);
   models.showMissing(body.models);
-  if (condition.take(body)) hurry(lists, loaded, peers); // not itself: a balancer's gateways may differ each time
+  if (!condition.take(body)) return;
+  turnsWithoutStore = -1; // the next list is the store's
+  if (!updated.isPaused) hurry(lists, loaded, peers); // not itself: a balancer's gateways may differ each time
 }
 
 async function askModels() {
@@ -112,15 +161,18 @@ async function askNodes() {
   try {
     const { body } = await ask("/nodes");
     nodes.show(body.items);
+    maySeeAll = true;
   } catch (error) {
     if (!(error instanceof Refused) || ![403, 404].includes(error.status)) throw error;
     peers.stop();
     nodes.hide();
+    maySeeAll = false;
   }
 }
 
 function sayAway(error) {
   const since = lastAnswerMs === null ? "" : ` The page shows the state of ${clock(lastAnswerMs, Date.now())}.`;
+  updated.reach(false);
   condition.away(`The gateway does not answer (${error.message}).${since} The page keeps trying.`);
 }
 
@@ -132,23 +184,64 @@ function hurry(...pollers) {
 
 function showTasks() {
   const now = api.now();
-  const inFlight = tasks.inFlight;
   const isOld = document.body.classList.contains("stale");
-  if (newest !== null) tables.showInFlight(inFlight, isOld);
-  const { page } = recent;
-  if (page !== null) tables.showRecent(page.items.map((task) => tasks.best(task)), recent.isFiltered, page.skipped ?? 0);
-  document.title = inFlight.length ? `(${inFlight.length}) Ollama Gateway` : "Ollama Gateway";
+  const { filters } = recent;
+  tables.address = addressWith;
+  const all = tasks.inFlight;
+  const shown = filters.gets ? all : all.filter((task) => !isGet(task));
+  tables.showOwners(maySeeAll && tasks.since(0).some(({ extensions }) => extensions.owner != null));
+  if (hasList) tables.showInFlight(all, shown, isOld);
+  showRecent(now);
+  showLabelButton(filters.label, all);
+  document.title = `${updated.mark}${shown.length ? `(${shown.length}) ` : ""}Ollama Gateway`;
+  updated.tick();
   showPlots(now);
   detail.refresh((task) => tasks.best(task));
 }
 
+function showRecent(now) {
+  const page = recent.page(now, isOwnOnly);
+  const isLoading = page === null || (page.isSearching && !page.rows.length);
+  const isAway = !isOwnOnly && page === null && condition.has("lists");
+  const emptyKind = isAway ? "away" : isLoading ? "loading" : recent.isFiltered ? "filtered" : "nothing";
+  const { rows, hidden } = page ?? { rows: [], hidden: 0 };
+  const nothing = empty.show(rows.length ? "" : emptyKind, { hasKey: api.hasKey, hidden });
+  tables.showRecent(rows, nothing, leftOut, hidden);
+  setText(byId("own-note"), isOwnOnly ? "The store is down. These are the tasks that this gateway itself knows." : "");
+}
+
 function showPlots(now) {
-  if (newest === null) return;
-  const drawn = tasks.since(windowStart(now));
-  plots.draw(drawn, now);
-  const gapMs = tasks.gapBefore(now);
-  const more = gapMs === null ? "" : ` There were more: before ${minute(gapMs)} this page knows only some of them.`;
-  setText(byId("plots-note"), `Drawn from ${tasksInWords(drawn.length)}.${tasks.isWalking ? " Loading older ones." : more}`);
+  if (!hasList) return;
+  const start = windowStart(now, range);
+  const all = tasks.since(start);
+  const drawn = recent.filters.gets ? all : all.filter((task) => !isGet(task));
+  plots.draw(drawn, now, range);
+  const gapMs = isOwnOnly ? null : tasks.gapBefore(start);
+  const more = gapMs === null ? "" : ` The page knows all from ${clock(gapMs, now)} on; of the time before, only some.`;
+  const state = isOwnOnly ? " The store is down: these are the tasks that this gateway itself knows." : tasks.isWalking(start) ? " Loading older ones." : "";
+  setText(byId("plots-note"), `Drawn from ${tasksInWords(drawn.length)}. ${getsInWords(all.length - drawn.length)}${more}${state}`.replace("  ", " ").trim());
+}
+
+// -- one label -------------------------------------------------------------------------------------------------------
+
+function labelButton() {
+  const words = { ask: "Cancel", yes: "Really cancel", no: "Keep", doing: "Cancelling…", what: "the tasks with this label" };
+  return new ConfirmButton(byId("cancel-label"), words, cancelByLabel, "The tasks were not cancelled");
+}
+
+function showLabelButton(label, all) {
+  const number = label ? all.filter((task) => task.extensions.label === label).length : 0;
+  byId("cancel-label").hidden = !number;
+  if (!number) return cancelLabel.close();
+  cancelLabel.rename(`Cancel the ${number.toLocaleString()} in flight with this label`, `the tasks with the label ${label}`);
+}
+
+async function cancelByLabel() {
+  const { body } = await api.post(`/tasks/cancel?label=${encodeURIComponent(recent.filters.label)}`);
+  lists.hurry();
+  cancelLabel.close();
+  byId("h-recent").focus();
+  return `${count(body.cancelled, "task was", "tasks were")} asked to stop.`;
 }
 
 function takeTask(task) {
@@ -158,6 +251,8 @@ function takeTask(task) {
 
 function tick() {
   if (document.hidden || byId("view-dashboard").hidden) return;
+  updated.tick();
+  if (updated.isPaused) return;
   tables.tick();
   models.tick();
   nodes.tick();
@@ -186,7 +281,7 @@ function takeKey(event) {
   byId("key").value = "";
   if (!/^[!-~]+$/.test(key)) return setText(byId("key-problem"), "A key consists of printable ASCII characters.");
   api.setKey(key);
-  if (newest !== null) return location.reload(); // removes everything that another key showed
+  if (hasList) return location.reload(); // removes everything that another key showed
   setText(byId("key-problem"), "");
   showParts(false);
 }
@@ -205,7 +300,38 @@ function goToTask(id) {
 }
 
 function goToList(filters) {
-  location.hash = listAddress(filters);
+  location.hash = listAddress(filters, range);
+}
+
+// The list that is shown, with one more filter.
+function addressWith(filter) {
+  return listAddress({ ...recent.filters, ...filter }, range);
+}
+
+function showAndAsk() {
+  showTasks();
+  if (updated.isPaused) askList().catch(() => {}); // the user wants this list; what is wrong is on top
+  else lists.hurry();
+}
+
+// -- pausing ---------------------------------------------------------------------------------------------------------
+
+function pause(isPaused) {
+  for (const poller of [lists, loaded, peers]) isPaused ? poller.stop() : poller.start();
+  if (isPaused) announce("Paused.");
+  else hurry(lists, loaded, peers);
+  showTasks();
+}
+
+// Requests the newest tasks once, while the page is paused. Returns how many the page did not know; null after a failure.
+async function lookOnce() {
+  const before = new Set(tasks.since(0).map(({ task_id: id }) => id));
+  try {
+    await askList();
+    return tasks.since(0).filter(({ task_id: id }) => !before.has(id)).length;
+  } catch {
+    return null; // what is wrong is on top
+  }
 }
 
 function showParts(needsKey) {
@@ -218,17 +344,25 @@ function showParts(needsKey) {
   health.start();
   if (needsKey) return byId("key").focus();
   if (isDocs()) return openDocs();
-  for (const poller of [lists, loaded, peers]) poller.start();
+  for (const poller of [lists, loaded, peers]) if (!updated.isPaused) poller.start();
   followAddress();
 }
 
 // Shows what the address names: a task, or the list with its filters.
 function followAddress() {
-  const { part, task, filters } = parse(location.hash);
+  const { part, task, filters, range: wanted } = parse(location.hash);
   if (part === "task") return openTask(task);
   detail.close();
   listed = filters;
-  recent.choose(filters);
+  chooseRange(wanted);
+  recent.choose(filters, wanted);
+}
+
+function chooseRange(wanted) {
+  for (const link of document.querySelectorAll("#ranges button")) link.setAttribute("aria-pressed", String(link.dataset.range === wanted));
+  if (wanted === range) return;
+  range = wanted;
+  tasks.readAgain();
 }
 
 async function openTask(id) {
@@ -251,6 +385,10 @@ async function openDocs() {
   }
 }
 
+for (const button of document.querySelectorAll("#ranges button")) {
+  button.addEventListener("click", () => (location.hash = listAddress(recent.filters, button.dataset.range)));
+}
+explain();
 byId("key-form").addEventListener("submit", takeKey);
 byId("forget-key").addEventListener("click", forgetKey);
 byId("try-now").addEventListener("click", () => hurry(lists, health, loaded, peers));

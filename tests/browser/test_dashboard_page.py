@@ -134,7 +134,7 @@ async def test_it_fits_a_phone(beating: Gateway, upstream: Upstream, new_page: N
     page = await new_page(beating, **PHONE)
     await show_a_stream(page, beating, upstream, fresh_id)
     row = page.row("in-flight", fresh_id)
-    label = await row.locator("td").nth(3).evaluate("(cell) => getComputedStyle(cell, '::before').content")
+    label = await row.locator("td").nth(5).evaluate("(cell) => getComputedStyle(cell, '::before').content")
     assert label == '"First byte" ": "' or label == '"First byte: "'
     await row.get_by_text("Cancel", exact=True).tap()
     await page.shoot("phone")
