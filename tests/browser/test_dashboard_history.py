@@ -42,7 +42,8 @@ async ({ total, perTurn, turns, running, windowMs }) => {
   }
   const known = history.since(now - windowMs).length;
   const gap = history.gapBefore(now - windowMs);
-  return { kinds, known, all: all.length, gap, walking: history.isWalking(now - windowMs), inFlight: history.inFlight.length };
+  const walking = history.isWalking(now - windowMs);
+  return { kinds, known, all: all.length, gap, walking, inFlight: history.inFlight.length };
 }
 """
 
