@@ -190,7 +190,7 @@ function showTasks() {
   const all = tasks.inFlight;
   const shown = filters.gets ? all : all.filter((task) => !isGet(task));
   tables.showOwners(maySeeAll && tasks.since(0).some(({ extensions }) => extensions.owner != null));
-  if (hasList) tables.showInFlight(all, shown, isOld);
+  if (tasks.hasNewest || isOwnOnly) tables.showInFlight(all, shown, isOld);
   showRecent(now);
   showLabelButton(filters.label, all);
   document.title = `${updated.mark}${shown.length ? `(${shown.length}) ` : ""}Ollama Gateway`;
@@ -211,7 +211,7 @@ function showRecent(now) {
 }
 
 function showPlots(now) {
-  if (!hasList) return;
+  if (!tasks.hasNewest && !isOwnOnly) return;
   const start = windowStart(now, range);
   const all = tasks.since(start);
   const drawn = recent.filters.gets ? all : all.filter((task) => !isGet(task));

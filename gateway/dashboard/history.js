@@ -69,6 +69,11 @@ export class History {
     return known ? later(known.task, task) : task;
   }
 
+  // Whether the newest tasks of all have come.
+  get hasNewest() {
+    return this.#all.hasBegun;
+  }
+
   get inFlight() {
     return this.#current().filter(isInFlight).sort(newestFirst);
   }

@@ -74,7 +74,7 @@ export class RecentList {
     this.#last = rows.at(-1) ?? null;
     setText(byId("page-number"), this.search && anchor && !rows.length ? "Loading…" : `Page ${this.#anchors.length}`);
     byId("newer").disabled = !anchor;
-    byId("older").disabled = this.#last === null || (rest.length <= PAGE && (isWhole || !listed.hasMore));
+    byId("older").disabled = rest.length < PAGE || (rest.length === PAGE && (isWhole || !listed.hasMore));
     byId("search-older").hidden = !isWanted || this.search > 0;
     setText(byId("found-note"), this.#foundInWords(shown.length, listed, isWhole, now));
     const hidden = found.length - shown.length;
