@@ -65,7 +65,7 @@ async def test_filters_are_in_the_address(page: Watched) -> None:
 
 
 async def test_state_or_label_is_asked_of_the_store(page: Watched) -> None:
-    """A label, or a state without one, goes to the store; the state of a label is filtered by the page, and it says so."""
+    """A label, or a state without one, goes to the store; the page filters the state of a label, and says so."""
     lists = Lists(*nightly())
     await lists.serve(page)
     await page.open("/#/?label=nightly")
@@ -79,7 +79,7 @@ async def test_state_or_label_is_asked_of_the_store(page: Watched) -> None:
 
 
 async def test_older_tasks_are_searched_on_demand(page: Watched) -> None:
-    """A filter of the page looks through the 500 newest tasks and says how far; a press of a button, through 500 more."""
+    """A filter of the page looks through the 500 newest tasks and says how far; a button, through 500 more."""
     tasks = [
         made(f"task-{n:04}", age_seconds=1000 + n * 60, path="/v1/rare" if n % 400 == 3 else "/v1/chat")
         for n in range(1400)

@@ -116,7 +116,7 @@ async def test_hidden_backing_off_and_away_have_their_words(page: Watched) -> No
 async def test_a_fresh_page_shows_what_the_gateway_knows(
     launch: Launch, new_store: NewStore, new_page: NewPage
 ) -> None:
-    """While the store is down, a page that opens lists the gateway's own tasks and says so; then all are listed again."""
+    """While the store is down, a page that opens lists the gateway's own tasks and says so; later it lists all."""
     store = await new_store()
     gateway = await launch(REDIS_URL=store.url, HEARTBEAT_SEC="0.5")
     await gateway.ask("POST", CHAT, (b"X-Task-Id", b"before"), body=BODY)
@@ -150,7 +150,7 @@ async def test_a_list_that_takes_its_time_is_loading(page: Watched) -> None:
 
 
 async def test_an_empty_list_offers_a_first_call(page: Watched, beating: Gateway, new_page: NewPage) -> None:
-    """Where there is no task, one line for a shell stands there, to this very address; with keys it has their header."""
+    """Where there is no task, one line for a shell stands there, to this address; with keys it has their header."""
     await Lists().serve(page)
     await page.open()
     await page.shows("#first-call-text", f"curl {page.origin}/v1/chat/completions -H 'Content-Type")
@@ -169,7 +169,7 @@ async def boxes(*elements: Locator) -> list[Any]:
 
 @pytest.mark.parametrize("options", [{}, PHONE])
 async def test_the_question_moves_nothing(beating: Gateway, new_page: NewPage, options: dict[str, Any]) -> None:
-    """The confirmation of a cancel stands over its button: its row, the next one and the columns stay where they are."""
+    """The confirmation of a cancel stands over its button: its row, the next one and the columns stay."""
     page = await new_page(beating, **options)
     await Lists(*[made(f"running-{n}", Stage.STREAMING, age_seconds=40 + n) for n in range(3)]).serve(page)
     await page.open()
@@ -215,6 +215,9 @@ async def test_admin_sees_the_owners(page: Watched) -> None:
     await expect(page.row("recent", "one").locator("td.owner")).to_have_text("team-a")
     await expect(page.row("recent", "one").locator("td.owner")).to_be_visible()
     await page.shoot("list-admin")
+    await page.page.route("**/nodes", lambda route: route.fulfill(status=403, json={"detail": "not yours"}))
+    await page.page.reload()
+    await expect(page.row("recent", "one").locator("td.owner")).to_be_hidden()
     lists.tasks = [made("three")]
     await expect(page.row("recent", "three").locator("td.owner")).to_be_hidden()
 

@@ -56,7 +56,7 @@ async def test_the_range_is_chosen(page: Watched, name: str, heading: str, bars:
 
 
 async def test_times_and_throughput_are_told(page: Watched) -> None:
-    """The captions have bytes a second, and median, p95 and slowest of the waiting time and of the time to first byte."""
+    """The captions have bytes a second, and median, p95 and slowest of waiting times and times to first byte."""
     tasks = []
     for n in range(100):
         task = made(f"task-{n}", age_seconds=100 + n)
@@ -98,7 +98,7 @@ NUMBERS = """
 
 
 async def test_an_earlier_attempt_keeps_its_bar(page: Watched) -> None:
-    """A task that is tried again counts in the plots as often as it was tried; the list has its newest attempt alone."""
+    """A task that is tried again counts in the plots as often as it was tried; the list has its newest attempt."""
     failed = made("again", Stage.ERROR, age_seconds=120)
     lists = Lists(failed)
     await lists.serve(page)
