@@ -51,6 +51,8 @@ let range = "15m"; // of the plots
 let hasList = false; // whether any list has come
 let isOwnOnly = false; // the store is away: the lists have what this gateway knows
 let turnsWithoutStore = 0;
+let whyOwn = ""; // what the gateway said instead of a list
+let listedAtMs = null; // when the last list of all gateways came
 let maySeeAll = false; // the key sees the gateways, and so the tasks of all owners
 let leftOut = 0; // malformed records on the newest page
 let lastAnswerMs = null;
@@ -96,7 +98,7 @@ async function askStore() {
     tasks.take(list, body, api.now());
     if (list.name === "newest") leftOut = body.skipped ?? 0;
     hasList = true;
-    if (list.name !== "live") leaveOwn();
+    if (list.name !== "live") leaveOwn(now);
     await lookForUnseen();
   } catch (error) {
     if (error instanceof Refused && error.status === 503) return askOwn(error);
@@ -111,6 +113,7 @@ async function askOwn(why = null) {
     const { body } = await ask(OWN_LIST);
     tasks.merge(body.items, api.now());
     [isOwnOnly, hasList] = [true, true];
+    if (why) whyOwn = why.message;
     condition.problem("lists", "");
     if (why) condition.problem("others", `Tasks of other gateways cannot be listed: ${why.message}`);
   } catch (error) {
@@ -119,8 +122,8 @@ async function askOwn(why = null) {
   }
 }
 
-function leaveOwn() {
-  [isOwnOnly, turnsWithoutStore] = [false, 0];
+function leaveOwn(now) {
+  [isOwnOnly, turnsWithoutStore, listedAtMs] = [false, 0, now];
   for (const name of ["lists", "others"]) condition.problem(name, "");
 }
 
@@ -207,7 +210,13 @@ function showRecent(now) {
   const { rows, hidden } = page ?? { rows: [], hidden: 0 };
   const nothing = empty.show(rows.length ? "" : emptyKind, { hasKey: api.hasKey, hidden });
   tables.showRecent(rows, nothing, leftOut, hidden);
-  setText(byId("own-note"), isOwnOnly ? "The store is down. These are the tasks that this gateway itself knows." : "");
+  setText(byId("own-note"), isOwnOnly ? ownInWords(now) : "");
+}
+
+function ownInWords(now) {
+  const cause = whyOwn.includes("rebuilt") ? "The list is being rebuilt." : "The store is down.";
+  const others = listedAtMs === null ? "" : ` Those of other gateways are as they were at ${clock(listedAtMs, now)}.`;
+  return `${cause} These are the tasks that this gateway itself knows.${others}`;
 }
 
 function showPlots(now) {
@@ -218,7 +227,7 @@ function showPlots(now) {
   plots.draw(drawn, now, range);
   const gapMs = isOwnOnly ? null : tasks.gapBefore(start);
   const more = gapMs === null ? "" : ` The page knows all from ${clock(gapMs, now)} on; of the time before, only some.`;
-  const state = isOwnOnly ? " The store is down: these are the tasks that this gateway itself knows." : tasks.isWalking(start) ? " Loading older ones." : "";
+  const state = isOwnOnly ? ` ${ownInWords(now)}` : tasks.isWalking(start) ? " Loading older ones." : "";
   setText(byId("plots-note"), `Drawn from ${tasksInWords(drawn.length)}. ${getsInWords(all.length - drawn.length)}${more}${state}`.replace("  ", " ").trim());
 }
 

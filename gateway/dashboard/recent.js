@@ -76,7 +76,7 @@ export class RecentList {
     byId("newer").disabled = !anchor;
     byId("older").disabled = rest.length < PAGE || (rest.length === PAGE && (isWhole || !listed.hasMore));
     byId("search-older").hidden = !isWanted || this.search > 0;
-    setText(byId("found-note"), this.#foundInWords(shown.length, listed, isWhole, now));
+    setText(byId("found-note"), isOwn ? "" : this.#foundInWords(shown.length, listed, isWhole, now));
     const hidden = found.length - shown.length;
     return { rows, hidden, isSearching: this.search > 0 };
   }
@@ -147,7 +147,7 @@ function addOption(reason) {
 function chip(name, filters, range) {
   const value = readable(filters[name].replace("T", name === "from" || name === "until" ? " " : "T"));
   const href = listAddress({ ...filters, [name]: "" }, range);
-  const link = el("a", { href, class: "chip", "aria-label": `Remove the filter ${NAMES[name]} ${value}` });
+  const link = el("a", { href, class: "chip", "aria-label": `${NAMES[name]}: ${value}, remove this filter` });
   link.append(`${NAMES[name]}: `, el("bdi", {}, value), " ×");
   return el("li", {}, link);
 }
