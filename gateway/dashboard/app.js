@@ -6,12 +6,12 @@ import { Condition } from "./condition.js";
 import { Detail, inWords, statusPath } from "./detail.js";
 import { showDocs } from "./docs.js";
 import { announce, byId, el, setText } from "./dom.js";
-import { clock, count } from "./format.js";
-import { ConfirmButton } from "./confirm.js";
+import { clock } from "./format.js";
 import { Empty } from "./empty.js";
 import { explain } from "./explain.js";
 import { isGet } from "./filters.js";
 import { History } from "./history.js";
+import { LabelButton } from "./label.js";
 import { ModelTable } from "./models.js";
 import { NodeTable } from "./nodes.js";
 import { Plots, windowStart } from "./plots.js";
@@ -42,7 +42,7 @@ const recent = new RecentList(tasks, showAndAsk, goToList);
 const tables = new TaskTables(api, goToTask, cancelTask);
 const empty = new Empty();
 const updated = new Updated(lists, pause, lookOnce);
-const cancelLabel = labelButton();
+const labels = new LabelButton(api, () => lists.hurry());
 const detail = new Detail(api, takeTask, () => goToList(listed));
 
 const known = new Map(); // path -> the last answer, for its ETag
@@ -195,7 +195,7 @@ function showTasks() {
   tables.showOwners(maySeeAll && tasks.since(0).some(({ extensions }) => extensions.owner != null));
   if (tasks.hasNewest || isOwnOnly) tables.showInFlight(all, shown, isOld);
   showRecent(now);
-  showLabelButton(filters.label, all);
+  labels.show(filters.label ?? "", all);
   document.title = `${updated.mark}${shown.length ? `(${shown.length}) ` : ""}Ollama Gateway`;
   updated.tick();
   showPlots(now);
@@ -229,28 +229,6 @@ function showPlots(now) {
   const more = gapMs === null ? "" : ` The page knows all from ${clock(gapMs, now)} on; of the time before, only some.`;
   const state = isOwnOnly ? ` ${ownInWords(now)}` : tasks.isWalking(start) ? " Loading older ones." : "";
   setText(byId("plots-note"), `Drawn from ${tasksInWords(drawn.length)}. ${getsInWords(all.length - drawn.length)}${more}${state}`.replace("  ", " ").trim());
-}
-
-// -- one label -------------------------------------------------------------------------------------------------------
-
-function labelButton() {
-  const words = { ask: "Cancel", yes: "Really cancel", no: "Keep", doing: "Cancelling…", what: "the tasks with this label" };
-  return new ConfirmButton(byId("cancel-label"), words, cancelByLabel, "The tasks were not cancelled");
-}
-
-function showLabelButton(label, all) {
-  const number = label ? all.filter((task) => task.extensions.label === label).length : 0;
-  byId("cancel-label").hidden = !number;
-  if (!number) return cancelLabel.close();
-  cancelLabel.rename(`Cancel the ${number.toLocaleString()} in flight with this label`, `the tasks with the label ${label}`);
-}
-
-async function cancelByLabel() {
-  const { body } = await api.post(`/tasks/cancel?label=${encodeURIComponent(recent.filters.label)}`);
-  lists.hurry();
-  cancelLabel.close();
-  byId("h-recent").focus();
-  return `${count(body.cancelled, "task was", "tasks were")} asked to stop.`;
 }
 
 function takeTask(task) {
