@@ -85,13 +85,13 @@ async def test_it_is_told_apart_in_the_lists(opened: Opened) -> None:
     """
     page = await opened()
     await page.counts("#in-flight tbody tr", 1)
-    assert (await cells(page, "in-flight", "maybe"))[1].split("\n") == ["lost?", NO_WORD]
-    assert (await cells(page, "recent", "maybe"))[1:3] == ["FAILED?", f"lost? {NO_WORD}"]
+    assert (await cells(page, "in-flight", "maybe"))[3].split("\n") == ["lost?", NO_WORD]
+    assert (await cells(page, "recent", "maybe"))[3:5] == ["FAILED?", f"lost? {NO_WORD}"]
     assert (await cells(page, "in-flight", "maybe"))[HEARTBEAT] == "\u2013"
     assert (await cells(page, "recent", "maybe"))[TOOK] == "\u2013"
     assert (await cells(page, "recent", "surely"))[TOOK] != "\u2013"
     for task_id in ("surely", "earlier"):
-        assert (await cells(page, "recent", task_id))[1:3] == ["FAILED", "lost"]
+        assert (await cells(page, "recent", task_id))[3:5] == ["FAILED", "lost"]
     await page.shows("#presumed-note", "Wait, cancel it, or send its request again: that begins a new attempt.")
     await page.shoot("presumed")
 
