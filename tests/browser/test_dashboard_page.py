@@ -181,7 +181,7 @@ async def test_it_does_not_hammer(page: Watched, upstream: Upstream) -> None:
 
 
 async def list_times(page: Watched, number: int, without: str = "nothing") -> list[int]:
-    """When lists were asked for (but for those with `without` in their path), in milliseconds of the page's clock, which is turned on until there are so many."""
+    """When lists without this text in their path were requested, in ms of the clock, turned until there are enough."""
 
     async def enough() -> list[int]:
         await page.page.clock.run_for(500)
@@ -219,7 +219,7 @@ SEEN = """
 
 
 async def test_it_backs_off_while_it_fails(page: Watched, upstream: Upstream) -> None:
-    """Where lists fail, each wait is twice the one before, up to half a minute; each try also asks for the own tasks."""
+    """Where lists fail, each wait is twice the one before, up to half a minute. A try asks for the own tasks, too."""
     await page.page.clock.install()
     await page.page.add_init_script(RECORD)
     await page.page.route("**/tasks/status?*", lambda route: route.fulfill(status=503, json={"detail": "away"}))
