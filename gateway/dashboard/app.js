@@ -1,174 +1,53 @@
-// The page: what it requests and when, and which part it shows. The other modules do the rest.
+// The page: its key, its address, and which of its views is shown. The views do the rest.
 
-import { listAddress, parse, taskAddress } from "./address.js";
-import { Api, Away, Refused } from "./api.js";
+import { parse, taskAddress } from "./address.js";
+import { Api, Refused } from "./api.js";
+import { Board } from "./board.js";
 import { Condition } from "./condition.js";
 import { showDocs } from "./docs.js";
 import { byId, el, setText } from "./dom.js";
-import { clock, minute } from "./format.js";
-import { History, PAGE, path } from "./history.js";
-import { ModelTable } from "./models.js";
-import { NodeTable } from "./nodes.js";
-import { Plots, windowStart } from "./plots.js";
+import { explain } from "./explain.js";
 import { Poller } from "./poller.js";
-import { RecentList } from "./recent.js";
-import { inWords, statusPath, TaskView } from "./task.js";
-import { TaskTables, tasksInWords } from "./tasks.js";
+import { Source } from "./source.js";
+import { inWords, TaskView } from "./task.js";
 
-const LIST_MS = 2000;
 const HEALTH_MS = 5000;
-const MODELS_MS = 5000;
-const NODES_MS = 5000;
-const MOST_KNOWN_PAGES = 12;
+const VIEWS = { list: "view-dashboard", task: "view-task", api: "view-api" };
 
 const api = new Api();
 const condition = new Condition();
-const tasks = new History();
-const plots = new Plots();
-const models = new ModelTable(api);
-const nodes = new NodeTable();
-const lists = new Poller(askList, LIST_MS);
+const source = new Source(api, { onAnswer: sayHere, onAway: sayAway, onKey: askForKey });
 const health = new Poller(askHealth, HEALTH_MS);
-const loaded = new Poller(askModels, MODELS_MS);
-const peers = new Poller(askNodes, NODES_MS);
-const polled = new Set([lists, loaded, peers]); // while the list is shown
-const recent = new RecentList(() => lists.hurry(), goToList);
-const tables = new TaskTables(api, cancelTask);
+const board = new Board(api, (url, options) => source.ask(url, options), condition, cancelTask);
 const view = new TaskView(api, { onNews: takeTask, onRefused: askForKey, onLeave: () => (location.hash = listed), cancel: cancelTask });
 
-const known = new Map(); // path -> the last answer, for its ETag
 let listed = "#/"; // the address of the list that was shown last
 let opener = null; // what had the focus when a task was opened from the list
-let newest = null;
-let hasShown = false; // a task
-let lastAnswerMs = null;
+let hasShownTask = false;
 
-// -- asking ----------------------------------------------------------------------------------------------------------
+// -- the gateway, and one task ---------------------------------------------------------------------------------------
 
-async function ask(url, options = {}) {
-  const { keyNumber } = api;
-  try {
-    const answer = await api.get(url, { known: known.get(url) ?? null, ...options });
-    known.delete(url); // keeps the order of use
-    known.set(url, answer);
-    if (known.size > MOST_KNOWN_PAGES) known.delete(known.keys().next().value);
-    lastAnswerMs = Date.now();
-    condition.problem("gateway", "");
-    return answer;
-  } catch (error) {
-    if (error instanceof Away) sayAway(error);
-    if (error instanceof Refused && error.status === 401 && keyNumber === api.keyNumber) askForKey();
-    throw error;
-  }
+function sayHere() {
+  board.updated.reach(true);
+  condition.problem("gateway", "");
 }
 
-async function askList() {
-  const newestPath = path({ limit: PAGE });
-  const wanted = recent.isWanted ? { kind: "view", path: recent.path ?? newestPath } : tasks.nextList(recent.path);
-  try {
-    const { body } = await ask(wanted.path);
-    tasks.take(wanted.kind, body, api.now());
-    if (wanted.kind === "newest") newest = body;
-    if (wanted.path === (recent.path ?? newestPath)) recent.take(body);
-    condition.problem("lists", "");
-    await lookForUnseen();
-  } catch (error) {
-    if (error instanceof Refused && error.status !== 401) condition.problem("lists", `Tasks cannot be listed: ${error.message}`);
-    throw error;
-  } finally {
-    showTasks();
-  }
-}
-
-async function lookForUnseen() {
-  for (const id of tasks.unseen(api.now())) {
-    try {
-      const { body } = await api.get(statusPath(id));
-      tasks.merge([body], api.now());
-    } catch (error) {
-      if (!(error instanceof Refused) || error.status !== 404) return; // the next turn tries again
-      tasks.forgetTask(id);
-    }
-  }
+function sayAway(text) {
+  board.updated.reach(false);
+  condition.away(text);
 }
 
 async function askHealth() {
-  const { body } = await ask("/readyz", { also: [503] });
+  const { body } = await source.ask("/readyz", { also: [503] });
   setText(byId("version"), body.version);
-  models.showMissing(body.models);
-  models.showGpu(body.gpu);
-  if (condition.take(body)) hurry(lists, loaded, peers); // not itself: a balancer's gateways may differ each time
-}
-
-async function askModels() {
-  try {
-    const { body } = await ask("/models/loaded");
-    models.show(body.models);
-  } catch (error) {
-    if (!(error instanceof Refused || error instanceof Away)) throw error;
-    models.unknown();
-    if (error instanceof Away) throw error;
-  }
-}
-
-// Only the key named `admin` may see the gateways, and an earlier gateway does not know the route.
-async function askNodes() {
-  try {
-    const { body } = await ask("/nodes");
-    nodes.show(body.items);
-  } catch (error) {
-    if (!(error instanceof Refused) || ![403, 404].includes(error.status)) throw error;
-    peers.stop();
-    polled.delete(peers);
-    nodes.hide();
-  }
-}
-
-function sayAway(error) {
-  const since = lastAnswerMs === null ? "" : ` The page shows the state of ${clock(lastAnswerMs, Date.now())}.`;
-  condition.away(`The gateway does not answer (${error.message}).${since} The page keeps trying.`);
-}
-
-function hurry(...pollers) {
-  for (const poller of pollers) poller.hurry();
-}
-
-// -- tasks -----------------------------------------------------------------------------------------------------------
-
-function showTasks() {
-  const now = api.now();
-  const inFlight = tasks.inFlight;
-  const isOld = document.body.classList.contains("stale");
-  if (newest !== null) tables.showInFlight(inFlight, isOld);
-  const { page } = recent;
-  if (page !== null) tables.showRecent(page.items.map((task) => tasks.best(task)), recent.isFiltered, page.skipped ?? 0);
-  if (byId("view-dashboard").hidden) return;
-  document.title = inFlight.length ? `(${inFlight.length}) Ollama Gateway` : "Ollama Gateway";
-  showPlots(now);
-}
-
-function showPlots(now) {
-  if (newest === null) return;
-  const drawn = tasks.since(windowStart(now));
-  plots.draw(drawn, now);
-  const gapMs = tasks.gapBefore(now);
-  const more = gapMs === null ? "" : ` There were more: before ${minute(gapMs)} this page knows only some of them.`;
-  setText(byId("plots-note"), `Drawn from ${tasksInWords(drawn.length)}.${tasks.isWalking ? " Loading older ones." : more}`);
+  board.models.showMissing(body.models);
+  board.models.showGpu(body.gpu);
+  if (condition.take(body)) board.turn(); // not this poller: a balancer's gateways may differ each time
 }
 
 function takeTask(task) {
-  hasShown = true;
-  tasks.merge([task], api.now());
-  showTasks();
-}
-
-function tick() {
-  if (document.hidden) return;
-  view.tick();
-  if (byId("view-dashboard").hidden) return;
-  tables.tick();
-  models.tick();
-  nodes.tick();
+  hasShownTask = true;
+  board.take(task);
 }
 
 async function cancelTask(id) {
@@ -180,7 +59,7 @@ async function cancelTask(id) {
 // -- the key ---------------------------------------------------------------------------------------------------------
 
 function askForKey() {
-  for (const poller of polled) poller.stop();
+  board.stop();
   view.close();
   setText(byId("key-problem"), api.hasKey ? "The gateway does not accept this key." : "");
   api.setKey("");
@@ -194,9 +73,9 @@ function takeKey(event) {
   byId("key").value = "";
   if (!/^[!-~]+$/.test(key)) return setText(byId("key-problem"), "A key consists of printable ASCII characters.");
   api.setKey(key);
-  if (hasShown || newest !== null) return location.reload(); // removes everything that another key showed
+  if (hasShownTask || board.hasShown) return location.reload(); // removes everything that another key showed
   setText(byId("key-problem"), "");
-  polled.add(peers);
+  board.takeKey();
   showParts(false);
 }
 
@@ -205,17 +84,12 @@ function forgetKey() {
   location.reload();
 }
 
-// -- the address, and the parts of the page --------------------------------------------------------------------------
+// -- the address, and the views --------------------------------------------------------------------------------------
 
-const VIEWS = { list: "view-dashboard", task: "view-task", api: "view-api" };
 const here = () => (location.pathname === "/docs" ? { part: "api" } : parse(location.hash));
 
-function goToList(filters) {
-  location.hash = listAddress(filters);
-}
-
 function showParts(needsKey) {
-  const { part, task, filters } = here();
+  const { part, task, filters, range } = here();
   const hadFocus = document.activeElement;
   byId("key-form").hidden = !needsKey;
   for (const [name, id] of Object.entries(VIEWS)) byId(id).hidden = needsKey || name !== part;
@@ -226,25 +100,23 @@ function showParts(needsKey) {
   if (needsKey) return byId("key").focus();
   if (part === "task") return openTask(task, hadFocus);
   if (part === "api") return openDocs();
-  showList(filters);
+  showList(filters, range);
 }
 
-// While a task is open, the lists are not asked.
+// While a task is open, the lists are not requested.
 function openTask(id, hadFocus) {
-  for (const poller of polled) poller.stop();
+  board.stop();
   condition.problem("lists", "");
   if (byId("view-dashboard").contains(hadFocus)) opener = hadFocus;
   byId("task-back").href = listed;
   view.open(id);
 }
 
-function showList(filters) {
+function showList(filters, range) {
   const wasOpen = view.id;
   view.close();
   listed = location.hash || "#/";
-  for (const poller of polled) poller.start();
-  recent.choose(filters);
-  showTasks();
+  board.start(filters, range);
   if (wasOpen !== null) focusOnReturn(wasOpen);
 }
 
@@ -257,7 +129,7 @@ function focusOnReturn(id) {
 }
 
 async function openDocs() {
-  for (const poller of polled) poller.stop();
+  board.stop();
   view.close();
   try {
     await showDocs(byId("view-api"), api);
@@ -267,9 +139,12 @@ async function openDocs() {
   }
 }
 
+explain();
 byId("key-form").addEventListener("submit", takeKey);
 byId("forget-key").addEventListener("click", forgetKey);
-byId("try-now").addEventListener("click", () => hurry(lists, health, loaded, peers, view));
+byId("try-now").addEventListener("click", () => {
+  for (const part of [board, health, view]) part.hurry();
+});
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
   const id = byId("search-id").value.trim();
@@ -280,6 +155,10 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   byId("content").focus();
 });
 window.addEventListener("hashchange", () => showParts(!byId("key-form").hidden));
-window.addEventListener("resize", () => showPlots(api.now()));
-setInterval(tick, 1000);
+window.addEventListener("resize", () => board.showPlots());
+setInterval(() => {
+  if (document.hidden) return;
+  view.tick();
+  board.tick();
+}, 1000);
 showParts(false);

@@ -31,12 +31,16 @@ export class Condition {
     byId("try-now").hidden = !isAway;
     document.body.classList.toggle("stale", isAway || Boolean(problems.get("lists")));
     // Without its store the gateway cannot list tasks: show one problem, not two.
-    const wrong = [...problems].filter(([what, line]) => line && !(what === "lists" && problems.get("store"))).map(([, line]) => line);
+    const wrong = [...problems].filter(([what, line]) => line && !(["lists", "others"].includes(what) && problems.get("store"))).map(([, line]) => line);
     const lines = wrong.length ? wrong : [this.#summary ? "All is well." : "Asking the gateway…"];
     if (lines.join() === this.#shown) return; // else a screen reader would read it again
     this.#shown = lines.join();
     setClass(byId("problems"), wrong.length ? "wrong" : "");
     byId("problems").replaceChildren(...lines.map((line) => el("li", {}, line)));
+  }
+
+  has(name) {
+    return Boolean(this.#problems.get(name));
   }
 
   #show({ status, upstream, store, unsaved, dropped }) {

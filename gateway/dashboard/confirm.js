@@ -1,7 +1,7 @@
-// A button that asks for confirmation, in its own place, before it acts.
+// A button that asks for confirmation, over its own place, before it acts. Nothing beside it moves.
 
 import { Away } from "./api.js";
-import { announce, el } from "./dom.js";
+import { announce, el, setText } from "./dom.js";
 
 export class ConfirmButton {
   // words: the texts `ask`, `yes`, `no` and `doing`, and `what` the action is about. `act()` returns what to announce;
@@ -14,9 +14,24 @@ export class ConfirmButton {
     this.yes = button(words.yes, `${words.yes} ${words.what}`, () => this.#send());
     this.no = button(words.no, `${words.no} ${words.what}`, () => this.#show(false));
     this.yes.className = "danger";
-    cell.append(this.ask, this.yes, this.no);
-    cell.addEventListener("keydown", (event) => event.key === "Escape" && !this.yes.hidden && this.#leave(event));
-    this.yes.hidden = this.no.hidden = true;
+    this.question = el("span", { class: "question" }, this.yes, this.no);
+    this.place = el("span", { class: "confirm" }, this.ask, this.question);
+    cell.append(this.place);
+    cell.addEventListener("keydown", (event) => event.key === "Escape" && !this.question.hidden && this.#leave(event));
+    this.question.hidden = true;
+  }
+
+  // The same button with another question, for example about another number of tasks.
+  rename(ask, what) {
+    if (this.words.ask === ask && this.words.what === what) return;
+    this.words = { ...this.words, ask, what };
+    setText(this.ask, ask);
+    for (const [made, text] of [[this.ask, ask], [this.yes, this.words.yes], [this.no, this.words.no]]) made.setAttribute("aria-label", `${text} ${what}`);
+  }
+
+  close() {
+    this.question.hidden = true;
+    this.ask.classList.remove("asked");
   }
 
   #leave(event) {
@@ -24,9 +39,10 @@ export class ConfirmButton {
     this.#show(false);
   }
 
+  // The first button keeps its place while it cannot be seen.
   #show(isAsking) {
-    this.ask.hidden = isAsking;
-    this.yes.hidden = this.no.hidden = !isAsking;
+    this.ask.classList.toggle("asked", isAsking);
+    this.question.hidden = !isAsking;
     (isAsking ? this.yes : this.ask).focus();
   }
 

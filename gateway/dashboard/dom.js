@@ -28,6 +28,21 @@ export function setClass(element, name) {
   if (element.getAttribute("class") !== name) element.setAttribute("class", name);
 }
 
+const END = 8; // characters that always show
+
+// A text that is cut in its middle where there is too little room: two parts, of which the first one shrinks.
+export function middle(text) {
+  return [el("span", { class: "start" }, text.slice(0, -END)), el("span", { class: "end" }, text.slice(-END))];
+}
+
+// The same in an element that has these parts. The whole text stays its name and its tip.
+export function setMiddle(element, text) {
+  if (element.textContent === text) return;
+  element.replaceChildren(...middle(text));
+  element.title = text;
+  element.setAttribute("aria-label", text);
+}
+
 // Tells a screen reader something once.
 export function announce(text) {
   byId("news").textContent = text;

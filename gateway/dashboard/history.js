@@ -1,12 +1,13 @@
-// The tasks that the page knows: those of the last 15 minutes and those in flight, each in its newest version.
+// The tasks that the page knows, each in its newest version, and the earlier attempts that it has seen.
 // Decides which list to request next, so that one call every two seconds is enough. Has no effects outside its own memory.
 
-export const WINDOW_MS = 15 * 60_000;
+import { Coverage, createdMs, newestFirst } from "./coverage.js";
+
+export { createdMs, newestFirst };
 export const PAGE = 50;
+export const MOST_TASKS = 20_000;
 const IN_FLIGHT_PAGE = 200;
-const WALK_PAGE = 500;
-const MOST_TASKS = 5000;
-const MOST_WALKS = 10;
+const WALK_PAGE = 1000;
 const UNSEEN_MS = 15_000;
 
 const RANKS = { queued: 0, forwarding: 1, streaming: 2 };
@@ -16,15 +17,15 @@ const rank = (task) => RANKS[task.stage] ?? 3;
 export const isPresumed = (task) => task.extensions.is_presumed === true;
 export const isInFlight = (task) => task.state === "PENDING" || task.state === "RUNNING" || isPresumed(task);
 export const isWaiting = (task) => task.state === "PENDING" && task.extensions.queue_position != null;
-export const createdMs = (task) => task.extensions.created_ms;
-export const newestFirst = (a, b) => createdMs(b) - createdMs(a) || (a.task_id < b.task_id ? 1 : -1);
+const nameOf = (task) => `${createdMs(task)}:${task.task_id}`; // of one attempt: a new one is a new creation
 
 // The later of two versions of a task; `a` if they do not tell. A new attempt is a new creation.
 export function later(a, b) {
   if (createdMs(a) !== createdMs(b)) return createdMs(a) > createdMs(b) ? a : b;
   if (isPresumed(a) !== isPresumed(b)) return isPresumed(a) ? unlessSilentSince(b, a) : unlessSilentSince(a, b);
   if (rank(a) !== rank(b)) return rank(a) > rank(b) ? a : b;
-  return a.timestamp >= b.timestamp ? a : b;
+  if (a.timestamp !== b.timestamp) return a.timestamp > b.timestamp ? a : b;
+  return (b.extensions.response_bytes ?? 0) > (a.extensions.response_bytes ?? 0) ? b : a;
 }
 
 // A gateway's own word of a task is later than a presumed loss, except if the presumption came after that word.
@@ -33,38 +34,53 @@ function unlessSilentSince(task, presumed) {
 }
 
 export class History {
-  #tasks = new Map(); // id -> {task, seenAt}
-  #walks = []; // cursors of pages between the known and the new tasks
+  #tasks = new Map(); // name of an attempt -> {task, seenAt}
+  #newest = new Map(); // id -> the name of its newest attempt
+  #all = new Coverage({});
+  #view = this.#all; // of the list that the user chose
   #turn = 0;
   #asked = new Map(); // name of a list -> the turn in which it was requested
   #isNewestFull = false;
-  #coveredMs = 0; // the page knows only some of the tasks that were created before this
 
   // Takes tasks from any answer. `now` is by the gateway's clock.
   merge(tasks, now) {
-    for (const task of tasks) {
-      const known = this.#tasks.get(task.task_id);
-      this.#tasks.set(task.task_id, { task: known ? later(task, known.task) : task, seenAt: now });
-    }
-    this.#forget(now);
+    for (const task of tasks) this.#merge(task, now);
+    this.#forget();
+  }
+
+  #merge(task, now) {
+    const name = nameOf(task);
+    const known = this.#tasks.get(name);
+    this.#tasks.set(name, { task: known ? later(task, known.task) : task, seenAt: now });
+    const before = this.#newest.get(task.task_id);
+    const other = before === name ? undefined : this.#tasks.get(before)?.task;
+    if (other && createdMs(other) > createdMs(task)) return;
+    this.#newest.set(task.task_id, name);
+    if (other && isInFlight(other)) this.#tasks.delete(before); // how it ended is not known
   }
 
   forgetTask(id) {
-    this.#tasks.delete(id);
+    this.#tasks.delete(this.#newest.get(id));
+    this.#newest.delete(id);
   }
 
   best(task) {
-    const known = this.#tasks.get(task.task_id);
+    const known = this.#tasks.get(this.#newest.get(task.task_id));
     return known ? later(known.task, task) : task;
   }
 
-  get inFlight() {
-    return this.#all().filter(isInFlight).sort(newestFirst);
+  // Whether the newest tasks of all have come.
+  get hasNewest() {
+    return this.#all.hasBegun;
   }
 
-  // The tasks created since `sinceMs`, in any order.
+  get inFlight() {
+    return this.#current().filter(isInFlight).sort(newestFirst);
+  }
+
+  // The tasks created since `sinceMs`, earlier attempts too, in any order.
   since(sinceMs) {
-    return this.#all().filter((task) => createdMs(task) >= sinceMs);
+    return this.#each().filter((task) => createdMs(task) >= sinceMs);
   }
 
   // Up to three ids of tasks in flight that no list has shown for a while: they ended, or are far down the list.
@@ -73,25 +89,63 @@ export class History {
     return old.slice(0, 3).map(({ task }) => task.task_id);
   }
 
-  // The time from which on all tasks are known, if it is inside the 15 minutes; else null.
-  gapBefore(now) {
-    return this.#coveredMs > now - WINDOW_MS ? this.#coveredMs : null;
+  // The time since when all tasks are known, if that is after `sinceMs`; else null.
+  gapBefore(sinceMs) {
+    const { oldest } = this.#all;
+    return this.#all.hasBegun && oldest !== null && !this.#all.isBackTo(sinceMs) ? createdMs(oldest) : null;
   }
 
-  get isWalking() {
-    return this.#walks.length > 0;
+  // Whether older tasks are still to be requested, for the plots since `sinceMs`.
+  isWalking(sinceMs) {
+    return this.#all.hasGap || (this.gapBefore(sinceMs) !== null && this.#hasRoomFor(this.#all));
   }
+
+  // -- the list that the user chose --
+
+  // Chooses a list: {}, {state} or {label}.
+  look(query) {
+    if (JSON.stringify(query) === JSON.stringify(this.#view.query)) return;
+    this.#view = Object.keys(query).length ? new Coverage(query) : this.#all;
+    this.#asked.delete("view");
+    this.#asked.delete("search");
+  }
+
+  // Requests older tasks of the list next.
+  urge() {
+    this.#asked.delete("search");
+  }
+
+  // Reads the whole list again, if a part of it was forgotten.
+  readAgain() {
+    if (this.#all.isCut) this.#all.hasBegun = false;
+  }
+
+  // {tasks, oldest, isAtEnd, hasMore} of the chosen list as far as it is read, in any order; null before its first answer.
+  // With `isAny`, all tasks that the page knows of it, however they came to be known.
+  listed(isAny = false) {
+    const view = this.#view;
+    if (!view.hasBegun && !isAny) return null;
+    const { state, label } = view.query;
+    const belongs = (task) => (!state || task.state === state) && (!label || task.extensions.label === label);
+    const tasks = this.#current().filter((task) => belongs(task) && (isAny || view.reaches(task)));
+    return { tasks, oldest: view.oldest, isAtEnd: isAny || view.isAtEnd, hasMore: !isAny && this.#hasRoomFor(view) };
+  }
+
+  // -- what to request --
 
   // The list to request now: the newest tasks at least every other time, else the list that is due longest.
-  // `viewPath` is the list that the user chose to see, or null.
-  nextList(viewPath) {
+  // `sinceMs`: the plots want all tasks from then on. `search`: so many older tasks of the chosen list are wanted.
+  // `isLive`: something streams, so this gateway's own sizes of now are wanted.
+  nextList(now, { sinceMs = now, search = 0, isLive = false } = {}) {
     this.#turn += 1;
-    const due = this.#others(viewPath).filter((other) => this.#waited(other) > 0);
+    const due = this.#others(sinceMs, search, isLive).filter((other) => this.#waited(other) > 0);
     const isFirst = due.some(({ name }) => !this.#asked.has(name));
-    if (!due.length || (this.#turn % 2 && !isFirst)) return { kind: "newest", path: path({ limit: PAGE }) };
+    if (!due.length || (this.#turn % 2 && !isFirst)) {
+      return { name: "newest", kind: "head", coverage: this.#all, path: path({ limit: PAGE }), askedAt: now };
+    }
     const next = due.reduce((a, b) => (this.#waited(b) > this.#waited(a) ? b : a));
     this.#asked.set(next.name, this.#turn);
-    return next;
+    return { ...next, askedAt: now };
   }
 
   // How many turns a list has been due.
@@ -100,46 +154,66 @@ export class History {
   }
 
   // The lists besides the newest, each with the turns that it rests between two requests.
-  #others(viewPath) {
+  #others(sinceMs, search, isLive) {
     const others = [];
-    const add = (name, rest, kind, parameters) => others.push({ name, rest, kind, path: path(parameters) });
+    const view = this.#view;
+    const add = (name, rest, kind, parameters, coverage = null) => others.push({ name, rest, kind, coverage, path: path(parameters) });
+    const walk = (name, limit, list) => add(name, 0, "next", { limit, cursor: list.cursor, ...list.query }, list);
     if (this.#isNewestFull) add("RUNNING", 5, "in-flight", { limit: IN_FLIGHT_PAGE, state: "RUNNING" });
-    if (this.#walks.length) add("walk", 0, "walk", { limit: WALK_PAGE, cursor: this.#walks.at(-1) });
-    const rest = this.#all().some(isWaiting) ? 3 : 9; // positions change often
+    if (view !== this.#all) add("view", 1, "head", { limit: PAGE, ...view.query }, view);
+    if (view.hasBegun && search && this.#hasRoomFor(view)) walk("search", Math.min(search, WALK_PAGE), view);
+    else if (view !== this.#all && view.hasGap) walk("search", WALK_PAGE, view);
+    if (this.#all.hasBegun && this.isWalking(sinceMs)) walk("walk", WALK_PAGE, this.#all);
+    const rest = this.#current().some(isWaiting) ? 3 : 9; // positions change often
     if (this.#isNewestFull) add("PENDING", rest, "in-flight", { limit: IN_FLIGHT_PAGE, state: "PENDING" });
-    if (viewPath) others.push({ name: "view", rest: 1, kind: "view", path: viewPath });
+    if (isLive) add("live", 1, "in-flight", { scope: "instance", state: "RUNNING", limit: IN_FLIGHT_PAGE });
     return others;
   }
 
   // Takes the answer to the list that `nextList` gave.
-  take(kind, page, now) {
-    const last = page.items.at(-1); // none if all records of a page are malformed
-    const isNew = !last || (!this.#tasks.has(last.task_id) && createdMs(last) > Math.max(now - WINDOW_MS, this.#coveredMs));
-    const isGap = page.next_cursor !== null && isNew;
-    if (kind === "newest") this.#isNewestFull = page.next_cursor !== null;
-    if (kind === "walk") this.#walks.pop();
+  take(list, page, now) {
+    if (list.name === "newest") this.#isNewestFull = page.next_cursor !== null;
+    if (list.kind === "head") list.coverage.takeHead(page);
+    if (list.kind === "next") list.coverage.takeNext(page);
+    if (list.name === "newest") this.#dropGone(page, list.askedAt);
     this.merge(page.items, now);
-    if (isGap && (kind === "newest" || kind === "walk")) this.#walk(page.next_cursor, last ? createdMs(last) : now);
   }
 
-  #walk(cursor, fromMs) {
-    if (this.#walks.length < MOST_WALKS && this.#tasks.size < MOST_TASKS) this.#walks.push(cursor);
-    else this.#coveredMs = Math.max(this.#coveredMs, fromMs);
+  // The newest tasks are exactly those of the answer. What else was known is gone from the gateway, except earlier attempts.
+  #dropGone({ items, next_cursor: cursor }, askedAt) {
+    if (!items.length && cursor !== null) return; // only malformed records
+    const last = cursor === null ? null : items.at(-1);
+    const listed = new Set(items.map(nameOf));
+    const isTried = new Set(items.map(({ task_id: id }) => id));
+    for (const [name, { task, seenAt }] of this.#tasks) {
+      const isInRange = last === null || newestFirst(task, last) < 0;
+      if (!isInRange || listed.has(name) || seenAt >= askedAt || isTried.has(task.task_id)) continue;
+      if (this.#newest.get(task.task_id) === name) this.forgetTask(task.task_id);
+    }
   }
 
-  #all() {
+  #hasRoomFor(list) {
+    return list.cursor !== null && (list.hasGap || this.#tasks.size < MOST_TASKS);
+  }
+
+  #each() {
     return [...this.#tasks.values()].map(({ task }) => task);
   }
 
-  #forget(now) {
-    for (const [id, { task }] of this.#tasks)
-      if (!isInFlight(task) && createdMs(task) < now - WINDOW_MS) this.#tasks.delete(id);
+  // Without earlier attempts.
+  #current() {
+    return this.#each().filter((task) => this.#newest.get(task.task_id) === nameOf(task));
+  }
+
+  #forget() {
     if (this.#tasks.size <= MOST_TASKS) return;
-    const ended = this.#all().filter((task) => !isInFlight(task)).sort(newestFirst);
+    const ended = this.#each().filter((task) => !isInFlight(task)).sort(newestFirst);
     for (const task of ended.slice(MOST_TASKS)) {
-      this.#coveredMs = Math.max(this.#coveredMs, createdMs(task));
-      this.#tasks.delete(task.task_id);
+      this.#tasks.delete(nameOf(task));
+      if (this.#newest.get(task.task_id) === nameOf(task)) this.#newest.delete(task.task_id);
     }
+    const kept = ended[Math.min(MOST_TASKS, ended.length) - 1];
+    if (ended.length > MOST_TASKS) for (const list of new Set([this.#all, this.#view])) list.cut(kept);
   }
 }
 

@@ -2,16 +2,17 @@
 
 import { taskAddress } from "./address.js";
 import { ConfirmButton } from "./confirm.js";
-import { byId, el, Rows, setClass, setText } from "./dom.js";
+import { byId, el, middle, Rows, setClass, setMiddle, setText } from "./dom.js";
 import { age, bytes, clock, count, duration, NO_WORD, readable, REASONS } from "./format.js";
 import { createdMs, isInFlight, isPresumed, isWaiting } from "./history.js";
+import { getsInWords } from "./recent.js";
 
 // A field that an earlier version did not write into `extensions` is undefined here; it is shown like null.
 const MOST_IN_FLIGHT = 200;
-const SHOWN_END = 8; // characters of an id that are always shown
 const key = (task) => `${task.extensions.attempt}:${task.task_id}`;
 export const target = ({ method, path, query }) => readable(`${method} ${path}${query ? `?${query}` : ""}`);
-const firstByte = ({ created_ms, first_byte_ms }) => duration(first_byte_ms == null ? null : first_byte_ms - created_ms);
+// As on the command line: from the hand-over to Ollama on.
+const firstByte = ({ started_ms, first_byte_ms }) => duration(started_ms == null || first_byte_ms == null ? null : first_byte_ms - started_ms);
 
 const MARK_TITLE = "kept: the gateway keeps the answer. detached: the task does not need its client any more.";
 const marks = ({ response, is_detached }) => [response === "kept" && "kept", is_detached && "detached"].filter(Boolean).join(", ");
@@ -22,6 +23,8 @@ export const hasEnd = (task) => task.extensions.finished_ms != null && !isPresum
 const took = (task) => duration(hasEnd(task) ? task.extensions.finished_ms - task.extensions.created_ms : null);
 
 export class TaskTables {
+  address = () => "#/"; // of the list with one more filter: {name: value}
+
   // `cancel(id)` ends one task; `api` tells the time.
   constructor(api, cancel) {
     this.api = api;
@@ -31,19 +34,25 @@ export class TaskTables {
     this.waiting = []; // all of them, also those that the table leaves out
   }
 
-  // `isOld` says that lists fail at the moment.
-  showInFlight(tasks, isOld) {
+  // Shows the names of the API keys, for the key that sees the tasks of all.
+  showOwners(isOn) {
+    for (const id of ["in-flight", "recent"]) byId(id).classList.toggle("with-owners", isOn);
+  }
+
+  // `tasks` are all that run, `shown` those that the user wants to see. `isOld` says that lists fail at the moment.
+  showInFlight(all, tasks, isOld) {
     this.shownInFlight = tasks.slice(0, MOST_IN_FLIGHT);
     this.inFlight.show(this.shownInFlight);
     setText(byId("in-flight-count"), String(tasks.length));
-    this.waiting = tasks.filter(isWaiting);
-    setText(byId("queue-running"), tasks.filter(({ state }) => state === "RUNNING").length.toLocaleString());
+    this.waiting = all.filter(isWaiting);
+    setText(byId("queue-running"), all.filter(({ state }) => state === "RUNNING").length.toLocaleString());
     setText(byId("queue-waiting"), this.waiting.length.toLocaleString());
     this.#showLongestWait();
     const left = tasks.length - this.shownInFlight.length;
     const nothing = isOld ? "Nothing was running at the last update." : "Nothing runs at the moment.";
     setText(byId("presumed-note"), tasks.some(isPresumed) ? PRESUMED_NOTE : "");
-    setText(byId("in-flight-note"), left > 0 ? `and ${left} older` : tasks.length ? "" : nothing);
+    const note = left > 0 ? `and ${left} older.` : tasks.length ? "" : nothing;
+    setText(byId("in-flight-note"), [note, getsInWords(all.length - tasks.length)].filter(Boolean).join(" "));
   }
 
   // Ages grow between two answers.
@@ -57,57 +66,85 @@ export class TaskTables {
     setText(byId("queue-longest"), this.waiting.length ? age(this.api.now() - oldest) : "–");
   }
 
-  // `leftOut` says how many records of the page are malformed.
-  showRecent(tasks, isFiltered, leftOut) {
+  // `nothing` is said where there is no row; `leftOut` is how many records are malformed, `hidden` how many GET requests
+  // are not shown.
+  showRecent(tasks, nothing, leftOut, hidden) {
     this.recent.show(tasks);
-    const nothing = isFiltered ? "No such tasks." : "No task yet. Requests to /v1/… appear here.";
     const others = leftOut ? `Left out: ${count(leftOut, "malformed record", "malformed records")} in the store.` : "";
-    setText(byId("recent-note"), [tasks.length ? "" : nothing, others].filter(Boolean).join(" "));
+    setText(byId("recent-note"), [tasks.length ? "" : nothing, getsInWords(hidden), others].filter(Boolean).join(" "));
   }
 
   #inFlightColumns(cancel) {
     return [
-      fillTask,
+      (cell, task) => this.#fillTask(cell, task),
+      (cell, task) => this.#fillLabel(cell, task),
+      fillOwner,
       fillStage,
       (cell, task) => setText(cell, age(this.api.now() - createdMs(task))),
       (cell, { extensions }) => setText(cell, firstByte(extensions)),
       (cell, { extensions }) => setText(cell, bytes(extensions.response_bytes)),
       (cell, task) => setText(cell, isPresumed(task) ? "–" : `${age(this.api.now() - task.timestamp * 1000)} ago`),
-      (cell, { extensions }) => fillText(cell, readable(extensions.instance ?? "–")),
+      fillInstance,
       (cell, task) => (cell.control ??= cancelButton(cell, task.task_id, cancel)),
     ];
   }
 
   #recentColumns() {
     return [
-      fillTask,
+      (cell, task) => this.#fillTask(cell, task),
+      (cell, task) => this.#fillLabel(cell, task),
+      fillOwner,
       (cell, task) => (isPresumed(task) ? fillBadge(cell, `${task.state}?`, "presumed") : fillBadge(cell, task.state, task.state.toLowerCase())),
-      fillResult,
+      (cell, task) => this.#fillResult(cell, task),
       (cell, task) => setText(cell, clock(createdMs(task), this.api.now())),
       (cell, task) => setText(cell, took(task)),
       (cell, { extensions }) => setText(cell, firstByte(extensions)),
       (cell, { extensions }) => setText(cell, bytes(extensions.response_bytes)),
     ];
   }
-}
 
-// An id that is too long for its cell loses characters in the middle: the ids of one job often differ at the end.
-function taskLink(id) {
-  const attributes = { href: taskAddress(id), class: "id", title: id, "aria-label": id };
-  return el("a", attributes, el("span", {}, id.slice(0, -SHOWN_END)), el("span", {}, id.slice(-SHOWN_END)));
-}
-
-// A link, so that a browser can open the task in another tab, and copy its address.
-function fillTask(cell, task) {
-  if (!cell.firstChild) {
-    const link = taskLink(task.task_id);
-    const mark = el("span", { class: "mark", title: MARK_TITLE });
-    cell.append(link, el("bdi", { class: "target" }), el("bdi", { class: "label" }), mark);
+  #fillTask(cell, task) {
+    if (!cell.firstChild) {
+      // A link, so that a browser can open the task in another tab, and copy its address.
+      const attributes = { href: taskAddress(task.task_id), class: "id", title: task.task_id, "aria-label": task.task_id };
+      const link = el("a", attributes, ...middle(task.task_id));
+      const mark = el("span", { class: "mark", title: MARK_TITLE });
+      cell.append(link, el("a", { class: "target" }, el("bdi")), mark);
+    }
+    const [, request, mark] = cell.children;
+    fillText(request.firstChild, target(task.extensions));
+    this.#link(request, { path: task.extensions.path }, `only this path: ${target(task.extensions)}`);
+    setText(mark, marks(task.extensions));
   }
-  const [, request, label, mark] = cell.children;
-  fillText(request, target(task.extensions));
-  fillText(label, readable(task.extensions.label ?? ""));
-  setText(mark, marks(task.extensions));
+
+  #fillLabel(cell, task) {
+    const { label } = task.extensions;
+    if (!cell.firstChild && label) cell.append(el("a", { class: "label" }, ...middle("")));
+    setClass(cell, label ? "label-cell" : "label-cell none");
+    if (!label) return;
+    setMiddle(cell.firstChild, readable(label));
+    this.#link(cell.firstChild, { label }, `only this label: ${readable(label)}`);
+  }
+
+  #fillResult(cell, task) {
+    const { extensions, stage } = task;
+    const { reason, status_code: status } = extensions;
+    if (!cell.firstChild) cell.append(el("a", { class: "filter" }), el("span"));
+    const [link, plain] = cell.children;
+    const text = reason && reason !== "upstream_status" ? readable(reason) : status == null ? stage : `HTTP ${status}`;
+    const isLink = Boolean(reason) && !isPresumed(task);
+    link.hidden = !isLink;
+    setText(link, isLink ? text : "");
+    fillText(plain, isLink ? "" : isPresumed(task) ? `lost? ${NO_WORD}` : text);
+    if (isLink) this.#link(link, { reason }, REASONS[reason] ?? "only this reason");
+  }
+
+  // A link that adds a filter to those that are set.
+  #link(element, filter, title) {
+    const href = this.address(filter);
+    if (element.getAttribute("href") !== href) element.setAttribute("href", href);
+    if (element.title !== title) element.title = title;
+  }
 }
 
 function fillText(element, text) {
@@ -129,13 +166,14 @@ function fillStage(cell, task) {
   setText(cell.lastChild, isPresumed(task) ? NO_WORD : position(task.extensions));
 }
 
-function fillResult(cell, task) {
-  const { extensions, stage } = task;
-  const { reason, status_code: status } = extensions;
-  if (isPresumed(task)) return fillText(cell, `lost? ${NO_WORD}`);
-  setText(cell, reason && reason !== "upstream_status" ? readable(reason) : status == null ? stage : `HTTP ${status}`);
-  const title = REASONS[reason] ?? "";
-  if (cell.title !== title) cell.title = title;
+function fillOwner(cell, { extensions }) {
+  if (!cell.firstChild) cell.append(el("bdi"));
+  fillText(cell.firstChild, readable(extensions.owner ?? "–"));
+}
+
+function fillInstance(cell, { extensions }) {
+  if (!cell.firstChild) cell.append(el("span", { class: "whole" }, ...middle("")));
+  setMiddle(cell.firstChild, readable(extensions.instance ?? "–"));
 }
 
 export function cancelButton(cell, id, cancel) {

@@ -16,7 +16,7 @@ import orjson
 from gateway.http.background import Background
 from gateway.http.head import Target
 from gateway.http.request import Request, own_fields
-from gateway.store.interface import Peeked, PeekedPage, Unclear, is_cursor
+from gateway.store.interface import Page, Peeked, PeekedPage, Unclear, is_cursor
 from gateway.tasks.document import Found, Summary, found_in
 from gateway.tasks.options import LABEL_PATTERN, MAX_LABEL
 from gateway.tasks.stages import State
@@ -28,11 +28,13 @@ RETRY_AFTER_SECONDS = 2
 _PATH = re.compile(rf"/tasks/status(?:/({ID_PATTERN}))?".encode())
 _WAIT = re.compile(rb"wait=([0-9]{1,2}(?:\.[0-9]{1,6})?)")
 PLAIN_LABEL = rf"(?=[^%+&]{{1,{MAX_LABEL}}}$){LABEL_PATTERN.strip('^$')}"  # one that a query has as it is, not encoded
+OWN_SCOPE = "instance"  # the scope of a list that has only this gateway's own tasks
 _LIST_PARAMETERS = {
     "limit": re.compile(r"[1-9][0-9]{0,2}|1000"),
     "state": re.compile("|".join(State)),
     "label": re.compile(PLAIN_LABEL),
     "cursor": re.compile(r"[0-9A-Za-z_-]{1,512}"),
+    "scope": re.compile(OWN_SCOPE),
 }
 _LONGEST_QUERY = 1024  # bytes of one that is remembered; a plain one is shorter
 _FIELDS = own_fields([])
@@ -69,6 +71,7 @@ class _ListWish(NamedTuple):
     state: State | None
     label: str
     cursor: str | None
+    is_own: bool  # only tasks of this gateway
 
 
 @lru_cache(maxsize=256)
@@ -84,7 +87,7 @@ def _list_wish(query: bytes) -> _ListWish | None:
     state, cursor = State(given["state"]) if "state" in given else None, given.get("cursor")
     if cursor is not None and not is_cursor(cursor):
         return None
-    return _ListWish(int(given.get("limit", 50)), state, given.get("label", ""), cursor)
+    return _ListWish(int(given.get("limit", 50)), state, given.get("label", ""), cursor, "scope" in given)
 
 
 def _wait_seconds(query: bytes) -> float | None:
@@ -221,9 +224,13 @@ class _ListPoll(_Poll):
         self._wish = wish
 
     def begin(self) -> None:
-        limit, state, label, cursor = self._wish
+        limit, state, label, cursor, is_own = self._wish
+        reader = self._request.reader
         self._request.answered_by(self)
-        self._answers.peek_page(limit, state, cursor, self._request.reader, self._on_page, label=label)
+        if is_own:
+            self._send_documents(self._answers.own_page(limit, state, cursor, reader, label))
+        else:
+            self._answers.peek_page(limit, state, cursor, reader, self._on_page, label=label)
 
     def _on_page(self, page: PeekedPage) -> None:
         if not self._has_client:
@@ -234,8 +241,10 @@ class _ListPoll(_Poll):
             self._send_page(*page)
 
     async def _ask(self) -> None:
-        limit, state, label, cursor = self._wish
-        page = await self._answers.page(limit, state, cursor, self._request.reader, label)
+        limit, state, label, cursor, _ = self._wish
+        self._send_documents(await self._answers.page(limit, state, cursor, self._request.reader, label))
+
+    def _send_documents(self, page: Page) -> None:
         self._send_page(list(map(found_in, page.documents)), page.next_cursor, page.skipped)
 
     def _send_page(self, found: list[Found], cursor: str | None, skipped: int = 0) -> None:

@@ -257,6 +257,10 @@ async def task_list(
         _Label | None, Query(description="only tasks with this X-Task-Label; not together with `state`")
     ] = None,
     cursor: Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before")] = None,
+    scope: Annotated[
+        Literal["instance", ""] | None,
+        Query(description="`instance`: only tasks of this gateway, as they are now, without asking the store"),
+    ] = None,
     if_none_match: Annotated[str | None, Header(description="the ETag of the page that is known already")] = None,
 ) -> Response:
     """Tasks by creation, newest first. The `ETag` changes with any change of the page, also with heartbeats."""
@@ -264,7 +268,8 @@ async def task_list(
         raise _refused("label", label, "allowed: `state` or `label`, not both at once")
     try:
         answers = _tracker(request).answers
-        page = await answers.page(limit, state or None, cursor or None, _reader(request), label or "")
+        wish = (limit, state or None, cursor or None, _reader(request), label or "")
+        page = answers.own_page(*wish) if scope else await answers.page(*wish)
     except StoreUnavailable as error:
         raise _store_is_away(error) from error
     except InvalidCursor as error:

@@ -74,6 +74,12 @@ class Answers:
         """Some status documents, newest first. Raises StoreUnavailable and InvalidCursor."""
         return await self._ask(self.listing.page(limit, state, cursor, reader, label))
 
+    def own_page(
+        self, limit: int, state: State | None, cursor: str | None, reader: str | None, label: str = ""
+    ) -> Page:
+        """As `page`, with the tasks of this process alone, as they are now. Does not ask the store."""
+        return self.listing.own_page(limit, state, cursor, reader, label)
+
     async def wait(self, task_id: str, seen: str | None, seconds: float, reader: str | None = None) -> str | None:
         """As `read`, as soon as the event is not `seen` (None: the present one), the task has ended, or time is up."""
         document = await self.read(task_id, reader)

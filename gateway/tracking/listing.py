@@ -42,14 +42,14 @@ class Listing:
             if self.writer.is_up:
                 return page
         own = self.own.by_id()  # for these the store's word does not count
-        start = decode_cursor(cursor) if cursor else None
-        rows = [
-            (place(task.created_ms, task.task_id), task)
-            for task in own.values()
-            if state in (None, task.state) and reader in (None, task.owner) and label in ("", task.label)
-        ]
-        fresh: list[_Row] = [row for row in rows if start is None or row[0] < start]
-        return await self._merged(page_of, own, fresh, limit, cursor)
+        return await self._merged(page_of, own, _rows(own, state, cursor, reader, label), limit, cursor)
+
+    def own_page(
+        self, limit: int, state: State | None, cursor: str | None, reader: str | None, label: str = ""
+    ) -> Page:
+        """As `page`, with the tasks of this process alone, as they are now. Does not ask the store."""
+        rows = _rows(self.own.by_id(), state, cursor, reader, label)
+        return self._page_of(sorted(rows, key=_place, reverse=True), limit)
 
     async def _merged(
         self, page_of: _PageOf, own: Mapping[str, TrackedTask], fresh: list[_Row], limit: int, cursor: str | None
@@ -65,8 +65,25 @@ class Listing:
             rows = sorted(found + [row for row in fresh if row[0] >= end], key=_place, reverse=True)
             if at is None or len(rows) > limit:
                 break
+        return self._page_of(rows, limit, skipped)
+
+    def _page_of(self, rows: list[_Row], limit: int, skipped: int = 0) -> Page:
+        """The first `limit` of these rows, which are in order."""
         documents = [what if isinstance(what, str) else self.render(what) for _, what in rows[:limit]]
         return Page(documents, encode_cursor(rows[limit - 1][0]) if len(rows) > limit else None, skipped)
+
+
+def _rows(
+    own: Mapping[str, TrackedTask], state: State | None, cursor: str | None, reader: str | None, label: str
+) -> list[_Row]:
+    """Those of `own` that belong to a list, from behind `cursor` on. Raises InvalidCursor."""
+    start = decode_cursor(cursor) if cursor else None
+    rows: list[_Row] = [
+        (place(task.created_ms, task.task_id), task)
+        for task in own.values()
+        if state in (None, task.state) and reader in (None, task.owner) and label in ("", task.label)
+    ]
+    return [row for row in rows if start is None or row[0] < start]
 
 
 def _row(document: str) -> _Row:

@@ -54,8 +54,7 @@ async def test_a_page_of_nothing_else_is_walked_past(launch: Launch, new_store: 
     page = await new_page(gateway)
     await page.open()
     await page.shows("#recent-note", "malformed records in the store")
-    await page["#older"].click()
-    await page.shows("#recent", "good")
+    await page.shows("#recent", "good", 20)
     await page.shows("#plots-note", "Drawn from 1 task", 20)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CREATED_MS = int(time.time() * 1000) - 60_000
 NO_WORD = "no word from its gateway; it may still run"
-HEARTBEAT, TOOK = 5, 4
+HEARTBEAT, TOOK = 7, 6
 HISTORY = "import('/dashboard/history.js')"
 
 
@@ -85,13 +85,13 @@ async def test_it_is_told_apart_in_the_lists(opened: Opened) -> None:
     """
     page = await opened()
     await page.counts("#in-flight tbody tr", 1)
-    assert (await cells(page, "in-flight", "maybe"))[1].split("\n") == ["lost?", NO_WORD]
-    assert (await cells(page, "recent", "maybe"))[1:3] == ["FAILED?", f"lost? {NO_WORD}"]
+    assert (await cells(page, "in-flight", "maybe"))[3].split("\n") == ["lost?", NO_WORD]
+    assert (await cells(page, "recent", "maybe"))[3:5] == ["FAILED?", f"lost? {NO_WORD}"]
     assert (await cells(page, "in-flight", "maybe"))[HEARTBEAT] == "\u2013"
     assert (await cells(page, "recent", "maybe"))[TOOK] == "\u2013"
     assert (await cells(page, "recent", "surely"))[TOOK] != "\u2013"
     for task_id in ("surely", "earlier"):
-        assert (await cells(page, "recent", task_id))[1:3] == ["FAILED", "lost"]
+        assert (await cells(page, "recent", task_id))[3:5] == ["FAILED", "lost"]
     await page.shows("#presumed-note", "Wait, cancel it, or send its request again: that begins a new attempt.")
     await page.shoot("presumed")
 
@@ -140,9 +140,9 @@ async def test_the_word_of_its_gateway_takes_its_place(opened: Opened, store: St
     await page.counts("#in-flight tbody tr", 1)
     await put(store, lost("maybe", is_presumed=False) if stage is Stage.LOST else other("maybe", stage))
     words = {Stage.STREAMING: ["RUNNING", "streaming"], Stage.DONE: ["SUCCESS", "done"], Stage.LOST: ["FAILED", "lost"]}
-    state = page.row("recent", "maybe").locator("td").nth(1)
+    state = page.row("recent", "maybe").locator("td").nth(3)
     await expect(state).to_have_text(words[stage][0])
-    assert (await cells(page, "recent", "maybe"))[1:3] == words[stage]
+    assert (await cells(page, "recent", "maybe"))[3:5] == words[stage]
     await page.counts("#in-flight tbody tr", 1 if stage is Stage.STREAMING else 0)
     await expect(page["#presumed-note"]).to_be_hidden()
 

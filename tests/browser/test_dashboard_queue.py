@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.scripted import Upstream
 
-STAGE, AGE = 1, 2
+STAGE, AGE = 3, 4
 IDS = [f"in-line-{number}" for number in range(4)]
 
 

@@ -317,6 +317,7 @@ INVALID = [
     ("/tasks/status?state=DONE", 422), ("/tasks/status?state=success", 422),
     ("/tasks/status?label=", 422), ("/tasks/status?label=a%20b", 422), ("/tasks/status?label=a+b", 422),
     ("/tasks/status?label=" + "l" * 129, 422), ("/tasks/status?label=a&state=SUCCESS", 422),
+    ("/tasks/status?scope=store", 422),
     ("/tasks/status?cursor=abc", 422), ("/tasks/status?cursor=%21", 422), ("/tasks/status?cursor=" + "A" * 513, 422),
     ("/tasks/status/a?wait=-1", 422), ("/tasks/status/a?wait=60.001", 422), ("/tasks/status/a?wait=nan", 422),
     ("/tasks/status/a?wait=inf", 422), ("/tasks/status/a?wait=", 422), ("/tasks/status/a?wait=1s", 422),
@@ -334,6 +335,7 @@ async def test_what_is_invalid_is_refused(quiet: Pair, target: str, status: int)
 VALID_BUT_ODD = [
     "/tasks/status?", "/tasks/status?&", "/tasks/status?limit=007", "/tasks/status?limit=+5", "/tasks/status?limit=5&",
     "/tasks/status?limit=5&limit=6", "/tasks/status?state=", "/tasks/status?cursor=", "/tasks/status?state=&label=a",
+    "/tasks/status?scope=",
     "/tasks/status?label=%61", "/tasks/status?limit=%35", "/tasks/status?LIMIT=3", "/tasks/status?limit",
     "/tasks/status/a?", "/tasks/status/a?wait=0", "/tasks/status/a?wait=00.5", "/tasks/status/a?wait=1e0",
     "/tasks/status/a?wait=1&wait=2", "/tasks/status/a?wait=0.0000001", "/tasks/status/a?wait=.5",

@@ -45,7 +45,9 @@ class Asked:
         self.sent = b""
         changes = SimpleNamespace(add=self.add, remove=self.remove)
         self.changes = changes
-        answers: Any = SimpleNamespace(peek=self.peek, peek_page=self.peek_page, changes=changes)
+        answers: Any = SimpleNamespace(
+            peek=self.peek, peek_page=self.peek_page, own_page=self.own_page, changes=changes
+        )
         self.route = StatusRoute(cast("Answers", answers))
 
     def peek(self, task_id: str, then: Callable[[Peeked], None]) -> None:
@@ -59,6 +61,11 @@ class Asked:
         """Remembers the call, and answers."""
         self.calls.append((limit, state, cursor, reader, label))
         then(self.found_page)
+
+    def own_page(self, *wish: object) -> Page:
+        """Remembers the call, and returns an empty page."""
+        self.calls.append(wish)
+        return Page([], None)
 
     def add(self, waiter: Any, found: Found, seconds: float) -> None:
         """A poller waits."""
@@ -108,6 +115,7 @@ PLAIN: dict[str, list[str]] = {
     "state": [*State],
     "label": ["a", "job:1@x", "a/b?c", "~!$'()*,;:@", "l" * MAX_LABEL],
     "cursor": [CURSOR],
+    "scope": ["instance"],
     "wait": ["0", "1", "30", "60", "0.5", "60.0", "59.999999", "05"],
 }
 HEADERS = {"if-none-match": ['"a"', "*", 'W/"a", "b"']}
@@ -157,6 +165,7 @@ def test_what_is_described_is_answered_by_plain_calls(path: str) -> None:
         ("label=job:1", (50, None, None, None, "job:1")),
         (f"cursor={CURSOR}", (50, None, CURSOR, None, "")),
         (f"cursor={CURSOR}&label=a&limit=1000", (1000, None, CURSOR, None, "a")),
+        ("scope=instance&limit=7&state=RUNNING", (7, State.RUNNING, None, None, "")),
     ],
 )
 def test_a_list_is_asked_for(query: str, expected: object) -> None:
@@ -175,7 +184,7 @@ def test_a_list_is_asked_for(query: str, expected: object) -> None:
         "/tasks/status?state=", "/tasks/status?label=", "/tasks/status?label=a+b", "/tasks/status?label=%61",
         "/tasks/status?label=" + "l" * (MAX_LABEL + 1), "/tasks/status?label=a&state=SUCCESS",
         "/tasks/status?cursor=", "/tasks/status?cursor=a=b", "/tasks/status?cursor=bad",
-        "/tasks/status?cursor=" + "A" * 513,
+        "/tasks/status?cursor=" + "A" * 513, "/tasks/status?scope=", "/tasks/status?scope=store",
         "/tasks/status/t?wait=", "/tasks/status/t?wait=61", "/tasks/status/t?wait=60.000001",
         "/tasks/status/t?wait=-1", "/tasks/status/t?wait=+1", "/tasks/status/t?wait=1e1", "/tasks/status/t?wait=nan",
         "/tasks/status/t?wait=1&wait=1", "/tasks/status/t?wait=1&", "/tasks/status/t?x=1", "/tasks/status/t?wait=.5",
