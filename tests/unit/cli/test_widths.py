@@ -453,6 +453,8 @@ def test_a_resize_is_painted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     After the watch the signals do what they did before.
     """
     monkeypatch.setenv("TERM", "xterm")
+    for name in ("COLUMNS", "LINES"):  # set from the start, they would fix the size
+        monkeypatch.delenv(name, raising=False)
     before = signal.getsignal(signal.SIGWINCH), signal.getsignal(signal.SIGTERM)
     with redirect_stdout(Resized(monkeypatch)) as out:
         table = show.LiveTable()
