@@ -116,3 +116,12 @@ function problemIn(body, answer) {
   const detail = body?.detail ?? body?.error?.message;
   return typeof detail === "string" ? detail : `HTTP ${answer.status}`;
 }
+
+export function statusPath(id) {
+  return `/tasks/status/${encodeURIComponent(id)}`;
+}
+
+export function inWords(error) {
+  if (error instanceof Away) return "The gateway does not answer.";
+  return error instanceof Refused && error.status === 404 ? "There is no such task, or its status has expired." : error.message;
+}

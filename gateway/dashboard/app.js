@@ -1,7 +1,7 @@
 // The page: its key, its address, and which of its views is shown. The views do the rest.
 
 import { parse, taskAddress } from "./address.js";
-import { Api, Refused } from "./api.js";
+import { Api, inWords, Refused } from "./api.js";
 import { Board } from "./board.js";
 import { Condition } from "./condition.js";
 import { showDocs } from "./docs.js";
@@ -9,7 +9,7 @@ import { byId, el, setText } from "./dom.js";
 import { explain } from "./explain.js";
 import { Poller } from "./poller.js";
 import { Source } from "./source.js";
-import { inWords, TaskView } from "./task.js";
+import { TaskView } from "./task.js";
 
 const HEALTH_MS = 5000;
 const VIEWS = { list: "view-dashboard", task: "view-task", api: "view-api" };

@@ -1,7 +1,7 @@
 // The view of the list: what it requests and when, and what its parts show. The tasks themselves are in `History`.
 
 import { listAddress } from "./address.js";
-import { Away, Refused } from "./api.js";
+import { Away, Refused, statusPath } from "./api.js";
 import { announce, byId, setText } from "./dom.js";
 import { Empty } from "./empty.js";
 import { isGet } from "./filters.js";
@@ -13,7 +13,6 @@ import { NodeTable } from "./nodes.js";
 import { Plots, windowStart } from "./plots.js";
 import { Poller } from "./poller.js";
 import { getsInWords, RecentList } from "./recent.js";
-import { statusPath } from "./task.js";
 import { TaskTables, tasksInWords } from "./tasks.js";
 import { Updated } from "./updated.js";
 

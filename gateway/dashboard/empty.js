@@ -1,12 +1,13 @@
 // What stands in the list where it has no row: why, and what to do next.
 
-import { announce, byId, setText } from "./dom.js";
+import { CopyButton } from "./copy.js";
+import { byId, setText } from "./dom.js";
 
 const BODY = `{"model": "MODEL", "messages": [{"role": "user", "content": "Hello"}]}`;
 
 export class Empty {
   constructor() {
-    byId("copy-call").addEventListener("click", () => copyCall());
+    new CopyButton(byId("copy-call"), () => byId("first-call-text").textContent);
   }
 
   // kind: "" (there are rows), "loading", "away", "filtered" or "nothing". Returns what to say.
@@ -25,18 +26,4 @@ export class Empty {
 function call(hasKey) {
   const key = hasKey ? " -H 'Authorization: Bearer YOUR_KEY'" : "";
   return `curl ${location.origin}/v1/chat/completions${key} -H 'Content-Type: application/json' -d '${BODY}'`;
-}
-
-// On plain HTTP a browser may have no clipboard for the page: then the line is selected, ready for Ctrl+C.
-async function copyCall() {
-  const button = byId("copy-call");
-  try {
-    await navigator.clipboard.writeText(byId("first-call-text").textContent);
-    setText(button, "Copied");
-  } catch {
-    getSelection().selectAllChildren(byId("first-call-text"));
-    setText(button, "Press Ctrl+C");
-  }
-  announce(button.textContent);
-  setTimeout(() => setText(button, "Copy"), 4000);
 }

@@ -59,20 +59,3 @@ export function minute(ms) {
 export const count = (number, one, many) => `${number.toLocaleString()} ${number === 1 ? one : many}`;
 
 export const NO_WORD = "no word from its gateway; it may still run";
-
-export const REASONS = {
-  upstream_status: "Ollama answered with a status other than 2xx",
-  upstream_unavailable: "the gateway could not connect to Ollama; it may have been starting",
-  upstream_error: "the connection to Ollama broke before its answer began",
-  upstream_truncated: "the connection to Ollama broke inside the answer",
-  stream_incomplete: "the stream ended without its end event",
-  stream_error: "the stream ended with an error event",
-  client_disconnect: "the client closed its connection",
-  cancelled: "a client cancelled it",
-  timeout: "Ollama was silent for too long, or a timeout of the request was over",
-  queue_full: "the queue was full, and a request of another key took its place",
-  shutdown: "the gateway was stopped",
-  lost: "its gateway was killed",
-  response_too_large: "its client had left, and its answer was too large to be kept",
-  gateway_error: "the gateway refused it half-way, or the gateway itself failed",
-};

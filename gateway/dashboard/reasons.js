@@ -1,9 +1,26 @@
 // What the end of a task means, and what its user can do next. docs/polling.md has the same in a table. Pure.
 
-import { REASONS } from "./format.js";
 import { isPresumed } from "./history.js";
 
-// reason -> the next step. What it means is in REASONS.
+// What each reason means, as the end of a sentence.
+export const REASONS = {
+  upstream_status: "Ollama answered with a status other than 2xx",
+  upstream_unavailable: "the gateway could not connect to Ollama; it may have been starting",
+  upstream_error: "the connection to Ollama broke before its answer began",
+  upstream_truncated: "the connection to Ollama broke inside the answer",
+  stream_incomplete: "the stream ended without its end event",
+  stream_error: "the stream ended with an error event",
+  client_disconnect: "the client closed its connection",
+  cancelled: "a client cancelled it",
+  timeout: "Ollama was silent for too long, or a timeout of the request was over",
+  queue_full: "the queue was full, and a request of another key took its place",
+  shutdown: "the gateway was stopped",
+  lost: "its gateway was killed",
+  response_too_large: "its client had left, and its answer was too large to be kept",
+  gateway_error: "the gateway refused it half-way, or the gateway itself failed",
+};
+
+// The next step after each.
 export const NEXT_STEPS = {
   upstream_status: "With 400 or 404, correct the request: often the model is missing. With 5xx, try again, and read Ollama's log.",
   upstream_unavailable: "Try again after a few seconds.",

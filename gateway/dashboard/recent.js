@@ -2,9 +2,10 @@
 
 import { listAddress } from "./address.js";
 import { byId, el, setText } from "./dom.js";
-import { clock, count, readable, REASONS } from "./format.js";
+import { clock, count, readable } from "./format.js";
 import { createdMs, newestFirst, PAGE } from "./history.js";
 import { fromMs, isFiltered, isGet, isLocal, NAMES, passes, storeQuery } from "./filters.js";
+import { REASONS } from "./reasons.js";
 
 const SEARCH = 500; // tasks that one search looks through
 const FIELDS = ["label", "path", "reason", "from", "until"];

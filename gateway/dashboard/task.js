@@ -3,7 +3,7 @@
 
 import { taskAddress } from "./address.js";
 import { KeptAnswer } from "./answer.js";
-import { Away, Refused } from "./api.js";
+import { Away, inWords, Refused, statusPath } from "./api.js";
 import { CopyButton } from "./copy.js";
 import { byId, el, setClass, setText } from "./dom.js";
 import { Facts } from "./facts.js";
@@ -243,12 +243,3 @@ function setLines(place, lines) {
 }
 
 const pause = (ms) => (ms > 0 ? new Promise((resolve) => setTimeout(resolve, Math.ceil(ms))) : undefined);
-
-export function statusPath(id) {
-  return `/tasks/status/${encodeURIComponent(id)}`;
-}
-
-export function inWords(error) {
-  if (error instanceof Away) return "The gateway does not answer.";
-  return error instanceof Refused && error.status === 404 ? "There is no such task, or its status has expired." : error.message;
-}

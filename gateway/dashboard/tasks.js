@@ -3,8 +3,9 @@
 import { taskAddress } from "./address.js";
 import { ConfirmButton } from "./confirm.js";
 import { byId, el, middle, Rows, setClass, setMiddle, setText } from "./dom.js";
-import { age, bytes, clock, count, duration, NO_WORD, readable, REASONS } from "./format.js";
+import { age, bytes, clock, count, duration, NO_WORD, readable } from "./format.js";
 import { createdMs, isInFlight, isPresumed, isWaiting } from "./history.js";
+import { REASONS } from "./reasons.js";
 import { getsInWords } from "./recent.js";
 
 // A field that an earlier version did not write into `extensions` is undefined here; it is shown like null.

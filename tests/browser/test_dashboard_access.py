@@ -66,7 +66,7 @@ async def test_an_admins_key_shows_all_tasks(page: Watched) -> None:
     await page.open("/", "401")
     await enter(page, ADMIN)
     await page.counts("#recent tbody tr", 2)
-    await page.row("recent", "task-of-bob").get_by_role("link").click()
+    await page.row("recent", "task-of-bob").locator("a.id").click()
     await page.shows("#task-fields", re.compile(r"API key\s*bob"))
 
 
@@ -144,7 +144,7 @@ async def test_a_key_that_is_taken_away_ends_the_view(
     page = await new_page(gateway)
     await page.open("/", "401", "404")
     await enter(page, ALICE)
-    await page.row("recent", "task-of-alice").get_by_role("link").click()
+    await page.row("recent", "task-of-alice").locator("a.id").click()
     await page.shows("#task-fields", "RUNNING, streaming" if is_running else "SUCCESS, done")
     keys.write_text(f"bob:{BOB}\n")
     if not is_running:

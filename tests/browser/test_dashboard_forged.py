@@ -69,7 +69,7 @@ async def test_control_characters_are_shown_as_escapes(launch: Launch, new_store
     page = await new_page(await launch(REDIS_URL=store.url))
     await page.open()
     await page.shows("#recent", SHOWN_ESCAPES)
-    await page.row("recent", "odd").get_by_role("link").click()
+    await page.row("recent", "odd").locator("a.id").click()
     await page.shows("#task-fields", SHOWN_ESCAPES)
     for element in ("#recent", "#task-fields", "#task-document"):
         text = await page[element].text_content() or ""
@@ -90,7 +90,7 @@ async def test_a_document_of_the_version_before_is_shown(
     page = await new_page(await launch(REDIS_URL=store.url))
     await page.open()
     await page.shows("#recent", "before")
-    await page.row("recent", "before").get_by_role("link").click()
+    await page.row("recent", "before").locator("a.id").click()
     await page.shows("#task-fields", "SUCCESS, done")
     for element in ("#recent", "#task-fields", "#plots-note"):
         text = await page[element].text_content() or ""

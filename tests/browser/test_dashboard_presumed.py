@@ -113,7 +113,7 @@ async def test_it_is_readable_everywhere(opened: Opened, options: dict[str, Any]
 async def test_its_details_say_what_to_do(opened: Opened, store: Store) -> None:
     """Wait, cancel, or begin a new attempt. When its gateway speaks, the open view shows its word."""
     page = await opened()
-    await page.row("recent", "maybe").get_by_role("link").click()
+    await page.row("recent", "maybe").locator("a.id").click()
     await page.shows("#task-fields", f"FAILED, lost? {NO_WORD}")
     await page.shows("#task-means", "it may still run")
     for words in ("You can wait", "You can cancel the task", "a new attempt begins"):
@@ -127,7 +127,7 @@ async def test_a_certain_loss_says_nothing_of_that(opened: Opened) -> None:
     """Its details say that its gateway was killed."""
     page = await opened()
     for task_id in ("surely", "earlier"):
-        await page.row("recent", task_id).get_by_role("link").click()
+        await page.row("recent", task_id).locator("a.id").click()
         await page.shows("#task-means", "Its gateway was killed.")
         await expect(page["#task-note"]).to_have_text("")
         await page.page.keyboard.press("Escape")

@@ -106,7 +106,7 @@ async def test_a_link_to_the_dashboard_works(
     target: Gateway, upstream: Upstream, context: BrowserContext, site: ForeignSite, host: str
 ) -> None:
     """A wiki may link to the dashboard, which then asks for its data as ever, and to a task's status."""
-    answer = await target.ask("GET", "/v1/own", (b"X-Task-Id", b"linked-to"))
+    answer = await target.ask("POST", "/v1/own", (b"X-Task-Id", b"linked-to"))
     assert answer.status == 200
     own = f"http://127.0.0.1:{target.port}"
     site.put("/", f'<a id="page" href="{own}/">tasks</a> <a id="task" href="{own}/tasks/status/linked-to">it</a>')

@@ -97,7 +97,7 @@ async def test_the_way_back_keeps_the_filters(
     upstream.then(answering(500))
     await run(beating, fresh_id)
     await page.open("/#/?state=FAILED")
-    await page.row("recent", fresh_id).get_by_role("link").click()
+    await page.row("recent", fresh_id).locator("a.id").click()
     await page.shows("#task-fields", "FAILED")
     await page["#task-back"].click()
     await expect(page["#state"]).to_have_value("FAILED")

@@ -143,7 +143,7 @@ async def test_every_reason_has_a_meaning_and_a_next_step(page: Watched) -> None
     await page.open()
     reasons = {str(reason) for reason in Reason}
     next_steps = await page.evaluate("import('/dashboard/reasons.js').then((found) => found.NEXT_STEPS)")
-    means = await page.evaluate("import('/dashboard/format.js').then((found) => found.REASONS)")
+    means = await page.evaluate("import('/dashboard/reasons.js').then((found) => found.REASONS)")
     assert set(next_steps) == set(means) == reasons
     assert all(text.endswith(".") for text in next_steps.values())
 
@@ -152,7 +152,7 @@ async def test_every_reason_has_a_meaning_and_a_next_step(page: Watched) -> None
 async def test_a_failure_is_explained(page: Watched, reason: Reason) -> None:
     """The view says what the reason means and what to do next."""
     await show(page, failed(reason, (1, 2, 3)))
-    for selector, module, table in (("#task-means", "format", "REASONS"), ("#task-next", "reasons", "NEXT_STEPS")):
+    for selector, module, table in (("#task-means", "reasons", "REASONS"), ("#task-next", "reasons", "NEXT_STEPS")):
         script = f"import('/dashboard/{module}.js').then((found) => found.{table}['{reason}'])"
         assert (await page.evaluate(script)).lower() in (await page[selector].inner_text()).lower()
     await expect(page["#task-error"]).to_be_hidden()
@@ -187,7 +187,6 @@ async def test_without_ollamas_error_the_view_names_the_setting(page: Watched, i
     found = failed(Reason.UPSTREAM_STATUS, (1, 2, 3), status_code=500, error_text=None)
     if not is_known:
         del found["extensions"]["error_text"]
-        del found["extensions"]["trace_id"]
     await show(page, found)
     await page.shows("#task-error-note", "ERROR_TEXT_BYTES")
     await expect(page["#task-error"]).to_be_hidden()
