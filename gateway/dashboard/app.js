@@ -93,6 +93,7 @@ function showParts(needsKey) {
   const hadFocus = document.activeElement;
   byId("key-form").hidden = !needsKey;
   for (const [name, id] of Object.entries(VIEWS)) byId(id).hidden = needsKey || name !== part;
+  byId("freshness").hidden = needsKey || part !== "list";
   byId("forget-key").hidden = needsKey || !api.hasKey;
   byId(part === "api" ? "to-dashboard" : "to-api").removeAttribute("aria-current");
   byId(part === "api" ? "to-api" : "to-dashboard").setAttribute("aria-current", "page");

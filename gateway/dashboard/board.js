@@ -123,11 +123,11 @@ export class Board {
     const isLive = this.#tasks.inFlight.some(({ stage }) => stage === "streaming");
     const list = this.#tasks.nextList(now, { sinceMs: windowStart(now, this.#range), search: this.recent.search, isLive });
     try {
-      const { body } = await this.ask(list.path, { isOnce: list.kind === "next" || list.name === "live" });
+      const { body } = await this.ask(list.path, { isOnce: list.kind === "next" || list.isOwn });
       this.#tasks.take(list, body, this.api.now());
       if (list.name === "newest") this.#leftOut = body.skipped ?? 0;
       this.#hasList = true;
-      if (list.name !== "live") this.#leaveOwn(now);
+      if (!list.isOwn) this.#leaveOwn(now);
       await this.#lookForUnseen();
     } catch (error) {
       if (error instanceof Refused && error.status === 503) return this.#askOwn(error);

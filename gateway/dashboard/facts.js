@@ -9,7 +9,7 @@ import { isPresumed } from "./history.js";
 import { ago, moment, setTime, timeElement } from "./moments.js";
 import { hasEnd, position, target } from "./tasks.js";
 
-// [name, text] or [name, {at: Unix milliseconds}] or [name, {copy: text}]; a value that is empty is left out.
+// [name, text] or [name, {at: Unix milliseconds, isWhole}] or [name, {copy: text}]; a value that is empty is left out.
 function factsOf(task) {
   const more = task.extensions;
   const at = (ms) => (ms == null ? "" : { at: ms });
@@ -26,7 +26,7 @@ function factsOf(task) {
     ["Bytes", `${bytes(more.request_bytes)} up, ${bytes(more.response_bytes)} down`],
     ["Created", at(more.created_ms)],
     ["Ended", hasEnd(task) ? at(more.finished_ms) : ""],
-    ["Last written", at(task.timestamp * 1000)],
+    ["Last written", { at: task.timestamp * 1000, isWhole: true }],
     ["Attempt", more.attempt > 1 ? String(more.attempt) : ""],
     ["Gateway", readable(more.instance ?? "")],
     ["API key", readable(more.owner ?? "")],
@@ -81,8 +81,8 @@ function textCell() {
 
 function timeCell() {
   const [time, past] = [timeElement(0, ""), el("span", { class: "muted" })];
-  const fill = ({ at }, now) => {
-    setTime(time, at, moment(at));
+  const fill = ({ at, isWhole }, now) => {
+    setTime(time, at, moment(at, isWhole));
     setText(past, ` · ${ago(at, now)}`);
   };
   return [el("dd", {}, time, past), fill];

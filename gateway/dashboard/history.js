@@ -157,7 +157,7 @@ export class History {
   #others(sinceMs, search, isLive) {
     const others = [];
     const view = this.#view;
-    const add = (name, rest, kind, parameters, coverage = null) => others.push({ name, rest, kind, coverage, path: path(parameters) });
+    const add = (name, rest, kind, parameters, coverage = null) => others.push({ name, rest, kind, coverage, isOwn: "scope" in parameters, path: path(parameters) });
     const walk = (name, limit, list) => add(name, 0, "next", { limit, cursor: list.cursor, ...list.query }, list);
     if (this.#isNewestFull) add("RUNNING", 5, "in-flight", { limit: IN_FLIGHT_PAGE, state: "RUNNING" });
     if (view !== this.#all) add("view", 1, "head", { limit: PAGE, ...view.query }, view);
@@ -166,6 +166,7 @@ export class History {
     if (this.#all.hasBegun && this.isWalking(sinceMs)) walk("walk", WALK_PAGE, this.#all);
     const rest = this.#current().some(isWaiting) ? 3 : 9; // positions change often
     if (this.#isNewestFull) add("PENDING", rest, "in-flight", { limit: IN_FLIGHT_PAGE, state: "PENDING" });
+    if (this.#current().some(isWaiting)) add("waiting", 3, "in-flight", { scope: "instance", state: "PENDING", limit: IN_FLIGHT_PAGE });
     if (isLive) add("live", 1, "in-flight", { scope: "instance", state: "RUNNING", limit: IN_FLIGHT_PAGE });
     return others;
   }

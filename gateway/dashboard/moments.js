@@ -18,10 +18,10 @@ function zone(at) {
   return `UTC${minutes < 0 ? "−" : "+"}${two(Math.floor(size / 60))}:${two(size % 60)}`;
 }
 
-// "30 Nov 2026, 12:49:03.120 (UTC+01:00)"
-export function moment(ms) {
+// "30 Nov 2026, 12:49:03.120 (UTC+01:00)"; `isWhole`: the time is known to the second only.
+export function moment(ms, isWhole = false) {
   const at = new Date(ms);
-  return `${at.toLocaleDateString([], DAY)}, ${timeOfDay(ms)} (${zone(at)})`;
+  return `${at.toLocaleDateString([], DAY)}, ${timeOfDay(ms).slice(0, isWhole ? -4 : undefined)} (${zone(at)})`;
 }
 
 // "3 min ago"; a time that is not over yet by this clock is "now".

@@ -10,9 +10,12 @@ const LEAST = 3; // pixels of a part, so that a short one is seen
 const LABELLED = 18; // pixels that the number of a part needs
 
 export class Timeline {
+  #drawn = null; // what the bar shows
+
   constructor() {
     this.bar = byId("timeline");
     this.list = byId("stages");
+    new ResizeObserver(() => this.#drawn && this.#drawBar(this.#drawn)).observe(this.bar);
   }
 
   // `now` is by the gateway's clock.
@@ -26,11 +29,14 @@ export class Timeline {
   }
 
   clear() {
+    this.#drawn = null;
     this.bar.replaceChildren();
     this.list.replaceChildren();
   }
 
-  #drawBar({ stages, end }) {
+  #drawBar(found) {
+    this.#drawn = found;
+    const { stages, end } = found;
     const width = this.bar.clientWidth;
     if (!width) return;
     const parts = stages.map((part, index) => ({ ...part, number: index + 1 })).filter(({ fromMs }) => fromMs !== null);
