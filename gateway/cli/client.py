@@ -188,7 +188,10 @@ class Client:
         raise self._refusal(answer)
 
     def _unreachable(self, error: httpx.HTTPError) -> Away:
-        return Away(f"{self._name} does not answer: {error or type(error).__name__}", is_short=True)
+        return Away(
+            f"{self._name} does not answer: {error or type(error).__name__} (--url names another gateway)",
+            is_short=True,
+        )
 
     def _refusal(self, answer: httpx.Response) -> Exception:
         """What an error answer means."""

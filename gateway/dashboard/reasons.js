@@ -11,8 +11,8 @@ export const REASONS = {
   stream_incomplete: "the stream ended without its end event",
   stream_error: "the stream ended with an error event",
   client_disconnect: "the client closed its connection",
-  cancelled: "a client cancelled it",
-  timeout: "Ollama was silent for too long, or a timeout of the request was over",
+  cancelled: "a call cancelled it, by its id or its label; the gateway does not record whose",
+  timeout: "a time limit was over",
   queue_full: "the queue was full, and a request of another key took its place",
   shutdown: "the gateway was stopped",
   lost: "its gateway was killed",
@@ -31,14 +31,25 @@ export const NEXT_STEPS = {
   stream_error: "Read the last event of the stream: it has the error, and the client has it.",
   client_disconnect:
     "If you did not want that, let the call outlive its client (X-Task-Keep: true), or raise the time limits of the client and of every proxy in between.",
-  cancelled: "You have to do nothing.",
-  timeout:
-    "If the model was loading, raise UPSTREAM_IDLE_TIMEOUT_SEC or set it to 0. If the request waited too long, give it more time or try later. Otherwise read Ollama's log.",
+  cancelled: "If it was not meant to be cancelled, send the request again.",
+  timeout: "If Ollama was silent (UPSTREAM_IDLE_TIMEOUT_SEC), raise that setting or set it to 0: loading a model takes minutes. Otherwise give the request more time.",
   queue_full: "Try again after the time that the client's 429 names in Retry-After.",
   shutdown: "Try again when the next gateway is ready.",
   lost: "Send the request again.",
   response_too_large: "Raise MAX_RESPONSE_BYTES or MAX_KEPT_BYTES, or ask for a shorter answer.",
   gateway_error: "If the client's error names a fault of the request, correct the request. Otherwise report what the gateway's log says.",
+};
+
+// A timeout: what its message names -> [what it means, the next step].
+const LIMITS = {
+  "X-Task-Timeout": [
+    "The limit that the client set for the whole call was over (X-Task-Timeout). Ollama may be well.",
+    "Send a larger value, leave the field out, or ask for a shorter answer.",
+  ],
+  "X-Task-Start-Timeout": [
+    "The request waited too long for its turn (X-Task-Start-Timeout).",
+    "Try again later, or send a larger value.",
+  ],
 };
 
 const PRESUMED = "There is no word from the task's gateway; it may still run the task.";
@@ -54,9 +65,14 @@ export function advice(task) {
   const { reason, error_text: text } = task.extensions;
   if (isPresumed(task)) return { means: PRESUMED, next: PRESUMED_NEXT, text: null, note: "" };
   if (!reason) return null;
-  const means = Object.hasOwn(REASONS, reason) ? sentence(REASONS[reason]) : UNKNOWN;
-  const note = reason === "upstream_status" && !text ? NO_TEXT : "";
-  return { means, next: Object.hasOwn(NEXT_STEPS, reason) ? NEXT_STEPS[reason] : "", text: text || null, note };
+  const limit = reason === "timeout" && Object.keys(LIMITS).find((name) => task.message.includes(name));
+  const [means, next] = limit ? LIMITS[limit] : generally(reason);
+  return { means, next, text: text || null, note: reason === "upstream_status" && !text ? NO_TEXT : "" };
+}
+
+function generally(reason) {
+  if (!Object.hasOwn(REASONS, reason)) return [UNKNOWN, ""];
+  return [sentence(REASONS[reason]), NEXT_STEPS[reason]];
 }
 
 function sentence(text) {

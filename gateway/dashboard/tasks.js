@@ -21,7 +21,11 @@ const PRESUMED_NOTE = `lost?: ${NO_WORD}. Wait, cancel it, or send its request a
 export const position = ({ queue_position, queue_length }) => (queue_position == null ? "" : `position ${queue_position} of ${queue_length}`);
 // When a presumed loss was written says nothing of its task.
 export const hasEnd = (task) => task.extensions.finished_ms != null && !isPresumed(task);
-const took = (task) => duration(hasEnd(task) ? task.extensions.finished_ms - task.extensions.created_ms : null);
+// As on the command line: from the hand-over to Ollama on, or from the creation of a task that never got there.
+const took = (task) => {
+  const { created_ms: created, started_ms: started, finished_ms: finished } = task.extensions;
+  return duration(hasEnd(task) ? finished - (started ?? created) : null);
+};
 
 export class TaskTables {
   address = () => "#/"; // of the list with one more filter: {name: value}

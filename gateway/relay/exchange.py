@@ -323,9 +323,8 @@ class Exchange(BaseExchange):
     def _end_by_message(self, ending: Ending | None) -> None:
         """Ends the task: the message came whole, or its end event did."""
         needs_ending, self._end_watch = self._end_watch is not None, None
-        task = self._task
-        has_text = task.error_text is not None
-        self._end_task(outcome_of_message(task.status_code or 0, ending, needs_ending=needs_ending, has_text=has_text))
+        status, is_text_kept = self._task.status_code or 0, self._relay.error_text_bytes > 0
+        self._end_task(outcome_of_message(status, ending, needs_ending=needs_ending, is_text_kept=is_text_kept))
 
     def _complete(self, piece: bytes) -> None:
         """Sends the last piece. The connection is free by then for the client's next request."""

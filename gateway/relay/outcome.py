@@ -52,20 +52,22 @@ class Outcome(NamedTuple):
     status_code: int | None = None
 
 
-_WHERE_TEXT = "; the answer says why: its client has it, and ERROR_TEXT_BYTES keeps its beginning here"
+_WHERE_TEXT = "; only its client got the text, because ERROR_TEXT_BYTES is 0"
 _COMPLETE = Outcome(None, "complete")
 _STREAM_ERROR = Outcome(Reason.STREAM_ERROR, "the stream ended with an error event")
 _STREAM_INCOMPLETE = Outcome(Reason.STREAM_INCOMPLETE, "the stream ended without its end event")
 
 
-def outcome_of_message(status: int, ending: Ending | None, *, needs_ending: bool, has_text: bool = False) -> Outcome:
+def outcome_of_message(
+    status: int, ending: Ending | None, *, needs_ending: bool, is_text_kept: bool = False
+) -> Outcome:
     """The end after an answer of HTTP `status` that came whole, or whose end event came.
 
-    `ending` is how an event stream announced its end. `needs_ending` says that it has to announce it. `has_text` says
-    that the status has the beginning of an error answer.
+    `ending` is how an event stream announced its end. `needs_ending` says that it has to announce it. `is_text_kept`
+    says that statuses have the beginning of an error answer.
     """
     if not 200 <= status < 300:
-        where = "" if has_text or status < 400 else _WHERE_TEXT
+        where = "" if is_text_kept or status < 400 else _WHERE_TEXT
         return Outcome(Reason.UPSTREAM_STATUS, f"the upstream answered HTTP {status}{where}")
     if ending is Ending.ERROR:
         return _STREAM_ERROR

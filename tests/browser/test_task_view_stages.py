@@ -158,6 +158,21 @@ async def test_a_failure_is_explained(page: Watched, reason: Reason) -> None:
     await expect(page["#task-error"]).to_be_hidden()
 
 
+@pytest.mark.parametrize(
+    ("message", "means", "step"),
+    [
+        ("the task did not end within X-Task-Timeout, 1 seconds", "limit that the client set", "shorter answer"),
+        ("the request was not with Ollama within X-Task-Start-Timeout, 1 seconds", "too long for its turn", "later"),
+        ("the upstream was silent for 5 s", "A time limit was over", "UPSTREAM_IDLE_TIMEOUT_SEC"),
+    ],
+)
+async def test_a_timeout_says_which_limit_it_was(page: Watched, message: str, means: str, step: str) -> None:
+    """The client's limits and the gateway's own need different steps."""
+    await show(page, failed(Reason.TIMEOUT, (1, 2, 3)) | {"message": message})
+    await page.shows("#task-means", means)
+    await page.shows("#task-next", step)
+
+
 async def test_a_success_needs_no_advice(page: Watched) -> None:
     """A task that ended well, or runs, has no such part."""
     await show(page, task(Stage.DONE, seconds=(1, 2, 3)))
