@@ -20,7 +20,7 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 DIRECTORIES = ("gateway", "healthcheck", "embedded", "tests", "bench", "tools", "docs", "deploy", "requirements", ".ci")
-SUFFIXES = (".py", ".lua", ".md", ".yaml", ".toml", ".conf", ".sh")
+SUFFIXES = (".js", ".py", ".lua", ".md", ".yaml", ".toml", ".conf", ".sh")
 SECTION = re.compile(r'(README\.md|docs/\w+\.md), "([^"\n]+)"')
 MADE_BY_RUNS = {"bench/results/latest.json"}
 
