@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import TYPE_CHECKING
 
 import openai
@@ -78,6 +79,11 @@ async def test_the_mounted_directory_is_the_containers_users_alone(tmp_path: Pat
     assert [f"{status.st_mode & 0o777:o}" for status in found] == ["700", "400"]
     assert {(status.st_uid, status.st_gid) for status in found} == {owner}
     assert sorted(read_keys(directory / "keys").values()) == ["admin", "alice"]
+    (removal,) = re.findall(r"`sudo (sed -i [^`]+)`", PAGE)
+    await output("bash", "-ec", removal, cwd=tmp_path)
+    after = (directory / "keys").stat()
+    assert (f"{after.st_mode & 0o777:o}", (after.st_uid, after.st_gid)) == ("400", owner)
+    assert list(read_keys(directory / "keys").values()) == ["admin"]
 
 
 @pytest.fixture
@@ -123,13 +129,14 @@ async def test_a_revoked_key_is_refused_and_its_requests_go_on(
 
 
 async def _is_queued(gateway: Gateway, field: Field, task_id: str) -> bool:
+    """Whether the task's status says that it waits in the queue."""
     answer = await gateway.ask("GET", f"/tasks/status/{task_id}", field)
     return answer.status == 200 and answer.json()["stage"] == "queued"
 
 
 async def test_what_the_page_says_of_openais_client() -> None:
     """Without a key the Python client raises its own error, with the words of the page."""
-    assert "`Missing credentials` in Python" in PAGE
+    assert "`Missing credentials` is one of OpenAI's Python client" in PAGE
     with pytest.raises(openai.OpenAIError, match="Missing credentials"):
         openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="")
 
