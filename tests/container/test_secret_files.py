@@ -34,7 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("place")
     for name in FILES:
         (place / name).symlink_to(ROOT / name)
-    *making, start = the_block(PAGE, "sh", "install -d").splitlines()
+    *making, start = the_block(PAGE, "sh", "up --build").splitlines()
     assert start.startswith("docker compose -f compose.yaml -f compose.secrets.yaml up")
     run("bash", "-ec", "\n".join([f"cd '{place}'", *making]))
     return place
@@ -136,7 +136,7 @@ async def test_keys_are_added_and_revoked_by_writing_into_the_file(stack: Stack,
     await until(every(0.5, lambda: code(stack, keys(place)["bob"]) == 200), 30, "the new key works")
     assert code(stack, alice) == 200
     do(stack, place, the_block(PAGE, "sh", "grep -v"))
-    assert set(keys(place)) == {"bob"}
+    assert set(keys(place)) == {"admin", "bob"}
     await until(every(0.5, lambda: code(stack, alice) == 401), 30, "the revoked key is refused")
     assert code(stack, keys(place)["bob"]) == 200
     assert stack.container()["Id"] == container
@@ -154,15 +154,11 @@ async def test_the_password_of_redis_is_changed(stack: Stack, place: Path) -> No
 
 async def test_files_are_replaced_with_other_owners(stack: Stack, place: Path) -> None:
     """With root's owners and modes of the page the gateway reads both files, after the page's command for new files."""
-    bob = keys(place)["bob"]
-    (place / "api_keys").write_text("carol:0123456789abcdef\n")
-    (place / "redis_password").write_text(secrets(place)[-1])
-    [row] = [row for row in PAGE.splitlines() if row.startswith("| with root |")]
-    for command, name in zip(row.split("`")[1::2], ("api_keys", "redis_password"), strict=True):
-        assert command.startswith("install -o 10001 ")
-        run("bash", "-ec", f"cd '{place}' && {command} {name} secrets/{name}")
+    bob, password = keys(place)["bob"], secrets(place)[-1]
+    run("bash", "-ec", f"cd '{place}'\n{the_block(PAGE, 'sh', 'install -d -o root')}")
+    (place / "secrets" / "redis_password").write_text(password)  # written into: Redis goes on with its own
     do(stack, place, blocks(PAGE, "sh", "--force-recreate")[0])
-    assert (code(stack, bob), code(stack, "0123456789abcdef", **{"X-Task-Id": "carols"})) == (401, 200)
-    assert '"SUCCESS"' in asked(stack, place, "GET ts:ollama:carols")
+    assert (code(stack, bob), code(stack, keys(place)["alice"], **{"X-Task-Id": "new-alice"})) == (401, 200)
+    assert '"SUCCESS"' in asked(stack, place, "GET ts:ollama:new-alice")
     found = stack.sh("cd /run/secrets && stat -c '%u %g %a' api_keys redis_password")
     assert found == "10001 10001 400\n10001 1000 440\n"
