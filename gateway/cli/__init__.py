@@ -76,7 +76,7 @@ def _complain(text: str, code: int) -> int:
 def _tasks(client: Client, chosen: argparse.Namespace) -> int:
     only = {name: text for name, text in (("state", chosen.state), ("label", chosen.label)) if text}
     if chosen.columns and chosen.json:
-        chosen.refuse("--columns goes with no --json, which has all")
+        chosen.refuse("--columns cannot be used with --json, which has all columns")
     if chosen.watch and not chosen.json and not sys.stdout.isatty():
         return _complain("--watch needs a terminal; for scripts: --watch --json", USAGE)
     if chosen.watch:

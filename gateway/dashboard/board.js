@@ -108,20 +108,29 @@ export class Board {
   // -- asking --------------------------------------------------------------------------------------------------------
 
   async #askList() {
+    this.#turnsWithoutStore += 1;
+    const isOwnTurn = this.#isOwnOnly && this.#turnsWithoutStore % TURNS_BETWEEN_STORE !== 0;
+    await this.#renew(() => (isOwnTurn ? this.#askOwn() : this.#askStore(this.#nextList())));
+  }
+
+  async #renew(ask) {
     try {
-      this.#turnsWithoutStore += 1;
-      if (this.#isOwnOnly && this.#turnsWithoutStore % TURNS_BETWEEN_STORE) await this.#askOwn();
-      else await this.#askStore();
+      await ask();
       this.updated.take();
     } finally {
       this.show();
     }
   }
 
-  async #askStore() {
+  #nextList() {
     const now = this.api.now();
     const isLive = this.#tasks.inFlight.some(({ stage }) => stage === "streaming");
-    const list = this.#tasks.nextList(now, { sinceMs: windowStart(now, this.#range), search: this.recent.search, isLive });
+    const sinceMs = windowStart(now, this.#range);
+    return this.#tasks.nextList(now, { sinceMs, search: this.recent.search, isLive, isStoreOnly: this.#isOwnOnly });
+  }
+
+  async #askStore(list) {
+    const now = this.api.now();
     try {
       const { body } = await this.ask(list.path, { isOnce: list.kind === "next" || list.isOwn });
       this.#tasks.take(list, body, this.api.now());
@@ -286,7 +295,7 @@ export class Board {
   async #lookOnce() {
     const before = new Set(this.#tasks.since(0).map(({ task_id: id }) => id));
     try {
-      await this.#askList();
+      await this.#renew(() => this.#askStore(this.#tasks.newestList(this.api.now())));
       return this.#tasks.since(0).filter(({ task_id: id }) => !before.has(id)).length;
     } catch {
       return null; // what is wrong is on top

@@ -55,7 +55,7 @@ export class Condition {
     const texts = {
       draining: status === "draining" && "The gateway is stopping: it refuses new requests, now or soon.",
       ollama: upstream === "down" && "Ollama does not answer: requests get 503 until it does. It may still be starting.",
-      store: store === "down" && "The store is down: requests are served, but tasks cannot be listed. Their statuses wait to be written.",
+      store: store === "down" && "The store is down: requests are served, but tasks of other gateways cannot be listed. Statuses wait to be written.",
       gpu: gpu?.problem && gpuProblem(gpu),
       dropped: dropped > 0 && "The store was down for too long: the statuses of some ended tasks were dropped.",
     };

@@ -26,7 +26,8 @@ export class ConfirmButton {
     if (this.words.ask === ask && this.words.what === what) return;
     this.words = { ...this.words, ask, what };
     setText(this.ask, ask);
-    for (const [made, text] of [[this.ask, ask], [this.yes, this.words.yes], [this.no, this.words.no]]) made.setAttribute("aria-label", `${text} ${what}`);
+    this.ask.setAttribute("aria-label", ask);
+    for (const [made, text] of [[this.yes, this.words.yes], [this.no, this.words.no]]) made.setAttribute("aria-label", `${text} ${what}`);
   }
 
   close() {
@@ -35,7 +36,7 @@ export class ConfirmButton {
   }
 
   #leave(event) {
-    event.preventDefault(); // inside a dialog, Escape would close the dialog
+    event.preventDefault(); // else it would close the view of a task
     this.#show(false);
   }
 

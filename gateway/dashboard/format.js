@@ -1,4 +1,4 @@
-// Numbers, times and reasons as people read them. Pure.
+// Numbers and times as people read them. Pure.
 
 const NONE = "–";
 const HOURS = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };

@@ -136,16 +136,20 @@ export class History {
   // The list to request now: the newest tasks at least every other time, else the list that is due longest.
   // `sinceMs`: the plots want all tasks from then on. `search`: so many older tasks of the chosen list are wanted.
   // `isLive`: something streams, so this gateway's own sizes of now are wanted.
-  nextList(now, { sinceMs = now, search = 0, isLive = false } = {}) {
+  // `isStoreOnly`: this gateway's own tasks are known anyway.
+  nextList(now, { sinceMs = now, search = 0, isLive = false, isStoreOnly = false } = {}) {
     this.#turn += 1;
-    const due = this.#others(sinceMs, search, isLive).filter((other) => this.#waited(other) > 0);
+    const others = this.#others(sinceMs, search, isLive).filter(({ isOwn }) => !(isOwn && isStoreOnly));
+    const due = others.filter((other) => this.#waited(other) > 0);
     const isFirst = due.some(({ name }) => !this.#asked.has(name));
-    if (!due.length || (this.#turn % 2 && !isFirst)) {
-      return { name: "newest", kind: "head", coverage: this.#all, path: path({ limit: PAGE }), askedAt: now };
-    }
+    if (!due.length || (this.#turn % 2 && !isFirst)) return this.newestList(now);
     const next = due.reduce((a, b) => (this.#waited(b) > this.#waited(a) ? b : a));
     this.#asked.set(next.name, this.#turn);
     return { ...next, askedAt: now };
+  }
+
+  newestList(now) {
+    return { name: "newest", kind: "head", coverage: this.#all, path: path({ limit: PAGE }), askedAt: now };
   }
 
   // How many turns a list has been due.

@@ -67,7 +67,7 @@ export function advice(task) {
   if (!reason) return null;
   const limit = reason === "timeout" && Object.keys(LIMITS).find((name) => task.message.includes(name));
   const [means, next] = limit ? LIMITS[limit] : generally(reason);
-  return { means, next, text: text || null, note: reason === "upstream_status" && !text ? NO_TEXT : "" };
+  return { means, next, text: text || null, note: !text && task.message.includes("ERROR_TEXT_BYTES") ? NO_TEXT : "" };
 }
 
 function generally(reason) {

@@ -53,7 +53,7 @@ function answered({ first, last, isOver, never, more }) {
 // How it ended: {kind, title, words, atMs, atWords}; null while it goes on.
 function endOf(task, created, last, isOver) {
   if (!isOver) return null;
-  if (isPresumed(task)) return { kind: "presumed", title: "Lost?", words: "three heartbeats of its gateway were missed", atMs: last, atWords: "no word since" };
+  if (isPresumed(task)) return { kind: "presumed", title: "Lost?", words: "three heartbeats of its gateway were missed", atMs: last, atWords: "presumed lost at" };
   return { kind: task.state === "SUCCESS" ? "success" : "failed", title: "Ended", words: endInWords(task, created, last), atMs: last, atWords: "at" };
 }
 

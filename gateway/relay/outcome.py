@@ -52,7 +52,7 @@ class Outcome(NamedTuple):
     status_code: int | None = None
 
 
-_WHERE_TEXT = "; only its client got the text, because ERROR_TEXT_BYTES is 0"
+_WHERE_TEXT = "; ERROR_TEXT_BYTES is 0, so its text is not in the status"
 _COMPLETE = Outcome(None, "complete")
 _STREAM_ERROR = Outcome(Reason.STREAM_ERROR, "the stream ended with an error event")
 _STREAM_INCOMPLETE = Outcome(Reason.STREAM_INCOMPLETE, "the stream ended without its end event")

@@ -118,7 +118,9 @@ async def test_the_store_is_down_and_comes_back(launch: Launch, new_store: NewSt
     await page.shows("#problems", "cannot be listed", seconds=10)
     await gateway.ask("POST", CHAT, (b"X-Task-Id", b"meanwhile"), body=b"{}")
     await page.shows("#condition-store", "down", seconds=12)
-    await page.shows("#problems", "The store is down: requests are served, but tasks cannot be listed")
+    await page.shows(
+        "#problems", "The store is down: requests are served, but tasks of other gateways cannot be listed"
+    )
     await page.shows("#condition-unsaved", re.compile("[1-9]"), seconds=12)
     await expect(page.row("recent", "before")).to_be_visible()
     await page.shoot("store-down")

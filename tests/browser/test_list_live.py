@@ -59,14 +59,17 @@ async def test_it_says_how_old_it_is(page: Watched) -> None:
 
 
 async def test_paused_nothing_moves(page: Watched, beating: Gateway) -> None:
-    """Paused, the page asks only for the gateway's condition; a button shows what is new, and how many."""
-    lists = Lists(made("first"))
+    """Paused, the page asks only for the gateway's condition; a button shows what is new, and how many.
+
+    That is so whatever list would be the next one: here that of the tasks that stream.
+    """
+    lists = Lists(made("first"), made("streams", Stage.STREAMING, age_seconds=70))
     await lists.serve(page)
     await page.page.add_init_script(RECORD)
     await page.page.clock.install()
     await page.open(turns_clock=True)
     await page.page.clock.run_for(2500)
-    await page.counts("#recent tbody tr", 1)
+    await page.counts("#recent tbody tr", 2)
     await page["#pause"].click()
     await expect(page["#pause"]).to_have_attribute("aria-pressed", "true")
     assert (await page.page.title()).startswith("paused · ")
@@ -76,16 +79,16 @@ async def test_paused_nothing_moves(page: Watched, beating: Gateway) -> None:
         await page.page.clock.run_for(2000)
     asked = {path for path, _ in (await page.evaluate("window.asked"))[before:]}
     assert asked == {"/readyz"}
-    await page.counts("#recent tbody tr", 1)
+    await page.counts("#recent tbody tr", 2)
     await page.shows("#updated", "Paused. The page shows")
     await page.shoot("list-paused")
     await page["#look"].click()
-    await page.counts("#recent tbody tr", 2)
+    await page.counts("#recent tbody tr", 3)
     await page.shows("#look", "1 new task.")
     await page["#pause"].click()
     await page.page.clock.run_for(100)
     await page.shows("#updated", "Updated 0 s ago")
-    assert await page.page.title() == "Ollama Gateway"
+    assert await page.page.title() == "(1) Ollama Gateway"
 
 
 async def test_hidden_backing_off_and_away_have_their_words(page: Watched) -> None:

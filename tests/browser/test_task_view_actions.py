@@ -114,7 +114,7 @@ async def test_a_task_is_cancelled_in_its_view(
     await page.page.keyboard.press("Enter")
     await within(5, exchange.closed.wait(), "the upstream connection is closed")
     await expect(page["#task-badge"]).to_have_text("FAILED")
-    await page.shows("#task-means", "A client cancelled it.")
+    await page.shows("#task-means", "A call cancelled it")
     await page.counts("#task-cancel button", 0)
     await expect(page["#h-task"]).to_be_focused()
     assert outcome(await beating.status(fresh_id)) == ("FAILED", "cancelled", "cancelled")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.async_api import expect
 
+from gateway.relay.outcome import outcome_of_message
 from gateway.tasks.stages import Stage
 from gateway.tasks.task import Reason
 from tests.browser.task_pages import failed, lost, now_ms, show, task
@@ -80,7 +81,7 @@ STAGES: list[tuple[Any, int, list[str]]] = [
             "Waited: 1.0 s",
             "Forwarded: .*, no answer is known",
             "Answered: no answer is known",
-            rf"Lost\?: three heartbeats .* · no word since {TIME}",
+            rf"Lost\?: three heartbeats .* · presumed lost at {TIME}",
         ],
     ),
     (
@@ -196,14 +197,14 @@ async def test_ollamas_error_is_text(page: Watched) -> None:
     await page.counts("img", 0)
 
 
-@pytest.mark.parametrize("is_known", [True, False])
-async def test_without_ollamas_error_the_view_names_the_setting(page: Watched, is_known: bool) -> None:
-    """If it was not kept, ERROR_TEXT_BYTES is named; documents of earlier gateways do not have the field."""
-    found = failed(Reason.UPSTREAM_STATUS, (1, 2, 3), status_code=500, error_text=None)
-    if not is_known:
-        del found["extensions"]["error_text"]
+@pytest.mark.parametrize("is_off", [True, False])
+async def test_without_ollamas_error_the_view_names_the_setting(page: Watched, is_off: bool) -> None:
+    """If the setting is off, the message says so, and the view says what to set. An answer without text needs nothing."""
+    found = failed(Reason.UPSTREAM_STATUS, (1, 2, 3), status_code=500)
+    found["message"] = outcome_of_message(500, None, needs_ending=False, is_text_kept=not is_off).message
     await show(page, found)
-    await page.shows("#task-error-note", "ERROR_TEXT_BYTES")
+    await page.shows("#task-means", "Ollama answered")
+    await expect(page["#task-error-note"]).to_have_text(re.compile("ERROR_TEXT_BYTES" if is_off else "^$"))
     await expect(page["#task-error"]).to_be_hidden()
     assert "Trace" not in await page["#task-fields"].inner_text()
 

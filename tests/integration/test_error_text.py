@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.support.store import Store
 
 NOT_FOUND = b'{"error":{"message":"model \\"x\\" not found"}}'
-WHERE = "only its client got the text, because ERROR_TEXT_BYTES is 0"
+WHERE = "ERROR_TEXT_BYTES is 0, so its text is not in the status"
 
 
 @pytest.mark.parametrize("is_kept", [False, True])
