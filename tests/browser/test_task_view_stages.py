@@ -199,7 +199,7 @@ async def test_ollamas_error_is_text(page: Watched) -> None:
 
 @pytest.mark.parametrize("is_off", [True, False])
 async def test_without_ollamas_error_the_view_names_the_setting(page: Watched, is_off: bool) -> None:
-    """If the setting is off, the message says so, and the view says what to set. An answer without text needs nothing."""
+    """If the setting is off, the message says so, and the view what to set. An answer without text needs nothing."""
     found = failed(Reason.UPSTREAM_STATUS, (1, 2, 3), status_code=500)
     found["message"] = outcome_of_message(500, None, needs_ending=False, is_text_kept=not is_off).message
     await show(page, found)
