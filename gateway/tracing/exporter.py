@@ -30,9 +30,9 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from gateway.logs import SparseHandler
 from gateway.tasks.task import Task, Trace
 from gateway.tracing.context import trace_of
+from gateway.tracing.library_log import SparseHandler
 from gateway.tracing.span import TaskSpan, span_of
 
 log = logging.getLogger("gateway.tracing")
