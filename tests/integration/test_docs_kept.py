@@ -19,6 +19,7 @@ from tests.support.faults import Gate
 from tests.support.installing import needed, openai_for_node
 from tests.support.outcome import failed, outcome
 from tests.support.pages import MODEL, blocks, here, output, page, table, the_block
+from tests.support.process import ROOT, environment
 from tests.support.scripted import JSON, Gated, answering, streaming
 from tests.support.waiting import GUARD_SECONDS, until, within
 
@@ -45,8 +46,13 @@ COMPLETION = json.dumps(
         "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": TEXT}}],
     }
 ).encode()  # fmt: skip
+CHUNK = (
+    b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m",'
+    b'"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n'
+)
 EVENTS = [b'data: {"n":%d}\n\n' % n for n in range(20)] + [b"data: [DONE]\n\n"]
 ANSWERS = "| Code | Status | Means | Do |"
+CALLS = "| Code of the call | Status | Means | Do |"
 
 
 def named(task_id: str) -> Field:
@@ -145,7 +151,7 @@ async def test_the_python_example_survives_its_connection(
     tracked: Gateway, upstream: Upstream, answer: Gated, fresh_id: str, tmp_path: Path, has_head: bool
 ) -> None:
     """openai-python repeats the call by itself and joins it."""
-    example = the_block(PAGE, "python", "from openai")
+    example = the_block(PAGE, "python", "answer = client")
     await survives(tracked, upstream, answer, fresh_id, example, sys.executable, cwd=tmp_path, has_head=has_head)
 
 
@@ -157,16 +163,62 @@ async def test_the_javascript_example_survives_its_connection(
     await survives(tracked, upstream, answer, fresh_id, example, needed("node"), cwd=directory, has_head=False)
 
 
+@asynccontextmanager
+async def printing(example: str, task_id: str, cwd: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A Python example that runs, with its output as a stream; killed if it has not ended."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", example, task_id, cwd=cwd, env=environment({}), stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+async def test_the_stream_example_prints_each_chunk_once(
+    tracked: Gateway, upstream: Upstream, fresh_id: str, tmp_path: Path, is_same: bool
+) -> None:
+    """Its connection breaks: it reads the same answer again and prints only new chunks. A new answer is an error."""
+    number = len(upstream.exchanges)
+    gated = Gated()
+    upstream.then(gated)
+    example = the_block(PAGE, "python", "def chunks").replace(MODEL, "m")
+    async with gate_to(tracked) as gate, printing(here(example, gate.port), fresh_id, tmp_path) as process:
+        assert process.stdout is not None
+        gated.head()
+        gated.piece(CHUNK % b"The ")
+        gated.piece(CHUNK % b"sky ")
+        assert await within(GUARD_SECONDS, process.stdout.readexactly(8), "two chunks are printed") == b"The sky "
+        if not is_same:
+            assert (await tracked.http.post(f"/tasks/{fresh_id}/cancel")).status_code == 200
+            written = await within(GUARD_SECONDS, process.stdout.read(), "it ends")
+            assert written.endswith(b"RuntimeError: this is a new answer\n")
+            return
+        gate.reset()
+        await gate.heal()
+        gated.piece(CHUNK % b"is blue.")
+        gated.piece(EVENTS[-1])
+        gated.end()
+        assert await within(GUARD_SECONDS * 2, process.stdout.read(), "it ends") == b"is blue.\n"
+    assert (process.returncode, len(upstream.exchanges)) == (0, number + 1)
+
+
 # -- read on where it stopped --
 
 
 @pytest.mark.parametrize("end", ["live", "ended", "broken"])
 async def test_the_curl_examples_read_on(launch: Launch, upstream: Upstream, tmp_path: Path, end: str) -> None:
-    """curl is killed in the answer. The second command appends the rest, live or later; a broken answer is code 18."""
+    """curl is killed in the answer. The next one, or the command, appends the rest, live or later. Broken: code 18."""
     gateway = await launch()
     gated = Gated()
     upstream.then(gated)
-    call, rest = (here(example.replace(MODEL, "m"), gateway.port) for example in blocks(PAGE, "sh", "sky.txt"))
+    call, rest, sizes, command = (
+        here(example.replace(MODEL, "m"), gateway.port) for example in blocks(PAGE, "sh", "sky.txt")
+    )
     file, whole = tmp_path / "sky.txt", b"".join(EVENTS[:-1] if end == "broken" else EVENTS)
     curl = await asyncio.create_subprocess_exec("bash", "-c", f"exec {call}", cwd=tmp_path)
     try:
@@ -188,6 +240,13 @@ async def test_the_curl_examples_read_on(launch: Launch, upstream: Upstream, tmp
         return
     gated.end()
     assert await (reading or output("bash", "-c", rest, cwd=tmp_path)) == ""
+    assert file.read_bytes() == whole
+    shown = await output("bash", "-c", sizes, cwd=tmp_path)
+    assert shown.splitlines() == ['"state":"SUCCESS"', f'"response_bytes":{len(whole)}', f"{len(whole)} sky.txt"]
+    file.write_bytes(whole[:7])
+    installed = command.replace(".venv/bin/python", sys.executable)
+    assert installed != command
+    await output("bash", "-c", installed, cwd=tmp_path, settings={"PYTHONPATH": str(ROOT)})
     assert file.read_bytes() == whole
 
 
@@ -379,6 +438,25 @@ async def test_each_error_of_the_route_is_as_the_table_says(
     assert {status for status in described["responses"] if status > "206"} == {str(status) for _, status in seen}
 
 
+async def test_each_error_of_the_call_is_as_the_table_says(launch: Launch, upstream: Upstream) -> None:
+    """Every code of the second table comes with its status."""
+    off, roomy = await launch(MAX_RESPONSE_BYTES="0"), await launch(MAX_RESPONSE_BYTES="100")
+    full = await launch(MAX_RESPONSE_BYTES="100", MAX_KEPT_BYTES="150")
+    asked: list[tuple[Gateway, str, Field, bytes]] = [
+        (off, "a", KEEP, b"{}"),
+        (roomy, "status", KEEP, b"{}"),
+        (roomy, "long", ASYNC, b"x" * 101),
+        (full, "kept", KEEP, b"{ }"),
+        (full, "late", ASYNC, b"{}"),
+    ]
+    upstream.then(answering(200, JSON, body=b"x" * 60))
+    await full.ask("POST", CHAT, named("kept"), KEEP, body=b"{}")
+    seen = [code(await at.ask("POST", CHAT, named(name), field, body=body)) for at, name, field, body in asked]
+    assert seen == [(row[0], int(row[1])) for row in table(PAGE, CALLS)]
+    for fields in ([(b"X-Task-Keep", b"yes")], [KEEP, KEEP]):
+        assert code(await roomy.ask("POST", CHAT, *fields, body=b"{}")) == ("invalid_header", 400)
+
+
 @pytest.mark.parametrize(("target", "body"), [("/v1/completions", b"{}"), (CHAT + "?a=b", b"{}"), (CHAT, b"{ }")])
 async def test_an_id_stands_for_one_request(
     tracked: Gateway, upstream: Upstream, fresh_id: str, target: str, body: bytes
@@ -544,4 +622,4 @@ async def test_the_page_names_what_there_is() -> None:
         for name in ("MAX_RESPONSE_BYTES", "MAX_KEPT_BYTES", "MAX_STORED_RESPONSE_BYTES", "TTL_RESPONSE")
     }
     counted = {language: len(blocks(PAGE, language)) for language in ("python", "js", "sh")}
-    assert (counted, PAGE.count("\n```")) == ({"python": 2, "js": 2, "sh": 5}, 18)
+    assert (counted, PAGE.count("\n```")) == ({"python": 3, "js": 2, "sh": 7}, 24)

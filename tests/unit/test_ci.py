@@ -6,12 +6,14 @@ The script is copied beside stand-ins for every program that it calls, each of w
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.pages import page
 from tests.support.process import ROOT
 
 if TYPE_CHECKING:
@@ -102,6 +104,13 @@ def test_root_installs_what_is_missing(machine: Machine) -> None:
     assert update.startswith("apt-get update")
     assert install.endswith("python3-venv prometheus nginx-light libgomp1")
     assert suites == SUITES
+
+
+def test_the_page_has_all_packages() -> None:
+    """CONTRIBUTING.md names each package that the script installs in one command."""
+    packages = re.findall(r"missing\+=\(([\w-]+)\)", (ROOT / ".ci" / "run").read_text())
+    [command] = re.findall(r"^apt-get install --no-install-recommends (.+)$", page("CONTRIBUTING.md"), re.MULTILINE)
+    assert sorted(command.split()) == sorted([*packages, "curl", "git"])
 
 
 def test_a_plain_user_is_told_what_is_missing(machine: Machine) -> None:
