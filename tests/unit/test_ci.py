@@ -110,7 +110,7 @@ def test_the_page_has_all_packages() -> None:
     """CONTRIBUTING.md names each package that the script installs in one command."""
     packages = re.findall(r"missing\+=\(([\w-]+)\)", (ROOT / ".ci" / "run").read_text())
     [command] = re.findall(r"^apt-get install --no-install-recommends (.+)$", page("CONTRIBUTING.md"), re.MULTILINE)
-    assert sorted(command.split()) == sorted([*packages, "curl", "git"])
+    assert sorted(command.split()) == sorted([*packages, "git"])
 
 
 def test_a_plain_user_is_told_what_is_missing(machine: Machine) -> None:
