@@ -3,7 +3,7 @@
 from gateway.errors import StoreAway
 from gateway.kept.keeping import Keeping
 from gateway.kept.looking import Looking
-from gateway.store.interface import StoreError, name_in
+from gateway.store.interface import StoreError, name_in, public_reason
 from gateway.tasks.document import fields_of, has_ended
 from gateway.tasks.task import Kept, new_id
 
@@ -25,6 +25,6 @@ async def delete(keeping: Keeping, looking: Looking, task_id: str, reader: str |
             if not has_ended(look.document):
                 await keeping.tasks.ask_to_drop(name)
         except StoreError as error:
-            raise StoreAway(f"the status store is away: {error}") from error
+            raise StoreAway(f"the status store is away: {public_reason(error)}") from error
         if was_there:  # else the status there has another event_id, or says why it is not kept
             keeping.note_deleted(task_id, name, event_id)

@@ -14,7 +14,7 @@ from gateway.kept.answer import Answer
 from gateway.kept.head import End, KeptHead, Refusal, head_in
 from gateway.kept.keeping import Keeping
 from gateway.store.answers import READ_BYTES, AnswerStore, StoredAnswer
-from gateway.store.interface import StoreError, name_in
+from gateway.store.interface import StoreError, name_in, public_reason
 from gateway.tasks.document import fields_of, has_ended, is_visible, rank_of
 from gateway.tasks.stages import FINAL_RANK, Stage, State
 from gateway.tasks.task import Kept
@@ -183,7 +183,7 @@ class Looking:
             async with asyncio.timeout(None if self._tracker.is_store_up else _AWAY_SECONDS):
                 return await store.read(task_id, offset)
         except (StoreError, TimeoutError) as error:
-            raise StoreAway(f"the status store is away: {error or 'no answer in time'}") from error
+            raise StoreAway(f"the status store is away: {public_reason(error)}") from error
 
     async def _document(self, task_id: str, reader: str | None) -> str | None:
         try:

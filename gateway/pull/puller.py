@@ -45,6 +45,10 @@ class PullFailed(Exception):
         return any(words in str(self) for words in _LASTING_ERRORS)
 
 
+class NoOllama(PullFailed):
+    """The server has no `/api/tags`, so it is no Ollama and can pull nothing."""
+
+
 class Ollama:
     """Sends the two requests of this program to Ollama. Raises PullFailed for every failure."""
 
@@ -55,6 +59,11 @@ class Ollama:
     def models(self) -> list[str]:
         """The names of the models that Ollama has."""
         with self._asked("GET", "/api/tags", None, _LIST_TIMEOUT_SECONDS) as answer:
+            if answer.status == 404:
+                raise NoOllama(
+                    f"the server at {self._host}:{self._port} has no /api/tags (404): it is no Ollama and cannot pull; "
+                    "without OLLAMA_PULL_MODELS it is not asked"
+                )
             if answer.status != 200:
                 raise PullFailed(f"/api/tags answers {answer.status}")
             return listed_models(answer.read(_MAX_ANSWER_BYTES))
@@ -194,15 +203,19 @@ class Puller:
         log.info("all models are there: %s", " ".join(self._names))
 
     def _missing(self) -> list[str]:
-        """The models that Ollama lacks. Waits until Ollama answers."""
-        failures = 0
+        """The models that Ollama lacks. Waits until Ollama answers.
+
+        Also waits for a server that is no Ollama, because a proxy may be there before its Ollama. Logs that once.
+        """
+        failures, said = 0, set[type[PullFailed]]()
         while True:
             try:
                 return missing_models(self._names, self._ollama.models())
             except PullFailed as error:
                 failures += 1
-                if failures == 1:
-                    log.info("waiting for Ollama: %s", _shortened(error))
+                if type(error) not in said:
+                    said.add(type(error))
+                    _say_waiting(error)
                 self._sleep(min(pause_seconds(failures), _MAX_WAIT_FOR_OLLAMA_SECONDS))
 
     def _try(self, model: _Pending) -> bool:
@@ -240,6 +253,13 @@ class Puller:
                 progress.write(self._progress_file)
             else:
                 self._progress_file.unlink(missing_ok=True)
+
+
+def _say_waiting(error: PullFailed) -> None:
+    if isinstance(error, NoOllama):
+        log.warning("%s", _shortened(error))
+    else:
+        log.info("waiting for Ollama: %s", _shortened(error))
 
 
 def _shortened(error: PullFailed) -> str:

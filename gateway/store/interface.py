@@ -22,12 +22,19 @@ _PLACE = re.compile(rf"\d{{13}}:{ID_PATTERN}")
 class StoreError(Exception):
     """The store is away, too slow, or refuses.
 
-    `kind` is the first word of a refusal (READONLY, OOM, NOPERM and so on), "" if no reply came.
+    The text is for the log. `kind` is the first word of a refusal (READONLY, OOM, NOPERM and so on), "" if no reply
+    came. `public` is the text for clients: it does not name the store's address.
     """
 
-    def __init__(self, text: str, kind: str = "") -> None:
+    def __init__(self, text: str, kind: str = "", public: str = "") -> None:
         super().__init__(text)
         self.kind = kind
+        self.public = public or text
+
+
+def public_reason(error: StoreError | TimeoutError) -> str:
+    """What clients read of a failed question to the store. A TimeoutError is a question that was given up."""
+    return error.public if isinstance(error, StoreError) else "no answer in time"
 
 
 class Incomplete(StoreError):

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from gateway.net.deadline import Deadline
 from gateway.store.connecting import Connector
 from gateway.store.interface import StoreError
-from gateway.store.reasons import LIBRARY_ERRORS, is_wrong_type, kind_of, reason_of
+from gateway.store.reasons import LIBRARY_ERRORS, is_wrong_type, kind_of, public_reason_of, reason_of
 
 log = logging.getLogger("gateway.tracker")
 
@@ -139,7 +139,7 @@ class Pipeline:
             wire = _Wire(_take_stream(connection), self._take, self._lose, is_raw=self._is_raw)
         except LIBRARY_ERRORS as error:
             self._opening = None
-            self.fail(StoreError(reason_of(error), kind_of(error)))
+            self.fail(_failure(error))
         else:
             self._opening, self._wire = None, wire
             self.connections += 1
@@ -177,7 +177,7 @@ class Pipeline:
             elif isinstance(reply, ReplyError):
                 # A new connection loads the scripts again, and may lead to another server.
                 is_forgotten = str(reply).startswith("NOSCRIPT")
-                self.fail((_Repeatable if is_forgotten else StoreError)(reason_of(reply), kind_of(reply)))
+                self.fail(_failure(reply, _Repeatable if is_forgotten else StoreError))
                 return
         batch = self._batches.popleft()
         if self._deadline is not None and self._batches:
@@ -191,7 +191,8 @@ class Pipeline:
 
     def _lose(self, wire: "_Wire", error: Exception | None) -> None:
         if wire is self._wire:
-            self.fail(_Repeatable("the connection was closed" if error is None else reason_of(error)))
+            closed = _Repeatable("the connection was closed")
+            self.fail(closed if error is None else _Repeatable(reason_of(error), public=public_reason_of(error)))
 
     def fail(self, error: StoreError) -> None:
         """Closes the connection and tells all waiting callers why. Callers use it too, if they cannot parse a reply."""
@@ -272,7 +273,11 @@ async def mapped(answer: Awaitable[T]) -> T:
     try:
         return await answer
     except LIBRARY_ERRORS as error:
-        raise StoreError(reason_of(error), kind_of(error)) from error
+        raise _failure(error) from error
+
+
+def _failure(error: BaseException, made: type[StoreError] = StoreError) -> StoreError:
+    return made(reason_of(error), kind_of(error), public_reason_of(error))
 
 
 async def uncancelled(answer: Coroutine[Any, Any, T]) -> T:

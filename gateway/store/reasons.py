@@ -1,16 +1,29 @@
-"""What a failure of the store means: its text for the log, and its kind, which says whether it is another failure."""
+"""What a failure of the store means: its text for the log, and its kind, which says whether it is another failure.
 
+Clients get a text of their own: they need not learn the store's address, account or files.
+"""
+
+import os
 import re
+import socket
 import ssl
+from typing import TypeVar
 
 from hiredis import HiredisError, ReplyError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _REASON_CHARACTERS = 120
 _KIND_CHARACTERS = 20
 _MAX_CAUSES = 8
 CERTIFICATE = "CERTIFICATE"
+# For clients, in the place of the kinds that the gateway gives itself.
+_PUBLIC = {
+    CERTIFICATE: "TLS fails",
+    "CLUSTER": "it is a Redis Cluster",
+    "SENTINEL": "Sentinel names no primary",
+}
 # RuntimeError: uvloop raises it for a write to a connection that was reset.
 LIBRARY_ERRORS = (RedisError, HiredisError, OSError, RuntimeError)
 
@@ -22,10 +35,13 @@ _OF_SCRIPTS = re.compile(
 # Older servers put words of their own in front of an error in a script: Redis 6.2, and others for Lua's `error`.
 _IN_SCRIPT = re.compile(r"user_script: ?\d+: -?(?P<text>(?:[A-Z]{2,}|The user) .*)", re.DOTALL)
 _PLACE_IN_SCRIPT = re.compile(r" script: (?:[0-9a-f]{40}, )?on @user_script:\d+\.?$")
+_NUMBER = re.compile(r"\[Errno (\d+)\]")  # in the text, because an error for several addresses has no errno
 _UNNAMED_RIGHT = "can't run this command"
 _NO_RIGHT_IN_SCRIPT = re.compile(
     r"can't run this command|ACL failure in script|can't access (at least )?one of the keys"
 )
+
+E = TypeVar("E", bound=BaseException)
 
 
 class Unreachable(RedisConnectionError):
@@ -71,6 +87,21 @@ def kind_of(error: BaseException) -> str:
     return str(code or "")[:_KIND_CHARACTERS]
 
 
+def public_reason_of(error: BaseException) -> str:
+    """The text of an error for clients: what has failed, in words that name no address."""
+    kind = kind_of(error)
+    if kind in _PUBLIC:
+        return _PUBLIC[kind]
+    if kind:
+        return f"it answers {kind}"
+    if isinstance(error, RedisTimeoutError) or _cause(error, TimeoutError) is not None:
+        return "no answer in time"
+    if _cause(error, socket.gaierror) is not None:
+        return "its name cannot be resolved"
+    number = _NUMBER.search(str(_cause(error, OSError) or ""))
+    return os.strerror(int(number[1])).lower() if number else "no connection"
+
+
 def is_wrong_type(error: object) -> bool:
     """Whether a command, or one in a script, has found a key of another type."""
     return isinstance(error, Exception) and _text_in_script(str(error)).startswith("WRONGTYPE")
@@ -92,9 +123,14 @@ def _is_of_cluster(error: BaseException) -> bool:
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:
     """The error of TLS behind an error of redis-py."""
+    return _cause(error, ssl.SSLError)
+
+
+def _cause(error: BaseException, wanted: type[E]) -> E | None:
+    """The error of that type which is, or is behind, an error of redis-py."""
     cause: BaseException | None = error
     for _ in range(_MAX_CAUSES):
-        if cause is None or isinstance(cause, ssl.SSLError):
+        if cause is None or isinstance(cause, wanted):
             return cause
         cause = cause.__cause__ or cause.__context__
     return None

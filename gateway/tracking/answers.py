@@ -13,7 +13,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 from gateway.errors import Cancelled
-from gateway.store.interface import Incomplete, Page, Peeked, PeekedPage, Store, StoreError, Unclear, name_in
+from gateway.store.interface import (
+    Incomplete,
+    Page,
+    Peeked,
+    PeekedPage,
+    Store,
+    StoreError,
+    Unclear,
+    name_in,
+    public_reason,
+)
 from gateway.tasks.document import fields_of, found_in, has_ended, is_presumed, is_visible, rank_of
 from gateway.tasks.stages import FINAL_RANK, State
 from gateway.tracking.changes import Changes
@@ -216,7 +226,7 @@ class Answers:
         except Incomplete as error:
             raise ListIncomplete("the list is being rebuilt; try again in a moment") from error
         except (StoreError, TimeoutError) as error:
-            raise StoreUnavailable(str(error) or "no answer in time") from error
+            raise StoreUnavailable(public_reason(error)) from error
 
     def _own_if_newer(self, task_id: str, document: str | bytes | None) -> TrackedTask | None:
         """Our own task, if this process knows more of it than the store's document (None: there is none) says."""

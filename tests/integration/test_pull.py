@@ -216,6 +216,29 @@ async def test_it_waits_for_ollama(pull: Pull) -> None:
     assert "all models are there: small" in pulling.log
 
 
+async def test_a_server_that_is_no_ollama_is_named_once(pull: Pull) -> None:
+    """A server without /api/tags cannot pull. One line says so, and the program goes on asking."""
+    upstream = Upstream()
+    port = free_port()
+    pulling = pull("small", port)
+    await pulling.said("waiting for Ollama")
+    asked: list[object] = []
+
+    async def none(*arguments: Any) -> None:
+        asked.append(arguments)
+        await answering(404)(*arguments)
+
+    upstream.tags = none
+    await upstream.start(port)
+    await until(lambda: len(asked) >= 2, 30, "it asks again")
+    upstream.tags = tags("small")
+    assert await pulling.ended() == 0
+    await upstream.stop()
+    said = f"the server at 127.0.0.1:{port} has no /api/tags (404): it is no Ollama and cannot pull"
+    assert (pulling.log.count(said), pulling.log.count("waiting for Ollama")) == (1, 1)
+    assert "all models are there: small" in pulling.log
+
+
 FAILURES = {
     "no words": (answering(500), "ended before"),
     "an error status": (answering(404, body=b'{"error": "model not found"}'), "model not found"),

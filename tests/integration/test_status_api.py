@@ -7,6 +7,7 @@ are in them.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -310,6 +311,38 @@ async def test_the_store_may_go_and_come_back(launch: Launch, new_store: NewStor
     for task_id in ("after", "while-0", "while-4"):
         assert outcome(await gateway.status(task_id)) == DONE
         assert outcome(await store.document(task_id)) == DONE
+
+
+ASKED_ELSEWHERE = [
+    ("GET", "/tasks/status/unknown"),
+    ("GET", "/tasks/status/unknown?wait=1"),
+    ("GET", "/tasks/status"),
+    ("GET", "/tasks/status?label=a"),
+    ("GET", "/tasks/unknown/response"),
+    ("DELETE", "/tasks/unknown/response"),
+    ("POST", "/tasks/unknown/cancel"),
+    ("POST", "/tasks/cancel?label=a"),
+]
+
+
+async def test_clients_do_not_learn_the_address_of_the_store(launch: Launch, new_store: NewStore) -> None:
+    """Each 503 for want of the store says what has failed. Only the log has the address."""
+    store = await new_store()
+    gateway = await launch(REDIS_URL=store.url)
+    await store.kill()
+    port = str(store.port)
+
+    async def is_refused() -> bool:
+        answer = await gateway.http.get("/tasks/status/unknown")
+        assert port not in answer.text
+        return answer.status_code == 503 and "the status store is away: connection refused" in answer.text
+
+    await until(is_refused, what="the gateway knows that the store is away")
+    for method, target in ASKED_ELSEWHERE:
+        answer = await gateway.http.request(method, target)
+        assert (answer.status_code, port in answer.text, "127.0.0.1" in answer.text) == (503, False, False), answer.text
+    assert re.search(rf"the store is away \(.*:{port}", gateway.log), gateway.log
+    await store.start()
 
 
 async def test_a_store_that_comes_late_is_used(launch: Launch, new_store: NewStore) -> None:

@@ -46,12 +46,24 @@ def written(holding: str, name: str, directory: Path) -> str:
 
 def test_the_command_for_haproxy_puts_in_the_addresses(tmp_path: Path) -> None:
     """Each gateway's address takes the place of its name in both lists, and all else is as shipped."""
-    text = written("haproxy.cfg", "haproxy.cfg", tmp_path)
+    text = written(ADDRESSES[0] + ":", "haproxy.cfg", tmp_path)
     assert re.findall(r"^ +server gateway-\d (\S+)$", text, re.MULTILINE) == [f"{a}:11535" for a in ADDRESSES] * 2
     back = text
     for number, address in enumerate(ADDRESSES, start=1):
         back = back.replace(f" {address}:", f" gateway-{number}:")
     assert back == HAPROXY
+
+
+def test_the_command_for_two_gateways_puts_in_their_ports(tmp_path: Path) -> None:
+    """Both lists have the ports of the two commands that start the gateways, and HAProxy has a third one."""
+    text = written("two-gateways.cfg", "two-gateways.cfg", tmp_path)
+    gateways = re.findall(r"^GATEWAY_INSTANCE=(\S+) GATEWAY_PORT=(\d+) .* make run$", "\n".join(EXAMPLES), re.MULTILINE)
+    servers = [f"    server {name} 127.0.0.1:{port}" for name, port in gateways]
+    assert [line for line in text.splitlines() if line.startswith("    server ")] == servers * 2
+    assert "\n    bind 127.0.0.1:11535\n" in text
+    assert len({"11535", *(port for _, port in gateways)}) == 3
+    others = [line for line in HAPROXY.splitlines() if not line.startswith(("    server ", "    bind "))]
+    assert [line for line in text.splitlines() if not line.startswith(("    server ", "    bind "))] == others
 
 
 def test_the_command_for_envoy_puts_in_the_addresses(tmp_path: Path) -> None:
@@ -85,13 +97,15 @@ def test_the_commands_name_services_that_are_there() -> None:
 
 
 def test_the_redis_of_the_page_is_that_of_compose() -> None:
-    """The command that starts Redis uses the image, the user and the options of compose.yaml."""
+    """The commands that start Redis use the options of compose.yaml, the one for Docker its image and user, too."""
     (command,) = [block for block in EXAMPLES if "--name redis" in block]
+    (plain,) = [block for block in EXAMPLES if block.startswith("redis-server --bind 127.0.0.1 ")]
     redis = COMPOSE["services"]["redis"]
     assert redis["image"].split(":-")[1].rstrip("}") in command
     assert f"--user {redis['user']}" in command
     for option in ('--save ""', "--appendonly yes", "--maxmemory 256mb", "--maxmemory-policy volatile-lru"):
         assert option in command
+        assert option in plain
 
 
 def test_the_haproxy_of_the_page_is_that_of_compose() -> None:

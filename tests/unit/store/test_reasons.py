@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 
 import pytest
 from hiredis import ReplyError
 from redis._parsers.base import BaseParser
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.store.reasons import Unreachable, is_wrong_type, kind_of, reason_of
+from gateway.store.reasons import Unreachable, is_wrong_type, kind_of, public_reason_of, reason_of
 
 OLD = "ERR Error running script (call to f_" + "0" * 40 + "): @user_script:1: "  # how Redis 6.2 begins
 NEW = " script: " + "0" * 40 + ", on @user_script:23."  # how Redis 7 ends
@@ -74,6 +76,45 @@ def test_what_tls_says_is_said_in_words(reason: str, text: str) -> None:
     error = ssl.SSLError(1, f"[SSL: {reason}] some words")
     error.reason = reason
     assert (reason_of(behind(error)), kind_of(behind(error))) == (text, "CERTIFICATE")
+
+
+def behind_os(error: OSError) -> RedisConnectionError:
+    """An error as redis-py makes it of one of the operating system, with the address."""
+    try:
+        try:
+            raise error
+        except OSError as cause:
+            raise RedisConnectionError(f"Error {cause.errno} connecting to 192.0.2.1:6379. {cause}.")  # noqa: B904
+    except RedisConnectionError as made:
+        return made
+
+
+TWO = (
+    "Multiple exceptions: [Errno 111] Connect call failed ('::1', 1), [Errno 111] Connect call failed ('192.0.2.1', 1)"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(behind_os(ConnectionRefusedError(111, "Connect call failed ('192.0.2.1', 6379)")), "connection refused"),
+     (behind_os(OSError(113, "Connect call failed ('192.0.2.1', 6379)")), "no route to host"),
+     (behind_os(OSError(TWO)), "connection refused"),
+     (behind_os(socket.gaierror(-2, "192.0.2.1 not known")), "its name cannot be resolved"),
+     (behind_os(TimeoutError("192.0.2.1")), "no answer in time"),
+     (RedisTimeoutError("Timeout reading from 192.0.2.1:6379"), "no answer in time"),
+     (RedisConnectionError("Connection closed by 192.0.2.1"), "no connection"),
+     (RuntimeError("192.0.2.1"), "no connection"), (ConnectionResetError(104, "192.0.2.1"), "connection reset by peer"),
+     (Unreachable("no Sentinel can be asked: Error 111 connecting to 192.0.2.1:26379", "SENTINEL"),
+      "Sentinel names no primary"),
+     (Unreachable("the files cannot be used: 192.0.2.1", "CERTIFICATE"), "TLS fails"),
+     (behind(ssl.SSLError(1, "192.0.2.1")), "TLS fails"),
+     (ReplyError("MOVED 1 192.0.2.1:6379"), "it is a Redis Cluster"),
+     (ReplyError("NOPERM User 192.0.2.1 has no permissions"), "it answers NOPERM")],
+)  # fmt: skip
+def test_clients_learn_the_kind_and_no_address(error: Exception, text: str) -> None:
+    """The text for the log has the address; the one for clients says in words what has failed."""
+    assert "192.0.2.1" in str(error)
+    assert public_reason_of(error) == text
 
 
 def test_our_own_words_stand_alone() -> None:
