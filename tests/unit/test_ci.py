@@ -25,7 +25,7 @@ SUITES = [
 ]
 TOOLS = (
     "python3", "make", "slowhttptest", "chromium", "promtool", "nginx", "haproxy", "redis-server", "kubectl", "ip",
-    "openssl", "node", "npm", "docker",
+    "curl", "openssl", "node", "npm", "docker",
 )  # fmt: skip
 
 
