@@ -341,7 +341,7 @@ async def test_clients_do_not_learn_the_address_of_the_store(launch: Launch, new
     for method, target in ASKED_ELSEWHERE:
         answer = await gateway.http.request(method, target)
         assert (answer.status_code, port in answer.text, "127.0.0.1" in answer.text) == (503, False, False), answer.text
-    assert re.search(rf"the store is away \(.*:{port}", gateway.log), gateway.log
+    await until(lambda: re.search(rf"the store is away \(.*:{port}", gateway.log), what="the log names the address")
     await store.start()
 
 

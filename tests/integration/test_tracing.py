@@ -307,9 +307,15 @@ async def test_without_the_variable_nothing_is_loaded(
     await traced.stop()
     without, with_traces = loaded(plain.log), loaded(traced.log)
     assert {name for name in without if is_for_traces(name)} == set()
-    assert {"gateway.tracing.exporter", "opentelemetry.sdk.trace", "requests"} <= with_traces
+    assert {
+        "gateway.tracing.exporter",
+        "gateway.tracing.library_log",
+        "opentelemetry.sdk.trace",
+        "requests",
+    } <= with_traces
     assert {name for name in with_traces - without if name.startswith("gateway.")} == {
-        "gateway.tracing", "gateway.tracing.context", "gateway.tracing.exporter", "gateway.tracing.span",
+        "gateway.tracing", "gateway.tracing.context", "gateway.tracing.exporter", "gateway.tracing.library_log",
+        "gateway.tracing.span",
     }  # fmt: skip
 
 
