@@ -10,6 +10,7 @@ builds it.
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -59,6 +60,14 @@ class Connection(asyncio.StreamReaderProtocol):
         """The connection is gone, by whomever."""
         self.closed.set()
         super().connection_lost(exc)
+
+    def is_ended_by_peer(self) -> bool:
+        """Whether the gateway has closed it, as the kernel knows it: the loop may bring events in another order."""
+        if self.closed.is_set():
+            return True
+        poll = select.poll()
+        poll.register(self.writer.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def end(self, reset: bool = False) -> None:
         """Close with FIN, or with RST."""

@@ -32,7 +32,7 @@ class Served:
 
     async def __call__(self, exchange: Exchange) -> None:
         """The script: waits for `finish`, or for the gateway to close the connection."""
-        self.here = [one for one in self.here if not one.closed.is_set()]
+        self.here = [one for one in self.here if not one.connection.is_ended_by_peer()]
         self.here.append(exchange)
         self.most = max(self.most, len(self.here))
         self._ends[exchange] = asyncio.Event()

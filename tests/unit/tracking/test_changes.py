@@ -284,6 +284,25 @@ async def test_who_leaves_is_forgotten() -> None:
     assert (watched.changes.waiters, watched.changes.waiting) == ({}, 0)
 
 
+async def test_an_unclear_look_is_forgotten_with_its_waiter() -> None:
+    """A look that said nothing is repeated for its waiter alone: a later waiter for the same own task needs none."""
+    watched = Watched(own=("a",))
+    watched.is_away = True
+    leaving = watched.waiting("a")
+    await until(lambda: watched.changes.waiting, 30, "it waits")
+    watched.changes.changed("a")
+    await watched.until_looked()
+    await next_turn()
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    watched.is_away = False
+    count = len(watched.looks)
+    staying = watched.waiting("a")
+    assert await watched.until_quiet() == count
+    assert not staying.done()
+    staying.cancel()
+
+
 async def test_a_store_that_is_away_wakes_no_waiter() -> None:
     """A look that fails is no change: who waits goes on waiting, and hears of a change when the store is back."""
     watched = Watched()
