@@ -83,7 +83,7 @@ def create_app(settings: Settings, looking_at_gpu: Looking | None = None) -> Gat
         keeping,
         max_body_bytes=settings.max_body_bytes,
         error_text_bytes=settings.error_text_bytes,
-        new_trace=None if traces is None else traces.new_trace,
+        trace_of=None if traces is None else traces.trace_of,
     )
     loaded_models = models.LoadedModelsProbe(upstream)
     gpu = _gpu_watch(settings, looking_at_gpu or Looking(), loaded_models, counts)
@@ -107,19 +107,27 @@ def _traces(settings: Settings, tracker: Tracker) -> "Traces | None":
     """What sends traces; None if they are off, or cannot be sent: the gateway works without them."""
     if settings.otlp_endpoint is None:
         return None
+    from gateway.tracing.library_log import SparseHandler
+
+    library_log = SparseHandler(logging.getLogger("gateway.tracing"))
+    library_log.attach()  # OpenTelemetry logs while it is loaded, too
     try:
         from gateway.tracing.exporter import Traces
 
-        traces = Traces(instance=settings.instance, version=__version__)
-    except ImportError:
-        log.warning("no traces are sent: OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry's SDK is not installed")
-        return None
-    except Exception as error:  # the text of a wrong OTEL_* variable may be a credential
-        log.warning("no traces are sent: OpenTelemetry's SDK does not start with these OTEL_* variables (%s)",
-                    type(error).__name__)  # fmt: skip
+        traces = Traces(library_log, instance=settings.instance, version=__version__)
+    except Exception as error:
+        library_log.detach()
+        log.warning("no traces are sent: %s", _why_no_traces(error))
         return None
     tracker.on_end = lambda task: traces.ended(task, task.likely_attempt)
     return traces
+
+
+def _why_no_traces(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry's SDK is not installed"
+    # Without the error's text: the value of a wrong OTEL_* variable may be a credential.
+    return f"OpenTelemetry's SDK does not start with these OTEL_* variables ({type(error).__name__})"
 
 
 def _store(settings: Settings, connector: Connector | None, boot: str) -> Store:
