@@ -78,7 +78,8 @@ async def test_the_text_is_there_before_the_end(launch: Launch, upstream: Upstre
     gateway = await launch(ERROR_TEXT_BYTES="1024")
     start = head(500, JSON, (b"Transfer-Encoding", b"chunked"))
     upstream.default = sending(start, chunk(NOT_FOUND), then="wait")
-    await gateway.send("POST", CHAT, (b"X-Task-Id", b"half"), body=BODY)
+    client = await gateway.send("POST", CHAT, (b"X-Task-Id", b"half"), body=BODY)
+    assert (await client.head()).status == 500
 
     async def has_text() -> bool:
         document = await gateway.status("half")
