@@ -13,7 +13,7 @@ from gateway import __version__
 from gateway.access.keyring import Keyring
 from gateway.access.origins import OriginPolicy
 from gateway.dispatch import Gateway
-from gateway.gpu.watch import GpuWatch, Looking
+from gateway.gpu.watch import GpuWatch, WatchOptions
 from gateway.kept.keeping import Keeping, KeptLimits
 from gateway.metrics.counts import Counts
 from gateway.metrics.exposition import Metrics, ModelMemory
@@ -48,30 +48,17 @@ log = logging.getLogger("gateway")
 _FIRST_LOOK_SECONDS = 0.25  # how long the start waits for the store, whose clock the times of tasks are by
 
 
-def create_app(settings: Settings, looking_at_gpu: Looking | None = None) -> Gateway:
+def create_app(settings: Settings, gpu_options: WatchOptions | None = None) -> Gateway:
     """Builds the gateway, an ASGI application, from checked settings. Opens no connection yet.
 
-    `looking_at_gpu` is for tests: where the devices are, and how often to look.
+    `gpu_options` is for tests: where the devices are, and how often to look.
     """
     counts = Counts()
-    upstream = Upstream(
-        settings.upstream_host,
-        settings.upstream_port,
-        idle_timeout_seconds=settings.upstream_idle_timeout_seconds,
-    )
+    upstream = _upstream(settings)
     boot = new_boot(run_name(settings))
     connector = _connector(settings)
     store = _store(settings, connector, boot)
-    tracker = Tracker(
-        store,
-        algorithm_id=settings.algorithm_id,
-        instance=settings.instance,
-        boot=boot,
-        ttl_running_seconds=settings.ttl_running_seconds,
-        ttl_done_seconds=settings.ttl_done_seconds,
-        heartbeat_seconds=settings.heartbeat_seconds,
-        counts=counts,
-    )
+    tracker = _tracker(settings, store, boot, counts)
     traces = _traces(settings, tracker)
     places = Places(settings.max_running, settings.max_queued) if settings.max_running else None
     keeping = Keeping(tracker, _answer_store(settings, connector), _kept_limits(settings), counts)
@@ -83,10 +70,10 @@ def create_app(settings: Settings, looking_at_gpu: Looking | None = None) -> Gat
         keeping,
         max_body_bytes=settings.max_body_bytes,
         error_text_bytes=settings.error_text_bytes,
-        new_trace=None if traces is None else traces.new_trace,
+        trace_of=None if traces is None else traces.trace_of,
     )
     loaded_models = models.LoadedModelsProbe(upstream)
-    gpu = _gpu_watch(settings, looking_at_gpu or Looking(), loaded_models, counts)
+    gpu = _gpu_watch(settings, gpu_options or WatchOptions(), loaded_models, counts)
     metrics = Metrics(counts, tracker, places, keeping, has_store=settings.redis_url is not None, has_gpu=gpu.is_on)
     announcer = _announcer(settings, store, tracker, metrics, loaded_models, counts)
     drain = Drain(tracker, places, settings.drain_seconds, settings.drain_notice_seconds)
@@ -103,23 +90,49 @@ def create_app(settings: Settings, looking_at_gpu: Looking | None = None) -> Gat
     )
 
 
+def _upstream(settings: Settings) -> Upstream:
+    idle_seconds = settings.upstream_idle_timeout_seconds
+    return Upstream(settings.upstream_host, settings.upstream_port, idle_timeout_seconds=idle_seconds)
+
+
+def _tracker(settings: Settings, store: Store, boot: str, counts: Counts) -> Tracker:
+    return Tracker(
+        store,
+        algorithm_id=settings.algorithm_id,
+        instance=settings.instance,
+        boot=boot,
+        ttl_running_seconds=settings.ttl_running_seconds,
+        ttl_done_seconds=settings.ttl_done_seconds,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        counts=counts,
+    )
+
+
 def _traces(settings: Settings, tracker: Tracker) -> "Traces | None":
     """What sends traces; None if they are off, or cannot be sent: the gateway works without them."""
     if settings.otlp_endpoint is None:
         return None
+    from gateway.tracing.library_log import SparseHandler
+
+    library_log = SparseHandler(logging.getLogger("gateway.tracing"))
+    library_log.attach()  # OpenTelemetry logs while it is loaded, too
     try:
         from gateway.tracing.exporter import Traces
 
-        traces = Traces(instance=settings.instance, version=__version__)
-    except ImportError:
-        log.warning("no traces are sent: OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry's SDK is not installed")
-        return None
-    except Exception as error:  # the text of a wrong OTEL_* variable may be a credential
-        log.warning("no traces are sent: OpenTelemetry's SDK does not start with these OTEL_* variables (%s)",
-                    type(error).__name__)  # fmt: skip
+        traces = Traces(library_log, instance=settings.instance, version=__version__)
+    except Exception as error:
+        library_log.detach()
+        log.warning("no traces are sent: %s", _why_no_traces(error))
         return None
     tracker.on_end = lambda task: traces.ended(task, task.likely_attempt)
     return traces
+
+
+def _why_no_traces(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry's SDK is not installed"
+    # Without the error's text: the value of a wrong OTEL_* variable may be a credential.
+    return f"OpenTelemetry's SDK does not start with these OTEL_* variables ({type(error).__name__})"
 
 
 def _store(settings: Settings, connector: Connector | None, boot: str) -> Store:
@@ -209,13 +222,13 @@ def _announcer(
 
 
 def _gpu_watch(
-    settings: Settings, looking: Looking, loaded_models: models.LoadedModelsProbe, counts: Counts
+    settings: Settings, options: WatchOptions, loaded_models: models.LoadedModelsProbe, counts: Counts
 ) -> GpuWatch:
     async def memory() -> Sequence[ModelMemory] | None:
         loaded = await loaded_models()
         return None if loaded is None else [scraping.model_memory(model) for model in loaded.models]
 
-    return GpuWatch(looking, memory, counts, is_required=settings.require_gpu)
+    return GpuWatch(options, memory, counts, is_required=settings.require_gpu)
 
 
 def _readiness(

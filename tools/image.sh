@@ -19,7 +19,7 @@ labels() {
   else
     revision=unknown
   fi
-  echo "VERSION=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml | head -1)"
+  echo "VERSION=$(tools/release.sh version)"
   echo "REVISION=$revision"
   echo "CREATED=$created"
   echo "SOURCE=${IMAGE_SOURCE:-unknown}"

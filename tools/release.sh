@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Owns what a release is: a tag vX.Y.Z that is the version in pyproject.toml and has a section in CHANGELOG.md. Usage:
 #
+#   tools/release.sh version             print the version in pyproject.toml
 #   tools/release.sh check TAG           fail in one line if the tag cannot be released; else print version=X.Y.Z
 #   tools/release.sh notes TAG           print the section of CHANGELOG.md
 #   tools/release.sh names IMAGE TAG     print the names of the image: name=…, tags=NAME,NAME,… and version=X.Y.Z
@@ -17,29 +18,46 @@ version_of() {
   echo "${BASH_REMATCH[1]}"
 }
 
-notes() {
+# A file as it is here, or at a tag.
+content() {
+  if [ -n "${2:-}" ]; then git show "$2:$1"; else cat "$1"; fi
+}
+
+# What pyproject.toml says, here or at a tag.
+version() {
+  content pyproject.toml "${1:-}" | awk -F'"' '/^version = "/ && !found++ { print $2 }'
+}
+
+notes() { # TAG [AT]
   local version
   version=$(version_of "$1")
-  awk -v heading="## [$version]" '
+  content CHANGELOG.md "${2:-}" | awk -v heading="## [$version]" '
     /^## / || /^\[[^]]*\]: / { is_here = 0 }
     is_here
     index($0, heading) == 1 { is_here = 1 }
-  ' CHANGELOG.md | sed '/./,$!d' # no empty lines before the text
+  ' | sed '/./,$!d' # no empty lines before the text
 }
 
-check() {
+check() { # TAG [AT]
   local version ours
-  version=$(version_of "$1")
-  ours=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml | head -1)
+  version=$(version_of "$1") || exit
+  ours=$(version "${2:-}")
   [ "$version" = "$ours" ] || fail "the tag is $1, but pyproject.toml says $ours"
-  grep -qF "## [$version]" CHANGELOG.md || fail "CHANGELOG.md has no section [$version]"
-  [ -n "$(notes "$1")" ] || fail "the section [$version] of CHANGELOG.md is empty"
+  content CHANGELOG.md "${2:-}" | grep -F "## [$version]" >/dev/null || fail "CHANGELOG.md has no section [$version]"
+  [ -n "$(notes "$1" "${2:-}")" ] || fail "the section [$version] of CHANGELOG.md is empty"
   echo "version=$version"
 }
 
-# The newest version among all tags that begin like this. `check` refuses tags of another form, so they do not count.
+# The newest version among all tags that begin like this. A tag that `check` refuses for its own files is no release, so
+# it does not count.
 newest() {
-  git tag --list "v$1*" --sort=-version:refname | grep -E -m 1 '^v[0-9]+\.[0-9]+\.[0-9]+$' || true
+  local tag
+  while read -r tag; do
+    if (check "$tag" "$tag") >/dev/null 2>&1; then
+      echo "$tag"
+      break
+    fi
+  done < <(git tag --list "v$1*" --sort=-version:refname)
 }
 
 # A correction of an older version must not take the names X.Y and latest from a newer one.
@@ -69,6 +87,6 @@ publish() {
 usage() { sed -n 's/^#   //p' "$0" >&2; exit 2; }
 
 case ${1:-}/$# in
-  check/2 | notes/2 | publish/2 | names/3) "$@" ;;
+  version/1 | check/2 | notes/2 | publish/2 | names/3) "$@" ;;
   *) usage ;;
 esac

@@ -18,12 +18,12 @@ Measure = Callable[[str], int]
 class Demand(NamedTuple):
     """What one column needs, in cells.
 
-    `worth` is its place in the order of worth: the highest number leaves first, and 0 never leaves. `least` is the
-    narrowest that can be read, `good` is comfortable, `whole` holds its longest text and may be less than both.
+    `leaves_at` is its turn to leave a narrow window: the highest number leaves first, and 0 never leaves. `least` is
+    the narrowest that can be read, `good` is comfortable, `whole` holds its longest text and may be less than both.
     """
 
     name: str
-    worth: int
+    leaves_at: int
     least: int
     good: int
     whole: int
@@ -38,14 +38,14 @@ def fit(demands: Sequence[Demand], width: int, *, is_chosen: bool = False) -> di
     """
     kept, left = list(demands), []
     needed = _least if is_chosen else _good
-    while len(kept) > 1 and _total(kept, needed) > width and (others := [d for d in kept if d.worth]):
-        left.append(max(others, key=lambda demand: demand.worth))
+    while len(kept) > 1 and _total(kept, needed) > width and (others := [d for d in kept if d.leaves_at]):
+        left.append(max(others, key=lambda demand: demand.leaves_at))
         kept.remove(left[-1])
     if left and _total(kept, needed) + GAP + _least(left[-1]) <= width:
         kept = [demand for demand in demands if demand not in left[:-1]]
     widths = {demand.name: _least(demand) for demand in kept}
     spare = width - sum(widths.values()) - GAP * (len(kept) - 1)
-    for demand in sorted(kept, key=lambda demand: demand.worth):
+    for demand in sorted(kept, key=lambda demand: demand.leaves_at):
         more = max(0, min(spare, _good(demand) - widths[demand.name]))
         widths[demand.name] += more
         spare -= more

@@ -27,13 +27,13 @@ _DAYS_FROM_SECONDS = 172_800
 class Column(NamedTuple):
     """A column: its name for `--columns`, and how much room it needs.
 
-    `worth` is its place in the order of worth: the highest number leaves first, 0 never. If the reader chose the
-    columns, their order is the order of worth, but 0 still means never. `good` is the width from which on the column is
-    worth its room. Without `least` no text of the column is cut.
+    `leaves_at` is its turn to leave a narrow window: the highest number leaves first, 0 never. If the reader chose the
+    columns, the last one leaves first, but 0 still means never. `good` is the width from which on the column is worth
+    its room. Without `least` no text of the column is cut.
     """
 
     name: str
-    worth: int = 9
+    leaves_at: int = 9
     least: int = 0
     good: int = 0
     is_right: bool = False  # numbers

@@ -134,8 +134,8 @@ class _Table:
         demands = []
         for number, column in enumerate(columns):
             whole = max(cell_len(column.heading), *(cell_len(row[number].plain) for row in rows), 0)
-            worth = number + 1 if is_chosen and column.worth else column.worth
-            demands.append(Demand(column.name, worth, column.least or whole, column.good or whole, whole))
+            leaves_at = number + 1 if is_chosen and column.leaves_at else column.leaves_at
+            demands.append(Demand(column.name, leaves_at, column.least or whole, column.good or whole, whole))
         if sys.stdout.isatty():
             self._widths = fit(demands, self._width, is_chosen=is_chosen)
         else:

@@ -80,8 +80,8 @@ def _major(path: Path) -> int | None:
 def _refusal(path: Path) -> int | None:
     """The error with which the kernel refuses to open `path`; None if it does not.
 
-    access() asks the rights and the cgroup, and does not reach the driver. It hides the error. open() is only asked for
-    it, where access() was refused: it is refused in the same place.
+    access() checks the rights and the cgroup, and does not reach the driver. But Python's says only yes or no. So after
+    a no, open() is called for the error. The same check refuses it, so it does not reach the driver, either.
     """
     if os.access(path, os.R_OK | os.W_OK):
         return None

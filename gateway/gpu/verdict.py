@@ -6,13 +6,20 @@ models: `/readyz` shows it, and needs no API key.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-from gateway.metrics.exposition import ModelMemory
+from typing import Protocol
 
 CPU_ALONE_SECONDS = 60.0
-
+CPU_ALONE = "every loaded model has been wholly on the CPU for a minute"  # that is CPU_ALONE_SECONDS; a test compares
 NO_DEVICE = "no GPU device at the start"
-CPU_ALONE = "every loaded model has been wholly on the CPU for a minute"
+
+
+class ModelSize(Protocol):
+    """How much memory a loaded model takes, and the part of it that is in GPU memory."""
+
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def size_vram_bytes(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -34,7 +41,7 @@ class Verdict:
         """Takes which of the devices are missing now, and why."""
         self.missing = missing
 
-    def see_models(self, models: Sequence[ModelMemory] | None, now: float) -> None:
+    def see_models(self, models: Sequence[ModelSize] | None, now: float) -> None:
         """Takes the loaded models. None: Ollama did not answer, which changes nothing. A busy CPU can make it late."""
         if models is None:
             return

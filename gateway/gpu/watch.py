@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.gpu.devices import Devices
-from gateway.gpu.verdict import CPU_ALONE_SECONDS, Verdict
+from gateway.gpu.verdict import CPU_ALONE_SECONDS, ModelSize, Verdict
 from gateway.metrics import counts
 from gateway.metrics.counts import Counts
-from gateway.metrics.exposition import ModelMemory
 
 log = logging.getLogger("gateway.gpu")
 
 
 @dataclass(frozen=True, slots=True)
-class Looking:
+class WatchOptions:
     """Where to look, and how often. Tests have other places and less patience."""
 
     devices: Path = Path("/dev")
@@ -30,24 +29,24 @@ class Looking:
 
 
 class GpuWatch:
-    """The state of the GPU. `run` is its loop; `look` looks at the devices at once, which takes no time.
+    """The state of the GPU. `run` is its loop; `look` looks at the devices at once, without waiting for their driver.
 
     `loaded_models` gives the models that Ollama has in memory, or None if it does not answer.
     """
 
     def __init__(
         self,
-        looking: Looking,
-        loaded_models: Callable[[], Awaitable[Sequence[ModelMemory] | None]],
+        options: WatchOptions,
+        loaded_models: Callable[[], Awaitable[Sequence[ModelSize] | None]],
         counted: Counts,
         *,
         is_required: bool,
     ) -> None:
-        self._devices = Devices(looking.devices, looking.drivers)
+        self._devices = Devices(options.devices, options.drivers)
         self._loaded_models = loaded_models
         self._counts = counted
-        self._ask_seconds = looking.ask_seconds
-        self._verdict = Verdict(self._devices.at_start, is_required, looking.cpu_alone_seconds)
+        self._ask_seconds = options.ask_seconds
+        self._verdict = Verdict(self._devices.at_start, is_required, options.cpu_alone_seconds)
         self._logged: str | None = None
         counted.show(counts.GPU_DEVICES, len(self._devices.at_start))
 
@@ -106,5 +105,7 @@ class GpuWatch:
         self._logged = problem
         if problem is None:
             log.info("the GPU works again")
-        else:
+        elif self.at_start:
             log.warning("the GPU is lost or unused: %s", problem)
+        else:
+            log.warning("the GPU that REQUIRE_GPU asks for is not there: %s", problem)

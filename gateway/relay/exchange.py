@@ -50,7 +50,7 @@ class Exchange(BaseExchange):
     returns, and a place may be given before `ready` does, so any phase may follow these calls.
     """
 
-    __slots__ = ("_answer", "_end_watch", "_held", "_is_opening", "_repeatable", "_target")
+    __slots__ = ("_answer", "_body_watch", "_held", "_is_opening", "_repeatable", "_target")
 
     def __init__(
         self, relay: Relay, request: Request, target: Target, task: TrackedTask, place: Place | None = None
@@ -62,7 +62,7 @@ class Exchange(BaseExchange):
         self._is_opening = False  # a connection to Ollama is being opened for it
         # answer
         self._answer: AnswerHead | None = None
-        self._end_watch: EndWatch | ErrorText | None = None  # until the stream's end has come
+        self._body_watch: EndWatch | ErrorText | None = None  # until the stream's end has come
         self._held = b""  # the piece that waits for the store
 
     # -- CLAIMING --
@@ -232,9 +232,9 @@ class Exchange(BaseExchange):
         answer = answer_head(head, method=self._request.method, task_id=self._task.task_id)
         if head.status >= _LEAST_ERROR and self._relay.error_text_bytes:
             if answer.is_readable:
-                self._end_watch = ErrorText(self._task, self._relay.error_text_bytes)
+                self._body_watch = ErrorText(self._task, self._relay.error_text_bytes)
         elif answer.is_stream and answer.is_readable:
-            self._end_watch = end_watch(self._target.path)
+            self._body_watch = end_watch(self._target.path)
         self._relay.tracker.answer(self._task, head.status, is_stream=answer.is_stream)
         self._answer = answer
         if connection.state is COMPLETE:
@@ -264,7 +264,7 @@ class Exchange(BaseExchange):
 
     def on_piece(self, piece: bytes) -> bool:
         """Takes a piece that is not the last. False if it has to wait."""
-        request, watch = self._request, self._end_watch
+        request, watch = self._request, self._body_watch
         if self._phase is not FLOWING or not request.wire.is_writable:
             return False
         try:
@@ -279,7 +279,7 @@ class Exchange(BaseExchange):
         return True
 
     def _take_last(self, piece: bytes) -> None:
-        watch = self._end_watch
+        watch = self._body_watch
         self._task.response_bytes += len(piece)
         if self._task.is_final:
             self._complete(piece)
@@ -322,7 +322,7 @@ class Exchange(BaseExchange):
 
     def _end_by_message(self, ending: Ending | None) -> None:
         """Ends the task: the message came whole, or its end event did."""
-        needs_ending, self._end_watch = self._end_watch is not None, None
+        needs_ending, self._body_watch = self._body_watch is not None, None
         status, is_text_kept = self._task.status_code or 0, self._relay.error_text_bytes > 0
         self._end_task(outcome_of_message(status, ending, needs_ending=needs_ending, is_text_kept=is_text_kept))
 

@@ -31,7 +31,7 @@ from gateway.tracking.tracker import Tracker
 from gateway.upstream.pool import Upstream
 
 # The trace of a request, from its fields by name and all values of a name.
-NewTrace = Callable[[Mapping[bytes, bytes], Callable[[bytes], list[bytes]]], Trace]
+TraceOf = Callable[[Mapping[bytes, bytes], Callable[[bytes], list[bytes]]], Trace]
 
 _NEVER_ASYNC = frozenset({"GET", "HEAD"})
 _MOST_DIGITS = 18  # a longer length is beyond every limit, and takes long to parse
@@ -53,7 +53,7 @@ class Proxy:
         *,
         max_body_bytes: int,
         error_text_bytes: int = 0,
-        new_trace: NewTrace | None = None,
+        trace_of: TraceOf | None = None,
     ) -> None:
         self.upstream = upstream
         self.tracker = tracker
@@ -63,7 +63,7 @@ class Proxy:
         self._places = places  # with Ollama; None: without a bound
         self._keeping = keeping
         self._looking = Looking(keeping)
-        self._new_trace = new_trace  # None: traces are off
+        self._trace_of = trace_of  # None: traces are off
 
     def open(self, request: Request, target: Target) -> None:
         """Begins to relay a request, or refuses it."""
@@ -153,8 +153,8 @@ class Proxy:
             place = places.reserve(request.owner, is_low=options.is_low, is_ready=is_ready)
         task = self.tracker.begin(task_id, request.method, path, query, request.owner, options.label, place)
         task.wait_left -= waited_seconds
-        if self._new_trace is not None:
-            task.trace = self._new_trace(request.by_name, request.values)
+        if self._trace_of is not None:
+            task.trace = self._trace_of(request.by_name, request.values)
         if keep is None:
             Exchange(self, request, target, task, place).begin(options)
         else:

@@ -39,7 +39,9 @@ async def readyz() -> Readiness:
 
 
 @router.get(
-    "/models/loaded", tags=["models"], responses={503: {"model": Problem, "description": "Ollama does not answer"}}
+    "/models/loaded",
+    tags=["models"],
+    responses={503: {"model": Problem, "description": "Ollama does not answer, or its answer cannot be read"}},
 )
 async def models_loaded() -> LoadedModels:
     """The models that Ollama has in memory: on which device, and until when."""

@@ -19,6 +19,8 @@ from gateway.upstream.pool import Upstream
 _ASK_TIMEOUT_SECONDS = 2.0
 _ANSWER_AGE_SECONDS = 2.0
 _MAX_ANSWER_BYTES = 1_048_576
+_NO_ANSWER = "Ollama does not answer"
+_UNREADABLE = "Ollama's answer about its loaded models cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,13 @@ class LoadedModels:
 
 
 class LoadedModelsProbe:
-    """The models that Ollama has loaded; None while Ollama does not answer. One request at a time, for all clients."""
+    """The models that Ollama has loaded; None if Ollama does not say so, and `problem` is why.
+
+    One request at a time, for all clients.
+    """
 
     def __init__(self, upstream: Upstream) -> None:
+        self.problem = _NO_ANSWER
         self._upstream = upstream
         self._asking: asyncio.Task[LoadedModels | None] | None = None
         self._asked_at = float("-inf")
@@ -62,9 +68,11 @@ class LoadedModelsProbe:
                 "/api/ps", timeout_seconds=_ASK_TIMEOUT_SECONDS, keep_bytes=_MAX_ANSWER_BYTES
             )
         except UpstreamFailure:
+            self.problem = _NO_ANSWER
             return None
         finally:
             self._asked_at = time.monotonic()
+        self.problem = _UNREADABLE
         return _loaded(status, body)
 
 
@@ -83,27 +91,33 @@ def _loaded(status: int, body: bytes) -> LoadedModels | None:
 def _model(process: dict[str, Any]) -> LoadedModel:
     """A model in the answer of Ollama's `/api/ps` (its api.ProcessModelResponse).
 
-    Raises AttributeError, KeyError, TypeError or ValueError if it is malformed.
+    An odd time or context counts as not said. Raises AttributeError, KeyError or TypeError if the rest is malformed: a
+    list without this model could say that no model uses the GPU.
     """
-    name, expires_at = process["name"], process.get("expires_at")
-    size, vram, context = process.get("size", 0), process.get("size_vram", 0), process.get("context_length")
+    name, size, vram = process["name"], process.get("size", 0), process.get("size_vram", 0)
     if not (isinstance(name, str) and isinstance(size, int) and isinstance(vram, int)):
         raise TypeError("a name or a size of another type")
-    if not isinstance(context, int | None):
-        raise TypeError("a context of another type")
+    context = process.get("context_length")
     return LoadedModel(
         name=name,
         size_bytes=size,
         size_vram_bytes=vram,
         vram_share=round(min(max(vram / size if size > 0 else 0.0, 0.0), 1.0), 4),
-        expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
-        context_length=context,
+        expires_at=_time(process.get("expires_at")),
+        context_length=context if isinstance(context, int) else None,
     )
 
 
+def _time(said: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(said) if isinstance(said, str) else None
+    except ValueError:
+        return None
+
+
 async def models_loaded(probe: LoadedModelsProbe, _: Request) -> Answer:
-    """The models that Ollama has in memory; 503 if it does not answer."""
+    """The models that Ollama has in memory; 503 if it does not answer, or its answer cannot be read."""
     models = await probe()
     if models is None:
-        return as_json({"detail": "Ollama does not answer"}, 503, (b"retry-after", b"2"))
+        return as_json({"detail": probe.problem}, 503, (b"retry-after", b"2"))
     return as_json(models)

@@ -50,7 +50,7 @@ class Extensions(BaseModel):
     status_code: int | None = Field(description="the HTTP status that the client got")
     reason: Reason | None = Field(description="why the task is FAILED")
     error_text: str | None = Field(
-        None, description="the beginning of an answer of 400 or above; not there without `ERROR_TEXT_BYTES`"
+        None, description="the beginning of an answer of 400 or above, with `ERROR_TEXT_BYTES`; absent if there is none"
     )
     created_ms: int
     started_ms: int | None = Field(description="handed over to Ollama")

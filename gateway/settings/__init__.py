@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from gateway.access.keys import InvalidKeys, Keys, keys_of_list
 from gateway.access.origins import host_patterns, origin_patterns
@@ -20,11 +19,12 @@ from gateway.access.secret_files import UnusableFile, is_mounted_alone
 from gateway.settings import validators
 from gateway.settings.combinations import MASK, problems_between
 from gateway.settings.environment import values_of, warnings_of
+from gateway.settings.store import store_fields
 from gateway.settings.validators import matching, one_of, seconds, whole
-from gateway.store.address import parse_address
 from gateway.upstream.models import MAX_MODELS, model_names
 
 _LAUNCHER_DIRECTORY = "LAUNCHER_DIRECTORY"  # no setting: the launcher sets it, for files that its programs share
+_SDK_DISABLED = "OTEL_SDK_DISABLED"  # no setting: OpenTelemetry's own switch, which turns off traces here, too
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NETWORK = Path("/proc/self/ns/net")
 
@@ -53,7 +53,7 @@ class Setting:
 class Settings:
     """The checked settings. Durations are in seconds, sizes in bytes; 0 is off where docs/settings.md says so.
 
-    It has one field for each setting.
+    It has one field for each setting that can have more than one value.
     """
 
     upstream_host: str
@@ -97,7 +97,6 @@ class Settings:
     error_text_bytes: int
     require_gpu: bool
     otlp_endpoint: str | None
-    otlp_protocol: str
 
 
 SETTINGS = (
@@ -191,7 +190,7 @@ SETTINGS = (
             "minute.",
             one_of("true", "false")),
     Setting("ERROR_TEXT_BYTES", "0", "0 (off) to 1024 bytes", "How much of an answer of 400 or above the status keeps "
-            "as `error_text`. Such a text may quote the request.", whole(0, 1024)),
+            "as `error_text`, in UTF-8. Such a text may quote the request.", whole(0, 1024)),
     Setting("OTEL_EXPORTER_OTLP_ENDPOINT", "", "http://host[:port][/path] or https://…", "Where to send a trace of "
             "each task (OpenTelemetry). Unset: nothing of it is loaded.", validators.otlp_endpoint, is_secret=True),
     Setting("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "http/protobuf", "How traces are sent.",
@@ -214,6 +213,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
             problems.append(_problem(setting, text, error))
     if "TTL_RESPONSE" not in given and values.get("TTL_DONE") is not None:
         values["TTL_RESPONSE"] = min(values["TTL_RESPONSE"], values["TTL_DONE"])
+    if environ.get(_SDK_DISABLED, "").strip().lower() == "true":  # as OpenTelemetry reads it
+        values["OTEL_EXPORTER_OTLP_ENDPOINT"] = None
     problems += problems_between(values)
     if problems:
         raise InvalidSettings(problems)
@@ -246,19 +247,10 @@ def _is_path(text: str) -> bool:
 
 def _settings(values: Mapping[str, Any]) -> Settings:
     host, port = values["UPSTREAM_BASE"]
-    redis_url, redis_user, redis_password_file = _store(values)
     return Settings(
         upstream_host=host,
         upstream_port=port,
-        redis_url=redis_url,
-        redis_user=redis_user,
-        redis_password_file=redis_password_file,
-        redis_ca_file=values["REDIS_CA_FILE"],
-        redis_cert_file=values["REDIS_CERT_FILE"],
-        redis_key_file=values["REDIS_KEY_FILE"],
-        redis_sentinel_user=values["REDIS_SENTINEL_USER"] or "",
-        redis_sentinel_password=values["REDIS_SENTINEL_PASSWORD"] or "",
-        redis_sentinel_password_file=values["REDIS_SENTINEL_PASSWORD_FILE"],
+        **store_fields(values),
         ttl_running_seconds=values["TTL_RUNNING"],
         ttl_done_seconds=values["TTL_DONE"],
         heartbeat_seconds=values["HEARTBEAT_SEC"],
@@ -287,7 +279,6 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         require_gpu=values["REQUIRE_GPU"] == "true",
         error_text_bytes=values["ERROR_TEXT_BYTES"],
         otlp_endpoint=values["OTEL_EXPORTER_OTLP_ENDPOINT"],
-        otlp_protocol=values["OTEL_EXPORTER_OTLP_PROTOCOL"],
         machine=socket.gethostname(),
         instance=values["GATEWAY_INSTANCE"] or f"{socket.gethostname()}:{values['GATEWAY_PORT']}",
     )
@@ -320,28 +311,3 @@ def _site(settings: Settings) -> str:
     except OSError:
         kernel = secrets.token_hex()
     return sha256(f"{kernel} {settings.gateway_host} {settings.gateway_port}".encode()).hexdigest()[:8]
-
-
-def _store(values: Mapping[str, Any]) -> tuple[str | None, str, Path | None]:
-    """(URL of the store or None, user, password file or None). User and file are for a URL without a password."""
-    file: Path | None = values["REDIS_PASSWORD_FILE"]
-    if values["REDIS_URL"]:
-        return _login_apart(values["REDIS_URL"], file)
-    if not values["REDIS_HOST"]:
-        return None, "", None
-    user, password = values["REDIS_USER"], values["REDIS_PASSWORD"]
-    # The gateway sends credentials only if there is a password.
-    login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if password else ""
-    host = values["REDIS_HOST"]
-    host = f"[{host}]" if ":" in host else host
-    url = f"redis://{login}{host}:{values['REDIS_PORT']}/{values['REDIS_DB']}"
-    return (url, user, file) if file else (url, "", None)
-
-
-def _login_apart(url: str, file: Path | None) -> tuple[str, str, Path | None]:
-    """As `_store`, for REDIS_URL: takes the user out of the URL if the password is in `file`."""
-    address = parse_address(url)
-    if file is None or address.password:
-        return url, "", None
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}", address.user, file

@@ -7,11 +7,11 @@ provider, so no other library sends anything.
 """
 
 import asyncio
-import logging
 import threading
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import requests
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -35,13 +35,10 @@ from gateway.tracing.context import trace_of
 from gateway.tracing.library_log import SparseHandler
 from gateway.tracing.span import TaskSpan, span_of
 
-log = logging.getLogger("gateway.tracing")
-
 SERVICE_NAME = "ollama-gateway"
 MOST_WAITING = 10_000  # ended tasks
 CLOSE_SECONDS = 3.0
 _GATHER_SECONDS = 0.1  # the thread wakes once for all tasks that end in this time
-_LIBRARIES = ("opentelemetry", "urllib3")  # whose log lines are thinned out
 
 
 class _Ended(NamedTuple):
@@ -62,28 +59,41 @@ class _TraceIds(RandomIdGenerator):
 
 
 class Traces:
-    """The traces of one gateway process. Raises ValueError if a variable of the SDK is not valid."""
+    """The traces of one gateway process. Its warnings and those of the SDK go to `library_log`, which `close` ends.
 
-    new_trace = staticmethod(trace_of)  # the trace of a request, from its fields
+    Raises ValueError if a variable of the SDK is not valid.
+    """
 
-    def __init__(self, *, instance: str, version: str) -> None:
+    trace_of = staticmethod(trace_of)
+
+    def __init__(self, library_log: SparseHandler, *, instance: str, version: str) -> None:
         self._instance = instance
         self._queue: SimpleQueue[_Ended | None] = SimpleQueue()  # None: the process ends
-        self._dropped = 0
+        self._dropped = 0  # tasks, counted by the event loop alone
+        self._reported = 0  # of these, counted by the thread alone
         self._closing = threading.Event()
-        self._sparse = SparseHandler(log)
-        for library in _LIBRARIES:
-            logger = logging.getLogger(library)
-            logger.addHandler(self._sparse)
-            logger.propagate = False
+        self._log = library_log
         self._ids = _TraceIds()
         self._provider = TracerProvider(
             resource=_resource(instance, version), id_generator=self._ids, shutdown_on_exit=False
         )
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=self._session())))
         self._tracer = self._provider.get_tracer("gateway.tracing", version)
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._thread.start()
+
+    def _session(self) -> requests.Session:
+        """What the SDK sends with. The SDK follows no redirect and counts it as success, so this looks for them."""
+        session = requests.Session()
+        session.hooks["response"].append(self._look_at)
+        return session
+
+    def _look_at(self, response: requests.Response, **_: Any) -> None:
+        if 300 <= response.status_code < 400:
+            self._log.warn(
+                f"spans are lost: the collector answers with a redirect ({response.status_code}), which is not "
+                "followed; set OTEL_EXPORTER_OTLP_ENDPOINT to the address that it leads to"
+            )
 
     # -- the event loop's side: `ended` is a plain call that cannot block --
 
@@ -95,13 +105,16 @@ class Traces:
             self._dropped += 1
 
     async def close(self) -> None:
-        """Sends what waits, for at most CLOSE_SECONDS."""
+        """Sends what waits, for at most CLOSE_SECONDS. A last line in the log says what is lost."""
         self._closing.set()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join, CLOSE_SECONDS)
+        lost = []
         if self._thread.is_alive():
-            self._sparse.warn("the last spans may be lost: the collector did not take them in time")
-        self._sparse.close()  # a thread that still sends must not log while the process ends
+            lost.append("the last spans may be lost: the collector did not take them in time")
+        if dropped := self._dropped - self._reported:
+            lost.append(_dropped_text(dropped))
+        self._log.end(*lost)  # a thread that still sends must not log while the process ends
 
     # -- the thread's side --
 
@@ -129,12 +142,16 @@ class Traces:
                 self._ids.next_trace_id = int(trace.trace_id, 16)
                 _record(self._tracer, span_of(ended.task, attempt=ended.attempt, instance=self._instance), trace)
         except Exception as error:  # the next task's span must still be sent
-            self._sparse.warn(f"a task has no span: {type(error).__name__} inside the gateway")
+            self._log.warn(f"a task has no span: {type(error).__name__} inside the gateway")
 
     def _report_dropped(self) -> None:
-        dropped = self._dropped
-        if dropped and self._sparse.warn(f"{dropped} tasks have no span: more than {MOST_WAITING} had ended at once"):
-            self._dropped -= dropped
+        dropped = self._dropped - self._reported
+        if dropped and self._log.warn(_dropped_text(dropped), comes_again=True):
+            self._reported += dropped
+
+
+def _dropped_text(dropped: int) -> str:
+    return f"{dropped} tasks have no span: more than {MOST_WAITING} had ended at once"
 
 
 def _resource(instance: str, version: str) -> Resource:

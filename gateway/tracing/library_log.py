@@ -6,16 +6,25 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 
+# What the library says while it is loaded, in clearer words.
+_CLEARER = {
+    "Failed to load context: %s, falling back to contextvars_context": (
+        "the value of OTEL_PYTHON_CONTEXT is not known, and has no effect; unset the variable"
+    )
+}
+
 
 class SparseHandler(logging.Handler):
-    """Passes a library's warnings on to `log`: at most one line per minute, for trouble that lasts.
+    """Passes a library's warnings on to `log`: at most one line per minute, for trouble that lasts, and one at the end.
 
-    Such a record may quote an address, a header or what a client sent. So a line has the words of the library, numbers,
-    and the names of errors; other values are left out. Warnings of the library's part that reads what clients send
-    (`opentelemetry.trace`) are dropped. May be used by several threads.
+    The arguments of such a record may be an address, a header or what a client sent. So a line has the library's text
+    with numbers and names of errors in it; other arguments are shown as `…`. A text that the library has put together
+    itself has no arguments, and is shown as it is. Warnings of the library's part that reads what clients send
+    (`opentelemetry.trace`) are dropped, because they are such texts, too. May be used by several threads.
     """
 
     _SECONDS = 60.0
+    _LIBRARIES = ("opentelemetry", "urllib3")
     _CLIENTS = ("opentelemetry.trace",)
     _PLAIN = re.compile(r"[A-Za-z ]{1,40}")  # of an exporter: what it exports, a phrase of HTTP
 
@@ -24,32 +33,63 @@ class SparseHandler(logging.Handler):
         self._log = log
         self._next_at = 0.0  # by the monotonic clock
         self._held_back = 0
+        self._last_held_back = ""
         self._is_closed = False
+
+    def attach(self) -> None:
+        """Takes the place of all other handlers for the libraries' records."""
+        for logger in map(logging.getLogger, self._LIBRARIES):
+            logger.addHandler(self)
+            logger.propagate = False
+
+    def detach(self) -> None:
+        """Leaves the libraries' loggers as they were before `attach`."""
+        for logger in map(logging.getLogger, self._LIBRARIES):
+            logger.removeHandler(self)
+            logger.propagate = True
 
     def emit(self, record: logging.LogRecord) -> None:
         if not record.name.startswith(self._CLIENTS):
             self.warn(self._text(record))
 
-    def warn(self, text: str) -> bool:
-        """Logs a line of our own, unless there was one within the last minute. Whether it did."""
+    def warn(self, text: str, *, comes_again: bool = False) -> bool:
+        """Logs a line of our own, unless there was one within the last minute. Whether it did.
+
+        `comes_again`: the caller says it again until it is logged, so it does not count as held back.
+        """
         with self.lock or nullcontext():
             now = time.monotonic()
             if self._is_closed or now < self._next_at:
-                self._held_back += 1
+                if not comes_again:
+                    self._held_back += 1
+                    self._last_held_back = text
                 return False
-            more = f" (and {self._held_back} such lines that were held back)" if self._held_back else ""
-            self._next_at, self._held_back = now + self._SECONDS, 0
-            self._log.warning("traces: %s%s", text, more)
+            self._next_at = now + self._SECONDS
+            self._write(text)
             return True
 
-    def close(self) -> None:
-        """Nothing is logged any more."""
+    def end(self, *texts: str) -> None:
+        """Logs one last line, also within the minute: `texts`, else the last line that was held back, if there is one.
+
+        Nothing is logged after it.
+        """
         with self.lock or nullcontext():
+            if not texts and self._held_back:
+                texts = (self._last_held_back,)
+                self._held_back -= 1
+            if texts and not self._is_closed:
+                self._write("; ".join(texts))
             self._is_closed = True
-        super().close()
+
+    def _write(self, text: str) -> None:
+        more = f" (and {self._held_back} such lines that were held back)" if self._held_back else ""
+        self._held_back = 0
+        self._log.warning("traces: %s%s", text, more)
 
     def _text(self, record: logging.LogRecord) -> str:
         is_exporters = record.name.startswith("opentelemetry.exporter")
+        if record.msg in _CLEARER:
+            return _CLEARER[record.msg]
         unknown = f"a warning of {record.name}"
         if isinstance(record.args, Mapping):
             return unknown

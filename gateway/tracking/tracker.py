@@ -88,7 +88,15 @@ class Tracker:
         self._notices = Notices(store.tell, self._own, self._on_change)
         grace_seconds = SILENT_BEATS * heartbeat_seconds
         documents = Documents(algorithm_id, instance, boot, ttl_running_seconds, ttl_done_seconds, grace_seconds, clock)
-        self._writer = StoreWriter(
+        self._writer = self._new_writer(store, documents, grace_seconds)
+        self._claims = Claims(self._writer.waits, store, self._leave)
+        self._changes = Changes(self._peek, self._own.runs, self._notices.ask)
+        listing = Listing(store, self._writer, self._own, documents.document)
+        self.answers = Answers(store, self._writer, self._own, documents, listing, self._changes)
+        self._idle = asyncio.Event()  # nothing is in flight any more; set only while draining
+
+    def _new_writer(self, store: Store, documents: Documents, grace_seconds: float) -> StoreWriter:
+        return StoreWriter(
             store,
             self._outbox,
             render=documents.record,
@@ -101,11 +109,6 @@ class Tracker:
             counts=self._counts,
             grace_seconds=grace_seconds,
         )
-        self._claims = Claims(self._writer.waits, store, self._leave)
-        self._changes = Changes(self._peek, self._own.runs, self._notices.ask)
-        listing = Listing(store, self._writer, self._own, documents.document)
-        self.answers = Answers(store, self._writer, self._own, documents, listing, self._changes)
-        self._idle = asyncio.Event()  # nothing is in flight any more; set only while draining
 
     def __repr__(self) -> str:
         condition = "up" if self.is_store_up else "down"

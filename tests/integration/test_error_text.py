@@ -10,7 +10,8 @@ import pytest
 from tests.support.kept import KEEP
 from tests.support.outcome import failed, outcome
 from tests.support.scripted import EVENTS, JSON, answering, head, sending
-from tests.support.streams import BODY, CHAT
+from tests.support.streams import BODY, CHAT, cancel
+from tests.support.waiting import until
 from tests.support.wire import chunk
 
 if TYPE_CHECKING:
@@ -66,3 +67,26 @@ async def test_what_has_no_text(launch: Launch, upstream: Upstream) -> None:
     for _ in range(4):
         answer = await gateway.ask("POST", CHAT, body=BODY)
         assert "error_text" not in (await gateway.ended(answer.head.task_id))["extensions"]
+    upstream.default = sending(head(404, JSON, (b"Content-Length", str(len(NOT_FOUND)).encode())))
+    answer = await gateway.ask("HEAD", "/v1/models/x")
+    document = await gateway.ended(answer.head.task_id)
+    assert (outcome(document), "error_text" in document["extensions"]) == (failed("upstream_status"), False)
+
+
+async def test_the_text_is_there_before_the_end(launch: Launch, upstream: Upstream) -> None:
+    """A RUNNING task has the text of what has come, and keeps it if it is cancelled."""
+    gateway = await launch(ERROR_TEXT_BYTES="1024")
+    start = head(500, JSON, (b"Transfer-Encoding", b"chunked"))
+    upstream.default = sending(start, chunk(NOT_FOUND), then="wait")
+    client = await gateway.send("POST", CHAT, (b"X-Task-Id", b"half"), body=BODY)
+    assert (await client.head()).status == 500
+
+    async def has_text() -> bool:
+        document = await gateway.status("half")
+        found = document["state"], document["extensions"].get("error_text")
+        return found == ("RUNNING", NOT_FOUND.decode())
+
+    await until(has_text, what="the text is in the status")
+    assert (await cancel(gateway, "half")).status_code == 200
+    document = await gateway.ended("half")
+    assert (document["extensions"]["reason"], document["extensions"]["error_text"]) == ("cancelled", NOT_FOUND.decode())

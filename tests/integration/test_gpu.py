@@ -96,7 +96,7 @@ async def test_no_gpu_at_the_start_is_not_ready_if_one_is_required(launch: Launc
     assert await ready(gateway) == (503, "not_ready", expected)
     gpu.add("nvidia0")
     assert await ready(gateway) == (503, "not_ready", expected)
-    assert gateway.log.count(f"the GPU is lost or unused: {problem}") == 1
+    assert gateway.log.count(f"the GPU that REQUIRE_GPU asks for is not there: {problem}") == 1
 
 
 async def test_a_machine_without_a_gpu_hears_nothing_of_it(

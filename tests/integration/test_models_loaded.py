@@ -10,6 +10,7 @@ import pytest
 
 from gateway.routes.models import LoadedModels, LoadedModelsProbe
 from gateway.upstream.pool import Upstream as Peer
+from tests.support.ports import free_port
 from tests.support.scripted import JSON, answering, sending
 from tests.support.waiting import until
 
@@ -82,6 +83,17 @@ async def test_the_share_is_between_0_and_1(upstream: Upstream, process: dict[st
     assert (model.vram_share, model.expires_at, model.context_length) == (share, None, None)
 
 
+@pytest.mark.parametrize("odd", [{"expires_at": "soon"}, {"expires_at": 5}, {"context_length": "long"}])
+async def test_an_odd_time_or_context_hides_no_model(upstream: Upstream, odd: dict[str, Any]) -> None:
+    """It counts as not said; the model and the others are there."""
+    models = [{"name": "odd", "size": 100, "size_vram": 50, **odd}, *PROCESSES["models"]]
+    found = await probe(upstream, answering(200, JSON, body=json.dumps({"models": models}).encode()))
+    assert found is not None
+    first, second = found.models
+    assert (first.name, first.vram_share, second.name) == ("odd", 0.5, "qwen3:8b")
+    assert None in (first.expires_at, first.context_length)
+
+
 @pytest.mark.parametrize(
     "script",
     [
@@ -112,12 +124,28 @@ async def test_no_usable_answer_is_none(upstream: Upstream, script: Script) -> N
     assert await probe(upstream, script) is None
 
 
-async def test_an_ollama_that_is_away_is_503(launch: Launch, upstream: Upstream) -> None:
-    """Where Ollama gives no usable answer, ours is 503 with Retry-After."""
-    upstream.loaded = answering(500)
-    answer = await (await launch()).http.get("/models/loaded")
+async def test_an_ollama_that_is_away_is_503(launch: Launch) -> None:
+    """Where Ollama does not answer, ours is 503 with Retry-After."""
+    answer = await (await launch(UPSTREAM_BASE=f"http://127.0.0.1:{free_port()}")).http.get("/models/loaded")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
     assert answer.json() == {"detail": "Ollama does not answer"}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        answering(500),
+        answering(200, JSON, body=json.dumps({"models": [*PROCESSES["models"], {"size": 1}]}).encode()),
+        answering(200, JSON, body=json.dumps({"models": [*PROCESSES["models"], {"name": "m", "size": "1"}]}).encode()),
+    ],
+    ids=["500", "no name", "odd size"],
+)
+async def test_an_answer_that_cannot_be_read_is_503(launch: Launch, upstream: Upstream, script: Script) -> None:
+    """The text does not say that Ollama is silent; a list without the odd model is never shown as the whole one."""
+    upstream.loaded = script
+    answer = await (await launch()).http.get("/models/loaded")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+    assert answer.json() == {"detail": "Ollama's answer about its loaded models cannot be read"}
 
 
 async def test_ollama_is_asked_sparingly(own_upstream: Upstream, launch: Launch) -> None:

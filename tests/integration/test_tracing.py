@@ -262,13 +262,13 @@ async def test_what_waits_is_sent_at_the_exit(launch: Launch, collector: Collect
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("trouble", ["away", "refusing", "slow"])
+@pytest.mark.parametrize("trouble", ["away", "refusing", "redirecting", "slow"])
 async def test_a_collector_in_trouble_delays_nothing(
     launch: Launch, collector: Collector, upstream: Upstream, trouble: str
 ) -> None:
-    """Requests and statuses go on, the log has one line, and the exit takes at most three seconds more."""
+    """Requests and statuses go on, the log has one line and one at the exit, which takes at most three seconds more."""
     endpoint = f"http://127.0.0.1:{free_port()}/hidden-path" if trouble == "away" else collector.endpoint
-    collector.status = 503
+    collector.status = 307 if trouble == "redirecting" else 503
     if trouble == "slow":
         collector.released.clear()
     gateway = await launch(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, LOG_FORMAT="json", **SOON)
@@ -287,7 +287,10 @@ async def test_a_collector_in_trouble_delays_nothing(
     assert time.monotonic() - begun < MOST_EXIT_SECONDS + A_BUSY_MACHINE
     lines = [json.loads(line) for line in gateway.log.splitlines()]
     about = [line for line in lines if line["logger"] == "gateway.tracing"]
-    assert [line["level"] for line in about] == ["warning"]
+    assert [line["level"] for line in about] == ["warning"] * (1 if trouble == "slow" else 2)
+    assert all(line["message"].startswith("traces: ") for line in about)
+    if trouble == "redirecting":
+        assert "set OTEL_EXPORTER_OTLP_ENDPOINT to the address that it leads to" in about[0]["message"]
     assert not [line for line in lines if line["logger"].startswith(("opentelemetry", "urllib3"))]
     assert "hidden" not in gateway.log
 
@@ -317,6 +320,15 @@ async def test_without_the_variable_nothing_is_loaded(
         "gateway.tracing", "gateway.tracing.context", "gateway.tracing.exporter", "gateway.tracing.library_log",
         "gateway.tracing.span",
     }  # fmt: skip
+
+
+async def test_opentelemetrys_own_switch_turns_all_off(launch: Launch, collector: Collector) -> None:
+    """With OTEL_SDK_DISABLED=true no span is sent, and no status names a trace that nothing has."""
+    gateway = await launch(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_SDK_DISABLED="true", **SOON)
+    answer = await gateway.ask("POST", CHAT, traceparent(), body=BODY)
+    assert "trace_id" not in (await gateway.ended(answer.head.task_id))["extensions"]
+    await gateway.stop()
+    assert (collector.requests, "traces" in gateway.log) == ([], False)
 
 
 def loaded(log: str) -> set[str]:
@@ -349,3 +361,14 @@ async def test_wrong_variables_of_the_sdk_turn_traces_off(launch: Launch, collec
     assert (await gateway.ask("POST", CHAT, body=BODY)).status == 200
     [line] = [line for line in gateway.log.splitlines() if "traces" in line]
     assert line.endswith("OpenTelemetry's SDK does not start with these OTEL_* variables (ValueError)")
+
+
+async def test_a_wrong_context_of_the_sdk_is_one_line(launch: Launch, collector: Collector) -> None:
+    """OpenTelemetry reads OTEL_PYTHON_CONTEXT while it is loaded: neither the value nor a traceback is logged."""
+    wrong = {"OTEL_PYTHON_CONTEXT": "hidden-value"}
+    gateway = await launch(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, **wrong, **SOON)
+    answer = await gateway.ask("POST", CHAT, body=BODY)
+    await span_of(collector, answer.head.task_id)
+    [line] = [line for line in gateway.log.splitlines() if "traces" in line]
+    assert line.endswith("the value of OTEL_PYTHON_CONTEXT is not known, and has no effect; unset the variable")
+    assert not [word for word in ("hidden", "Traceback") if word in gateway.log]

@@ -1,7 +1,7 @@
 """Owns the collector: a real receiver of OTLP over HTTP, which decodes what the gateway's OpenTelemetry SDK sends.
 
-It takes all, refuses all, or holds every request until the test releases it. It runs in threads of its own, so that a
-test that waits does not keep it from answering.
+It takes all, refuses all, redirects all, or holds every request until the test releases it. It runs in threads of its
+own, so that a test that waits does not keep it from answering.
 """
 
 from __future__ import annotations
@@ -105,6 +105,8 @@ class Collector:
                 answer = ExportTraceServiceResponse().SerializeToString()
                 self.send_response(status)
                 self.send_header("content-type", "application/x-protobuf")
+                if 300 <= status < 400:
+                    self.send_header("location", f"{collector.endpoint}/elsewhere")
                 self.send_header("content-length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)

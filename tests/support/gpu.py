@@ -47,13 +47,13 @@ def main() -> int:
 
     from gateway.__main__ import main as run
     from gateway.app import create_app
-    from gateway.gpu.watch import Looking
+    from gateway.gpu.watch import WatchOptions
     from gateway.process import server
 
     devices, drivers = map(Path, sys.argv[1:])
     del sys.argv[1:]
-    looking = Looking(devices, drivers, ASK_SECONDS, CPU_ALONE_SECONDS)
-    with patch.object(server, "create_app", partial(create_app, looking_at_gpu=looking)):
+    options = WatchOptions(devices, drivers, ASK_SECONDS, CPU_ALONE_SECONDS)
+    with patch.object(server, "create_app", partial(create_app, gpu_options=options)):
         return run()
 
 

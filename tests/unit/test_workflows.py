@@ -110,10 +110,16 @@ class Clone:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Clone:
-    """A clone with the tags v1.2.3, v1.2.4 and v1.1.0, and with two tags that are no versions."""
+    """A clone with the tags v1.1.0, v1.2.3 and v1.2.4, two that are no versions, and one made by mistake."""
     made = Clone(tmp_path)
-    for tag in ("v1.1.0", "v1.2.3", "v1.2.4", "v1.3.0-rc.1", "vault"):
+    for tag in ("v1.2.4", "v1.3.0-rc.1", "vault", "v9.0.0"):
         made.git("tag", tag)
+    for version in ("1.1.0", "1.2.3"):
+        (made.folder / "pyproject.toml").write_text(f'[project]\nname = "x"\nversion = "{version}"\n')
+        (made.folder / "CHANGELOG.md").write_text(f"# Changelog\n\n## [{version}]\n\n- Its changes.\n")
+        made.git("commit", "--quiet", "--all", "--message", version)
+        made.git("tag", f"v{version}")
+    made.git("reset", "--quiet", "--hard", "v1.2.4")
     return made
 
 
@@ -243,7 +249,10 @@ def test_a_wrong_tag_is_refused(clone: Clone, tag: str, version: str, said: str)
     ids=["the newest", "an older one", "the newest of an older line"],
 )
 def test_only_the_newest_version_takes_the_moving_names(clone: Clone, tag: str, names: list[str]) -> None:
-    """The image of a version is X.Y.Z; X.Y and latest go to the newest alone. Capital letters become small."""
+    """The image of a version is X.Y.Z; X.Y and latest go to the newest alone. Capital letters become small.
+
+    A tag whose files are of another version was never released, so it takes nothing.
+    """
     script = shell("image", "Names of the image")
     done = clone.step(script, GITHUB_REPOSITORY="Owner/Ollama-Gateway", GITHUB_REF_NAME=tag)
     assert done.returncode == 0, done.stderr

@@ -48,7 +48,8 @@ def test_a_lost_device_is_named_with_its_reason() -> None:
 
 
 def test_all_models_on_the_cpu_are_a_problem_after_a_minute() -> None:
-    """Not before: a minute lies between the first look that found all of them there and the present."""
+    """Not before: a minute lies between the first look that found all of them there and now. The text says so."""
+    assert (CPU_ALONE_SECONDS, CPU_ALONE.partition(" for ")[2]) == (60, "a minute")
     gpu = verdict("kfd")
     gpu.see_models([ON_CPU, ON_CPU], START)
     assert gpu.models_on_cpu == 2

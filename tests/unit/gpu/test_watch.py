@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.gpu.watch import GpuWatch, Looking
+from gateway.gpu.watch import GpuWatch, WatchOptions
 from gateway.metrics import counts
 from gateway.metrics.counts import Counts
 from gateway.metrics.exposition import ModelMemory
 from tests.support.gpu import FakeGpu
-from tests.support.waiting import until
+from tests.support.waiting import next_turn, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -28,13 +29,15 @@ CPU_ALONE = "every loaded model has been wholly on the CPU for a minute"
 class Machine:
     """A machine whose devices and loaded models a test sets; `asked` counts the questions to its Ollama."""
 
-    def __init__(self, root: Path, *devices: str, is_required: bool = False, ask_seconds: float = 0.0) -> None:
+    def __init__(self, root: Path, *devices: str, is_required: bool = False, ask_seconds: float | None = 0.0) -> None:
         self.gpu = FakeGpu(root, *devices)
         self.models: Sequence[ModelMemory] | Exception | None = []
         self.asked = 0
         self.row = Counts()
-        looking = Looking(self.gpu.root, self.gpu.drivers, ask_seconds, cpu_alone_seconds=0.0)
-        self.watch = GpuWatch(looking, self.loaded, self.row, is_required=is_required)
+        options = WatchOptions(self.gpu.root, self.gpu.drivers, cpu_alone_seconds=0.0)
+        if ask_seconds is not None:
+            options = replace(options, ask_seconds=ask_seconds)
+        self.watch = GpuWatch(options, self.loaded, self.row, is_required=is_required)
 
     async def loaded(self) -> Sequence[ModelMemory] | None:
         """Ollama's answer."""
@@ -68,16 +71,22 @@ async def test_without_a_gpu_ollama_is_asked_nothing(tmp_path: Path, is_required
     assert machine.watch.problem == ("no GPU device at the start" if is_required else None)
 
 
-async def test_ollama_is_asked_at_most_every_fifteen_seconds(tmp_path: Path) -> None:
-    """With a GPU it is asked at the start and then in the interval, however often the devices are looked at."""
-    assert Looking().ask_seconds == 15
-    machine = Machine(tmp_path, "nvidia0", ask_seconds=1000)
+async def test_ollama_is_asked_at_most_every_fifteen_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a GPU it is asked at the start and then each 15 seconds, however often the devices are looked at."""
+    loop, passed = asyncio.get_running_loop(), [0.0]
+    real = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real() + passed[0])
+    machine = Machine(tmp_path, "nvidia0", ask_seconds=None)
     async with machine.watched():
-        await until(lambda: machine.asked == 1, 10, "it is asked")
-        for _ in range(100):
+        for times in (1, 2, 3):
+            await until(lambda times=times: machine.asked == times, 10, "it is asked")  # type: ignore[misc]
+            almost = asyncio.create_task(asyncio.sleep(13))
+            await next_turn()
+            passed[0] += 13
             machine.watch.look()
-            await asyncio.sleep(0)
-    assert machine.asked == 1
+            await almost
+            assert machine.asked == times
+            passed[0] += 2
 
 
 async def test_each_change_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,7 +22,7 @@ def test_the_pieces_do_not_matter(size: int) -> None:
     for start in range(0, len(body), size):
         text.feed(body[start : start + size])
     text.at_end()
-    assert found.error_text == printable(body[:40])
+    assert found.error_text == printable(body[:40], 40)
     assert found.error_text is not None
     assert found.error_text.startswith('{"error":{"message":"model “x” not')
 
@@ -48,4 +48,15 @@ def test_without_a_body_there_is_no_text() -> None:
 )
 def test_only_printable_characters_are_kept(body: bytes, text: str) -> None:
     """Control and format characters become spaces, bytes that are no UTF-8 a replacement character."""
-    assert printable(body) == text
+    assert printable(body, 100) == text
+
+
+@pytest.mark.parametrize("most_bytes", [1, 2, 3, 4, 5, 6, 7, 1024])
+@pytest.mark.parametrize("body", [b"\xff" * 2000, b"a \xff" * 700, b"\xc3(" * 1000, "é €".encode() * 300])
+def test_the_text_has_at_most_so_many_bytes(body: bytes, most_bytes: int) -> None:
+    """Also where each byte that is no UTF-8 becomes three: what is kept is bounded, and ends with a whole character."""
+    found = task()
+    ErrorText(found, most_bytes).feed(body)
+    text = found.error_text or ""
+    assert most_bytes - 4 < len(text.encode()) <= most_bytes
+    assert text == text.strip()

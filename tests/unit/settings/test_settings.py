@@ -64,7 +64,6 @@ GOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint", {
         "http://collector:4318": "http://collector:4318", "https://u:p@h/otlp/": "https://u:p@h/otlp/",
         "http://[::1]:4318": "http://[::1]:4318"}),
-    ("OTEL_EXPORTER_OTLP_PROTOCOL", "otlp_protocol", {"http/protobuf": "http/protobuf"}),
 ]  # fmt: skip
 NUMBERS = ["-1", "x", "1e3", "0x10", "+5", "1_000", " 5", "5 ", "5\n", "nan", "inf", "9" * 40]
 BAD: dict[str, list[str]] = {
@@ -155,6 +154,20 @@ def test_nothing_set_gives_the_defaults() -> None:
     assert (found.max_body_bytes, found.upstream_idle_timeout_seconds, found.drain_seconds) == (268435456, 0, 30)
     assert (found.algorithm_id, found.log_level, found.log_format) == ("ollama-openai", "info", "text")
     assert found.instance
+
+
+def test_the_protocol_of_traces_has_one_value() -> None:
+    """It may be set to that value, which changes nothing."""
+    assert load({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}) == load({})
+
+
+@pytest.mark.parametrize(
+    ("text", "is_off"), [("true", True), ("TRUE", True), (" True ", True), ("false", False), ("1", False), ("", False)]
+)
+def test_opentelemetrys_own_switch_turns_traces_off(text: str, is_off: bool) -> None:
+    """OTEL_SDK_DISABLED=true counts as no address of a collector; any other value is false, as the standard says."""
+    found = load({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_SDK_DISABLED": text})
+    assert found.otlp_endpoint == (None if is_off else "http://collector:4318")
 
 
 def test_an_empty_variable_is_an_unset_one() -> None:

@@ -1,23 +1,29 @@
-"""The thread that sends spans: what it does with more tasks than it can take, and with a task that it cannot read."""
+"""The thread that sends spans: what it does with more tasks than it can take, and what the log says of lost spans."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.app import create_app
+from gateway.settings import load
 from gateway.tasks.task import Task, Trace
 from gateway.tracing import exporter
 from gateway.tracing.exporter import Traces
+from gateway.tracing.library_log import SparseHandler
 from gateway.tracing.span import span_of
 from tests.support.collector import Collector
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+A_BUSY_MACHINE = 10.0  # seconds
 
 
 @pytest.fixture
@@ -33,11 +39,15 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 @pytest.fixture
 def traces(collector: Collector) -> Iterator[Traces]:
     """What sends traces; the loggers of its libraries are as before afterwards."""
-    loggers = [logging.getLogger(name) for name in ("opentelemetry", "urllib3")]
-    yield Traces(instance="here", version="1.2")
-    for logger in loggers:
-        logger.handlers.clear()
-        logger.propagate = True
+    library_log = SparseHandler(logging.getLogger("gateway.tracing"))
+    library_log.attach()
+    yield Traces(library_log, instance="here", version="1.2")
+    library_log.detach()
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log has about traces."""
+    return [record.getMessage() for record in caplog.records if record.name == "gateway.tracing"]
 
 
 def ended(task_id: str) -> Task:
@@ -89,11 +99,73 @@ async def test_one_bad_task_stops_nothing(
 async def test_a_close_waits_for_no_slow_collector(
     traces: Traces, collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The wait is bounded, and a line says that spans may be lost; nothing is logged after it."""
+    """The wait is bounded, a last line says that spans may be lost, and nothing is logged after it."""
     monkeypatch.setattr(exporter, "CLOSE_SECONDS", 0.2)
+    collector.status = 400
     collector.released.clear()
     traces.ended(ended("late"), 1)
     await until(lambda: collector.requests, what="the SDK sends")
+    begun = time.monotonic()
     await traces.close()
-    assert "traces: the last spans may be lost" in caplog.text
-    collector.released.set()
+    assert 0.2 <= time.monotonic() - begun < A_BUSY_MACHINE
+    said = ["traces: the last spans may be lost: the collector did not take them in time"]
+    assert lines(caplog) == said
+    collector.released.set()  # the SDK gets its 400 now, and warns
+    await until(lambda: "traces" not in {thread.name for thread in threading.enumerate()}, what="the thread ends")
+    assert lines(caplog) == said
+
+
+async def test_what_is_lost_at_the_end_is_told(
+    traces: Traces, collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tasks over the bound that no line has counted yet, also within a minute of another line."""
+    collector.status = 400
+    traces.ended(ended("first"), 1)
+    await until(lambda: len(lines(caplog)) == 1, what="a line")
+    monkeypatch.setattr(exporter, "MOST_WAITING", 0)
+    for number in range(3):
+        traces.ended(ended(f"t-{number}"), 1)
+    await traces.close()
+    [_, last] = lines(caplog)
+    assert last.startswith("traces: 3 tasks have no span: ")
+
+
+async def test_the_last_spans_are_told_of_if_refused(
+    traces: Traces, collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first refused batch is a line; those of the next minute are one more at the end."""
+    collector.status = 400
+    traces.ended(ended("first"), 1)
+    await until(lambda: len(lines(caplog)) == 1, what="a line")
+    traces.ended(ended("last"), 1)
+    await traces.close()
+    assert lines(caplog) == ["traces: Failed to export spans batch code: 400, reason: Bad Request"] * 2
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_is_told(
+    traces: Traces, collector: Collector, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    """The SDK does not follow it, and counts the lost spans as sent: one line says what to do."""
+    collector.status = status
+    traces.ended(ended("lost"), 1)
+    await until(lambda: lines(caplog), what="a line")
+    assert lines(caplog) == [
+        f"traces: spans are lost: the collector answers with a redirect ({status}), which is not followed; "
+        "set OTEL_EXPORTER_OTLP_ENDPOINT to the address that it leads to"
+    ]
+    await traces.close()
+
+
+def test_an_sdk_that_does_not_start_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong variable is one line without its value; the loggers of the libraries are as they were."""
+    loggers = [logging.getLogger(name) for name in ("opentelemetry", "urllib3")]
+    before = [(logger.propagate, list(logger.handlers)) for logger in loggers]
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-5")
+    create_app(load({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}))
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "no traces are sent: OpenTelemetry's SDK does not start with these OTEL_* variables (ValueError)"
+    ]
+    assert [(logger.propagate, list(logger.handlers)) for logger in loggers] == before

@@ -62,6 +62,8 @@ def test_a_librarys_warnings_are_few(library: Library, monkeypatch: pytest.Monke
         ("opentelemetry.util.re", "Header format invalid: %s", ("hidden",), "Header format invalid: …"),
         ("urllib3.connectionpool", "Retrying %(n)s", ({"n": "hidden"},), "a warning of urllib3.connectionpool"),
         ("opentelemetry.sdk", "100% wrong", (), "100% wrong"),
+        ("opentelemetry.context", "Failed to load context: %s, falling back to contextvars_context", ("hidden",),
+         "the value of OTEL_PYTHON_CONTEXT is not known, and has no effect; unset the variable"),
     ],
 )  # fmt: skip
 def test_a_librarys_warning_quotes_nothing(
@@ -78,8 +80,41 @@ def test_what_a_client_sent_is_no_warning(library: Library) -> None:
     assert library.lines == []
 
 
+def test_what_was_held_back_is_told_at_the_end(library: Library) -> None:
+    """The last line of those, and how many more there were; nothing if none was held back."""
+    for text in ("first", "second", "third"):
+        library.logs(text)
+    library.handler.end()
+    assert library.lines == ["traces: first", "traces: third (and 1 such lines that were held back)"]
+    library.handler.end()
+    assert len(library.lines) == 2
+
+
+def test_the_end_has_lines_of_its_own(library: Library) -> None:
+    """They are logged within the minute, too, as one line."""
+    library.logs("first")
+    library.logs("second")
+    library.handler.warn("again and again", comes_again=True)
+    library.handler.end("this is lost", "that, too")
+    assert library.lines == [
+        "traces: first", "traces: this is lost; that, too (and 1 such lines that were held back)",
+    ]  # fmt: skip
+
+
 def test_nothing_is_logged_after_the_end(library: Library) -> None:
     """A thread that writes to stdout while the process ends would end it with an error."""
-    library.handler.close()
+    library.handler.end()
     library.logs("late")
+    library.handler.end("later")
     assert library.lines == []
+
+
+def test_the_loggers_are_as_they_were_after_all(library: Library) -> None:
+    """While the handler is attached, the libraries' records go to it alone."""
+    loggers = [logging.getLogger(name) for name in ("opentelemetry", "urllib3")]
+    before = [(logger.propagate, list(logger.handlers)) for logger in loggers]
+    library.handler.attach()
+    logging.getLogger("urllib3.connectionpool").warning("once")
+    assert [(record.name, record.getMessage()) for record in library.caplog.records] == [("gateway.x", "traces: once")]
+    library.handler.detach()
+    assert [(logger.propagate, list(logger.handlers)) for logger in loggers] == before
