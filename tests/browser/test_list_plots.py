@@ -100,6 +100,36 @@ NUMBERS = """
 """
 
 
+async def test_a_stream_that_began_before_counts(page: Watched) -> None:
+    """The bytes of a stream count in each bar that it crosses, also if it began before the first one."""
+    size = 120 * 1024 * 1024
+    await Lists(made("long", Stage.STREAMING, age_seconds=1203, response_bytes=size)).serve(page)
+    await page.open()
+    await page.shows("#plot-bytes-text", re.compile(r"10\d KiB/s on average, 10\d KiB/s at most"))
+    await page.shows("#plots-note", "Drawn from 0 tasks. The bytes are also those of 1 task that began before.")
+    await page.shows("#plot-states-text", "none")
+
+
+async def test_the_legend_has_the_colours_of_the_bars(page: Watched) -> None:
+    """Each state has one colour, in the legend as in the bars, and no two states have the same."""
+    stages = (Stage.DONE, Stage.ERROR, Stage.STREAMING, Stage.QUEUED)
+    await Lists(*[made(f"task-{stage}", stage) for stage in stages]).serve(page)
+    await page.open()
+    await page.shows("#plot-states-text", "1 waiting")
+    states = ("success", "failed", "running", "pending")
+    colours = [await page.evaluate(COLOURS, state) for state in states]
+    assert [legend for legend, _ in colours] == [bar for _, bar in colours]
+    assert len({bar for _, bar in colours}) == len(states)
+
+
+COLOURS = """
+(state) => [
+  getComputedStyle(document.querySelector(`#plot-states-text .key.${state}`)).backgroundColor,
+  getComputedStyle(document.querySelector(`#plot-states rect.${state}`)).fill,
+]
+"""
+
+
 async def test_an_earlier_attempt_keeps_its_bar(page: Watched) -> None:
     """A task that is tried again counts in the plots as often as it was tried; the list has its newest attempt."""
     failed = made("again", Stage.ERROR, age_seconds=120)
