@@ -162,7 +162,7 @@ async def test_filters_work_without_the_store(page: Watched) -> None:
     """While the store is away, a label and a state are asked of the gateway itself, however many tasks are newer."""
     lists = Lists()
     lists.is_away = True
-    lists.own = [made(f"task-{n:04}", age_seconds=20 + n) for n in range(700)]
+    lists.own = [made(f"task-{n:04}", age_seconds=1000 + n) for n in range(700)]
     lists.own += [made("rare", age_seconds=2000, label="rare"), made("broken", Stage.ERROR, age_seconds=2100)]
     await lists.serve(page)
     await page.open("/#/?label=rare", "503")
