@@ -28,21 +28,20 @@ let hasShownTask = false;
 // -- the gateway, and one task ---------------------------------------------------------------------------------------
 
 function sayHere() {
-  board.updated.reach(true);
+  board.reach(true);
   condition.problem("gateway", "");
 }
 
 function sayAway(text) {
-  board.updated.reach(false);
+  board.reach(false);
   condition.away(text);
 }
 
 async function askHealth() {
   const { body } = await source.ask("/readyz", { also: [503] });
   setText(byId("version"), body.version);
-  board.models.showMissing(body.models);
-  board.models.showGpu(body.gpu);
-  if (condition.take(body)) board.turn(); // not this poller: a balancer's gateways may differ each time
+  board.showModels(body);
+  if (condition.take(body)) board.askStoreNext(); // not this poller: a balancer's gateways may differ each time
 }
 
 function takeTask(task) {

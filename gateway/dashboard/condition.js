@@ -6,11 +6,14 @@ export class Condition {
   #problems = new Map(); // what is wrong: "gateway", "lists", …
   #shown = "";
   #summary = ""; // of Ollama and the store; empty before the first answer
+  isStale = false; // the gateway, or its lists, cannot be had: the page shows what was
+  isStoreDown = false; // by the last answer of /readyz
 
   // Takes an answer of /readyz. Returns whether Ollama or the store has another condition than before.
   take(body) {
     const before = this.#summary;
     this.#summary = `${body.upstream} ${body.store}`;
+    this.isStoreDown = body.store === "down";
     this.#show(body);
     this.#showProblems(body);
     return before !== "" && before !== this.#summary;
@@ -29,7 +32,8 @@ export class Condition {
     const problems = this.#problems.set(name, text);
     const isAway = Boolean(problems.get("gateway"));
     byId("try-now").hidden = !isAway;
-    document.body.classList.toggle("stale", isAway || Boolean(problems.get("lists")));
+    this.isStale = isAway || Boolean(problems.get("lists"));
+    document.body.classList.toggle("stale", this.isStale);
     // Without its store the gateway cannot list tasks: show one problem, not two.
     const wrong = [...problems].filter(([what, line]) => line && !(["lists", "others"].includes(what) && problems.get("store"))).map(([, line]) => line);
     const lines = wrong.length ? wrong : [this.#summary ? "All is well." : "Asking the gateway…"];

@@ -14,7 +14,7 @@ export class Coverage {
   hasBegun = false;
   isCut = false; // the page has forgotten older ones, because there were too many
 
-  // `query` is {}, {state} or {label}: what the gateway selects by.
+  // `query` is {}, {state} or {label}, with or without {scope}: what the gateway selects by.
   constructor(query) {
     this.query = query;
   }
@@ -28,10 +28,6 @@ export class Coverage {
     return this.#gaps.length > 0;
   }
 
-  get hasMore() {
-    return this.#tail !== null;
-  }
-
   // Whether the list is read down to this task.
   reaches(task) {
     return this.hasBegun && (this.isAtEnd || (this.oldest !== null && newestFirst(task, this.oldest) <= 0));
@@ -40,6 +36,16 @@ export class Coverage {
   // Whether the list is read back to this time.
   isBackTo(ms) {
     return this.isAtEnd || (this.oldest !== null && createdMs(this.oldest) < ms);
+  }
+
+  // The creation of the oldest task that was read, if the list is not read back to this time; else null.
+  gapBefore(ms) {
+    return this.hasBegun && this.oldest !== null && !this.isBackTo(ms) ? createdMs(this.oldest) : null;
+  }
+
+  // The creation of the oldest task of the whole list, if that is known, and after this time; else null.
+  beginningAfter(ms) {
+    return this.isAtEnd && this.oldest !== null && createdMs(this.oldest) > ms ? createdMs(this.oldest) : null;
   }
 
   // The cursor of the page to read next, of a gap first; null if there is none.

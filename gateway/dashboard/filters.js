@@ -1,6 +1,10 @@
 // Which tasks the filters of the address select: what the gateway selects by, and what the page does itself. Pure.
 
-export const NAMES = { state: "state", label: "label", path: "path", reason: "reason", from: "from", until: "until" };
+export const NAMES = ["state", "label", "path", "reason", "from", "until"]; // in the address and on the page
+export const STATES = ["PENDING", "RUNNING", "SUCCESS", "FAILED"];
+export const MOST_LABEL = 128; // characters
+export const LABEL_PATTERN = `[!-~]{1,${MOST_LABEL}}`; // as the gateway has it
+export const MOST_PATH = 2048;
 const MINUTE_MS = 60_000;
 
 export const isGet = (task) => task.extensions.method === "GET";
@@ -14,7 +18,7 @@ export function storeQuery({ state, label }) {
 // Whether the page selects among what it has loaded.
 export const isLocal = ({ state, label, path, reason, from, until }) => Boolean((state && label) || path || reason || from || until);
 
-export const isFiltered = (filters) => Object.keys(NAMES).some((name) => filters[name]);
+export const isFiltered = (filters) => NAMES.some((name) => filters[name]);
 
 // The first moment of the filter `from`; none without it.
 export const fromMs = ({ from }) => (from ? Date.parse(from) : -Infinity);

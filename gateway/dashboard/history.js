@@ -1,13 +1,11 @@
 // The tasks that the page knows, each in its newest version, and the earlier attempts that it has seen.
-// Decides which list to request next, so that one call every two seconds is enough. Has no effects outside its own memory.
+// Says which list to request next, so that one call every two seconds is enough. Has no effects outside its own memory.
 
-import { Coverage, createdMs, newestFirst } from "./coverage.js";
+import { createdMs, newestFirst } from "./coverage.js";
+import { Lists } from "./lists.js";
 
 export { createdMs, newestFirst };
-export const PAGE = 50;
-export const MOST_TASKS = 20_000;
-const IN_FLIGHT_PAGE = 200;
-const WALK_PAGE = 1000;
+const MOST_TASKS = 20_000;
 const UNSEEN_MS = 15_000;
 
 const RANKS = { queued: 0, forwarding: 1, streaming: 2 };
@@ -36,11 +34,9 @@ function unlessSilentSince(task, presumed) {
 export class History {
   #tasks = new Map(); // name of an attempt -> {task, seenAt}
   #newest = new Map(); // id -> the name of its newest attempt
-  #all = new Coverage({});
-  #view = this.#all; // of the list that the user chose
-  #turn = 0;
-  #asked = new Map(); // name of a list -> the turn in which it was requested
-  #isNewestFull = false;
+  #query = {}; // of the list that the user chose
+  #store = new Lists(); // of all gateways
+  #own = null; // of this gateway alone, while the store is away
 
   // Takes tasks from any answer. `now` is by the gateway's clock.
   merge(tasks, now) {
@@ -64,14 +60,9 @@ export class History {
     this.#newest.delete(id);
   }
 
-  best(task) {
-    const known = this.#tasks.get(this.#newest.get(task.task_id));
-    return known ? later(known.task, task) : task;
-  }
-
-  // Whether the newest tasks of all have come.
+  // Whether the newest tasks of all gateways have come.
   get hasNewest() {
-    return this.#all.hasBegun;
+    return this.#store.all.hasBegun;
   }
 
   get inFlight() {
@@ -83,104 +74,115 @@ export class History {
     return this.#each().filter((task) => createdMs(task) >= sinceMs);
   }
 
+  // The known tasks that were created before `ms`, and whose answers went on until after it, in any order.
+  sendingAt(ms) {
+    const goesOn = ({ first_byte_ms: first, finished_ms: end }) => first != null && (end ?? Infinity) > ms;
+    return this.#each().filter((task) => createdMs(task) < ms && goesOn(task.extensions));
+  }
+
   // Up to three ids of tasks in flight that no list has shown for a while: they ended, or are far down the list.
   unseen(now) {
     const old = [...this.#tasks.values()].filter(({ task, seenAt }) => isInFlight(task) && now - seenAt > UNSEEN_MS);
     return old.slice(0, 3).map(({ task }) => task.task_id);
   }
 
-  // The time since when all tasks are known, if that is after `sinceMs`; else null.
+  // The time since when all tasks are known, if that is after `sinceMs`; else null. While the store is away: all tasks of
+  // this gateway.
   gapBefore(sinceMs) {
-    const { oldest } = this.#all;
-    return this.#all.hasBegun && oldest !== null && !this.#all.isBackTo(sinceMs) ? createdMs(oldest) : null;
+    return this.#lists.all.gapBefore(sinceMs);
+  }
+
+  // When the oldest task began that this gateway knows itself, if that is known, and after `sinceMs`; else null.
+  ownBeginning(sinceMs) {
+    return this.#own?.all.beginningAfter(sinceMs) ?? null;
   }
 
   // Whether older tasks are still to be requested, for the plots since `sinceMs`.
   isWalking(sinceMs) {
-    return this.#all.hasGap || (this.gapBefore(sinceMs) !== null && this.#hasRoomFor(this.#all));
+    return this.#lists.isWalking(sinceMs, this.#isFull);
   }
 
   // -- the list that the user chose --
 
   // Chooses a list: {}, {state} or {label}.
-  look(query) {
-    if (JSON.stringify(query) === JSON.stringify(this.#view.query)) return;
-    this.#view = Object.keys(query).length ? new Coverage(query) : this.#all;
-    this.#asked.delete("view");
-    this.#asked.delete("search");
+  choose(query) {
+    this.#query = query;
+    this.#store.choose(query);
+    this.#own?.choose(query);
   }
 
   // Requests older tasks of the list next.
   urge() {
-    this.#asked.delete("search");
+    this.#lists.urge();
   }
 
   // Reads the whole list again, if a part of it was forgotten.
   readAgain() {
-    if (this.#all.isCut) this.#all.hasBegun = false;
+    if (this.#store.all.isCut) this.#store.all.hasBegun = false;
   }
 
-  // {tasks, oldest, isAtEnd, hasMore} of the chosen list as far as it is read, in any order; null before its first answer.
-  // With `isAny`, all tasks that the page knows of it, however they came to be known.
-  listed(isAny = false) {
-    const view = this.#view;
-    if (!view.hasBegun && !isAny) return null;
+  // The chosen list as far as it is read, or null before its first answer. While the store is away, all that the page
+  // knows of it, and how far this gateway's own list is read.
+  //
+  // `tasks`: in any order. `read`: how many of them are in the part that is read. `oldest`: the last one of that part.
+  // `isRead(task)`: whether it is in that part. `isAtEnd`: the part is the whole list. `hasMore`: more can be read.
+  listed() {
+    const { view } = this.#lists;
+    if (!view.hasBegun && !this.isOwn) return null;
     const { state, label } = view.query;
-    const belongs = (task) => (!state || task.state === state) && (!label || task.extensions.label === label);
-    const tasks = this.#current().filter((task) => belongs(task) && (isAny || view.reaches(task)));
-    return { tasks, oldest: view.oldest, isAtEnd: isAny || view.isAtEnd, hasMore: !isAny && this.#hasRoomFor(view) };
+    const known = this.#current().filter((task) => (!state || task.state === state) && (!label || task.extensions.label === label));
+    const read = known.filter((task) => view.reaches(task));
+    return {
+      tasks: this.isOwn ? known : read,
+      read: read.length,
+      oldest: view.oldest,
+      isRead: (task) => view.reaches(task),
+      hasBegun: view.hasBegun,
+      isAtEnd: view.isAtEnd,
+      hasMore: this.#lists.canRead(view, this.#isFull),
+    };
   }
 
   // -- what to request --
 
-  // The list to request now: the newest tasks at least every other time, else the list that is due longest.
-  // `sinceMs`: the plots want all tasks from then on. `search`: so many older tasks of the chosen list are wanted.
-  // `isLive`: something streams, so this gateway's own sizes of now are wanted.
-  // `isStoreOnly`: this gateway's own tasks are known anyway.
-  nextList(now, { sinceMs = now, search = 0, isLive = false, isStoreOnly = false } = {}) {
-    this.#turn += 1;
-    const others = this.#others(sinceMs, search, isLive).filter(({ isOwn }) => !(isOwn && isStoreOnly));
-    const due = others.filter((other) => this.#waited(other) > 0);
-    const isFirst = due.some(({ name }) => !this.#asked.has(name));
-    if (!due.length || (this.#turn % 2 && !isFirst)) return this.newestList(now);
-    const next = due.reduce((a, b) => (this.#waited(b) > this.#waited(a) ? b : a));
-    this.#asked.set(next.name, this.#turn);
-    return { ...next, askedAt: now };
+  // Whether the store is away: the lists are those of this gateway alone.
+  get isOwn() {
+    return this.#own !== null;
+  }
+
+  // The store is away.
+  beginOwn() {
+    if (this.isOwn) return;
+    this.#own = new Lists({ isOwn: true });
+    this.#own.choose(this.#query);
+  }
+
+  // The store answers again.
+  endOwn() {
+    this.#own = null;
+  }
+
+  // The list to request now, of all gateways or of this one. `sinceMs`, `wantedOlder` and `hasStream` as in `Lists.next`.
+  nextList(now, { sinceMs = now, wantedOlder = 0, hasStream = false } = {}) {
+    return this.#store.next(now, { sinceMs, wantedOlder, hasStream, ...this.#facts, isStoreOnly: this.isOwn });
+  }
+
+  nextOwnList(now, { sinceMs, wantedOlder }) {
+    return this.#own.next(now, { sinceMs, wantedOlder, ...this.#facts });
+  }
+
+  get #facts() {
+    return { hasWaiting: this.#current().some(isWaiting), isFull: this.#isFull };
   }
 
   newestList(now) {
-    return { name: "newest", kind: "head", coverage: this.#all, path: path({ limit: PAGE }), askedAt: now };
+    return this.#store.newest(now);
   }
 
-  // How many turns a list has been due.
-  #waited({ name, rest }) {
-    return this.#turn - rest - (this.#asked.get(name) ?? -100);
-  }
-
-  // The lists besides the newest, each with the turns that it rests between two requests.
-  #others(sinceMs, search, isLive) {
-    const others = [];
-    const view = this.#view;
-    const add = (name, rest, kind, parameters, coverage = null) => others.push({ name, rest, kind, coverage, isOwn: "scope" in parameters, path: path(parameters) });
-    const walk = (name, limit, list) => add(name, 0, "next", { limit, cursor: list.cursor, ...list.query }, list);
-    if (this.#isNewestFull) add("RUNNING", 5, "in-flight", { limit: IN_FLIGHT_PAGE, state: "RUNNING" });
-    if (view !== this.#all) add("view", 1, "head", { limit: PAGE, ...view.query }, view);
-    if (view.hasBegun && search && this.#hasRoomFor(view)) walk("search", Math.min(search, WALK_PAGE), view);
-    else if (view !== this.#all && view.hasGap) walk("search", WALK_PAGE, view);
-    if (this.#all.hasBegun && this.isWalking(sinceMs)) walk("walk", WALK_PAGE, this.#all);
-    const rest = this.#current().some(isWaiting) ? 3 : 9; // positions change often
-    if (this.#isNewestFull) add("PENDING", rest, "in-flight", { limit: IN_FLIGHT_PAGE, state: "PENDING" });
-    if (this.#current().some(isWaiting)) add("waiting", 3, "in-flight", { scope: "instance", state: "PENDING", limit: IN_FLIGHT_PAGE });
-    if (isLive) add("live", 1, "in-flight", { scope: "instance", state: "RUNNING", limit: IN_FLIGHT_PAGE });
-    return others;
-  }
-
-  // Takes the answer to the list that `nextList` gave.
-  take(list, page, now) {
-    if (list.name === "newest") this.#isNewestFull = page.next_cursor !== null;
-    if (list.kind === "head") list.coverage.takeHead(page);
-    if (list.kind === "next") list.coverage.takeNext(page);
-    if (list.name === "newest") this.#dropGone(page, list.askedAt);
+  // Takes the answer to a list that `nextList`, `nextOwnList` or `newestList` gave.
+  take(asked, page, now) {
+    asked.lists.take(asked, page);
+    if (asked.name === "newest" && asked.lists === this.#store) this.#dropGone(page, asked.askedAt);
     this.merge(page.items, now);
   }
 
@@ -197,8 +199,12 @@ export class History {
     }
   }
 
-  #hasRoomFor(list) {
-    return list.cursor !== null && (list.hasGap || this.#tasks.size < MOST_TASKS);
+  get #lists() {
+    return this.#own ?? this.#store;
+  }
+
+  get #isFull() {
+    return this.#tasks.size >= MOST_TASKS;
   }
 
   #each() {
@@ -217,13 +223,6 @@ export class History {
       this.#tasks.delete(nameOf(task));
       if (this.#newest.get(task.task_id) === nameOf(task)) this.#newest.delete(task.task_id);
     }
-    const kept = ended[Math.min(MOST_TASKS, ended.length) - 1];
-    if (ended.length > MOST_TASKS) for (const list of new Set([this.#all, this.#view])) list.cut(kept);
+    if (ended.length > MOST_TASKS) for (const lists of [this.#store, this.#own]) lists?.cut(ended[MOST_TASKS - 1]);
   }
-}
-
-// The path of a list with these parameters; empty ones are left out.
-export function path(parameters) {
-  const given = Object.entries(parameters).filter(([, value]) => value);
-  return `/tasks/status?${new URLSearchParams(given)}`;
 }

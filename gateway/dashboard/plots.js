@@ -4,26 +4,15 @@
 import { byId, el, setText, svg } from "./dom.js";
 import { bytes, clock, duration, minute } from "./format.js";
 import { createdMs } from "./history.js";
+import { RANGES, windowStart } from "./ranges.js";
 
 const MINUTE_MS = 60_000;
-// The ranges of the address: how many bars, and how long each is.
-const RANGES = {
-  "15m": { bars: 15, stepMs: MINUTE_MS, words: "The last 15 minutes" },
-  "1h": { bars: 20, stepMs: 3 * MINUTE_MS, words: "The last hour" },
-  "24h": { bars: 24, stepMs: 60 * MINUTE_MS, words: "The last 24 hours" },
-};
 const HEIGHT = 150;
 const EDGE = { left: 58, right: 8, top: 10, bottom: 24 };
-const STATES = ["SUCCESS", "FAILED", "RUNNING", "PENDING"]; // from the bottom up
-const WORDS = { SUCCESS: "ended well", FAILED: "failed", RUNNING: "running", PENDING: "waiting" };
+const WORDS = { SUCCESS: "ended well", FAILED: "failed", RUNNING: "running", PENDING: "waiting" }; // from the bottom up
+const STATES = Object.keys(WORDS);
 const TIMES_MS = [1, 10, 100, 1000, 10_000, 60_000, 600_000, 6_000_000];
 const PLOTS = ["states", "bytes", "wait", "first-byte"];
-
-// The first moment that is shown, as Unix milliseconds.
-export function windowStart(now, range) {
-  const { bars, stepMs } = RANGES[range];
-  return (Math.floor(now / stepMs) - bars + 1) * stepMs;
-}
 
 export class Plots {
   #drawn = "";
@@ -33,15 +22,15 @@ export class Plots {
     this.address = address;
   }
 
-  // `tasks` are those created since windowStart(now, range).
-  draw(tasks, now, range) {
-    const { bars, stepMs, words } = RANGES[range];
+  // `tasks` are those created since windowStart(now, range). `earlier` had begun before and ran then: only their bytes count.
+  draw(tasks, earlier, now, range) {
+    const { bars, stepMs } = RANGES[range];
     const start = windowStart(now, range);
     const parts = Array.from({ length: bars }, () => []);
     for (const task of tasks) parts[Math.floor((createdMs(task) - start) / stepMs)]?.push(task);
     const numbers = {
       counted: parts.map(countStates),
-      rates: spread(tasks, start, stepMs, bars, now),
+      rates: spread([...tasks, ...earlier], start, stepMs, bars, now),
       waits: parts.map((part) => times(part, "created_ms", "started_ms")),
       firsts: parts.map((part) => times(part, "started_ms", "first_byte_ms")),
     };
@@ -49,7 +38,6 @@ export class Plots {
     const drawn = JSON.stringify([range, start, numbers, widths, this.address({})]);
     if (drawn === this.#drawn || !widths[0]) return;
     this.#drawn = drawn;
-    setText(byId("h-plots"), words);
     this.#draw(numbers, new Axis(start, bars, stepMs, now), widths);
   }
 

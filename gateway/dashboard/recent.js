@@ -3,29 +3,34 @@
 import { listAddress } from "./address.js";
 import { byId, el, setText } from "./dom.js";
 import { clock, count, readable } from "./format.js";
-import { createdMs, newestFirst, PAGE } from "./history.js";
-import { fromMs, isFiltered, isGet, isLocal, NAMES, passes, storeQuery } from "./filters.js";
+import { createdMs, newestFirst } from "./history.js";
+import { fromMs, isFiltered, isGet, isLocal, LABEL_PATTERN, MOST_LABEL, MOST_PATH, NAMES, passes, STATES, storeQuery } from "./filters.js";
+import { PAGE } from "./lists.js";
 import { REASONS } from "./reasons.js";
 
 const SEARCH = 500; // tasks that one search looks through
-const FIELDS = ["label", "path", "reason", "from", "until"];
+const FIELDS = NAMES.filter((name) => name !== "state"); // of the form
+const TIMES = ["from", "until"];
 
 export class RecentList {
   #filters = {};
   #range = "";
   #anchors = [null]; // the task before each page up to the one that is shown
   #depth = SEARCH;
-  #last = null; // of the page that is shown
-  #loaded = 0;
-  search = 0; // so many older tasks are wanted
+  #last = null; // the last task of the page that is shown
+  #read = 0; // how many tasks of the list the page has read
+  wantedOlder = 0; // so many older tasks are wanted
 
-  // `tasks` is the history. `onTurn()` is called when the user turns to another page, `onFilters(filters)` when the user
-  // chooses others.
-  constructor(tasks, onTurn, onFilters) {
+  // `tasks` is the history. `onChange()` is called when other tasks are to be shown, `onFilters(filters)` when the user
+  // chooses other filters.
+  constructor(tasks, onChange, onFilters) {
     this.tasks = tasks;
-    this.onTurn = onTurn;
+    this.onChange = onChange;
     this.onFilters = onFilters;
+    byId("state").append(...STATES.map((state) => el("option", {}, state)));
     byId("filter-reason").append(...Object.keys(REASONS).map((reason) => el("option", {}, reason)));
+    Object.assign(byId("filter-label"), { pattern: LABEL_PATTERN, maxLength: MOST_LABEL });
+    byId("filter-path").maxLength = MOST_PATH;
     byId("state").addEventListener("change", ({ target }) => this.#set({ state: target.value }));
     byId("filter-reason").addEventListener("change", () => this.#apply());
     for (const name of ["label", "path", "from", "until"]) byId(`filter-${name}`).addEventListener("blur", () => this.#apply());
@@ -35,8 +40,8 @@ export class RecentList {
     });
     for (const id of ["clear-filters", "clear-here"]) byId(id).addEventListener("click", () => this.#clear());
     byId("gets").addEventListener("click", () => this.#set({ gets: this.#filters.gets ? "" : "shown" }));
-    byId("older").addEventListener("click", () => this.#turnTo([...this.#anchors, this.#last]));
-    byId("newer").addEventListener("click", () => this.#turnTo(this.#anchors.slice(0, -1)));
+    byId("older").addEventListener("click", () => this.#goTo([...this.#anchors, this.#last]));
+    byId("newer").addEventListener("click", () => this.#goTo(this.#anchors.slice(0, -1)));
     byId("search-older").addEventListener("click", () => this.#goDeeper());
   }
 
@@ -55,57 +60,57 @@ export class RecentList {
     if (isSame && range === this.#range) return;
     this.#range = range;
     if (!isSame) [this.#filters, this.#anchors, this.#depth] = [filters, [null], SEARCH];
-    this.tasks.look(storeQuery(filters));
-    this.onTurn();
+    this.tasks.choose(storeQuery(filters));
+    this.onChange();
   }
 
-  // The rows to show, or null before the first answer. While the store is away (`isOwn`), all that the page knows.
-  page(now, isOwn) {
-    const listed = this.tasks.listed(isOwn);
-    if (listed === null) return null;
-    const found = listed.tasks.filter(passes(this.#filters));
-    const shown = (this.#filters.gets ? found : found.filter((task) => !isGet(task))).sort(newestFirst);
+  // Shows where in the list the page is. Returns {rows, hidden, isLoading}: the tasks to show, how many GET requests are
+  // hidden, and whether there may be more rows soon.
+  show(now) {
+    const listed = this.tasks.listed();
+    if (listed === null) return { rows: [], hidden: 0, isLoading: true };
     const anchor = this.#anchors.at(-1);
-    const rest = anchor ? shown.filter((task) => newestFirst(task, anchor) > 0) : shown;
-    const isWhole = listed.isAtEnd || (listed.oldest !== null && createdMs(listed.oldest) < fromMs(this.#filters));
-    this.#loaded = listed.tasks.length;
-    const isWanted = rest.length < PAGE && !isWhole && listed.hasMore;
-    this.search = isWanted ? Math.max(this.#depth - this.#loaded, 0) : 0;
-    const rows = rest.slice(0, PAGE);
-    this.#last = rows.at(-1) ?? null;
-    setText(byId("page-number"), this.search && anchor && !rows.length ? "Loading…" : `Page ${this.#anchors.length}`);
+    const found = select(listed, this.#filters, anchor);
+    this.#read = listed.read;
+    this.#last = found.rows.at(-1) ?? null;
+    this.wantedOlder = found.canSearch ? Math.max(this.#depth - this.#read, 0) : 0;
+    this.#showPlace(anchor, found);
+    setText(byId("found-note"), this.#foundInWords(listed, found, now));
+    return { rows: found.rows, hidden: found.hidden, isLoading: !listed.hasBegun || this.wantedOlder > 0 };
+  }
+
+  #showPlace(anchor, { rows, hasOlder, canSearch }) {
+    setText(byId("page-number"), this.wantedOlder && anchor && !rows.length ? "Loading…" : `Page ${this.#anchors.length}`);
     byId("newer").disabled = !anchor;
-    byId("older").disabled = rest.length < PAGE || (rest.length === PAGE && (isWhole || !listed.hasMore));
-    byId("search-older").hidden = !isWanted || this.search > 0;
-    setText(byId("found-note"), isOwn ? "" : this.#foundInWords(shown.length, listed, isWhole, now));
-    const hidden = found.length - shown.length;
-    return { rows, hidden, isSearching: this.search > 0 };
+    byId("older").disabled = !hasOlder;
+    byId("search-older").hidden = !canSearch || this.wantedOlder > 0;
   }
 
   // "3 of the 500 newest tasks, back to 12:31."
-  #foundInWords(number, { tasks, oldest, isAtEnd, hasMore }, isWhole, now) {
+  #foundInWords({ read, oldest, isAtEnd, hasMore }, { number, isWhole }, now) {
     const isShort = number < PAGE && !isWhole;
     if (!isLocal(this.#filters) && !isShort) return "";
+    const busy = this.wantedOlder ? " Loading older ones…" : "";
+    const back = oldest === null || isAtEnd ? "" : clock(createdMs(oldest), now);
+    if (this.tasks.isOwn) return back && `This gateway's own tasks are read back to ${back}.${busy}`;
     const { state, label } = storeQuery(this.#filters);
     const which = `${state ? `${state} ` : ""}tasks${label ? " with this label" : ""}`;
-    const all = tasks.length.toLocaleString();
-    const back = oldest === null || isAtEnd ? "" : `, back to ${clock(createdMs(oldest), now)}`;
+    const all = read.toLocaleString();
     const most = !isWhole && !hasMore ? " The page can hold no more." : "";
-    const busy = this.search ? " Loading older ones…" : "";
-    return `${number.toLocaleString()} of ${isAtEnd ? `all ${all}` : `the ${all} newest`} ${which}${back}.${most}${busy}`;
+    return `${number.toLocaleString()} of ${isAtEnd ? `all ${all}` : `the ${all} newest`} ${which}${back && `, back to ${back}`}.${most}${busy}`;
   }
 
   #goDeeper() {
-    this.#depth = this.#loaded + SEARCH;
+    this.#depth = this.#read + SEARCH;
     this.tasks.urge();
-    this.onTurn();
+    this.onChange();
   }
 
-  #turnTo(anchors) {
+  #goTo(anchors) {
     const isOlder = anchors.length > this.#anchors.length;
     this.#anchors = anchors;
     if (isOlder) this.#goDeeper();
-    else this.onTurn();
+    else this.onChange();
   }
 
   // -- the form --
@@ -132,10 +137,32 @@ export class RecentList {
     for (const name of FIELDS) byId(`filter-${name}`).value = filters[name] ?? "";
     if (FIELDS.some((name) => filters[name])) byId("more-filters").open = true;
     byId("gets").setAttribute("aria-pressed", String(Boolean(filters.gets)));
-    const active = Object.keys(NAMES).filter((name) => filters[name]);
+    const active = NAMES.filter((name) => filters[name]);
     byId("chips").replaceChildren(...active.map((name) => chip(name, filters, range)));
     byId("active").hidden = !active.length;
   }
+}
+
+// What a page of the list has, of `listed` (see History.listed), behind the task `anchor` (null: from the newest on).
+//
+// `rows`: the tasks of the page. `number`: how many pass the filters on all pages. `hidden`: how many GET requests would,
+// too. `isWhole`: nothing older can pass. `hasOlder`: there is another page. `canSearch`: older tasks may fill this page.
+function select(listed, filters, anchor) {
+  const found = listed.tasks.filter(passes(filters));
+  const shown = (filters.gets ? found : found.filter((task) => !isGet(task))).sort(newestFirst);
+  const rest = anchor ? shown.filter((task) => newestFirst(task, anchor) > 0) : shown;
+  const rows = rest.slice(0, PAGE);
+  const isWhole = listed.isAtEnd || (listed.oldest !== null && createdMs(listed.oldest) < fromMs(filters));
+  const isOpen = !isWhole && listed.hasMore;
+  const hasHole = rows.length > 0 && !listed.isRead(rows.at(-1)); // older ones are known otherwise
+  return {
+    rows,
+    number: shown.length,
+    hidden: found.length - shown.length,
+    isWhole,
+    hasOlder: rest.length > PAGE || (rest.length === PAGE && isOpen),
+    canSearch: isOpen && (rest.length < PAGE || hasHole),
+  };
 }
 
 // A reason that this page does not know yet.
@@ -146,10 +173,10 @@ function addOption(reason) {
 
 // One active filter: a link to the list without it.
 function chip(name, filters, range) {
-  const value = readable(filters[name].replace("T", name === "from" || name === "until" ? " " : "T"));
+  const value = readable(TIMES.includes(name) ? filters[name].replace("T", " ") : filters[name]);
   const href = listAddress({ ...filters, [name]: "" }, range);
-  const link = el("a", { href, class: "chip", "aria-label": `${NAMES[name]}: ${value}, remove this filter` });
-  link.append(`${NAMES[name]}: `, el("bdi", {}, value), " ×");
+  const link = el("a", { href, class: "chip", "aria-label": `${name}: ${value}, remove this filter` });
+  link.append(`${name}: `, el("bdi", {}, value), " ×");
   return el("li", {}, link);
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
@@ -39,6 +40,9 @@ class Lists:
         self.tasks = list(tasks)
         self.own: list[dict[str, Any]] = []
         self.is_away = False
+        self.why_away = "the status store is away"
+        self.gate = asyncio.Event()  # no list is answered while it is not set
+        self.gate.set()
         self.queries: list[dict[str, str]] = []
 
     async def serve(self, page: Watched) -> None:
@@ -48,9 +52,10 @@ class Lists:
     async def _answer(self, route: Route) -> None:
         query = {name: values[0] for name, values in parse_qs(urlsplit(route.request.url).query).items()}
         self.queries.append(query)
+        await self.gate.wait()
         is_own = query.get("scope") == "instance"
         if self.is_away and not is_own:
-            await route.fulfill(status=503, json={"detail": "the status store is away"}, headers={"Retry-After": "2"})
+            await route.fulfill(status=503, json={"detail": self.why_away}, headers={"Retry-After": "2"})
             return
         await route.fulfill(json=self._page(query, self.own if is_own else self.tasks))
 

@@ -114,7 +114,17 @@ async def test_a_time_of_the_filter_ends_the_search(page: Watched) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["state=success", "label=a%20b", "from=yesterday", "reason=TIMEOUT", "what=ever", "until="]
+    "query",
+    [
+        "state=success",
+        "label=a%20b",
+        "from=yesterday",
+        "from=2026-02-31T10:00",
+        "until=2026-11-30T24:00",
+        "reason=TIMEOUT",
+        "what=ever",
+        "until=",
+    ],
 )
 async def test_a_wrong_value_is_no_filter(page: Watched, query: str) -> None:
     """What an address names wrongly is ignored, and no filter is shown as active."""

@@ -91,6 +91,28 @@ async def test_paused_nothing_moves(page: Watched, beating: Gateway) -> None:
     assert await page.page.title() == "(1) Ollama Gateway"
 
 
+async def test_an_answer_after_the_pause_changes_nothing(page: Watched) -> None:
+    """A list that was in the air when the user paused the page is dropped; when the page goes on, it comes again."""
+    lists = Lists(made("first"))
+    await lists.serve(page)
+    await page.open()
+    await page.counts("#recent tbody tr", 1)
+    lists.gate.clear()
+    before = len(lists.queries)
+    await until(lambda: len(lists.queries) > before, 10, "a list is in the air")
+    await page["#pause"].click()
+    await page.shows("#updated", "Paused.")
+    told = await page["#updated"].inner_text()
+    lists.tasks.append(made("second", age_seconds=1))
+    lists.gate.set()
+    assert await page.asked("/tasks/status")[-1].response() is not None
+    await page.evaluate("fetch('/livez').then((answer) => answer.text())")  # by then the page has read the list
+    await page.counts("#recent tbody tr", 1)
+    assert await page["#updated"].inner_text() == told
+    await page["#pause"].click()
+    await page.counts("#recent tbody tr", 2)
+
+
 async def test_hidden_backing_off_and_away_have_their_words(page: Watched) -> None:
     """A hidden tab rests, failing lists name the next try, and a gateway that is away is in the title."""
     lists = Lists(made("first"))
@@ -134,6 +156,64 @@ async def test_a_fresh_page_shows_what_the_gateway_knows(
     await store.start()
     await expect(page["#own-note"]).to_have_text("", timeout=20_000)
     await expect(page.row("recent", "meanwhile")).to_be_visible()
+
+
+async def test_filters_work_without_the_store(page: Watched) -> None:
+    """While the store is away, a label and a state are asked of the gateway itself, however many tasks are newer."""
+    lists = Lists()
+    lists.is_away = True
+    lists.own = [made(f"task-{n:04}", age_seconds=1000 + n) for n in range(700)]
+    lists.own += [made("rare", age_seconds=2000, label="rare"), made("broken", Stage.ERROR, age_seconds=2100)]
+    await lists.serve(page)
+    await page.open("/#/?label=rare", "503")
+    await expect(page.row("recent", "rare")).to_be_visible()
+    await page.counts("#recent tbody tr", 1)
+    assert {"scope": "instance", "label": "rare", "limit": "50"} in lists.queries
+    await page.open("/#/?state=FAILED", "503")
+    await expect(page.row("recent", "broken")).to_be_visible()
+    await page.open("/#/?path=nothing-of-this", "503")
+    await page.shows("#found-note", "This gateway's own tasks are read back to", 15)
+    await expect(page["#search-older"]).to_be_visible(timeout=15_000)
+    await page["#search-older"].click()
+    await page.shows("#recent-note", "No task matches these filters.", 15)
+    await expect(page["#found-note"]).to_have_text("")
+
+
+async def test_plots_have_all_own_tasks_without_the_store(page: Watched) -> None:
+    """While the store is away, the plots read the gateway's own tasks page by page, and say how far those reach."""
+    lists = Lists()
+    lists.is_away = True
+    lists.own = [made(f"task-{n:04}", age_seconds=10 + n / 2) for n in range(1200)]
+    await lists.serve(page)
+    await page.open("/", "503")
+    await page.shows("#plot-states-text", "1,200 ended well", 20)
+    await page.shows("#plots-note", re.compile(r"The oldest task that this gateway knows is of \d\d:\d\d:\d\d\."))
+    assert all(query["limit"] != "500" for query in lists.queries)
+
+
+async def test_without_all_lists_the_page_says_what_it_has(page: Watched) -> None:
+    """A list that is being rebuilt is no store that is down. What was known of other gateways stays, with its time."""
+    lists = Lists(made("of-another"))
+    lists.own = [made("own", age_seconds=5)]
+    lists.why_away = "the list is being rebuilt; try again in a moment"
+    await lists.serve(page)
+    await page.open("/", "503")
+    await expect(page.row("recent", "of-another")).to_be_visible()
+    lists.is_away = True
+    await page.shows(
+        "#own-note",
+        re.compile(
+            r"Not all tasks can be listed: the list is being rebuilt; try again in a moment\. "
+            r"These are the tasks that this gateway itself knows\. "
+            r"Those of other gateways are as they were at \d\d:\d\d:\d\d\."
+        ),
+    )
+    await page.shows("#problems", "Tasks of other gateways cannot be listed: the list is being rebuilt")
+    await expect(page.row("recent", "own")).to_be_visible()
+    await expect(page.row("recent", "of-another")).to_be_visible()
+    lists.is_away = False
+    await expect(page["#own-note"]).to_have_text("", timeout=20_000)
+    await page.shows("#problems", "All is well.")
 
 
 async def test_what_cannot_be_listed_is_no_empty_list(page: Watched) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
 
 
+LOADED = re.compile(r"Drawn from [\d,]+ tasks\.( The bytes are also those of 1 task that began before\.)?$")
+
+
 def day(number: int = 1200) -> list[dict[str, object]]:
     """Tasks of the last twenty hours, some of which failed, with waiting times that differ."""
     tasks = [
@@ -41,7 +44,7 @@ async def test_the_range_is_chosen(page: Watched, name: str, heading: str, bars:
     await page[f"#ranges [data-range='{name}']"].click()
     await page.shows("#h-plots", heading)
     await page.counts("#numbers tbody tr", bars)
-    await expect(page["#plots-note"]).to_contain_text(re.compile(r"Drawn from [\d,]+ tasks\.$"), timeout=20_000)
+    await expect(page["#plots-note"]).to_contain_text(LOADED, timeout=20_000)
     counts = [
         int(text.replace(",", ""))
         for text in re.findall(r"([\d,]+) (?:ended well|failed)", await page["#plot-states-text"].inner_text())
@@ -93,6 +96,36 @@ NUMBERS = """
 () => [
   document.getElementById("plot-states-text").textContent,
   [...document.querySelectorAll("#numbers tbody td:nth-of-type(1)")].map((cell) => cell.textContent),
+]
+"""
+
+
+async def test_a_stream_that_began_before_counts(page: Watched) -> None:
+    """The bytes of a stream count in each bar that it crosses, also if it began before the first one."""
+    size = 120 * 1024 * 1024
+    await Lists(made("long", Stage.STREAMING, age_seconds=1203, response_bytes=size)).serve(page)
+    await page.open()
+    await page.shows("#plot-bytes-text", re.compile(r"10\d KiB/s on average, 10\d KiB/s at most"))
+    await page.shows("#plots-note", "Drawn from 0 tasks. The bytes are also those of 1 task that began before.")
+    await page.shows("#plot-states-text", "none")
+
+
+async def test_the_legend_has_the_colours_of_the_bars(page: Watched) -> None:
+    """Each state has one colour, in the legend as in the bars, and no two states have the same."""
+    stages = (Stage.DONE, Stage.ERROR, Stage.STREAMING, Stage.QUEUED)
+    await Lists(*[made(f"task-{stage}", stage) for stage in stages]).serve(page)
+    await page.open()
+    await page.shows("#plot-states-text", "1 waiting")
+    states = ("success", "failed", "running", "pending")
+    colours = [await page.evaluate(COLOURS, state) for state in states]
+    assert [legend for legend, _ in colours] == [bar for _, bar in colours]
+    assert len({bar for _, bar in colours}) == len(states)
+
+
+COLOURS = """
+(state) => [
+  getComputedStyle(document.querySelector(`#plot-states-text .key.${state}`)).backgroundColor,
+  getComputedStyle(document.querySelector(`#plot-states rect.${state}`)).fill,
 ]
 """
 
