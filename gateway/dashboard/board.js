@@ -5,14 +5,14 @@ import { Away, Refused, statusPath } from "./api.js";
 import { announce, byId, setText } from "./dom.js";
 import { Empty } from "./empty.js";
 import { isGet } from "./filters.js";
-import { clock } from "./format.js";
+import { clock, getsInWords } from "./format.js";
 import { History } from "./history.js";
 import { LabelButton } from "./label.js";
 import { ModelTable } from "./models.js";
 import { NodeTable } from "./nodes.js";
 import { Plots, windowStart } from "./plots.js";
 import { Poller } from "./poller.js";
-import { getsInWords, RecentList } from "./recent.js";
+import { RecentList } from "./recent.js";
 import { TaskTables, tasksInWords } from "./tasks.js";
 import { Updated } from "./updated.js";
 

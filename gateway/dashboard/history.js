@@ -2,6 +2,7 @@
 // Decides which list to request next, so that one call every two seconds is enough. Has no effects outside its own memory.
 
 import { Coverage, createdMs, newestFirst } from "./coverage.js";
+import { isInFlight, isPresumed, isWaiting } from "./fields.js";
 
 export { createdMs, newestFirst };
 export const PAGE = 50;
@@ -13,10 +14,6 @@ const UNSEEN_MS = 15_000;
 const RANKS = { queued: 0, forwarding: 1, streaming: 2 };
 const rank = (task) => RANKS[task.stage] ?? 3;
 
-// A presumed loss: there is no word from the task's gateway, which may still run it. Earlier gateways do not tell.
-export const isPresumed = (task) => task.extensions.is_presumed === true;
-export const isInFlight = (task) => task.state === "PENDING" || task.state === "RUNNING" || isPresumed(task);
-export const isWaiting = (task) => task.state === "PENDING" && task.extensions.queue_position != null;
 const nameOf = (task) => `${createdMs(task)}:${task.task_id}`; // of one attempt: a new one is a new creation
 
 // The later of two versions of a task; `a` if they do not tell. A new attempt is a new creation.

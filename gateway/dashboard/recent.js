@@ -152,5 +152,3 @@ function chip(name, filters, range) {
   link.append(`${NAMES[name]}: `, el("bdi", {}, value), " ×");
   return el("li", {}, link);
 }
-
-export const getsInWords = (number) => (number ? `${count(number, "GET request is", "GET requests are")} hidden.` : "");
