@@ -50,6 +50,7 @@ async def store(new_store: NewStore) -> Store:
         lost("surely", is_presumed=False),
         lost("earlier", is_presumed=None),
     ):
+        found["extensions"]["started_ms"] = CREATED_MS + 1000
         await put(store, found)
     return store
 

@@ -136,7 +136,7 @@ def test_others_are_not_presumed(status: dict[str, Any], capsys: pytest.CaptureF
     assert "lost?" not in out
 
 
-TIMES = {"created_ms": 1_000, "started_ms": 3_000, "finished_ms": 9_000}
+TIMES: dict[str, Any] = {"created_ms": 1_000, "started_ms": 3_000, "finished_ms": 9_000}
 
 
 @pytest.mark.parametrize(
