@@ -16,7 +16,7 @@ import httpx
 from gateway import __version__
 from gateway.cli import output, show
 from gateway.cli.client import Away, Client, Document, NotKept, UnknownTask, has_ended
-from gateway.cli.fields import TASK_COLUMNS
+from gateway.cli.fields import PRESUMED, TASK_COLUMNS
 from gateway.cli.response import File, Reached, Reader, UnusableFile
 from gateway.cli.watch import ended, follow
 from gateway.logs import readable
@@ -40,7 +40,6 @@ _END_SECONDS = 5.0
 _KEY = re.compile(r"[!-~]+")
 _GENERATION = re.compile(r"[0-9A-Za-z-]{1,64}")
 _CODES = {"SUCCESS": DONE, "FAILED": FAILED, "PENDING": NOT_ENDED, "RUNNING": NOT_ENDED}
-_NO_WORD = "no word from the task's gateway, which may still run it"
 _EPILOG = """Exit codes: 0 SUCCESS (cancel: ended; cancel --label: asked), 1 FAILED, 2 wrong usage, 3 not ended, or only
 presumed lost, 4 no such task, or no kept answer, 5 the gateway is away or refuses. Without a command the gateway itself
 is started; with --check alone its settings are checked."""
@@ -154,7 +153,7 @@ def _read(client: Client, chosen: argparse.Namespace, write: Callable[[bytes], N
     state = f"{document['state']} {document['extensions'].get('reason') or document['stage']}"
     if reached is Reached.PRESENT:
         more = f" --generation {reader.generation}" if reader.generation else ""
-        what = _NO_WORD if is_presumed(document) else f"the task goes on ({state})"
+        what = PRESUMED if is_presumed(document) else f"the task goes on ({state})"
         return _complain(
             f"{what}; this is its answer up to byte {reader.offset}; --follow reads to its end, "
             f"--from {reader.offset}{more} reads on",
@@ -163,7 +162,7 @@ def _read(client: Client, chosen: argparse.Namespace, write: Callable[[bytes], N
     if reached is Reached.BROKEN_END:
         return _complain(f"the answer was broken off after {reader.offset} bytes ({state})", _code(document))
     if is_presumed(document):
-        return _complain(f"this is the whole answer, but there is {_NO_WORD}", NOT_ENDED)
+        return _complain(f"this is the whole answer, but there is {PRESUMED}", NOT_ENDED)
     return _code(document)
 
 

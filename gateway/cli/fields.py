@@ -12,8 +12,8 @@ from gateway.tasks.document import is_presumed
 
 NONE = "-"
 LOST = "lost?"  # in the place of the reason of a presumed loss
-PRESUMED = "no word from the task's gateway, which may still run it"
-_DO = "Wait (status --wait), cancel the task, or send its request again: that begins a new attempt."
+PRESUMED = "no word from the task's gateway, which may still run it"  # as on the dashboard
+_DO = "Wait (status --wait), cancel it, or send its request again: that begins a new attempt."
 _KEPT = {
     "kept": "yes: the answer is kept",
     "deleted": "no: the answer was deleted",
@@ -141,10 +141,10 @@ def facts(task: Document, now_ms: float) -> Iterator[tuple[str, str]]:
     yield "kept", _KEPT.get(more["response"], more["response"]) if more["response"] else NONE
     yield "detached", "yes: it does not need its client any more" if more["is_detached"] else NONE
     yield "created", _moment(more["created_ms"])
-    yield "waited", _waited(more, now_ms)
+    yield "waited", _waited(task, now_ms)
     yield "first byte", span(more["started_ms"], more["first_byte_ms"])
-    yield "took", span(more["started_ms"], more["finished_ms"] or now_ms)
-    yield "ended", _moment(more["finished_ms"])
+    yield "took", _took(task, now_ms)
+    yield "ended", _moment(_end_ms(task))
     yield "heartbeat", _moment(task["timestamp"] * 1000)
     yield "attempt", str(more["attempt"])
     yield "gateway", more["instance"] or NONE
@@ -181,8 +181,24 @@ def _position(more: _More) -> str:
     return "" if more["queue_position"] is None else f"{more['queue_position']} of {more['queue_length']}"
 
 
-def _waited(more: _More, now_ms: float) -> str:
-    return span(more["created_ms"], more["started_ms"] or more["finished_ms"] or now_ms)
+def _end_ms(task: Document) -> float | None:
+    """When the task ended. None without an end: when a presumed loss was written says nothing of its task."""
+    finished_ms: float | None = _more(task)["finished_ms"]
+    return None if is_presumed(task) else finished_ms
+
+
+def _end_or_now(task: Document, now_ms: float) -> float | None:
+    return None if is_presumed(task) else _end_ms(task) or now_ms
+
+
+def _waited(task: Document, now_ms: float) -> str:
+    more = _more(task)
+    return span(more["created_ms"], more["started_ms"] or _end_or_now(task, now_ms))
+
+
+def _took(task: Document, now_ms: float) -> str:
+    """From the hand-over to Ollama on: "-" if the task never got there. The dashboard has the same rule."""
+    return span(_more(task)["started_ms"], _end_or_now(task, now_ms))
 
 
 _TEXTS: dict[str, Callable[[Document, _More, float], str | None]] = {
@@ -193,9 +209,9 @@ _TEXTS: dict[str, Callable[[Document, _More, float], str | None]] = {
     "owner": lambda _, more, __: more["owner"],
     "age": lambda _, more, now_ms: span(more["created_ms"], now_ms, is_whole=True),
     "first-byte": lambda _, more, __: span(more["started_ms"], more["first_byte_ms"]),
-    "took": lambda _, more, now_ms: span(more["started_ms"], more["finished_ms"] or now_ms),
+    "took": lambda task, _, now_ms: _took(task, now_ms),
     "bytes": lambda _, more, __: size(more["response_bytes"]),
-    "waited": lambda _, more, now_ms: _waited(more, now_ms),
+    "waited": lambda task, _, now_ms: _waited(task, now_ms),
     "created": lambda _, more, __: _moment(more["created_ms"])[:19],  # without the zone
     "attempt": lambda _, more, __: str(more["attempt"]),
     "gateway": lambda _, more, __: more["instance"],

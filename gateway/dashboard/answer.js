@@ -5,30 +5,19 @@ import { Away, Refused } from "./api.js";
 import { ConfirmButton } from "./confirm.js";
 import { byId, el, setText } from "./dom.js";
 import { EventText } from "./events.js";
+import { isInFlight, isPresumed, NO_WORD } from "./fields.js";
 import { bytes, readableLines } from "./format.js";
-import { isInFlight, isPresumed } from "./history.js";
 
 const MOST_SHOWN = 256 * 1024; // bytes; more text makes a page slow
 const NEAR_END = 40; // pixels: a reader who is so near the end wants to see what follows
-const NOT_KEPT = {
-  deleted: "no, it was deleted",
-  too_large: "no, it is too large (MAX_RESPONSE_BYTES)",
-  no_room: "no, there was no room for it (MAX_KEPT_BYTES, MAX_STORED_RESPONSE_BYTES)",
-};
 const ENDINGS = { "application/json": "json", "text/event-stream": "txt", "text/plain": "txt" };
 
-// Whether the answer of a task is kept.
-export function keptInWords(task) {
-  const { response, response_bytes: size } = task.extensions;
-  if (response == null) return "–";
-  return response === "kept" ? `yes, ${bytes(size)}${isInFlight(task) ? " so far" : ""}` : (NOT_KEPT[response] ?? "no");
-}
-
 export class KeptAnswer {
-  #reading = new AbortController();
+  #abort = new AbortController(); // ends the request for the answer
   #request = ""; // the one whose answer is shown
   #fate = ""; // what the buttons are for
   #raw = ""; // what has been read, for the other form
+  #isWhole = false; // whether that is all
   #events = null; // joins the pieces of a stream of events; null for any other answer
   #isText = true; // whether a stream of events is shown as text
 
@@ -61,11 +50,11 @@ export class KeptAnswer {
   }
 
   #reset() {
-    this.#reading.abort();
+    this.#abort.abort();
     this.#say("");
     byId("answer-text").hidden = byId("answer-forms").hidden = true;
     byId("answer-text").replaceChildren();
-    this.#raw = "";
+    [this.#raw, this.#isWhole] = ["", false];
   }
 
   // Shows a stream of events in another form.
@@ -75,14 +64,15 @@ export class KeptAnswer {
     byId("answer-as-raw").setAttribute("aria-pressed", String(!isText));
     this.#events = new EventText();
     byId("answer-text").replaceChildren();
-    this.#append(this.#raw);
+    this.#append(this.#raw, this.#isWhole);
   }
 
   // Adds to what is shown. While the task runs, it follows the end, unless the reader has scrolled up.
-  #append(part) {
+  #append(part, isLast = false) {
     const text = byId("answer-text");
     const isAtEnd = text.scrollHeight - text.scrollTop - text.clientHeight < NEAR_END;
-    text.append(readableLines(this.#events && this.#isText ? this.#events.push(part) : part));
+    const piece = this.#events && this.#isText ? this.#events.push(part) + (isLast ? this.#events.end() : "") : part;
+    text.append(readableLines(piece));
     if (isAtEnd && isInFlight(this.task)) text.scrollTop = text.scrollHeight;
   }
 
@@ -112,15 +102,15 @@ export class KeptAnswer {
   }
 
   async #read(take) {
-    this.#reading.abort();
-    const reading = (this.#reading = new AbortController());
+    this.#abort.abort();
+    const { signal } = (this.#abort = new AbortController());
     this.#say("Asking for the answer…");
     try {
-      const answer = await this.api.open(`${path(this.task.task_id)}?wait=0`, reading.signal);
+      const answer = await this.api.open(`${path(this.task.task_id)}?wait=0`, signal);
       if (answer.headers.has("ETag")) await take(answer);
       else this.#say("The answer has not begun.");
     } catch (error) {
-      if (reading.signal.aborted) return;
+      if (signal.aborted) return;
       byId("answer-text").hidden = byId("answer-text").textContent === "";
       this.#say(inWords(error, this.task));
     }
@@ -130,12 +120,13 @@ export class KeptAnswer {
     const text = byId("answer-text");
     text.replaceChildren();
     text.hidden = false;
-    this.#raw = "";
+    [this.#raw, this.#isWhole] = ["", false];
     this.#events = typeOf(answer) === "text/event-stream" ? new EventText() : null;
     byId("answer-forms").hidden = this.#events === null;
     this.#say(isInFlight(this.task) ? "The answer so far. What follows appears here." : "");
-    const isWhole = await this.#readPieces(answer);
-    this.#say(isWhole ? this.#endInWords() : `These are the first ${bytes(MOST_SHOWN)}. Save it as a file to see all of it.`);
+    this.#isWhole = await this.#readPieces(answer);
+    if (this.#isWhole) this.#append("", true);
+    this.#say(this.#isWhole ? this.#endInWords() : `These are the first ${bytes(MOST_SHOWN)}. Save it as a file to see all of it.`);
   }
 
   // Reads until the end, or until enough is shown. Returns whether that is all.
@@ -152,7 +143,7 @@ export class KeptAnswer {
       if (left === MOST_SHOWN) byId("answer-text").scrollIntoView({ block: "nearest" });
       left -= value.length;
     }
-    if (left <= 0) this.#reading.abort();
+    if (left <= 0) this.#abort.abort();
     return left > 0;
   }
 
@@ -181,7 +172,7 @@ const path = (id) => `/tasks/${encodeURIComponent(id)}/response`;
 function inWords(error, task) {
   if (error instanceof Away) return "The gateway does not answer.";
   if (error instanceof Refused) return error.message;
-  if (isPresumed(task)) return "The answer stops here, because there is no word from the task's gateway. It may still run the task.";
+  if (isPresumed(task)) return `The answer stops here: ${NO_WORD}.`;
   // When a connection breaks, browsers throw away what a script has not read yet.
   return "The answer was broken off. This page may lack its last bytes: on the command line, `response` writes all of them.";
 }

@@ -5,7 +5,7 @@ import { Away, Refused, statusPath } from "./api.js";
 import { announce, byId, el, setText } from "./dom.js";
 import { Empty } from "./empty.js";
 import { isGet } from "./filters.js";
-import { clock } from "./format.js";
+import { clock, getsInWords } from "./format.js";
 import { History } from "./history.js";
 import { LabelButton } from "./label.js";
 import { ModelTable } from "./models.js";
@@ -13,7 +13,7 @@ import { NodeTable } from "./nodes.js";
 import { Plots } from "./plots.js";
 import { Poller } from "./poller.js";
 import { DEFAULT_RANGE, RANGES, windowStart } from "./ranges.js";
-import { getsInWords, RecentList } from "./recent.js";
+import { RecentList } from "./recent.js";
 import { TaskTables, tasksInWords } from "./tasks.js";
 import { Updated } from "./updated.js";
 

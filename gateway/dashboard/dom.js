@@ -28,6 +28,18 @@ export function setClass(element, name) {
   if (element.getAttribute("class") !== name) element.setAttribute("class", name);
 }
 
+// A `time` element; `text` is its form for people.
+export function timeElement(ms, text) {
+  return el("time", { datetime: new Date(ms).toISOString() }, text);
+}
+
+// Renews such an element in its place.
+export function setTime(element, ms, text) {
+  const datetime = new Date(ms).toISOString();
+  if (element.getAttribute("datetime") !== datetime) element.setAttribute("datetime", datetime);
+  setText(element, text);
+}
+
 const END = 8; // characters that always show
 
 // A text that is cut in its middle where there is too little room: two parts, of which the first one shrinks.

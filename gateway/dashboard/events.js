@@ -1,22 +1,35 @@
-// The text of an answer that is a stream of events: the pieces of its events, joined. Pure.
+// The text of an answer that is a stream of server-sent events: the pieces of its events, joined. Pure.
 
 export class EventText {
   #rest = ""; // a line that is not complete yet
+  #data = []; // the values of `data` of an event that is not complete yet
 
-  // Takes the next part of the stream. Returns the text that its complete events add.
+  // Takes the next part of the stream. Returns the text that its complete events add. A line ends with CR, LF or CRLF, an
+  // event with an empty line.
   push(part) {
-    const lines = (this.#rest + part).split(/\r\n|\n|\r(?!$)/);
+    const lines = (this.#rest + part).split(/\r\n|\n|\r(?!$)/); // a CR at the very end may be half of a CRLF
     this.#rest = lines.pop();
-    return lines.map(textOfLine).join("");
+    return lines.map((line) => this.#take(line)).join("");
+  }
+
+  // The stream has ended. The standard drops an event without its empty line; the page shows all text that came.
+  end() {
+    return this.push("\n\n");
+  }
+
+  #take(line) {
+    if (line === "") return textOfData(this.#data.splice(0).join("\n"));
+    const found = /^data(?:: ?(.*))?$/s.exec(line);
+    if (found) this.#data.push(found[1] ?? "");
+    return "";
   }
 }
 
-function textOfLine(line) {
-  if (!line.startsWith("data:")) return "";
+function textOfData(data) {
   try {
-    return textOf(JSON.parse(line.slice(5)));
+    return textOf(JSON.parse(data));
   } catch {
-    return ""; // `[DONE]`, or no JSON: the raw view shows it
+    return ""; // `[DONE]`, an event without data, or no JSON: the raw view shows it
   }
 }
 

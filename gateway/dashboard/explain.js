@@ -1,13 +1,14 @@
 // The small "?" buttons: each opens one sentence below the line that it stands in, and closes it again.
 
-import { setText } from "./dom.js";
+import { byId, setText } from "./dom.js";
+import { DETACHED, KEPT, PRESUMED_NOTE } from "./fields.js";
 
 const TEXTS = {
   unsaved: "Unsaved: statuses that wait to be written to the store. It is above 0 for long only while the store is down.",
   dropped: "Dropped: ended tasks whose status was dropped, because the store was down for too long.",
-  kept: "kept: the gateway keeps the answer, or kept it until its time was over, so that it can be read again.",
-  detached: "detached: the task goes on without its client, because its answer is kept.",
-  lost: "lost?: there is no word from the task's gateway, which may still run it. Wait, cancel it, or send its request again.",
+  kept: `kept: ${KEPT}.`,
+  detached: `detached: ${DETACHED}, because its answer is kept.`,
+  lost: PRESUMED_NOTE,
 };
 
 export function explain() {
@@ -15,7 +16,7 @@ export function explain() {
 }
 
 function toggle(button) {
-  const place = document.getElementById(button.getAttribute("aria-controls"));
+  const place = byId(button.getAttribute("aria-controls"));
   const isOpen = button.getAttribute("aria-expanded") === "true";
   for (const other of document.querySelectorAll(`button.why[aria-controls="${place.id}"]`)) other.setAttribute("aria-expanded", "false");
   button.setAttribute("aria-expanded", String(!isOpen));

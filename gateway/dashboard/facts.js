@@ -1,13 +1,11 @@
 // The facts of one task as a list of names and values. Only what has a value is shown. A row is renewed in its place, so
 // that a selection in it survives.
 
-import { keptInWords } from "./answer.js";
 import { CopyButton } from "./copy.js";
-import { byId, el, setText } from "./dom.js";
-import { bytes, NO_WORD, readable } from "./format.js";
-import { isPresumed } from "./history.js";
-import { ago, moment, setTime, timeElement } from "./moments.js";
-import { hasEnd, position, target } from "./tasks.js";
+import { byId, el, setText, setTime, timeElement } from "./dom.js";
+import { DETACHED, endedMs, isInFlight, isPresumed, keptInWords, NO_WORD, position, target } from "./fields.js";
+import { bytes, readable } from "./format.js";
+import { ago, moment } from "./moments.js";
 
 // [name, text] or [name, {at: Unix milliseconds, isWhole}] or [name, {copy: text}]; a value that is empty is left out.
 function factsOf(task) {
@@ -16,20 +14,20 @@ function factsOf(task) {
   return [
     ["State", `${task.state}, ${isPresumed(task) ? `lost? ${NO_WORD}` : task.stage}`],
     ["Message", readable(task.message)],
-    ["Reason", isPresumed(task) ? "lost? It is not certain that its gateway was killed." : readable(more.reason ?? "")],
+    ["Reason", isPresumed(task) ? "lost?" : readable(more.reason ?? "")],
     ["Request", target(more)],
     ["Label", readable(more.label ?? "")],
     ["Queue", position(more)],
     ["Answer", more.status_code == null ? "" : `HTTP ${more.status_code}${more.stream ? ", a stream" : ""}`],
     ["Answer kept", more.response == null ? "" : keptInWords(task)],
-    ["Detached", more.is_detached ? "yes: the task does not need its client any more" : ""],
+    ["Detached", more.is_detached ? `yes: ${DETACHED}` : ""],
     ["Bytes", `${bytes(more.request_bytes)} up, ${bytes(more.response_bytes)} down`],
     ["Created", at(more.created_ms)],
-    ["Ended", hasEnd(task) ? at(more.finished_ms) : ""],
-    ["Last written", { at: task.timestamp * 1000, isWhole: true }],
+    ["Ended", at(endedMs(task))],
+    ["Heartbeat", isInFlight(task) && !isPresumed(task) ? { at: task.timestamp * 1000, isWhole: true } : ""],
     ["Attempt", more.attempt > 1 ? String(more.attempt) : ""],
     ["Gateway", readable(more.instance ?? "")],
-    ["API key", readable(more.owner ?? "")],
+    ["Owner", readable(more.owner ?? "")],
     ["Trace", more.trace_id ? { copy: readable(more.trace_id) } : ""],
   ].filter(([, value]) => value !== "");
 }
@@ -50,7 +48,7 @@ export class Facts {
     for (const [name, value] of facts) {
       const row = this.#rows.get(name) ?? this.#add(name, value);
       if (row.dt === next) next = row.dd.nextSibling;
-      else this.list.insertBefore(row.dt, next), this.list.insertBefore(row.dd, next);
+      else for (const part of [row.dt, row.dd]) this.list.insertBefore(part, next);
       row.fill(value, now);
     }
   }

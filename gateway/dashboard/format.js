@@ -33,7 +33,7 @@ export function duration(ms) {
 
 // The same in whole seconds, for values that count up on the page.
 export function age(ms) {
-  const seconds = Math.max(Math.round(ms / 1000), 0);
+  const seconds = Math.max(Math.floor(ms / 1000), 0);
   return seconds < 60 ? `${seconds} s` : long(seconds);
 }
 
@@ -57,5 +57,4 @@ export function minute(ms) {
 }
 
 export const count = (number, one, many) => `${number.toLocaleString()} ${number === 1 ? one : many}`;
-
-export const NO_WORD = "no word from its gateway; it may still run";
+export const getsInWords = (number) => (number ? `${count(number, "GET request is", "GET requests are")} hidden.` : "");

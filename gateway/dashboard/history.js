@@ -2,6 +2,7 @@
 // Says which list to request next, so that one call every two seconds is enough. Has no effects outside its own memory.
 
 import { createdMs, newestFirst } from "./coverage.js";
+import { isInFlight, isPresumed, isWaiting } from "./fields.js";
 import { Lists } from "./lists.js";
 
 export { createdMs, newestFirst };
@@ -11,10 +12,6 @@ const UNSEEN_MS = 15_000;
 const RANKS = { queued: 0, forwarding: 1, streaming: 2 };
 const rank = (task) => RANKS[task.stage] ?? 3;
 
-// A presumed loss: there is no word from the task's gateway, which may still run it. Earlier gateways do not tell.
-export const isPresumed = (task) => task.extensions.is_presumed === true;
-export const isInFlight = (task) => task.state === "PENDING" || task.state === "RUNNING" || isPresumed(task);
-export const isWaiting = (task) => task.state === "PENDING" && task.extensions.queue_position != null;
 const nameOf = (task) => `${createdMs(task)}:${task.task_id}`; // of one attempt: a new one is a new creation
 
 // The later of two versions of a task; `a` if they do not tell. A new attempt is a new creation.

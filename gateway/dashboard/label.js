@@ -20,13 +20,19 @@ export class LabelButton {
     const number = label ? inFlight.filter((task) => task.extensions.label === label).length : 0;
     if (!number || label !== this.#label) this.button.close();
     this.#label = label;
-    byId("cancel-label").hidden = !number;
-    if (number) this.button.rename(`Cancel the ${number.toLocaleString()} in flight with this label`, `the tasks with the label ${label}`);
+    if (!number) return this.#hide();
+    byId("cancel-label").hidden = false;
+    this.button.rename(`Cancel the ${number.toLocaleString()} in flight with this label`, `the tasks with the label ${label}`);
+  }
+
+  #hide() {
+    const place = byId("cancel-label");
+    if (place.contains(document.activeElement)) byId("h-recent").focus();
+    place.hidden = true;
   }
 
   async #cancel() {
     const { body } = await this.api.post(`/tasks/cancel?label=${encodeURIComponent(this.#label)}`);
-    this.button.close();
     byId("h-recent").focus();
     this.onDone();
     return `${count(body.cancelled, "task was", "tasks were")} asked to stop.`;

@@ -1,7 +1,5 @@
 // Points in time as people read them: with the date, the offset from UTC, and how long ago. Pure.
 
-import { el, setText } from "./dom.js";
-
 const DAY = { day: "numeric", month: "short", year: "numeric" };
 const two = (number) => String(number).padStart(2, "0");
 
@@ -31,16 +29,4 @@ export function ago(ms, now) {
   if (seconds < 60) return `${seconds} s ago`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
   return seconds < 172_800 ? `${Math.floor(seconds / 3600)} h ago` : `${Math.floor(seconds / 86_400)} days ago`;
-}
-
-// A `time` element; `text` is its form for people.
-export function timeElement(ms, text) {
-  return el("time", { datetime: new Date(ms).toISOString() }, text);
-}
-
-// Renews such an element in its place.
-export function setTime(element, ms, text) {
-  const datetime = new Date(ms).toISOString();
-  if (element.getAttribute("datetime") !== datetime) element.setAttribute("datetime", datetime);
-  setText(element, text);
 }

@@ -1,6 +1,6 @@
 // What the end of a task means, and what its user can do next. docs/polling.md has the same in a table. Pure.
 
-import { isPresumed } from "./history.js";
+import { isPresumed, NO_WORD } from "./fields.js";
 
 // What each reason means, as the end of a sentence.
 export const REASONS = {
@@ -15,7 +15,7 @@ export const REASONS = {
   timeout: "a time limit was over",
   queue_full: "the queue was full, and a request of another key took its place",
   shutdown: "the gateway was stopped",
-  lost: "its gateway was killed",
+  lost: "its gateway was killed, or has been silent for too long",
   response_too_large: "its client had left, and its answer was too large to be kept",
   gateway_error: "the gateway refused it half-way, or the gateway itself failed",
 };
@@ -52,7 +52,6 @@ const LIMITS = {
   ],
 };
 
-const PRESUMED = "There is no word from the task's gateway; it may still run the task.";
 const PRESUMED_NEXT =
   "You can wait: if word comes, it appears here. You can cancel the task: that is done if its gateway speaks within a minute. " +
   "If you send its request again with the same id, a new attempt begins.";
@@ -63,7 +62,7 @@ const NO_TEXT = "The gateway did not keep Ollama's error: set ERROR_TEXT_BYTES t
 // it is not known; `note` says why not, "" if there is nothing to say.
 export function advice(task) {
   const { reason, error_text: text } = task.extensions;
-  if (isPresumed(task)) return { means: PRESUMED, next: PRESUMED_NEXT, text: null, note: "" };
+  if (isPresumed(task)) return { means: `There is ${NO_WORD}.`, next: PRESUMED_NEXT, text: null, note: "" };
   if (!reason) return null;
   const limit = reason === "timeout" && Object.keys(LIMITS).find((name) => task.message.includes(name));
   const [means, next] = limit ? LIMITS[limit] : generally(reason);

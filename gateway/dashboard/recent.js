@@ -179,5 +179,3 @@ function chip(name, filters, range) {
   link.append(`${name}: `, el("bdi", {}, value), " ×");
   return el("li", {}, link);
 }
-
-export const getsInWords = (number) => (number ? `${count(number, "GET request is", "GET requests are")} hidden.` : "");

@@ -3,8 +3,8 @@
 // A task waits until it is handed to Ollama, is forwarded until the first byte of the answer, and is streamed (or
 // answered) until its end. Times are Unix milliseconds; a time that an earlier version did not write counts as missing.
 
+import { isInFlight, isPresumed, NO_WORD } from "./fields.js";
 import { bytes, duration } from "./format.js";
-import { isInFlight, isPresumed } from "./history.js";
 
 // {stages: [{kind, title, fromMs, toMs, isRunning, words, atMs, atWords}], end}. A stage that never happened has neither
 // fromMs nor toMs. `now` is the end of the part that runs. For `end` see below.
@@ -53,7 +53,7 @@ function answered({ first, last, isOver, never, more }) {
 // How it ended: {kind, title, words, atMs, atWords}; null while it goes on.
 function endOf(task, created, last, isOver) {
   if (!isOver) return null;
-  if (isPresumed(task)) return { kind: "presumed", title: "Lost?", words: "three heartbeats of its gateway were missed", atMs: last, atWords: "presumed lost at" };
+  if (isPresumed(task)) return { kind: "presumed", title: "Lost?", words: NO_WORD, atMs: last, atWords: "presumed lost at" };
   return { kind: task.state === "SUCCESS" ? "success" : "failed", title: "Ended", words: endInWords(task, created, last), atMs: last, atWords: "at" };
 }
 
@@ -65,7 +65,7 @@ function endInWords(task, created, last) {
 // What a screen reader hears when a task comes to another stage.
 export function stageInWords(task) {
   const { created_ms: created, finished_ms: finished } = task.extensions;
-  if (isPresumed(task)) return "No word from the task's gateway. The task may still run.";
+  if (isPresumed(task)) return `There is ${NO_WORD}.`;
   if (!isInFlight(task)) return `Ended: ${endInWords(task, created, Math.max(finished ?? task.timestamp * 1000, created))}.`;
   const words = { queued: "The task waits.", forwarding: "The task is with Ollama.", streaming: "The answer comes." };
   return words[task.stage] ?? "The task runs.";

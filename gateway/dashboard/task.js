@@ -7,8 +7,9 @@ import { Away, inWords, Refused, statusPath } from "./api.js";
 import { CopyButton } from "./copy.js";
 import { byId, el, setClass, setText } from "./dom.js";
 import { Facts } from "./facts.js";
+import { isInFlight, isPresumed, isWaiting } from "./fields.js";
 import { age, readable, readableLines } from "./format.js";
-import { isInFlight, isPresumed, isWaiting, later } from "./history.js";
+import { later } from "./history.js";
 import { Pace } from "./poller.js";
 import { advice } from "./reasons.js";
 import { stageInWords } from "./stages.js";
@@ -20,6 +21,7 @@ const LIVE_WAIT_SECONDS = 2; // between two looks at values that change without 
 const LONGER_MS = 10_000; // longer than the gateway waits
 const EVERY_MS = 2000;
 const AGAIN_MS = 5000; // after an error
+const DOTS = /^\.{1,2}$/; // a browser takes such a segment out of a path, and would ask for something else
 
 export class TaskView {
   #closing = new AbortController();
@@ -54,6 +56,7 @@ export class TaskView {
     setText(byId("task-id"), readable(id));
     byId("h-task").focus();
     this.#showTitle();
+    if (DOTS.test(id)) return this.#say(`not a task id: ${id}`);
     this.#say("Asking for the task…");
     this.hurry();
   }
@@ -78,7 +81,7 @@ export class TaskView {
   hurry() {
     this.#closing.abort();
     this.#closing = new AbortController();
-    if (this.id !== null && !document.hidden) this.#follow(this.#closing.signal);
+    if (this.id !== null && !DOTS.test(this.id) && !document.hidden) this.#follow(this.#closing.signal);
   }
 
   // Ages grow between two answers.
@@ -95,7 +98,7 @@ export class TaskView {
       try {
         await pause(this.#known === null ? await this.#look(signal) : await this.#wait(pace, signal));
       } catch (error) {
-        if (signal.aborted || this.#isEnd(error)) return;
+        if (signal.aborted || this.#stopFor(error)) return;
         if (!(error instanceof Away || error instanceof Refused)) reportError(error);
         this.#say(`${inWords(error).replace(/\.?$/, ".")} This page tries again.`);
         await pause(AGAIN_MS);
@@ -103,19 +106,19 @@ export class TaskView {
     }
   }
 
-  // Whether it is useless to ask again; says why.
-  #isEnd(error) {
+  // Says why it is useless to ask again, if it is. Returns whether it is.
+  #stopFor(error) {
     if (!(error instanceof Refused)) return false;
     if (error.status === 401) this.onRefused();
-    const isEnd = error.status === 401 || (this.#known === null && [400, 404].includes(error.status));
-    if (isEnd && this.id !== null) this.#say(inWords(error));
-    return isEnd;
+    const isUseless = error.status === 401 || (this.#known === null && [400, 404].includes(error.status));
+    if (isUseless && this.id !== null) this.#say(inWords(error));
+    return isUseless;
   }
 
   // Requests the task as it is now.
   async #look(signal) {
-    const news = await this.api.get(statusPath(this.id), { signal });
-    if (!signal.aborted) this.#take(news);
+    const answer = await this.api.get(statusPath(this.id), { signal });
+    if (!signal.aborted) this.#take(answer);
     return 0;
   }
 
@@ -126,10 +129,10 @@ export class TaskView {
     const askedAt = performance.now();
     const seconds = isLive(known.body) ? LIVE_WAIT_SECONDS : WAIT_SECONDS;
     const options = { known, signal, timeoutMs: seconds * 1000 + LONGER_MS };
-    const news = await this.api.get(`${statusPath(this.id)}?wait=${seconds}`, options);
+    const answer = await this.api.get(`${statusPath(this.id)}?wait=${seconds}`, options);
     if (signal.aborted) return 0;
-    const isNew = news.body.event_id !== known.body.event_id;
-    if (news !== known) this.#take(news);
+    const isNew = answer.body.event_id !== known.body.event_id;
+    if (answer !== known) this.#take(answer);
     const restMs = pace.restMs(performance.now() - askedAt, isNew);
     if (isNew) return restMs;
     await pause(restMs);
@@ -138,8 +141,8 @@ export class TaskView {
 
   // Requests the same task again, after something was done to it.
   async #renew(id) {
-    const news = await this.api.get(statusPath(id));
-    if (id === this.id) this.#take(news);
+    const answer = await this.api.get(statusPath(id));
+    if (id === this.id) this.#take(answer);
   }
 
   async #cancel(id) {
@@ -154,9 +157,9 @@ export class TaskView {
   // -- showing ---------------------------------------------------------------------------------------------------------
 
   // Behind a balancer an answer may come from another gateway, which knows an earlier version.
-  #take(news) {
-    const isLater = this.#known === null || later(news.body, this.#known.body) === news.body;
-    if (isLater) this.#known = news;
+  #take(answer) {
+    const isLater = this.#known === null || later(answer.body, this.#known.body) === answer.body;
+    if (isLater) this.#known = answer;
     this.#say("");
     this.#show(this.#known.body);
     this.onNews(this.#known.body);

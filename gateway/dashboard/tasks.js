@@ -3,29 +3,17 @@
 import { taskAddress } from "./address.js";
 import { ConfirmButton } from "./confirm.js";
 import { byId, el, middle, Rows, setClass, setMiddle, setText } from "./dom.js";
-import { age, bytes, clock, count, duration, NO_WORD, readable } from "./format.js";
-import { createdMs, isInFlight, isPresumed, isWaiting } from "./history.js";
+import {
+  DETACHED, firstByteMs, isInFlight, isPresumed, isWaiting, KEPT, NO_WORD, position, PRESUMED_NOTE, target, tookMs,
+} from "./fields.js";
+import { age, bytes, clock, count, duration, getsInWords, readable } from "./format.js";
+import { createdMs } from "./history.js";
 import { REASONS } from "./reasons.js";
-import { getsInWords } from "./recent.js";
 
-// A field that an earlier version did not write into `extensions` is undefined here; it is shown like null.
 const MOST_IN_FLIGHT = 200;
 const key = (task) => `${task.extensions.attempt}:${task.task_id}`;
-export const target = ({ method, path, query }) => readable(`${method} ${path}${query ? `?${query}` : ""}`);
-// As on the command line: from the hand-over to Ollama on.
-const firstByte = ({ started_ms, first_byte_ms }) => duration(started_ms == null || first_byte_ms == null ? null : first_byte_ms - started_ms);
-
-const MARK_TITLE = "kept: the gateway keeps the answer. detached: the task does not need its client any more.";
+const MARK_TITLE = `kept: ${KEPT}. detached: ${DETACHED}.`;
 const marks = ({ response, is_detached }) => [response === "kept" && "kept", is_detached && "detached"].filter(Boolean).join(", ");
-const PRESUMED_NOTE = `lost?: ${NO_WORD}. Wait, cancel it, or send its request again: that begins a new attempt.`;
-export const position = ({ queue_position, queue_length }) => (queue_position == null ? "" : `position ${queue_position} of ${queue_length}`);
-// When a presumed loss was written says nothing of its task.
-export const hasEnd = (task) => task.extensions.finished_ms != null && !isPresumed(task);
-// As on the command line: from the hand-over to Ollama on, or from the creation of a task that never got there.
-const took = (task) => {
-  const { created_ms: created, started_ms: started, finished_ms: finished } = task.extensions;
-  return duration(hasEnd(task) ? finished - (started ?? created) : null);
-};
 
 export class TaskTables {
   address = () => "#/"; // of the list with one more filter: {name: value}
@@ -36,6 +24,7 @@ export class TaskTables {
     this.inFlight = new Rows(byId("in-flight"), this.#inFlightColumns(cancel), key, byId("h-in-flight"));
     this.recent = new Rows(byId("recent"), this.#recentColumns(), key, byId("h-recent"));
     this.shownInFlight = [];
+    this.shownRecent = [];
     this.waiting = []; // all of them, also those that the table leaves out
   }
 
@@ -63,6 +52,7 @@ export class TaskTables {
   // Ages grow between two answers.
   tick() {
     this.inFlight.show(this.shownInFlight);
+    this.recent.show(this.shownRecent);
     this.#showLongestWait();
   }
 
@@ -74,6 +64,7 @@ export class TaskTables {
   // `nothing` is said where there is no row; `leftOut` is how many records are malformed, `hidden` how many GET requests
   // are not shown.
   showRecent(tasks, nothing, leftOut, hidden) {
+    this.shownRecent = tasks;
     this.recent.show(tasks);
     const others = leftOut ? `Left out: ${count(leftOut, "malformed record", "malformed records")} in the store.` : "";
     setText(byId("recent-note"), [tasks.length ? "" : nothing, getsInWords(hidden), others].filter(Boolean).join(" "));
@@ -86,7 +77,7 @@ export class TaskTables {
       fillOwner,
       fillStage,
       (cell, task) => setText(cell, age(this.api.now() - createdMs(task))),
-      (cell, { extensions }) => setText(cell, firstByte(extensions)),
+      (cell, task) => setText(cell, duration(firstByteMs(task))),
       (cell, { extensions }) => setText(cell, bytes(extensions.response_bytes)),
       (cell, task) => setText(cell, isPresumed(task) ? "–" : `${age(this.api.now() - task.timestamp * 1000)} ago`),
       fillInstance,
@@ -102,8 +93,8 @@ export class TaskTables {
       (cell, task) => (isPresumed(task) ? fillBadge(cell, `${task.state}?`, "presumed") : fillBadge(cell, task.state, task.state.toLowerCase())),
       (cell, task) => this.#fillResult(cell, task),
       (cell, task) => setText(cell, clock(createdMs(task), this.api.now())),
-      (cell, task) => setText(cell, took(task)),
-      (cell, { extensions }) => setText(cell, firstByte(extensions)),
+      (cell, task) => setText(cell, took(task, this.api.now())),
+      (cell, task) => setText(cell, duration(firstByteMs(task))),
       (cell, { extensions }) => setText(cell, bytes(extensions.response_bytes)),
     ];
   }
@@ -150,6 +141,12 @@ export class TaskTables {
     if (element.getAttribute("href") !== href) element.setAttribute("href", href);
     if (element.title !== title) element.title = title;
   }
+}
+
+// Whole seconds while it grows.
+function took(task, now) {
+  const ms = tookMs(task, now);
+  return ms !== null && isInFlight(task) ? age(ms) : duration(ms);
 }
 
 function fillText(element, text) {

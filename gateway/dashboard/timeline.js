@@ -1,8 +1,8 @@
 // Draws the stages of a task: a bar from its creation to its end, and below it the same facts as a list.
 
-import { byId, el, setClass, setText, svg } from "./dom.js";
+import { byId, el, setClass, setText, setTime, svg, timeElement } from "./dom.js";
 import { readable } from "./format.js";
-import { moment, setTime, timeElement, timeOfDay } from "./moments.js";
+import { moment, timeOfDay } from "./moments.js";
 import { stagesOf } from "./stages.js";
 
 const HEIGHT = 26;
@@ -11,6 +11,7 @@ const LABELLED = 18; // pixels that the number of a part needs
 
 export class Timeline {
   #drawn = null; // what the bar shows
+  #text = ""; // the same as text, to find out whether it has changed
 
   constructor() {
     this.bar = byId("timeline");
@@ -21,15 +22,18 @@ export class Timeline {
   // `now` is by the gateway's clock.
   draw(task, now) {
     const found = stagesOf(task, now);
+    const text = JSON.stringify(found);
+    if (text === this.#text) return; // the task has ended
+    this.#text = text;
     this.#drawBar(found);
-    const lines = found.end ? [...found.stages, found.end] : found.stages;
-    while (this.list.children.length > lines.length) this.list.lastChild.remove();
-    while (this.list.children.length < lines.length) this.list.append(line());
-    lines.forEach((facts, number) => fill(this.list.children[number], facts, number === 0));
+    const parts = found.end ? [...found.stages, found.end] : found.stages;
+    while (this.list.children.length > parts.length) this.list.lastChild.remove();
+    while (this.list.children.length < parts.length) this.list.append(listItem());
+    parts.forEach((part, index) => fill(this.list.children[index], part, index === 0));
   }
 
   clear() {
-    this.#drawn = null;
+    [this.#drawn, this.#text] = [null, ""];
     this.bar.replaceChildren();
     this.list.replaceChildren();
   }
@@ -76,7 +80,7 @@ function shares(lengths, width) {
   return widths;
 }
 
-function line() {
+function listItem() {
   const at = el("span", { class: "moment" }, el("span"), " ", timeElement(0, ""));
   return el("li", {}, el("span", { class: "key", "aria-hidden": "true" }), el("strong"), " ", el("span"), " ", at);
 }

@@ -23,7 +23,7 @@ export class Updated {
     });
     byId("look").addEventListener("click", async () => {
       const number = await look();
-      const text = number === null ? "The list cannot be loaded." : number ? `${count(number, "new task", "new tasks")}.` : "Nothing is new.";
+      const text = number === null ? "The list could not be loaded." : number ? `${count(number, "new task", "new tasks")}.` : "Nothing is new.";
       setText(byId("look"), `${text} Look again`);
       announce(text);
     });

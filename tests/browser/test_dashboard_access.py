@@ -67,7 +67,7 @@ async def test_an_admins_key_shows_all_tasks(page: Watched) -> None:
     await enter(page, ADMIN)
     await page.counts("#recent tbody tr", 2)
     await page.row("recent", "task-of-bob").locator("a.id").click()
-    await page.shows("#task-fields", re.compile(r"API key\s*bob"))
+    await page.shows("#task-fields", re.compile(r"Owner\s*bob"))
 
 
 async def test_the_key_stays_in_the_tab(page: Watched, upstream: Upstream) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Opened = Callable[..., Awaitable[Watched]]
 
 CREATED_MS = int(time.time() * 1000) - 60_000
-NO_WORD = "no word from its gateway; it may still run"
+NO_WORD = "no word from the task's gateway, which may still run it"
 HEARTBEAT, TOOK = 7, 6
 HISTORY = "import('/dashboard/history.js')"
 
@@ -50,6 +50,7 @@ async def store(new_store: NewStore) -> Store:
         lost("surely", is_presumed=False),
         lost("earlier", is_presumed=None),
     ):
+        found["extensions"]["started_ms"] = CREATED_MS + 1000
         await put(store, found)
     return store
 
@@ -115,7 +116,7 @@ async def test_its_details_say_what_to_do(opened: Opened, store: Store) -> None:
     page = await opened()
     await page.row("recent", "maybe").locator("a.id").click()
     await page.shows("#task-fields", f"FAILED, lost? {NO_WORD}")
-    await page.shows("#task-means", "it may still run")
+    await page.shows("#task-means", f"There is {NO_WORD}.")
     for words in ("You can wait", "You can cancel the task", "a new attempt begins"):
         await page.shows("#task-next", words)
     await put(store, other("maybe", Stage.STREAMING))
@@ -124,11 +125,11 @@ async def test_its_details_say_what_to_do(opened: Opened, store: Store) -> None:
 
 
 async def test_a_certain_loss_says_nothing_of_that(opened: Opened) -> None:
-    """Its details say that its gateway was killed."""
+    """Its details say that its gateway was killed, or silent for too long: which of the two is not known."""
     page = await opened()
     for task_id in ("surely", "earlier"):
         await page.row("recent", task_id).locator("a.id").click()
-        await page.shows("#task-means", "Its gateway was killed.")
+        await page.shows("#task-means", "Its gateway was killed, or has been silent for too long.")
         await expect(page["#task-note"]).to_have_text("")
         await page.page.keyboard.press("Escape")
 

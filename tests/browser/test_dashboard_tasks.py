@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.async_api import expect
 
+from gateway.tasks.stages import Stage
+from tests.browser.listed import Lists, made
 from tests.support.outcome import outcome
 from tests.support.scripted import EVENTS, JSON, Gated, answering, sending, streaming
 from tests.support.waiting import until, within
@@ -30,6 +32,7 @@ CANCELLED = ("FAILED", "cancelled", "cancelled")
 NOTHING = "\u2013"
 DONE_EVENT = b"data: [DONE]\n\n"
 STAGE, AGE, FIRST_BYTE, BYTES, HEARTBEAT = 3, 4, 5, 6, 7
+TOOK = 6  # of the recent tasks
 
 
 async def start(gateway: Gateway, task_id: str, target: str = CHAT) -> Client:
@@ -134,6 +137,19 @@ async def test_a_task_is_cancelled_when_asked_twice(
     await page.shows("#news", f"The task {fresh_id} is cancelled.")
     await expect(page.row("recent", fresh_id)).to_contain_text("cancelled")
     assert outcome(await beating.status(fresh_id)) == CANCELLED
+
+
+async def test_what_a_task_took_begins_at_its_hand_over(page: Watched) -> None:
+    """As on the command line: until the end, or until now. A task that never got to Ollama took nothing."""
+    never = made("never", Stage.CANCELLED, started_ms=None, first_byte_ms=None, reason="cancelled")
+    await Lists(made("ended"), never, made("running", Stage.STREAMING, age_seconds=30)).serve(page)
+    await page.open()
+    await expect(page.row("recent", "ended").locator("td").nth(TOOK)).to_have_text("4.0 s")
+    await expect(page.row("recent", "never").locator("td").nth(TOOK)).to_have_text(NOTHING)
+    running = page.row("recent", "running").locator("td").nth(TOOK)
+    await expect(running).to_have_text(re.compile(r"\d\d s"))
+    before = await running.inner_text()
+    await expect(running).not_to_have_text(before)
 
 
 async def test_the_keyboard_suffices(page: Watched, beating: Gateway, upstream: Upstream, fresh_id: str) -> None:

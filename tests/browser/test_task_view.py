@@ -127,6 +127,19 @@ async def test_an_id_without_a_task_is_told(page: Watched, path: str) -> None:
     await page.shoot("task-unknown")
 
 
+@pytest.mark.parametrize("path", [".", "..", "%2e", "%2E%2e"])
+async def test_an_id_of_dots_is_told(page: Watched, path: str) -> None:
+    """A browser would take it out of the path of a request, so the page asks for nothing, and says that it is no id."""
+    await page.open(f"/#/tasks/{path}")
+    await page.shows("#task-problem", "not a task id: .")
+    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    await until(lambda: len(page.asked("/readyz")) >= 2, 20, "the condition is asked for")
+    assert page.asked("/tasks/") == []
+    await page.go("unknown")
+    page.expected.add("404")
+    await expect(page["#task-problem"]).to_have_text(UNKNOWN)
+
+
 async def test_an_address_that_fails_is_asked_for_again(page: Watched) -> None:
     """The view shows the error, says that it tries again, and then shows the task."""
     failures = ["away", "cut"]

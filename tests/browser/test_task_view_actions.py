@@ -198,9 +198,9 @@ FORMS = {
 }  # fmt: skip
 
 
-async def keep(gateway: Gateway, upstream: Upstream, task_id: str, *pieces: bytes) -> None:
+async def keep(gateway: Gateway, upstream: Upstream, task_id: str, *pieces: bytes, end: bytes = DONE_EVENT) -> None:
     """A stream that has ended, with its answer kept."""
-    upstream.then(streaming(*pieces, DONE_EVENT))
+    upstream.then(streaming(*filter(None, (*pieces, end))))
     await gateway.ask("POST", CHAT, (b"X-Task-Id", task_id.encode()), (b"X-Task-Keep", b"true"), body=b"{}")
     await gateway.ended(task_id)
 
@@ -224,6 +224,49 @@ async def test_a_stream_is_shown_as_text_or_raw(
     await page["#answer-as-text"].click()
     assert await page["#answer-text"].text_content() == text
     await page.counts("#answer-text b", 0)
+
+
+SPLIT = """async ([stream, size]) => {
+  const { EventText } = await import("/dashboard/events.js");
+  const events = new EventText();
+  let text = "";
+  for (let at = 0; at < stream.length; at += size) text += events.push(stream.slice(at, at + size));
+  return text + events.end();
+}"""
+# A stream, and its text. `{}` is the end of a line.
+STREAMS = {
+    "several lines": ('data: {{"choices":{}data: [{{"text":"a"}}]}}{}{}', "a"),
+    "other fields": (': note{}id: 1{}event: x{}data:{{"choices":[{{"text":" b"}}]}}{}retry: 1{}{}', " b"),
+    "no data": ('data{}{}datax: {{"choices":[{{"text":"c"}}]}}{}{}', ""),
+    "no blank line": ('data: {{"choices":[{{"text":"d"}}]}}{}', "d"),
+    "no line end": ('data: {{"choices":[{{"text":"e"}}]}}{}{}data: {{"choices":[{{"text":"f"}}]}}', "ef"),
+    "broken off": ('data: {{"choices":[{{"text":"g"}}]}}{}{}data: {{"choices":[{{"te', "g"),
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+@pytest.mark.parametrize("name", STREAMS)
+async def test_events_are_read_by_the_standard(page: Watched, name: str, end: str) -> None:
+    """Each field counts until the empty line, whatever ends a line and however the stream comes in pieces."""
+    await page.open()
+    pattern, text = STREAMS[name]
+    stream = pattern.format(*[end] * pattern.count("{}"))
+    for size in (1, 2, 7, len(stream)):
+        assert await page.evaluate(SPLIT, [stream, size]) == text
+
+
+async def test_the_last_event_is_shown_without_its_end(
+    page: Watched, beating: Gateway, upstream: Upstream, fresh_id: str
+) -> None:
+    """An answer that ends inside a line: its text is there at the end, and after a look at the other form."""
+    await keep(beating, upstream, fresh_id, CHAT_EVENTS[0], DONE_EVENT, CHAT_EVENTS[1].rstrip(), end=b"")
+    await page.open(f"/#/tasks/{fresh_id}")
+    await page["#answer-show"].click()
+    await page.shows("#answer-note", "This is the whole answer.")
+    assert await page["#answer-text"].text_content() == "w0 w1 "
+    await page["#answer-as-raw"].click()
+    await page["#answer-as-text"].click()
+    assert await page["#answer-text"].text_content() == "w0 w1 "
 
 
 async def test_another_answer_has_no_such_choice(

@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.cli import DONE, FAILED, NOT_ENDED, main, show
+from gateway.cli import DONE, FAILED, NOT_ENDED, fields, main, show
 from gateway.cli.client import Page, has_ended
 from gateway.tasks.stages import Stage
 from tests.support.forged import document
+from tests.support.process import ROOT
 
 
 def task(stage: Stage = Stage.LOST, *, is_presumed: object = False, **more: Any) -> dict[str, Any]:
@@ -133,3 +134,31 @@ def test_others_are_not_presumed(status: dict[str, Any], capsys: pytest.CaptureF
     out = capsys.readouterr().out
     assert re.search(r"^presumed +- *$", out, re.MULTILINE)
     assert "lost?" not in out
+
+
+TIMES: dict[str, Any] = {"created_ms": 1_000, "started_ms": 3_000, "finished_ms": 9_000}
+
+
+@pytest.mark.parametrize(
+    ("found", "waited", "took", "has_end"),
+    [
+        (task(Stage.DONE, **TIMES), "2.00 s", "6.00 s", True),
+        (task(Stage.CANCELLED, **TIMES | {"started_ms": None}), "8.00 s", "-", True),
+        (task(is_presumed=True, **TIMES), "2.00 s", "-", False),
+        (task(is_presumed=True, **TIMES | {"started_ms": None}), "-", "-", False),
+        (task(Stage.STREAMING, **TIMES | {"finished_ms": None}), "2.00 s", "10.0 s", False),
+    ],
+)
+def test_a_time_without_an_end_is_not_shown(found: dict[str, Any], waited: str, took: str, has_end: bool) -> None:
+    """What a task took begins at its hand-over. When a presumed loss was written is no end of it."""
+    texts = dict(fields.facts(found, 13_000))
+    assert (texts["waited"], texts["took"]) == (waited, took)
+    assert (texts["ended"] != "-") is has_end
+    columns = [fields.TASK_COLUMNS[name] for name in ("waited", "took")]
+    assert fields.task_cells(found, columns, 13_000) == [waited, took]
+
+
+def test_the_dashboard_has_the_same_words() -> None:
+    """A presumed loss has one wording on the page and on the command line."""
+    page = (ROOT / "gateway" / "dashboard" / "fields.js").read_text()
+    assert f'NO_WORD = "{fields.PRESUMED}"' in page
