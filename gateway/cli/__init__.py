@@ -92,7 +92,7 @@ def _tasks(client: Client, chosen: argparse.Namespace) -> int:
 def _status(client: Client, chosen: argparse.Namespace) -> int:
     with show.waiting(chosen.task_id, is_wanted=chosen.wait > 0 and not chosen.json) as tell:
         document = ended(client, chosen.task_id, chosen.wait, tell)
-    _print(document, chosen)
+    _print(document, chosen, client)
     return _code(document)
 
 
@@ -119,7 +119,7 @@ def _cancel(client: Client, chosen: argparse.Namespace) -> int:
             output.print_cancelled(answer["cancelled"])
         return DONE
     document = client.cancel(chosen.task_id)
-    _print(document, chosen)
+    _print(document, chosen, client)
     return DONE if has_ended(document) else NOT_ENDED
 
 
@@ -166,11 +166,11 @@ def _read(client: Client, chosen: argparse.Namespace, write: Callable[[bytes], N
     return _code(document)
 
 
-def _print(document: Document, chosen: argparse.Namespace) -> None:
+def _print(document: Document, chosen: argparse.Namespace, client: Client) -> None:
     if chosen.json:
         output.print_json(document)
     else:
-        show.print_document(document)
+        show.print_document(document, client.page_of(document["task_id"]))
 
 
 # -- arguments --

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -97,6 +98,10 @@ class Client:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._http.close()
+
+    def page_of(self, task_id: str) -> str:
+        """The address of a task on the dashboard."""
+        return f"{self._name}/#/tasks/{quote(task_id, safe='')}"
 
     def page(self, limit: int, only: Mapping[str, str]) -> Page:
         """The newest tasks. `only` is the list's filter: a `state` or a `label`.

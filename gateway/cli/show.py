@@ -88,10 +88,15 @@ def _notes(tasks: list[Document], left_out: int) -> list[Text]:
     return notes
 
 
-def print_document(document: Document) -> None:
-    """Prints all fields of one task, one per line. A long value goes on under itself."""
+def print_document(document: Document, page: str = "") -> None:
+    """Prints all fields of one task, one per line. A long value goes on under itself.
+
+    `page` is the task's address on the dashboard. A task that failed gets it, because the page says what to do.
+    """
     console = _console()
     lines = [(name, Text(readable(value))) for name, value in facts(document, time.time() * 1000)]
+    if page and document["state"] == "FAILED":
+        lines.append(("what to do", Text(page)))
     indent = max(len(name) for name, _ in lines) + GAP
     for name, value in lines:
         if name == "state":

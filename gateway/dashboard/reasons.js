@@ -7,7 +7,7 @@ export const REASONS = {
   upstream_status: "Ollama answered with a status other than 2xx",
   upstream_unavailable: "the gateway could not connect to Ollama; it may have been starting",
   upstream_error: "the connection to Ollama broke before its answer began",
-  upstream_truncated: "the connection to Ollama broke inside the answer",
+  upstream_truncated: "the connection to Ollama broke inside the answer; Ollama may have died or been restarted",
   stream_incomplete: "the stream ended without its end event",
   stream_error: "the stream ended with an error event",
   client_disconnect: "the client closed its connection",
@@ -25,7 +25,8 @@ export const NEXT_STEPS = {
   upstream_status: "With 400 or 404, correct the request: often the model is missing. With 5xx, try again, and read Ollama's log.",
   upstream_unavailable: "Try again after a few seconds.",
   upstream_error: "Try again once. If it repeats, read Ollama's log: often there is not enough memory.",
-  upstream_truncated: "Try again: the client got only a part of the answer.",
+  upstream_truncated:
+    "Try again: the client got only a part of the answer. If it repeats, read Ollama's log: often there is not enough memory.",
   stream_incomplete:
     "Try again: the client got only a part of the answer, and many clients do not notice. If the model repeats itself, change the prompt or the model's parameters.",
   stream_error: "Read the last event of the stream: it has the error, and the client has it.",

@@ -145,4 +145,6 @@ def test_the_file_and_the_page_say_the_same_commands() -> None:
     """The commands at the top of compose.secrets.yaml are those of docs/container.md."""
     comment = re.search(r"^#   install.*?up --build --wait$", page("compose.secrets.yaml"), re.MULTILINE | re.DOTALL)
     assert comment
-    assert re.sub("^#   ", "", comment[0], flags=re.MULTILINE) + "\n" == the_block(CONTAINER, "sh", "compose.secrets.yaml up --build")
+    assert re.sub("^#   ", "", comment[0], flags=re.MULTILINE) + "\n" == the_block(
+        CONTAINER, "sh", "compose.secrets.yaml up --build"
+    )

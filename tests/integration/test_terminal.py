@@ -87,6 +87,8 @@ async def test_status_tells_how_it_ended(
     assert facts["state"].strip() == state
     assert facts["request"].startswith("GET /v1/thing")
     assert facts["answer"].startswith(f"status {status}")
+    advice = [line.split()[-1] for line in found.out.splitlines() if line.startswith("what to do ")]
+    assert advice == ([f"http://127.0.0.1:{tracked.port}/#/tasks/{fresh_id}"] if state == "FAILED" else [])
 
 
 async def test_status_of_a_task_in_flight_is_3(ask: Ask, stream: Gated, fresh_id: str) -> None:
