@@ -223,7 +223,7 @@ export class Board {
       if (!this.#isDropped()) this.models.show(body.models);
     } catch (error) {
       if (!(error instanceof Refused || error instanceof Away)) throw error;
-      if (!this.#isDropped()) this.models.unknown();
+      if (!this.#isDropped()) this.models.unknown(error instanceof Refused ? error.message : "the gateway does not answer");
       if (error instanceof Away) throw error;
     }
   }

@@ -50,11 +50,12 @@ export class ModelTable {
     setText(note, `Still missing: ${wanted.missing.join(", ")}.${now}`);
   }
 
-  unknown() {
+  // `why`: the end of a sentence.
+  unknown(why) {
     this.models = [];
     this.rows.show([]);
     setClass(byId("models-note"), "note");
-    setText(byId("models-note"), "Unknown, because Ollama does not answer.");
+    setText(byId("models-note"), `Unknown, because ${why}.`);
   }
 
   tick() {
