@@ -204,7 +204,8 @@ async def test_the_stream_example_prints_each_chunk_once(
         gated.piece(EVENTS[-1])
         gated.end()
         assert await within(GUARD_SECONDS * 2, process.stdout.read(), "it ends") == b"is blue.\n"
-    assert (process.returncode, len(upstream.exchanges)) == (0, number + 1)
+        code = await within(GUARD_SECONDS, process.wait(), "it has ended")
+    assert (code, len(upstream.exchanges)) == (0, number + 1)
 
 
 # -- read on where it stopped --

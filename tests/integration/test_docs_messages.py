@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -54,7 +56,8 @@ REFUSED = table(section("A request fails"), STATUS)
 STATUSES = [row[0] for row in table(section("A status request fails"), MESSAGE)]
 LOG = [row[0] for row in table(section("What the log says"), MESSAGE)]
 WRONG = f"gateway: {CONFIGURED}"
-PROVOKED = {WRONG, *[text for text in START if re.match("exited|gave up", text)], DOCKERS}
+KILLED = "exited: ollama (terminated by SIGKILL; not expected)"
+PROVOKED = {WRONG, KILLED, *[text for text in START if re.match("exited|gave up", text)], DOCKERS}
 QUOTED = [
     *dict.fromkeys(text for text in START if text not in PROVOKED),
     *[row[1] for row in FAILS + REFUSED],
@@ -114,9 +117,30 @@ async def test_what_is_said_when_the_gateway_cannot_start(tmp_path: Path) -> Non
             await terminate(process, 90)
     assert process.returncode == 1
     said = log.read_text()
-    assert [text for text in PROVOKED - {DOCKERS, WRONG} if text not in said] == []
+    assert [text for text in PROVOKED - {DOCKERS, WRONG, KILLED} if text not in said] == []
     assert "listener | gateway cannot stay up (FATAL): ending" in said
     assert "gateway cannot stay up (FATAL): ending" in START
+
+
+@pytest.mark.timeout(120)
+async def test_what_is_said_when_ollama_is_killed(tmp_path: Path) -> None:
+    """The log names the signal, as for an Ollama that the kernel kills for want of memory."""
+    ollama, pid = tmp_path / "bin" / "ollama", tmp_path / "pid"
+    ollama.parent.mkdir()
+    ollama.write_text(f"#!/bin/sh\necho $$ >{pid}.new && mv {pid}.new {pid}\nexec sleep 600\n")
+    ollama.chmod(0o755)
+    port, upstream = free_port(), free_port()
+    settings = environment({"GATEWAY_HOST": "127.0.0.1", "TMPDIR": str(tmp_path), "GATEWAY_PORT": str(port)})
+    settings |= {"PATH": f"{ollama.parent}:{settings['PATH']}", "OLLAMA_HOST": f"127.0.0.1:{upstream}"}
+    log = tmp_path / "log"
+    process = spawn(LAUNCHER, log, settings)
+    try:
+        await until(pid.exists, 40, "Ollama is started")
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+        await until(lambda: KILLED in log.read_text(), 40, "the end is told")
+    finally:
+        await terminate(process, 90)
+    assert KILLED in START
 
 
 @pytest.mark.parametrize("command", [LAUNCHER, [sys.executable, "-m", "gateway"]])
