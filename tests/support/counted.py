@@ -16,6 +16,8 @@ import signal
 import sys
 from collections import Counter
 from dataclasses import dataclass, fields
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -85,6 +87,11 @@ class Walk:
 def least(costs: list[Cost]) -> Cost:
     """The lowest of each count."""
     return Cost(*(min(getattr(cost, f.name) for cost in costs) for f in fields(Cost)))
+
+
+def shortest(walks: list[Walk]) -> Walk:
+    """The lowest of each count: an event that comes in two reads costs a few calls more, and not in each walk."""
+    return Walk(reduce(and_, (walk.calls for walk in walks)))
 
 
 class Counted(Gateway):

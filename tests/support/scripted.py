@@ -186,17 +186,18 @@ class Gated:
         while (step := await self.steps.get()) is not None:
             await exchange.send(step)
 
-    def head(self) -> None:
-        """Let the response head go."""
-        self.steps.put_nowait(head(self.status, *self.fields, CHUNKED))
+    def head(self, first: bytes | None = None) -> None:
+        """Let the response head go. `first` is a chunk that goes in the same write."""
+        start = head(self.status, *self.fields, CHUNKED)
+        self.steps.put_nowait(start + (b"" if first is None else chunk(first)))
 
     def piece(self, data: bytes) -> None:
         """Let one chunk go."""
         self.steps.put_nowait(chunk(data))
 
-    def end(self) -> None:
-        """Let the terminator go; the script is done."""
-        self.steps.put_nowait(LAST_CHUNK)
+    def end(self, last: bytes | None = None) -> None:
+        """Let the terminator go; the script is done. `last` is a chunk that goes in the same write."""
+        self.steps.put_nowait((b"" if last is None else chunk(last)) + LAST_CHUNK)
         self.steps.put_nowait(None)
 
 
