@@ -61,12 +61,12 @@ def do(stack: Stack, place: Path, commands: str) -> str:
     return run("bash", "-ec", f"cd '{place}'\n{commands}", seconds=300, environment=stack.images | here)
 
 
-def test_models_are_copied_into_the_volume(running: Stack, hosts: Path) -> None:
+def test_models_are_copied_into_the_volume(stack: Stack, hosts: Path) -> None:
     """The page's command copies another Ollama's files; the copies are the container's own."""
     command = the_block(PAGE, "sh", "cp gateway").replace("$HOME/.ollama", str(hosts))
-    do(running, hosts, command)
+    do(stack, hosts, command)
     place = "/var/lib/ollama/models/blobs"
-    assert running.sh(f"cat {place}/mark && stat -c %u {place}/mark && rm {place}/mark") == "mine\n10001\n"
+    assert stack.sh(f"cat {place}/mark && stat -c %u {place}/mark && rm {place}/mark") == "mine\n10001\n"
 
 
 def test_models_are_mounted_read_only(started: Callable[[str], Stack]) -> None:
