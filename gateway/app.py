@@ -112,16 +112,16 @@ def _traces(settings: Settings, tracker: Tracker) -> "Traces | None":
     """What sends traces; None if they are off, or cannot be sent: the gateway works without them."""
     if settings.otlp_endpoint is None:
         return None
-    from gateway.tracing.library_log import SparseHandler
+    from gateway.tracing.sdk_log import SparseHandler
 
-    library_log = SparseHandler(logging.getLogger("gateway.tracing"))
-    library_log.attach()  # OpenTelemetry logs while it is loaded, too
+    sdk_log = SparseHandler(logging.getLogger("gateway.tracing"))
+    sdk_log.attach()  # OpenTelemetry logs while it is loaded, too
     try:
         from gateway.tracing.exporter import Traces
 
-        traces = Traces(library_log, instance=settings.instance, version=__version__)
+        traces = Traces(sdk_log, instance=settings.instance, version=__version__)
     except Exception as error:
-        library_log.detach()
+        sdk_log.detach()
         log.warning("no traces are sent: %s", _why_no_traces(error))
         return None
     tracker.on_end = lambda task: traces.ended(task, task.likely_attempt)

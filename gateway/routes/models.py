@@ -51,7 +51,7 @@ class LoadedModelsProbe:
     """
 
     def __init__(self, upstream: Upstream) -> None:
-        self.problem = _NO_ANSWER
+        self.problem = ""
         self._upstream = upstream
         self._asking: asyncio.Task[LoadedModels | None] | None = None
         self._asked_at = float("-inf")
@@ -72,8 +72,9 @@ class LoadedModelsProbe:
             return None
         finally:
             self._asked_at = time.monotonic()
-        self.problem = _UNREADABLE
-        return _loaded(status, body)
+        found = _loaded(status, body)
+        self.problem = _UNREADABLE if found is None else ""
+        return found
 
 
 def _loaded(status: int, body: bytes) -> LoadedModels | None:

@@ -32,7 +32,7 @@ from opentelemetry.trace import (
 
 from gateway.tasks.task import Task, Trace
 from gateway.tracing.context import trace_of
-from gateway.tracing.library_log import SparseHandler
+from gateway.tracing.sdk_log import SparseHandler
 from gateway.tracing.span import TaskSpan, span_of
 
 SERVICE_NAME = "ollama-gateway"
@@ -59,20 +59,20 @@ class _TraceIds(RandomIdGenerator):
 
 
 class Traces:
-    """The traces of one gateway process. Its warnings and those of the SDK go to `library_log`, which `close` ends.
+    """The traces of one gateway process. Its warnings and those of the SDK go to `sdk_log`, which `close` ends.
 
     Raises ValueError if a variable of the SDK is not valid.
     """
 
     trace_of = staticmethod(trace_of)
 
-    def __init__(self, library_log: SparseHandler, *, instance: str, version: str) -> None:
+    def __init__(self, sdk_log: SparseHandler, *, instance: str, version: str) -> None:
         self._instance = instance
         self._queue: SimpleQueue[_Ended | None] = SimpleQueue()  # None: the process ends
         self._dropped = 0  # tasks, counted by the event loop alone
         self._reported = 0  # of these, counted by the thread alone
         self._closing = threading.Event()
-        self._log = library_log
+        self._log = sdk_log
         self._ids = _TraceIds()
         self._provider = TracerProvider(
             resource=_resource(instance, version), id_generator=self._ids, shutdown_on_exit=False

@@ -18,8 +18,8 @@ from tests.chaos.mortal import Mortal
 from tests.support.faults import Gate
 from tests.support.installing import needed, openai_for_node
 from tests.support.outcome import failed, outcome
-from tests.support.pages import MODEL, blocks, here, output, page, table, the_block
-from tests.support.process import ROOT, environment
+from tests.support.pages import MODEL, blocks, here, output, page, running, table, the_block
+from tests.support.process import ROOT
 from tests.support.scripted import JSON, Gated, answering, streaming
 from tests.support.waiting import GUARD_SECONDS, until, within
 
@@ -163,21 +163,6 @@ async def test_the_javascript_example_survives_its_connection(
     await survives(tracked, upstream, answer, fresh_id, example, needed("node"), cwd=directory, has_head=False)
 
 
-@asynccontextmanager
-async def printing(example: str, task_id: str, cwd: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A Python example that runs, with its output as a stream; killed if it has not ended."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", example, task_id, cwd=cwd, env=environment({}), stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
 @pytest.mark.parametrize("is_same", [True, False])
 async def test_the_stream_example_prints_each_chunk_once(
     tracked: Gateway, upstream: Upstream, fresh_id: str, tmp_path: Path, is_same: bool
@@ -187,7 +172,7 @@ async def test_the_stream_example_prints_each_chunk_once(
     gated = Gated()
     upstream.then(gated)
     example = the_block(PAGE, "python", "def chunks").replace(MODEL, "m")
-    async with gate_to(tracked) as gate, printing(here(example, gate.port), fresh_id, tmp_path) as process:
+    async with gate_to(tracked) as gate, running(here(example, gate.port), tmp_path, fresh_id) as process:
         assert process.stdout is not None
         gated.head()
         gated.piece(CHUNK % b"The ")

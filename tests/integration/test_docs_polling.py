@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import sys
 import time
@@ -15,7 +14,7 @@ import pytest
 from gateway.tasks.stages import Stage
 from gateway.tasks.task import Reason
 from tests.support.forged import document, forge_document, lost_document
-from tests.support.pages import blocks, here, output, page, table, the_block
+from tests.support.pages import blocks, here, output, page, running, table, the_block
 from tests.support.scripted import JSON, answering
 from tests.support.store import DOCUMENTS
 from tests.support.waiting import until, within
@@ -39,21 +38,6 @@ END = b"data: [DONE]\n\n"
 async def ask(gateway: Gateway, task_id: str) -> Client:
     """A client that has sent its request under this id, and reads nothing yet."""
     return await gateway.send("POST", CHAT, (b"X-Task-Id", task_id.encode()), body=b"{}")
-
-
-@contextlib.asynccontextmanager
-async def running(example: str, cwd: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The Python example as a process of its own, whose output can be read as it comes; gone with the test."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", example, *arguments, cwd=cwd,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 async def line(process: asyncio.subprocess.Process) -> str:

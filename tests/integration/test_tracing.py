@@ -312,12 +312,12 @@ async def test_without_the_variable_nothing_is_loaded(
     assert {name for name in without if is_for_traces(name)} == set()
     assert {
         "gateway.tracing.exporter",
-        "gateway.tracing.library_log",
+        "gateway.tracing.sdk_log",
         "opentelemetry.sdk.trace",
         "requests",
     } <= with_traces
     assert {name for name in with_traces - without if name.startswith("gateway.")} == {
-        "gateway.tracing", "gateway.tracing.context", "gateway.tracing.exporter", "gateway.tracing.library_log",
+        "gateway.tracing", "gateway.tracing.context", "gateway.tracing.exporter", "gateway.tracing.sdk_log",
         "gateway.tracing.span",
     }  # fmt: skip
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from tests.support.process import ROOT, environment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
 ADDRESS, MODEL = "http://127.0.0.1:11535", "qwen3:0.6b"
@@ -47,6 +49,24 @@ def here(example: str, port: int, model: str = "") -> str:
     assert ADDRESS in example
     assert bool(model) == (MODEL in example)
     return example.replace(ADDRESS, f"http://127.0.0.1:{port}").replace(MODEL, model)
+
+
+@asynccontextmanager
+async def running(example: str, cwd: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A Python example as a process of its own, whose output can be read as it comes; gone with the test.
+
+    Wait for the process inside, if its exit code counts: after a kill it may be another one.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", example, *arguments, cwd=cwd, env=environment({}), stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
 async def output(

@@ -15,7 +15,7 @@ from gateway.metrics import counts
 from gateway.metrics.counts import Counts
 from gateway.metrics.exposition import ModelMemory
 from tests.support.gpu import FakeGpu
-from tests.support.waiting import next_turn, until
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -80,8 +80,8 @@ async def test_ollama_is_asked_at_most_every_fifteen_seconds(tmp_path: Path, mon
     async with machine.watched():
         for times in (1, 2, 3):
             await until(lambda times=times: machine.asked == times, 10, "it is asked")  # type: ignore[misc]
-            almost = asyncio.create_task(asyncio.sleep(13))
-            await next_turn()
+            almost = loop.create_future()
+            loop.call_later(13, almost.set_result, None)  # by the clock that the next line moves
             passed[0] += 13
             machine.watch.look()
             await almost

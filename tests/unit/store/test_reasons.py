@@ -52,13 +52,13 @@ def test_nothing_else_is_a_wrong_type(reply: object) -> None:
     assert not is_wrong_type(reply)
 
 
-def behind(error: ssl.SSLError) -> RedisConnectionError:
-    """An error as redis-py makes it of an error of TLS."""
+def behind(error: OSError) -> RedisConnectionError:
+    """An error as redis-py makes it of one of TLS or of the operating system, with the address."""
     try:
         try:
             raise error
         except OSError as cause:
-            raise RedisConnectionError(f"Error connecting: {cause}")  # noqa: B904
+            raise RedisConnectionError(f"Error {cause.errno} connecting to 192.0.2.1:6379. {cause}.")  # noqa: B904
     except RedisConnectionError as made:
         return made
 
@@ -78,17 +78,6 @@ def test_what_tls_says_is_said_in_words(reason: str, text: str) -> None:
     assert (reason_of(behind(error)), kind_of(behind(error))) == (text, "CERTIFICATE")
 
 
-def behind_os(error: OSError) -> RedisConnectionError:
-    """An error as redis-py makes it of one of the operating system, with the address."""
-    try:
-        try:
-            raise error
-        except OSError as cause:
-            raise RedisConnectionError(f"Error {cause.errno} connecting to 192.0.2.1:6379. {cause}.")  # noqa: B904
-    except RedisConnectionError as made:
-        return made
-
-
 TWO = (
     "Multiple exceptions: [Errno 111] Connect call failed ('::1', 1), [Errno 111] Connect call failed ('192.0.2.1', 1)"
 )
@@ -96,11 +85,11 @@ TWO = (
 
 @pytest.mark.parametrize(
     ("error", "text"),
-    [(behind_os(ConnectionRefusedError(111, "Connect call failed ('192.0.2.1', 6379)")), "connection refused"),
-     (behind_os(OSError(113, "Connect call failed ('192.0.2.1', 6379)")), "no route to host"),
-     (behind_os(OSError(TWO)), "connection refused"),
-     (behind_os(socket.gaierror(-2, "192.0.2.1 not known")), "its name cannot be resolved"),
-     (behind_os(TimeoutError("192.0.2.1")), "no answer in time"),
+    [(behind(ConnectionRefusedError(111, "Connect call failed ('192.0.2.1', 6379)")), "connection refused"),
+     (behind(OSError(113, "Connect call failed ('192.0.2.1', 6379)")), "no route to host"),
+     (behind(OSError(TWO)), "connection refused"),
+     (behind(socket.gaierror(-2, "192.0.2.1 not known")), "its name cannot be resolved"),
+     (behind(TimeoutError("192.0.2.1")), "no answer in time"),
      (RedisTimeoutError("Timeout reading from 192.0.2.1:6379"), "no answer in time"),
      (RedisConnectionError("Connection closed by 192.0.2.1"), "no connection"),
      (RuntimeError("192.0.2.1"), "no connection"), (ConnectionResetError(104, "192.0.2.1"), "connection reset by peer"),

@@ -15,7 +15,7 @@ from gateway.settings import load
 from gateway.tasks.task import Task, Trace
 from gateway.tracing import exporter
 from gateway.tracing.exporter import Traces
-from gateway.tracing.library_log import SparseHandler
+from gateway.tracing.sdk_log import SparseHandler
 from gateway.tracing.span import span_of
 from tests.support.collector import Collector
 from tests.support.waiting import until
@@ -39,10 +39,10 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 @pytest.fixture
 def traces(collector: Collector) -> Iterator[Traces]:
     """What sends traces; the loggers of its libraries are as before afterwards."""
-    library_log = SparseHandler(logging.getLogger("gateway.tracing"))
-    library_log.attach()
-    yield Traces(library_log, instance="here", version="1.2")
-    library_log.detach()
+    sdk_log = SparseHandler(logging.getLogger("gateway.tracing"))
+    sdk_log.attach()
+    yield Traces(sdk_log, instance="here", version="1.2")
+    sdk_log.detach()
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:

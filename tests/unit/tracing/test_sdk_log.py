@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gateway.tracing.library_log import SparseHandler
+from gateway.tracing.sdk_log import SparseHandler
 
 
 class Library:
