@@ -83,8 +83,9 @@ async def test_a_long_id_shows_its_end(beating: Gateway, new_page: NewPage, fres
     task_id = f"{fresh_id}-{'x' * 60}-part-017"
     await run(beating, task_id)
     await page.open()
-    row = page.row("recent", task_id)
-    start, end = await row.locator("a.id span").all()
+    parts = page.row("recent", task_id).locator("a.id span")
+    await expect(parts).to_have_count(2)
+    start, end = await parts.all()
     assert await end.inner_text() == "part-017"
     assert await end.evaluate("(e) => e.getBoundingClientRect().right <= e.closest('td').getBoundingClientRect().right")
     assert await start.evaluate("(e) => e.scrollWidth > e.clientWidth")
