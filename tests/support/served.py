@@ -25,15 +25,19 @@ class Served:
     """Counts the requests that are here, and names the most that ever were."""
 
     def __init__(self) -> None:
-        self.here: list[Exchange] = []
         self.most = 0
         self.seen = 0
+        self._asked: list[Exchange] = []
         self._ends: dict[Exchange, asyncio.Event] = {}
+
+    @property
+    def here(self) -> list[Exchange]:
+        """The requests that are neither finished nor given up by the gateway, oldest first."""
+        return [one for one in self._asked if not one.connection.is_ended_by_peer()]
 
     async def __call__(self, exchange: Exchange) -> None:
         """The script: waits for `finish`, or for the gateway to close the connection."""
-        self.here = [one for one in self.here if not one.connection.is_ended_by_peer()]
-        self.here.append(exchange)
+        self._asked.append(exchange)
         self.most = max(self.most, len(self.here))
         self._ends[exchange] = asyncio.Event()
         waits = [asyncio.ensure_future(event.wait()) for event in (self._ends[exchange], exchange.closed)]
@@ -46,8 +50,8 @@ class Served:
         finally:
             for wait in waits:
                 wait.cancel()
-            if exchange in self.here:
-                self.here.remove(exchange)
+            if exchange in self._asked:
+                self._asked.remove(exchange)
 
     async def end(self, exchange: Exchange) -> None:
         """What a request gets when it is finished."""
@@ -56,15 +60,14 @@ class Served:
     def finish(self, exchange: Exchange | None = None) -> Exchange:
         """Answers a request; without one the oldest. It is here no more: its last byte brings the next request."""
         done = exchange or self.here[0]
-        self.here.remove(done)
+        self._asked.remove(done)
         self._ends[done].set()
         return done
 
     async def finish_by_chance(self, chance: random.Random, until_set: asyncio.Event) -> None:
         """Answers requests in any order, and breaks some off, for as long as the event is not set."""
         while not until_set.is_set():
-            here = [one for one in self.here if not one.closed.is_set()]
-            if here:
+            if here := self.here:
                 one, number = chance.choice(here), chance.random()
                 if number < 0.7:
                     self.finish(one)
@@ -78,7 +81,7 @@ class Served:
 
     async def holds(self, count: int) -> None:
         """Waits until so many requests are here, with their bodies, and no more."""
-        await until(lambda: len([one for one in self.here if not one.closed.is_set()]) == count, what=f"{count} here")
+        await until(lambda: len(self.here) == count, what=f"{count} here")
 
 
 class ServedStreams(Served):
