@@ -126,7 +126,8 @@ async def test_a_client_that_leaves_stops_it(model: EmbeddedModel) -> None:
         httpx.AsyncClient(base_url=model.base, trust_env=False, timeout=60) as http,
         http.stream("POST", "/v1/chat/completions", content=body) as answer,
     ):
-        piece = await anext(answer.aiter_raw())
+        pieces = answer.aiter_raw()  # an iterator that nobody holds closes the connection
+        piece = await anext(pieces)
         assert (answer.status_code, piece[:6]) == (200, b"data: "), piece
         await until(is_busy, 20, "the model is busy")
 

@@ -38,6 +38,8 @@ async def all_that_is_stored(store: Store) -> bytes:
             value = await client.zrange(key, 0, -1)
         elif kind == "set":
             value = await client.smembers(key)
+        elif kind == "none":
+            value = "gone since the keys were listed"
         else:
             raise AssertionError(f"{key} is a {kind!r}")
         found.append(repr((key, value)).encode())
