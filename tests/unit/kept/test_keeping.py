@@ -476,11 +476,14 @@ async def test_answers_are_written_at_once_after_a_failure_in_which_all_were_dro
     answer, _ = await world.begin()
     world.head(answer)
     await until(lambda: not answer.is_due)
-    world.store.fate = [StoreError("gone")]
+    world.store.is_held = True
     answer.add(bytes(600))
+    await until(lambda: world.store.waiting)
+    world.store.fate = [StoreError("gone")]
+    world.store.release()
     saver = world.keeping._saver
     assert saver is not None
-    await until(lambda: saver.failing_since is not None)
+    assert saver.failing_since is not None
     answer.drop(Kept.DELETED)
     await until(lambda: saver._next is None, what="the next try is over")
     other, _ = await world.begin()
