@@ -55,14 +55,14 @@ def test_the_same_documents_are_read_from_each_peer(scenario: str, name: str, fi
     """The gateway, files and FastAPI answer with ended tasks of the same store, one or fifty of them."""
     found = BY_NAME[scenario]
     assert isinstance(found, StatusScenario)
-    _, figures = run(replace(found, warm_seconds=0.1, seconds=0.2), name, filled)
+    _, figures = run(replace(found, warm_seconds=0.1, seconds=1.0), name, filled)
     assert figures["per_second"] > 0
 
 
 @pytest.mark.parametrize("name", ["nginx-static", "gateway-1k"])
 def test_a_known_document_is_304(name: str, filled: FilledStores) -> None:
     """The client gives back the ETag that it got, and each answer is 304 without a body."""
-    _, figures = run(replace(BY_NAME["status-304-32"], warm_seconds=0.1, seconds=0.2), name, filled)
+    _, figures = run(replace(BY_NAME["status-304-32"], warm_seconds=0.1, seconds=1.0), name, filled)
     assert figures["per_second"] > 0
 
 
@@ -81,8 +81,9 @@ def test_streams_are_measured_with_and_without_reads_beside_them(filled: FilledS
     """Both in one run, and the reads come at their rate as far as the machine allows."""
     scenario = BY_NAME["sse-100-asked"]
     assert isinstance(scenario, AskedStreamScenario)
-    small = replace(scenario, streams=5, reads=50, readers=5, warm_seconds=0.2, seconds=0.5)
+    small = replace(scenario, streams=5, reads=50, readers=5, warm_seconds=0.2, seconds=1.0)
     _, figures = run(small, "gateway-1k", filled)
     assert figures["p99_us"] > 0
     assert figures["asked_p99_us"] > 0
-    assert 0 < figures["reads_per_second"] <= 60
+    # Those that were due while the readers connected come at once; without a rate there would be thousands.
+    assert 0 < figures["reads_per_second"] <= 10 * small.reads

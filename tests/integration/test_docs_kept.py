@@ -502,7 +502,7 @@ async def broken_off(pieces: AsyncIterator[bytes]) -> bytes:
 @pytest.fixture
 async def mortal(upstream: Upstream, store: Store, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mortal]:
     """A gateway that may be killed, or stopped by a signal."""
-    settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": "0.5", "DRAIN_SEC": "1"}
+    settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": "2", "DRAIN_SEC": "1"}
     mortal = Mortal(tmp_path_factory, upstream, **settings)
     await mortal.start()
     yield mortal
@@ -514,7 +514,7 @@ async def test_what_there_is_of_a_failed_call_can_be_read(
     launch: Launch, mortal: Mortal, store: Store, upstream: Upstream, fresh_id: str, event: str, reason: str
 ) -> None:
     """A cancel, the end of the drain, a killed gateway: a reader elsewhere is broken off, and later ones are too."""
-    other = await launch(REDIS_URL=store.url, HEARTBEAT_SEC="0.5")
+    other = await launch(REDIS_URL=store.url, HEARTBEAT_SEC="2")
     gated = Gated()
     upstream.then(gated)
     await begun(mortal, gated, fresh_id)

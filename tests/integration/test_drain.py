@@ -18,7 +18,7 @@ from tests.support.ports import refusing_port
 from tests.support.scripted import answering
 from tests.support.streams import WHOLE, held
 from tests.support.unread import only_unread_answers, unread_answers
-from tests.support.waiting import until, within
+from tests.support.waiting import GUARD_SECONDS, until, within
 
 if TYPE_CHECKING:
     from tests.conftest import Launch
@@ -28,17 +28,14 @@ if TYPE_CHECKING:
 
 
 CHAT = "/v1/chat/completions"
-AT_ONCE_SECONDS = 1.5  # a process ends, on a busy machine
-LONG = "30"
+LONG = "600"  # no test waits as long: what ends before does not wait for it
 SHUTDOWN = ("FAILED", "shutdown", "shutdown")
 
 
-async def exit_seconds(gateway: Gateway, limit: float) -> float:
-    """How long it took until the process was gone; it has to end with 0."""
-    begun = time.monotonic()
-    code = await within(limit, asyncio.to_thread(gateway.process.wait), "the process ends")
+async def ends(gateway: Gateway) -> None:
+    """Wait until the process is gone; it has to end with 0."""
+    code = await within(GUARD_SECONDS, asyncio.to_thread(gateway.process.wait), "the process ends")
     assert code == 0, gateway.log
-    return time.monotonic() - begun
 
 
 async def is_draining(gateway: Gateway) -> bool:
@@ -57,7 +54,7 @@ async def test_an_idle_gateway_ends_at_once(launch: Launch, number: int) -> None
     """Without requests it does not wait for DRAIN_SEC."""
     gateway = await launch(DRAIN_SEC=LONG)
     gateway.process.send_signal(number)
-    assert await exit_seconds(gateway, 5) <= AT_ONCE_SECONDS + 1
+    await ends(gateway)
 
 
 async def test_it_answers_while_it_drains(launch: Launch, store: Store, upstream: Upstream) -> None:
@@ -78,7 +75,7 @@ async def test_it_answers_while_it_drains(launch: Launch, store: Store, upstream
     cancelled = await gateway.http.post(f"/tasks/{other.task_id}/cancel")
     assert (cancelled.status_code, cancelled.json()["stage"]) == (200, "cancelled")
     assert await stream.end() == WHOLE
-    assert await exit_seconds(gateway, 5) <= AT_ONCE_SECONDS + 1
+    await ends(gateway)
     assert outcome(await store.document(stream.task_id)) == DONE
 
 
@@ -89,15 +86,15 @@ async def test_new_requests_are_served_during_the_notice(launch: Launch, store: 
     """
     gateway = await launch(REDIS_URL=store.url, DRAIN_SEC=LONG, DRAIN_NOTICE_SEC="3600")
     gateway.process.terminate()
-    await until(lambda: is_draining(gateway), 3, "it is not ready")
+    await until(lambda: is_draining(gateway), 30, "it is not ready")
     upstream.then(answering(200, body=b"{}"))
     assert (await within(10, gateway.ask("POST", CHAT, body=b"{}"), "an answer")).status == 200
     stream = await held(gateway, upstream)
     gateway.process.terminate()
-    await until(lambda: is_refused(gateway), 5, "new requests are refused")
+    await until(lambda: is_refused(gateway), 30, "new requests are refused")
     assert await is_draining(gateway)
     assert await stream.end() == WHOLE
-    await exit_seconds(gateway, 10)
+    await ends(gateway)
     assert outcome(await store.document(stream.task_id)) == DONE
 
 
@@ -121,10 +118,10 @@ async def test_the_listener_outlives_the_notice(launch: Launch, upstream: Upstre
     gateway = await launch(DRAIN_SEC=LONG, DRAIN_NOTICE_SEC="0.5")
     stream = await held(gateway, upstream)
     gateway.process.terminate()
-    await until(lambda: is_refused(gateway), 10, "the notice is over")
+    await until(lambda: is_refused(gateway), 30, "the notice is over")
     assert not await gateway.is_closed()
     await stream.end()
-    await exit_seconds(gateway, 10)
+    await ends(gateway)
 
 
 async def test_ctrl_c_twice_ends_at_once(launch: Launch, store: Store, upstream: Upstream) -> None:
@@ -135,8 +132,8 @@ async def test_ctrl_c_twice_ends_at_once(launch: Launch, store: Store, upstream:
     await until(lambda: is_draining(gateway), 30, "it drains")
     assert gateway.process.poll() is None
     gateway.process.send_signal(signal.SIGINT)
-    assert await exit_seconds(gateway, 6) <= AT_ONCE_SECONDS + 2
-    assert await within(1, stream.is_cut(), "the client's message is broken off")
+    await ends(gateway)
+    assert await within(30, stream.is_cut(), "the client's message is broken off")
     assert outcome(await store.document(stream.task_id)) == SHUTDOWN
 
 
@@ -147,7 +144,7 @@ async def test_nothing_is_waited_for_where_drain_sec_is_nought(
     gateway = await launch(REDIS_URL=store.url, DRAIN_SEC="0")
     stream = await held(gateway, upstream)
     gateway.process.terminate()
-    assert await exit_seconds(gateway, 6) <= AT_ONCE_SECONDS + 2
+    await ends(gateway)
     assert outcome(await store.document(stream.task_id)) == SHUTDOWN
 
 
@@ -163,7 +160,7 @@ async def test_the_end_of_an_answer_is_waited_for(launch: Launch, upstream: Upst
         head = await client.head()
         answers.append(len(await client.reader.readexactly(int(head.get("content-length") or b"0"))))
     assert answers == list(clients)
-    await exit_seconds(gateway, 5)
+    await ends(gateway)
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
@@ -173,7 +170,7 @@ async def test_ctrl_c_ends_the_wait_for_readers(launch: Launch, upstream: Upstre
         gateway = await launch(REDIS_URL=f"redis://127.0.0.1:{port}", DRAIN_SEC=LONG)
         assert await only_unread_answers(gateway, upstream)
         gateway.process.send_signal(first)
-        await until(gateway.is_closed, 3, "no connection is taken any more")
+        await until(gateway.is_closed, 30, "no connection is taken any more")
         gateway.process.send_signal(signal.SIGINT)
-        assert await exit_seconds(gateway, 6) <= AT_ONCE_SECONDS + 1
+        await ends(gateway)
     assert "statuses were lost: the store is away at exit" in gateway.log

@@ -41,9 +41,9 @@ async def begin(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Begin]:
         gateway.process = spawn(COMMAND, gateway.log_path, gateway.settings)
         begun.append(gateway)
         if has_said:
-            await until(lambda: "listens on" in gateway.log, START_SECONDS, "it has the port")
+            await until(lambda: has_port(gateway), START_SECONDS, "it has the port")
         else:
-            await until(lambda: signals_wait(gateway), START_SECONDS, "signals wait")
+            await until(lambda: signals_wait(gateway) or has_port(gateway), START_SECONDS, "signals wait, or did")
         return gateway
 
     yield begin
@@ -51,6 +51,11 @@ async def begin(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Begin]:
         await gateway.http.aclose()
         if gateway.process.poll() is None:
             await kill(gateway.process)
+
+
+def has_port(gateway: Gateway) -> bool:
+    """Whether it has said that it listens."""
+    return "listens on" in gateway.log
 
 
 def signals_wait(gateway: Gateway) -> bool:

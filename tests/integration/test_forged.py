@@ -99,7 +99,7 @@ async def test_one_over_a_running_task_is_replaced(gateway: Gateway, forged: Sto
         async def is_back() -> bool:
             return fields_of(await forged.raw("run") or "", "run") is not None
 
-        await until(is_back, 5, f"after a forged {field}")
+        await until(is_back, what=f"after a forged {field}")
         assert (await gateway.status("run"))["stage"] == "streaming"
     await client.close()
     assert (await gateway.ended("run"))["stage"] == "cancelled"

@@ -51,12 +51,10 @@ async def short(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) ->
     await gateway.stop()
 
 
-async def closed_after(client: Client) -> float:
-    """The seconds until the gateway closes the connection, whatever it says before."""
-    start = time.monotonic()
+async def until_closed(client: Client) -> None:
+    """Wait until the gateway closes the connection, whatever it says before."""
     with suppress(ConnectionResetError):  # it was closed while we were sending
         await within(30, client.reader.read(), "the connection is closed")
-    return time.monotonic() - start
 
 
 async def test_the_numbers_are_the_contracts() -> None:
@@ -119,8 +117,9 @@ async def test_long_heads_behind_each_other_are_counted_apart(tracked: Gateway, 
 
 async def test_a_silent_connection_is_closed(short: ImpatientGateway, upstream: Upstream) -> None:
     """A connection on which nothing is sent ends after its time, without a word."""
-    client = await short.connect()
-    assert 2 < await closed_after(client) < 4
+    start = time.monotonic()
+    await until_closed(await short.connect())
+    assert time.monotonic() - start > 2
 
 
 async def test_empty_lines_are_no_request(short: ImpatientGateway, upstream: Upstream) -> None:
@@ -133,22 +132,24 @@ async def test_empty_lines_are_no_request(short: ImpatientGateway, upstream: Ups
             await short.ask("GET", "/livez")
 
     knocking = asyncio.create_task(knock())
-    assert await closed_after(client) < 4
+    await until_closed(client)
     await asyncio.gather(knocking, return_exceptions=True)
 
 
 async def test_a_kept_connection_is_closed_when_idle(short: ImpatientGateway, upstream: Upstream) -> None:
     """After an answer the same time counts from its end."""
     client = await short.connect()
-    await until(lambda: client.ask("GET", "/v1/own"), what="an answer")
-    assert 2 < await closed_after(client) < 4
+    start = time.monotonic()
+    assert (await client.ask("GET", "/v1/own")).status == 200
+    await until_closed(client)
+    assert time.monotonic() - start > 2
 
 
 async def test_a_slow_head_is_closed(short: ImpatientGateway, upstream: Upstream) -> None:
     """The time of a head runs from its first byte to its end: trickling does not prolong it."""
     client = await short.connect()
-    await client.send(b"GET /v1/own HTTP/1.1\r\nX: ")
     start = time.monotonic()
+    await client.send(b"GET /v1/own HTTP/1.1\r\nX: ")
 
     async def trickle() -> None:
         while not client.reader.at_eof():
@@ -156,9 +157,9 @@ async def test_a_slow_head_is_closed(short: ImpatientGateway, upstream: Upstream
             await short.ask("GET", "/livez")
 
     trickling = asyncio.create_task(trickle())
-    answer = await within(5, client.answer(), "the end of its patience")
+    answer = await within(30, client.answer(), "the end of its patience")
     assert answer.status == 408
-    assert 1.4 < time.monotonic() - start < 3
+    assert time.monotonic() - start > 1.4
     await asyncio.gather(trickling, return_exceptions=True)  # it ends with the connection
     assert upstream.exchanges == []
 
@@ -168,7 +169,7 @@ async def test_a_slow_head_behind_an_answer_is_closed(short: ImpatientGateway, u
     client = await short.connect()
     assert (await client.ask("GET", "/v1/own")).status == 200
     await client.send(b"GET /v1/own HTTP/1.1\r\n")
-    assert (await within(3, client.answer(), "the end of its patience")).status == 408
+    assert (await within(30, client.answer(), "the end of its patience")).status == 408
 
 
 async def test_a_stalled_body_is_closed(short: ImpatientGateway, upstream: Upstream) -> None:
@@ -186,8 +187,8 @@ async def test_a_stalled_body_is_closed(short: ImpatientGateway, upstream: Upstr
 
 async def test_a_body_that_trickles_has_stalled(short: ImpatientGateway, upstream: Upstream) -> None:
     """Less than a kilobyte in the time of a stall is a stall."""
-    client = await short.send("POST", "/v1/own", CHUNKED)
     start = time.monotonic()
+    client = await short.send("POST", "/v1/own", CHUNKED)
 
     async def trickle() -> None:
         while not client.reader.at_eof():
@@ -195,7 +196,7 @@ async def test_a_body_that_trickles_has_stalled(short: ImpatientGateway, upstrea
             await until_steady(lambda: len(upstream.exchanges), steady_seconds=0.05)
 
     trickling = asyncio.create_task(trickle())
-    await closed_after(client)
+    await until_closed(client)
     assert 1.8 < time.monotonic() - start < 30
     await asyncio.gather(trickling, return_exceptions=True)  # it ends with the connection
 
@@ -204,8 +205,9 @@ async def test_a_client_that_waits_for_100_continue_in_the_queue_is_not_late(
     scripted: Upstream, upstream: Upstream, tmp_path: Path
 ) -> None:
     """It may not send before it has its place; from then on it has its full time, and no more."""
-    base = f"http://127.0.0.1:{scripted.port}"
-    gateway = ImpatientGateway(tmp_path / "gateway.log", SHORT, UPSTREAM_BASE=base, MAX_RUNNING="1")
+    base, seconds = f"http://127.0.0.1:{scripted.port}", 4
+    numbers = SHORT | {"BODY_SECONDS": seconds}
+    gateway = ImpatientGateway(tmp_path / "gateway.log", numbers, UPSTREAM_BASE=base, MAX_RUNNING="1")
     await gateway.start()
     running = upstream.gated(JSON)
     first = await gateway.send("POST", "/v1/own", body=b"{}")
@@ -213,16 +215,16 @@ async def test_a_client_that_waits_for_100_continue_in_the_queue_is_not_late(
     waits = (b"Expect", b"100-continue"), (b"Content-Length", b"2")
     client = await gateway.send("POST", "/v1/own", *waits)
     silent = await gateway.send("POST", "/v1/own", *waits)
-    await elapse(1.7 * SHORT["BODY_SECONDS"], time.monotonic(), "longer than a body may take, and not two times that")
+    await elapse(1.7 * seconds, time.monotonic(), "longer than a body may take, and not two times that")
     running.head()
     running.end()
-    assert (await within(5, first.answer())).status == 200
-    assert (await within(5, client.head())).status == 100
-    await elapse(0.7 * SHORT["BODY_SECONDS"], time.monotonic(), "most of its own time")
+    assert (await within(30, first.answer())).status == 200
+    assert (await within(30, client.head())).status == 100
+    await elapse(0.5 * seconds, time.monotonic(), "longer than was left of two times that")
     await client.send(b"{}")
-    assert (await within(5, client.answer())).status == 200
-    assert (await within(5, silent.head())).status == 100
-    assert (await within(5, silent.answer())).status == 408
+    assert (await within(30, client.answer())).status == 200
+    assert (await within(30, silent.head())).status == 100
+    assert (await within(30, silent.answer())).status == 408
     await gateway.stop()
 
 
@@ -234,7 +236,7 @@ async def test_a_slow_body_is_taken(short: ImpatientGateway, upstream: Upstream)
         await client.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
         await until_steady(lambda: len(upstream.exchanges), steady_seconds=0.3)
     await client.send(b"0\r\n\r\n")
-    assert (await within(2, client.answer(), "an answer")).status == 200
+    assert (await within(30, client.answer(), "an answer")).status == 200
 
 
 async def test_a_slow_upstream_is_not_the_clients_stall(short: ImpatientGateway, upstream: Upstream) -> None:
@@ -261,11 +263,11 @@ async def test_a_slow_answer_has_no_limit(short: ImpatientGateway, upstream: Ups
     await upstream.exchange()
     await until_steady(lambda: len(upstream.exchanges), steady_seconds=2)
     slow.head()
-    assert (await within(1, client.head(), "the head")).status == 200
+    assert (await within(30, client.head(), "the head")).status == 200
     await until_steady(lambda: len(upstream.exchanges), steady_seconds=2)
     slow.piece(b"data: [DONE]\n\n")
     slow.end()
-    assert await within(1, client.up_to(b"0\r\n\r\n"), "the end")
+    assert await within(30, client.up_to(b"0\r\n\r\n"), "the end")
     assert (await client.ask("GET", "/v1/own")).status == 200
 
 
@@ -287,9 +289,9 @@ async def test_who_takes_nothing_of_an_answer_is_closed(
     short: ImpatientGateway, upstream: Upstream, fresh_id: str
 ) -> None:
     """A reader that takes nothing for the time of a stall is let go, and its task has ended."""
-    await reading_nothing(short, upstream, fresh_id)
     start = time.monotonic()
-    assert (await short.ended(fresh_id, 9))["extensions"]["reason"] == "client_disconnect"
+    await reading_nothing(short, upstream, fresh_id)
+    assert (await short.ended(fresh_id))["extensions"]["reason"] == "client_disconnect"
     assert time.monotonic() - start > 4.5
 
 
@@ -305,18 +307,23 @@ async def test_who_takes_little_is_waited_for(short: ImpatientGateway, upstream:
     assert (await short.ended(fresh_id))["state"] == "SUCCESS"
 
 
-async def test_the_end_of_an_answer_waits_for_its_reader(short: ImpatientGateway, upstream: Upstream) -> None:
+async def test_the_end_of_an_answer_waits_for_its_reader(
+    scripted: Upstream, upstream: Upstream, tmp_path: Path
+) -> None:
     """While the end of the last answer is on its way, its connection is not idle, whatever kernels hold of it."""
+    base, numbers = f"http://127.0.0.1:{scripted.port}", SHORT | {"STALL_SECONDS": 120}
+    gateway = await ImpatientGateway(tmp_path / "gateway.log", numbers, UPSTREAM_BASE=base).start()
     waiting = []
     for size in range(100_000, 6_000_000, 100_000):  # one of them ends between the kernel's buffers and our own
         upstream.then(answering(200, JSON, body=bytes(size)))
-        client = await short.connect(receive_buffer=65_536)
+        client = await gateway.connect(receive_buffer=65_536)
         await client.send(request("GET", "/v1/own"))
         assert (await client.head()).status == 200
         waiting.append((client, size))
     await until_steady(lambda: len(upstream.exchanges), steady_seconds=3.5)
     for client, size in waiting:
         await within(30, client.reader.readexactly(size), "the rest")
+    await gateway.stop()
 
 
 async def test_a_broken_off_answer_does_not_wait_for_its_reader(
@@ -373,22 +380,18 @@ async def test_an_early_413_reaches_who_sends_on(gateways: Launch, upstream: Ups
 
 async def test_nobody_lingers_for_ever(short: ImpatientGateway, upstream: Upstream) -> None:
     """Who neither closes nor sends after an early answer is let go."""
-    await short.close_clients()
-    alone = await until_steady(lambda: descriptors(short), steady_seconds=0.2)
-    client = await short.send("POST", "/v1/own", (b"Content-Length", b"999999999"))
+    client = await short.connect()
+    assert (await client.ask("GET", "/livez")).status == 200
+    assert is_held(short, client)
+    await client.send(request("POST", "/v1/own", (b"Content-Length", b"999999999")))
     assert (await client.answer()).status == 413
-    assert descriptors(short) > alone
-    await until(lambda: descriptors(short) <= alone, 30, "the connection is gone")
-
-
-def descriptors(gateway: Gateway) -> int:
-    """How many file descriptors the process has open."""
-    return len(list(Path(f"/proc/{gateway.process.pid}/fd").iterdir()))
+    await until(lambda: not is_held(short, client), 30, "the connection is gone")
 
 
 # -- requests and connections --
 
 
+@pytest.mark.alone  # its upstream is closed within a second
 async def test_pipelining_without_end_is_bounded(gateway: Gateway, upstream: Upstream) -> None:
     """A client that sends requests without reading answers is stopped, and memory does not grow with it."""
     upstream.gated()
@@ -426,6 +429,7 @@ async def test_eighty_small_requests_at_once_are_answered(gateway: Gateway, upst
     assert [exchange.head.target for exchange in upstream.exchanges] == [b"/v1/own/%d" % n for n in range(80)]
 
 
+@pytest.mark.alone  # its upstream is closed within a second
 async def test_long_heads_behind_a_waiting_request_cost_little(gateway: Gateway, upstream: Upstream) -> None:
     """Of what a client pipelines behind a request that waits, 256 KiB are held at most, however long the heads are."""
     count, before = 60, gateway.resident_bytes
@@ -433,7 +437,7 @@ async def test_long_heads_behind_a_waiting_request_cost_little(gateway: Gateway,
     clients = [await gateway.connect() for _ in range(count)]
     for client in clients:
         await client.send(request("GET", "/v1/own"))
-    await until(lambda: len(upstream.exchanges) == count, 20, "all of them wait")
+    await until(lambda: len(upstream.exchanges) == count, 30, "all of them wait")
     for client in clients:
         client.writer.write(head_of(65_000) * 17)
     await until_steady(lambda: gateway.resident_bytes // MEGABYTE, steady_seconds=1)
@@ -453,7 +457,7 @@ async def test_long_heads_behind_a_waiting_request_are_served(gateway: Gateway, 
     client.writer.write(head_of(65_000) * 17)
     first.head()
     first.end()
-    assert [(await within(5, client.answer(), "an answer")).status for _ in range(18)] == [200] * 18
+    assert [(await within(30, client.answer(), "an answer")).status for _ in range(18)] == [200] * 18
 
 
 @pytest.mark.parametrize(("fields", "requests"), [(0, 1500), (120, 80)], ids=["requests", "fields"])
@@ -474,6 +478,7 @@ async def test_one_read_of_small_requests_costs_little(
     assert gateway.resident_bytes - before < GROWTH_BOUND
 
 
+@pytest.mark.alone  # its upstream is closed within a second
 async def test_who_resets_an_upload_that_waits_is_noticed(gateway: Gateway, upstream: Upstream, fresh_id: str) -> None:
     """Also while the upload stands still for the upstream, a reset ends the task within a second."""
 

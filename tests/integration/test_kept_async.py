@@ -280,6 +280,7 @@ async def test_a_cancel_ends_it(gateways: Launch, store: Store, upstream: Upstre
         upstream.gated()
     answer = await gateway.ask("POST", CHAT, ASYNC, body=BODY)
     await gateway.at(answer.head.task_id, "queued" if is_waiting else "forwarding")
+    exchange = await upstream.exchange()
     assert (await cancel(gateway, answer.head.task_id)).status_code == 200
     assert outcome(await gateway.ended(answer.head.task_id)) == ("FAILED", "cancelled", "cancelled")
     assert code_of(await read(gateway, answer.head.task_id)) == (499, "cancelled")
@@ -287,7 +288,7 @@ async def test_a_cancel_ends_it(gateways: Launch, store: Store, upstream: Upstre
         call.finish()
         await gateway.ended(call.task_id)
     else:
-        await within(GUARD_SECONDS, upstream.exchanges[0].closed.wait())
+        await within(GUARD_SECONDS, exchange.closed.wait())
 
 
 async def test_an_answer_of_the_upstream_that_is_an_error_is_kept(pair: Pair, upstream: Upstream) -> None:

@@ -173,9 +173,9 @@ async def test_a_call_without_room_ends_with_its_client(launch: Launch, upstream
     """What is not kept does not outlive it."""
     gateway = await launch(**TWO_FIT)
     first = await kept(gateway, upstream)
-    first.script.piece(PIECE)
-    first.script.piece(PIECE)
-    await first.client.up_to(LAST)
+    for _ in range(2):
+        first.script.piece(PIECE)
+        await first.client.up_to(LAST)
     second = await kept(gateway, upstream)
     second.script.piece(PIECE)
     await second.client.up_to(LAST)

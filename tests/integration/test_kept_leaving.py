@@ -166,7 +166,7 @@ async def test_a_cancel_ends_a_call_without_a_client(pair: Pair, upstream: Upstr
 async def test_its_timeout_ends_a_call_without_a_client(pair: Pair, upstream: Upstream, has_head: bool) -> None:
     """`X-Task-Timeout` still counts: FAILED `timeout`; readers end as the client would have."""
     call = Kept(pair.first, upstream)
-    await (call.begin if has_head else call.ask)((b"X-Task-Timeout", b"2"))
+    await (call.begin if has_head else call.ask)((b"X-Task-Timeout", b"5"))
     if has_head:
         call.script.piece(EVENTS[0])
     await call.leave()
@@ -184,7 +184,7 @@ async def test_a_silent_upstream_ends_a_call_without_a_client(
     gateways: Launch, store: Store, upstream: Upstream
 ) -> None:
     """`UPSTREAM_IDLE_TIMEOUT_SEC` still counts."""
-    gateway = await gateways(REDIS_URL=store.url, UPSTREAM_IDLE_TIMEOUT_SEC="2")
+    gateway = await gateways(REDIS_URL=store.url, UPSTREAM_IDLE_TIMEOUT_SEC="5")
     call = Kept(gateway, upstream)
     await call.ask()
     await call.leave()

@@ -23,6 +23,8 @@ from tests.support.waiting import until, within
 from tests.support.wire import request
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     import httpx
 
     from tests.conftest import Launch, NewStore
@@ -177,30 +179,45 @@ async def test_a_key_sees_its_own_tasks_of_a_label(
     assert await listed(keyed, label, "admin", limit=3) == [f"{fresh_id}-{number}" for number in (3, 2, 1, 0)]
 
 
-async def test_a_page_costs_the_same_among_many(tracked: Gateway, store: Store, label: str) -> None:
+async def cheapest(store: Store, ask: Callable[[], Awaitable[object]]) -> tuple[int, int]:
+    """How many GETs and script calls a question costs. Now and then a look of the gateway's falls into it."""
+    costs = []
+    for _ in range(3):
+        await store.client.config_resetstat()
+        await ask()
+        calls = await store.client.info("commandstats")
+        costs.append(tuple(calls.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("get", "evalsha")))
+        assert not {"scan", "keys"} & await store.commands()
+    return min(gets for gets, _ in costs), min(scripts for _, scripts in costs)
+
+
+async def test_a_page_costs_the_same_among_many(launch: Launch, new_store: NewStore, label: str) -> None:
     """A page of 50 of 3,000 tasks with one label is a script call and the documents, without SCAN or KEYS.
 
-    A call that cancels by the label reads the documents in flight alone.
+    A call that cancels by the label reads the documents in flight alone. No other gateway looks into this store.
     """
+    store = await new_store()
+    gateway = await launch(REDIS_URL=store.url)
     writer = RedisStore(store.url, boot="writer-1", longest_ttl_seconds=3600)
     for start in range(0, 3000, 250):
         tasks = (record(f"{label[4:40]}-{n}", Stage.DONE, created_ms=n, label=label) for n in range(start, start + 250))
         await put(writer, list(tasks))
     await writer.close()
-    await listed(tracked, label, limit=1000)
-    await store.client.config_resetstat()
-    answer = await tracked.http.get("/tasks/status", params={"label": label})
-    assert answer.json()["count"] == 50
-    calls = await store.client.info("commandstats")
-    assert calls["cmdstat_get"]["calls"] <= 60
-    assert calls["cmdstat_evalsha"]["calls"] <= 4, "the page, and a look or two"
-    assert not {"scan", "keys"} & await store.commands()
-    await store.client.config_resetstat()
-    assert (await cancel(tracked, label)).json() == {"cancelled": 0}
-    calls = await store.client.info("commandstats")
-    assert calls.get("cmdstat_get", {"calls": 0})["calls"] <= 100
-    assert calls["cmdstat_evalsha"]["calls"] <= 5, "the two lists, and a look or two"
-    assert not {"scan", "keys"} & await store.commands()
+    await listed(gateway, label, limit=1000)
+
+    async def page() -> None:
+        answer = await gateway.http.get("/tasks/status", params={"label": label})
+        assert answer.json()["count"] == 50
+
+    async def cancels() -> None:
+        assert (await cancel(gateway, label)).json() == {"cancelled": 0}
+
+    gets, scripts = await cheapest(store, page)
+    assert gets <= 60
+    assert scripts <= 4, "the page, and a look or two"
+    gets, scripts = await cheapest(store, cancels)
+    assert gets <= 100
+    assert scripts <= 5, "the two lists, and a look or two"
 
 
 # -- cancelling --
@@ -266,7 +283,11 @@ async def test_a_key_cancels_its_own(launch: Launch, store: Store, served: Serve
     assert await running.statuses(tasks["bob"]) == [499] * 4
     await served.holds(4)
     assert [state for state, _, _ in await in_store(store, tasks["alice"])] == ["RUNNING"] * 4
-    assert (await cancel(gateways[0], label, "bob")).json() == {"cancelled": 0}
+
+    async def none_is_left() -> bool:
+        return bool((await cancel(gateways[0], label, "bob")).json() == {"cancelled": 0})
+
+    await until(none_is_left, what="the store has the ends of all of bob's")
     assert (await cancel(gateways[1], label, "admin")).json() == {"cancelled": 4}
     assert await running.statuses(tasks["alice"]) == [499] * 4
     assert (await gateways[0].http.post("/tasks/cancel", params={"label": label})).status_code == 401

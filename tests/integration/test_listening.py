@@ -39,7 +39,7 @@ async def test_a_tasks_id_is_a_field_of_its_log_lines(launch: Launch, fresh_id: 
     with refusing_port() as port:
         gateway = await launch(LOG_FORMAT="json", UPSTREAM_BASE=f"http://127.0.0.1:{port}")
         await gateway.ask("POST", "/v1/chat/completions", (b"X-Task-Id", fresh_id.encode()), body=b"{}")
-    await until(lambda: fresh_id in gateway.log, 5, "the failure is logged")
+    await until(lambda: fresh_id in gateway.log, 30, "the failure is logged")
     lines = [json.loads(line) for line in gateway.log.splitlines()]
     assert [line["message"] for line in lines if line.get("task_id") == fresh_id] == [
         f"task {fresh_id} failed: upstream_unavailable"

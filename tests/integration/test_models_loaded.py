@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -160,11 +161,11 @@ async def test_ollama_is_asked_sparingly(own_upstream: Upstream, launch: Launch)
     gateway = await launch(UPSTREAM_BASE=f"http://127.0.0.1:{own_upstream.port}")
     answers = await asyncio.gather(*(gateway.http.get("/models/loaded") for _ in range(50)))
     assert {answer.status_code for answer in answers} == {200}
-    assert len(asked) == 1
+    first = len(asked)  # 1, unless the machine took longer than two seconds for all fifty
 
     async def is_asked_again() -> bool:
         await gateway.http.get("/models/loaded")
-        return len(asked) > 1
+        return len(asked) > first
 
     await until(is_asked_again, 30, "Ollama is asked again")
-    assert asked[1] - asked[0] >= 1.9
+    assert min(later - earlier for earlier, later in pairwise(asked)) >= 1.9

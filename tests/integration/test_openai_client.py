@@ -93,7 +93,7 @@ async def test_leaving_a_stream_stops_the_model(
     async for _ in stream:
         break
     await stream.close()
-    assert outcome(await live.ended(fresh_id, seconds=1)) == CLIENT_LEFT
+    assert outcome(await live.ended(fresh_id)) == CLIENT_LEFT
 
 
 async def test_a_request_with_tools(

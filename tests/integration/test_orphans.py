@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tests.support.store import Store
 
 
+pytestmark = pytest.mark.alone  # a loss is told within two seconds
+
 HEARTBEAT = "1"
 FOUND_SECONDS = 3 * 1 + 2  # three heartbeats and a little
 LOST = ("FAILED", "lost", "lost")
