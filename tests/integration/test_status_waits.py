@@ -65,6 +65,7 @@ async def is_answered(client: Client) -> bool:
 
 async def running_elsewhere(store: Store, stream: HeldStream, count: int) -> list[str]:
     """Tasks that run at a gateway that is not there, as far as the store says: like that of `stream`."""
+    await until(lambda: store.raw(stream.task_id), what="it is stored")
     document = await store.document(stream.task_id)
     document["extensions"]["lost_after_ms"] += 600_000
     task_ids = [f"elsewhere-{uuid.uuid4()}" for _ in range(count)]
