@@ -134,7 +134,7 @@ async def test_without_the_right_to_publish_it_is_told_by_looking(
 async def test_a_silent_gateway_ends_the_wait(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
     """Its task is presumed lost, which pollers elsewhere are told; and they are told when it goes on after all."""
     store = await new_store()
-    settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": "0.3"}
+    settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": "1"}
     runner, other = await launch(**settings), await launch(**settings)
     stream = await held(runner, upstream)
     streaming = await other.at(stream.task_id, "streaming")
