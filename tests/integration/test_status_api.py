@@ -223,6 +223,7 @@ async def test_a_list_that_is_being_rebuilt_is_503(launch: Launch, new_store: Ne
     store = await new_store()
     gateway = await launch(REDIS_URL=store.url)
     await make(gateway, "one", "two")
+    await until(gateway.is_saved, what="the store has both")
     await listed(gateway)
     await store.client.set("tsx:ollama:rebuild", "another gateway", ex=60)
     await store.client.delete("tsx:ollama:2:SUCCESS")
@@ -240,6 +241,7 @@ async def test_the_list_survives_a_document_that_vanished(launch: Launch, new_st
     store = await new_store()
     gateway = await launch(REDIS_URL=store.url)
     await make(gateway, "one", "two", "three", "four")
+    await until(gateway.is_saved, what="the store has all")
     await store.client.delete("ts:ollama:three")
     assert ids(await listed(gateway)) == ["four", "two", "one"]
     assert ids(await listed(gateway, limit=2)) == ["four", "two"]
@@ -249,7 +251,7 @@ async def test_statuses_outlive_their_gateway(launch: Launch, store: Any, fresh_
     """Another instance with the same store answers for a task that this one ran."""
     first, second = await launch(REDIS_URL=store.url), await launch(REDIS_URL=store.url)
     await make(first, fresh_id)
-    assert await second.status(fresh_id) == await first.status(fresh_id)
+    assert await second.ended(fresh_id) == await first.status(fresh_id)
 
 
 async def test_a_list_that_is_known_is_304(fresh: Gateway) -> None:
@@ -310,7 +312,7 @@ async def test_the_store_may_go_and_come_back(launch: Launch, new_store: NewStor
     await until(is_stored, 15, "statuses reach the store again")
     for task_id in ("after", "while-0", "while-4"):
         assert outcome(await gateway.status(task_id)) == DONE
-        assert outcome(await store.document(task_id)) == DONE
+        assert outcome(await store.ended(task_id)) == DONE
 
 
 ASKED_ELSEWHERE = [

@@ -65,6 +65,7 @@ async def is_answered(client: Client) -> bool:
 
 async def running_elsewhere(store: Store, stream: HeldStream, count: int) -> list[str]:
     """Tasks that run at a gateway that is not there, as far as the store says: like that of `stream`."""
+    await until(lambda: store.raw(stream.task_id), what="it is stored")
     document = await store.document(stream.task_id)
     document["extensions"]["lost_after_ms"] += 600_000
     task_ids = [f"elsewhere-{uuid.uuid4()}" for _ in range(count)]
@@ -133,7 +134,7 @@ async def test_without_the_right_to_publish_it_is_told_by_looking(
 async def test_a_silent_gateway_ends_the_wait(launch: Launch, new_store: NewStore, upstream: Upstream) -> None:
     """Its task is presumed lost, which pollers elsewhere are told; and they are told when it goes on after all."""
     store = await new_store()
-    settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": "0.3"}
+    settings = {"REDIS_URL": store.url, "HEARTBEAT_SEC": "1"}
     runner, other = await launch(**settings), await launch(**settings)
     stream = await held(runner, upstream)
     streaming = await other.at(stream.task_id, "streaming")

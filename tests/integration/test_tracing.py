@@ -32,6 +32,7 @@ AT_ONCE = 10
 MOST_EXIT_SECONDS = 3.0  # that traces may add to the exit
 A_BUSY_MACHINE = 3.0
 LONGEST_SECONDS = 5.0  # of a request; the SDK gives a collector ten
+PATIENT = {"OTEL_EXPORTER_OTLP_TIMEOUT": "100"}  # seconds: a busy machine takes longer than ten for the calls
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50"}  # the SDK sends twenty times a second
 EVENT = b'data: {"choices":[{"delta":{"content":"hello"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"
@@ -271,7 +272,8 @@ async def test_a_collector_in_trouble_delays_nothing(
     collector.status = 307 if trouble == "redirecting" else 503
     if trouble == "slow":
         collector.released.clear()
-    gateway = await launch(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, LOG_FORMAT="json", **SOON)
+    patient = PATIENT if trouble == "slow" else {}
+    gateway = await launch(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, LOG_FORMAT="json", **SOON, **patient)
     client, longest = await gateway.connect(), 0.0
     for _ in range(200):
         begun = time.monotonic()

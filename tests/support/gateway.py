@@ -79,6 +79,11 @@ class Gateway:
             return (await self.http.get("/livez")).status_code == 200
         return False
 
+    async def is_saved(self) -> bool:
+        """Whether its store is up and has all of its statuses, so that it writes none of them again."""
+        told = (await self.http.get("/readyz")).json()
+        return (told["store"], told["unsaved"]) == ("up", 0)
+
     async def is_closed(self) -> bool:
         """Whether new connections are refused. A listener that closes meanwhile resets those not yet accepted."""
         try:
@@ -145,11 +150,14 @@ class Gateway:
         return found
 
     async def ended(self, task_id: str, seconds: float = GUARD_SECONDS, attempt: int = 1) -> dict[str, Any]:
-        """The document of a task as soon as its state is final, of this attempt or a later one."""
+        """The document of a task as soon as its state is final, of this attempt or a later one.
+
+        A task of another gateway may be unknown here for a moment.
+        """
 
         async def final() -> dict[str, Any] | None:
-            document = await self.status(task_id)
-            is_final = document["state"] in ("SUCCESS", "FAILED") and document["extensions"]["attempt"] >= attempt
+            document: dict[str, Any] = (await self.http.get(f"/tasks/status/{task_id}")).json()
+            is_final = document.get("state") in ("SUCCESS", "FAILED") and document["extensions"]["attempt"] >= attempt
             return document if is_final else None
 
         found: dict[str, Any] = await until(final, seconds, f"task {task_id} ends")

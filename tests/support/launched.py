@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tests.support.ports import free_port
 from tests.support.process import ROOT, environment, spawn
-from tests.support.waiting import until
+from tests.support.waiting import GUARD_SECONDS, until
 
 if TYPE_CHECKING:
     import subprocess
@@ -53,7 +53,7 @@ class Running:
         """Every process that this program has been so far, oldest first."""
         return [int(pid) for pid in re.findall(rf"spawned: '{program}' with pid (\d+)", self.log)]
 
-    async def said(self, words: str, seconds: float = 20) -> None:
+    async def said(self, words: str, seconds: float = 2 * GUARD_SECONDS) -> None:
         """Wait for words in the output; fail at once when the launcher has ended without them."""
 
         def heard() -> bool:
@@ -64,7 +64,7 @@ class Running:
 
         await until(heard, seconds, f"{words!r} in the output")
 
-    async def healthy(self, seconds: float = 40) -> None:
+    async def healthy(self, seconds: float = 2 * GUARD_SECONDS) -> None:
         """Wait until the health check says so."""
 
         async def is_healthy() -> bool:
@@ -76,7 +76,7 @@ class Running:
 
         await until(is_healthy, seconds, "the health check passes")
 
-    async def healthy_gateway(self, seconds: float = 40) -> None:
+    async def healthy_gateway(self, seconds: float = 2 * GUARD_SECONDS) -> None:
         """Wait until the gateway answers, whatever Ollama does."""
         await self.said(r"success: gateway entered RUNNING", seconds)
         await self.said(r"gateway \| .* listens on", seconds)

@@ -75,6 +75,20 @@ class Store:
         document: dict[str, Any] = json.loads(raw)
         return document
 
+    async def ended(self, task_id: str, attempt: int = 1) -> dict[str, Any]:
+        """The stored document as soon as its state is final, of this attempt or a later one.
+
+        The client may have its answer before: on a busy machine the gateway's wait of 250 ms is over first.
+        """
+
+        async def final() -> dict[str, Any] | None:
+            document: dict[str, Any] = json.loads(await self.raw(task_id) or "{}")
+            is_final = document.get("state") in ("SUCCESS", "FAILED") and document["extensions"]["attempt"] >= attempt
+            return document if is_final else None
+
+        found: dict[str, Any] = await until(final, what=f"the end of {task_id} is stored")
+        return found
+
     async def ttl(self, task_id: str) -> int:
         """The seconds the document has left."""
         return int(await self.client.ttl(DOCUMENTS + task_id))

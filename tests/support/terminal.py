@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import json
 import os
@@ -62,6 +63,7 @@ class Live:
             stdout=theirs, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         self.theirs, self.command, self.out = theirs, command, ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end inside a character
         self.process: asyncio.subprocess.Process
 
     async def __aenter__(self) -> Live:
@@ -79,7 +81,7 @@ class Live:
     def read(self) -> str:
         """All that it has written so far."""
         with contextlib.suppress(OSError):  # nothing there, or a terminal whose other end is gone
-            self.out += os.read(self.ours, 1_000_000).decode()
+            self.out += self._decoder.decode(os.read(self.ours, 1_000_000))
         return self.out
 
     async def shows(self, *words: str) -> None:

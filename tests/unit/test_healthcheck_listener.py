@@ -121,7 +121,7 @@ def test_a_listener_whose_launcher_lives_kills_nothing(tmp_path: Path) -> None:
     """The end of the events alone is no death: what belongs to the launcher is left alone while it lives."""
     mark = os.environ | {family.DIRECTORY: str(tmp_path), "LAUNCHER_PID": str(os.getpid())}
     with subprocess.Popen(["sleep", "1000"], env=mark) as program:
-        subprocess.run(LISTENER, cwd=ROOT, input="", env=mark, capture_output=True, text=True, timeout=20, check=True)
+        subprocess.run(LISTENER, cwd=ROOT, input="", env=mark, capture_output=True, text=True, timeout=120, check=True)
         assert program.poll() is None
         program.kill()
     assert tmp_path.exists()
@@ -139,7 +139,7 @@ def test_a_verdict_after_the_launchers_death_hits_no_stranger(tmp_path: Path) ->
         env=os.environ | {"LAUNCHER_MARK": str(tmp_path / "failed"), "LAUNCHER_PID": "1"},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
     )
     assert done.stdout.endswith("False\n")
 
@@ -147,7 +147,8 @@ def test_a_verdict_after_the_launchers_death_hits_no_stranger(tmp_path: Path) ->
 def test_what_belongs_to_a_launcher_is_found_by_its_directory(tmp_path: Path) -> None:
     """Processes in groups and sessions of their own, too; those of another launcher live on."""
     mine, others = ({family.DIRECTORY: str(tmp_path / name)} for name in ("mine", "others"))
-    start = ["sh", "-c", "sleep 1000 & echo $!; exec sleep 1000"]
+    # Both have begun when the number is read: a process in the middle of its exec has no environment.
+    start = ["sh", "-c", "sh -c 'echo $$; kill -STOP $$' & wait"]
     with (
         subprocess.Popen(
             start, env=os.environ | mine, stdout=subprocess.PIPE, text=True, start_new_session=True

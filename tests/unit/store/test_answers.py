@@ -499,7 +499,7 @@ async def test_a_frozen_server_is_a_store_error_in_time(new_store: NewStore) -> 
     try:
         for call in (save(answers, part(b"d", 3)), answers.read("t", 0), answers.drop("t", "1-a", EVENT_ID)):
             with pytest.raises(StoreError):
-                await within(3, call)
+                await within(10, call)
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
 

@@ -121,7 +121,7 @@ async def test_every_key_has_a_ttl(store: RedisStore, server: Server) -> None:
 async def test_a_task_that_has_expired_leaves(store: RedisStore, server: Server) -> None:
     """Without a reader: within seconds nothing of it is in the lists, and one that was written again since stays."""
     for task_id in ("gone", "again"):
-        await put(store, [record(task_id, Stage.DONE, label=JOB, owner="alice", ttl_seconds=1)])
+        await put(store, [record(task_id, Stage.DONE, label=JOB, owner="alice", ttl_seconds=3)])
     await server.client.expire("ts:ollama:again", 60)
 
     async def is_gone() -> bool:

