@@ -11,10 +11,10 @@ import pytest
 from playwright.async_api import expect
 
 from gateway.tasks.stages import Stage
-from tests.browser.test_dashboard_page import RECORD, SEEN
+from tests.browser.test_dashboard_page import RECORD, SEEN, turn
 from tests.support.forged import document, lost_document
 from tests.support.scripted import EVENTS
-from tests.support.waiting import until
+from tests.support.waiting import GUARD_SECONDS, until
 
 if TYPE_CHECKING:
     from playwright.async_api import Request, Route
@@ -161,7 +161,7 @@ async def test_answers_before_their_time_do_not_make_it_busy(
     now_ms = int(time.time() * 1000)
     found = lost_document("one", is_presumed=True) if is_presumed else document("one", Stage.STREAMING)
     found["extensions"]["created_ms"] = now_ms
-    await page.page.clock.install()
+    await page.stop_clock()
     await page.page.add_init_script(RECORD)
     await page.page.route("**/tasks/status/one*", partial(served, task=found, kind=kind))
     await page.open(turns_clock=True)
@@ -177,12 +177,12 @@ async def question_times(page: Watched, path: str, number: int) -> list[int]:
     """When the page asked, in milliseconds of its clock, which is turned on until there are so many questions."""
 
     async def enough() -> list[int]:
-        await page.page.clock.run_for(250)
+        await turn(page, 250)
         asked: list[list[Any]] = await page.evaluate("window.asked")
         times = [at for asked_path, at in asked if asked_path.startswith(path)]
         return times if len(times) >= number else []
 
-    times: list[int] = await until(enough, 40, f"the page asks for {path}")
+    times: list[int] = await until(enough, 2 * GUARD_SECONDS, f"the page asks for {path}")
     return times
 
 
@@ -210,7 +210,7 @@ async def test_gateways_that_differ_do_not_make_it_busy(page: Watched, beating: 
     async def other(route: Route) -> None:
         await route.fulfill(json=ready | {"upstream": next(conditions)})
 
-    await page.page.clock.install()
+    await page.stop_clock()
     await page.page.add_init_script(RECORD)
     await page.page.route("**/readyz", other)
     await page.open(turns_clock=True)

@@ -7,6 +7,7 @@ the console holds no error that the test did not expect. The fixtures in tests/b
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -60,6 +61,12 @@ class Watched:
             and not message.text.startswith(tuple(self.provoked))
         ):
             self.complaints.append(message.text)
+
+    async def stop_clock(self) -> None:
+        """Before it is loaded: the page's time stands still and goes on by `clock.run_for` alone."""
+        now = time.time()
+        await self.page.clock.install(time=now)
+        await self.page.clock.pause_at(now + 60)  # it must lie ahead
 
     async def open(self, path: str = "/", *expected: str, turns_clock: bool = False) -> None:
         """Load a page; `expected` are the statuses and network errors that the test provokes."""
