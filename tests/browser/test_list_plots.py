@@ -86,6 +86,7 @@ async def test_the_numbers_are_a_table(page: Watched) -> None:
     await page["#numbers-details summary"].focus()
     await page.page.keyboard.press("Enter")
     await expect(page["#numbers"]).to_be_visible()
+    await page.shows("#plot-states-text", "ended well")
     legend, wells = await page.evaluate(NUMBERS)
     assert f"{sum(map(int, wells))} ended well" in legend
     await page.counts("#numbers tbody th[scope=row]", 15)
