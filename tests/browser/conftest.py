@@ -15,6 +15,7 @@ import pytest
 from playwright.async_api import async_playwright, expect
 
 from tests.browser.watched import Watched
+from tests.support.waiting import GUARD_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     NewPage = Callable[..., Awaitable[Watched]]
 
 DESKTOP = {"width": 1280, "height": 900}
-expect.set_options(timeout=8000)
+expect.set_options(timeout=GUARD_SECONDS * 1000)
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +64,7 @@ async def new_page(chromium: Browser, screenshots: Path) -> AsyncIterator[NewPag
         context = await chromium.new_context(
             **({"viewport": DESKTOP, "locale": "en-GB", "reduced_motion": "reduce"} | options)
         )
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(GUARD_SECONDS * 1000)
         pages.append(Watched(await context.new_page(), gateway, screenshots))
         return pages[-1]
 

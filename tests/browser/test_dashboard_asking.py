@@ -55,7 +55,7 @@ async def air(page: Watched, number: int) -> None:
         assert await page.evaluate("air.most") <= 1
         return bool(await page.evaluate("air.now") == number)
 
-    await until(found, 20, f"{number} questions are in the air")
+    await until(found, what=f"{number} questions are in the air")
 
 
 async def test_304_keeps_the_page(page: Watched, beating: Gateway, fresh_id: str) -> None:
@@ -68,7 +68,7 @@ async def test_304_keeps_the_page(page: Watched, beating: Gateway, fresh_id: str
         answers = [await request.response() for request in page.asked("/tasks/status")[:-1]]
         return sum(answer is not None and answer.status == 304 for answer in answers) >= 3
 
-    await until(unchanged, 20, "three lists are unchanged")
+    await until(unchanged, what="three lists are unchanged")
     await expect(page.row("recent", fresh_id)).to_contain_text("SUCCESS")
     await page.shows("#problems", "All is well.")
 
@@ -119,7 +119,7 @@ async def test_an_ended_task_is_asked_for_no_more(
     await air(page, 0)
     await page.shoot("detail-ended")
     before, conditions = len(page.asked("/tasks/")), len(page.asked("/readyz"))
-    await until(lambda: len(page.asked("/readyz")) >= conditions + 3, 20, "the condition is requested")
+    await until(lambda: len(page.asked("/readyz")) >= conditions + 3, what="the condition is requested")
     assert len(page.asked("/tasks/")) == before
 
 
@@ -132,11 +132,11 @@ async def test_the_task_that_was_opened_last_is_shown(
     await page.page.route("**/tasks/status/slow", lambda route: None)  # never answered
     await page.open("/", "net::ERR_ABORTED")
     await page.go("slow")
-    await until(lambda: page.asked("/tasks/status/slow"), 20, "the slow one is requested")
+    await until(lambda: page.asked("/tasks/status/slow"), what="the slow one is requested")
     await page.go(fresh_id)
     await page.shows("#task-id", fresh_id)
     (slow,) = page.asked("/tasks/status/slow")
-    await until(lambda: slow.failure is not None, 20, "the page gave it up")
+    await until(lambda: slow.failure is not None, what="the page gave it up")
     await expect(page["#task-problem"]).to_have_text("")
 
 

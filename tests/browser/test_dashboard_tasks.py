@@ -104,7 +104,7 @@ async def test_a_real_models_stream_is_seen(
     await client.send(request("POST", CHAT, *fields, body=json.dumps(body).encode()))
     row = page.row("in-flight", fresh_id)
     cells = row.locator("td")
-    await expect(cells.nth(STAGE)).to_have_text("streaming", timeout=30_000)
+    await expect(cells.nth(STAGE)).to_have_text("streaming")
     before = await cells.nth(BYTES).inner_text()
     await expect(cells.nth(BYTES)).not_to_have_text(before)
     assert "Xanadu" not in await page["html"].inner_text()
@@ -371,7 +371,7 @@ async def test_clients_come_and_go_by_the_hundred(launch: Launch, upstream: Upst
     await page.open()
     await expect(page.row("in-flight", "early")).to_be_visible()
     await expect(page.row("recent", "early")).to_have_count(0)
-    await page.shows("#plot-states-text", "120 ended well, 1 running", seconds=10)
+    await page.shows("#plot-states-text", "120 ended well, 1 running")
 
 
 async def many(gateway: Gateway, name: str, number: int) -> None:

@@ -44,7 +44,7 @@ async def test_the_range_is_chosen(page: Watched, name: str, heading: str, bars:
     await page[f"#ranges [data-range='{name}']"].click()
     await page.shows("#h-plots", heading)
     await page.counts("#numbers tbody tr", bars)
-    await expect(page["#plots-note"]).to_contain_text(LOADED, timeout=20_000)
+    await expect(page["#plots-note"]).to_contain_text(LOADED)
     counts = [
         int(text.replace(",", ""))
         for text in re.findall(r"([\d,]+) (?:ended well|failed)", await page["#plot-states-text"].inner_text())

@@ -53,7 +53,7 @@ async def test_lists_models_and_nodes_are_not_asked(page: Watched, beating: Gate
     await run(beating, fresh_id)
     await page.open(f"/#/tasks/{fresh_id}")
     await page.shows("#task-fields", "SUCCESS")
-    await until(lambda: len(page.asked("/readyz")) >= 3, 20, "the condition is asked for")
+    await until(lambda: len(page.asked("/readyz")) >= 3, what="the condition is asked for")
     asked = {urlsplit(request.url).path for request in page.requests if not request.url.startswith("data:")}
     data = {path for path in asked if not path.startswith("/dashboard/")} - {"/"}
     assert data == {"/readyz", f"/tasks/status/{fresh_id}"}
@@ -124,7 +124,7 @@ async def test_an_id_without_a_task_is_told(page: Watched, path: str) -> None:
     await expect(page["#task-problem"]).to_have_text(words)
     await expect(page["#task-found"]).to_be_hidden()
     await expect(page["#task-actions"]).to_be_hidden()
-    await until(lambda: len(page.asked("/readyz")) >= 2, 20, "the condition is asked for")
+    await until(lambda: len(page.asked("/readyz")) >= 2, what="the condition is asked for")
     assert len(page.asked("/tasks/status/")) == 1
     await page.shoot("task-unknown")
 
@@ -135,7 +135,7 @@ async def test_an_id_of_dots_is_told(page: Watched, path: str) -> None:
     await page.open(f"/#/tasks/{path}")
     await page.shows("#task-problem", "not a task id: .")
     await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-    await until(lambda: len(page.asked("/readyz")) >= 2, 20, "the condition is asked for")
+    await until(lambda: len(page.asked("/readyz")) >= 2, what="the condition is asked for")
     assert page.asked("/tasks/") == []
     await page.go("unknown")
     page.expected.add("404")

@@ -165,7 +165,7 @@ async def test_bytes_are_live_between_heartbeats(
     await page.shows("#stages", "Ended: ")
     asked = [request for request in page.requests if f"/tasks/status/{fresh_id}" in request.url]
     conditions = len(page.asked("/readyz"))
-    await until(lambda: len(page.asked("/readyz")) >= conditions + 3, 20, "the condition is asked for")
+    await until(lambda: len(page.asked("/readyz")) >= conditions + 3, what="the condition is asked for")
     assert len([request for request in page.requests if f"/tasks/status/{fresh_id}" in request.url]) == len(asked)
 
 

@@ -85,13 +85,13 @@ class Watched:
         """The row of a task in `in-flight` or `recent`."""
         return self.page.locator(f"#{table} tbody tr", has=self.page.get_by_role("link", name=task_id, exact=True))
 
-    async def shows(self, selector: str, text: str | re.Pattern[str], seconds: float = 6.0) -> None:
+    async def shows(self, selector: str, text: str | re.Pattern[str]) -> None:
         """Wait until the element holds this text."""
-        await expect(self.page.locator(selector)).to_contain_text(text, timeout=seconds * 1000)
+        await expect(self.page.locator(selector)).to_contain_text(text)
 
-    async def counts(self, selector: str, number: int, seconds: float = 6.0) -> None:
+    async def counts(self, selector: str, number: int) -> None:
         """Wait until there are so many elements."""
-        await expect(self.page.locator(selector)).to_have_count(number, timeout=seconds * 1000)
+        await expect(self.page.locator(selector)).to_have_count(number)
 
     async def focused(self) -> str:
         """The name of what has the keyboard: its label, text or id."""
