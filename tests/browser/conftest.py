@@ -1,7 +1,8 @@
 """Owns the fixtures of the browser tests: one Chromium, its pages, and the gateways that they look at.
 
 Chromium is the machine's own (Debian's `chromium`), named by CHROMIUM or found on the PATH: skipped at home without
-one, a failure in CI. Each test has a page of its own, with nothing stored. Pictures of the states go to SCREENSHOTS.
+one, a failure in CI. Each test has a page of its own, with nothing stored. If SCREENSHOTS names a
+directory, pictures of the states go there; else none is taken, for a browser on a busy machine may fail to.
 """
 
 from __future__ import annotations
@@ -47,16 +48,18 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the pictures go."""
+def screenshots() -> Path | None:
+    """Where the pictures go, if they are wanted."""
     named = os.environ.get("SCREENSHOTS")
-    directory = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    if not named:
+        return None
+    directory = Path(named)
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 
 
 @pytest.fixture
-async def new_page(chromium: Browser, screenshots: Path) -> AsyncIterator[NewPage]:
+async def new_page(chromium: Browser, screenshots: Path | None) -> AsyncIterator[NewPage]:
     """Makes pages that look at a gateway; each is checked at the end."""
     pages: list[Watched] = []
 

@@ -232,6 +232,6 @@ async def test_it_looks_well(launch: Launch, upstream: Upstream, new_page: NewPa
     await open_task(page, "recent", "night-report-7")
     await page["#answer-show"].click()
     await page.shows("#answer-note", "This is the whole answer.")
-    await page.page.screenshot(path=page.screenshots / f"kept-shown-{device}-{scheme}.png")
+    await page.shoot(f"kept-shown-{device}-{scheme}", is_whole=False)
     await page["#task-answer"].get_by_text("Delete", exact=True).click()
     await page.shoot(f"kept-detail-{device}-{scheme}")

@@ -39,7 +39,7 @@ def _may_not_see(message: ConsoleMessage) -> bool:
 class Watched:
     """One page of the gateway's dashboard."""
 
-    def __init__(self, page: Page, gateway: Gateway, screenshots: Path) -> None:
+    def __init__(self, page: Page, gateway: Gateway, screenshots: Path | None) -> None:
         self.page = page
         self.origin = f"http://127.0.0.1:{gateway.port}"
         self.screenshots = screenshots
@@ -113,9 +113,10 @@ class Watched:
         """The requests for paths that begin so."""
         return [request for request in self.requests if urlsplit(request.url).path.startswith(path)]
 
-    async def shoot(self, name: str) -> None:
-        """Keep a picture; nothing on it is wider than the screen."""
-        await self.page.screenshot(path=self.screenshots / f"{name}.png", full_page=True)
+    async def shoot(self, name: str, *, is_whole: bool = True) -> None:
+        """Keep a picture where pictures are wanted; nothing on it is wider than the screen."""
+        if self.screenshots is not None:
+            await self.page.screenshot(path=self.screenshots / f"{name}.png", full_page=is_whole)
         widths = await self.page.evaluate(
             "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
         )
