@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.chaos.load import AT_ONCE
 from tests.support.outcome import DONE, outcome
 from tests.support.scripted import JSON, answering, streaming
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     Ended = tuple[str, tuple[str, str, str | None]]  # a task, and what the store had when its client had its end
 
+
+pytestmark = pytest.mark.timeout(600)
 
 REQUESTS = 1_000
 LAST_EVENT = b"data: [DONE]\n\n"

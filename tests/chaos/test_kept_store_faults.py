@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.support.faults import Fault
     from tests.support.scripted import Upstream
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 STREAMS = 34
 BIG = [b"data: %b\n\n" % (b"%d" % n * 3000) for n in range(20)]
