@@ -29,6 +29,7 @@ async def test_nothing_is_sent(launch: Launch, store: Store, fresh_id: str) -> N
         gateway = await launch(UPSTREAM_BASE=f"http://127.0.0.1:{crowded.port}", REDIS_URL=store.url)
         client = await waiting(gateway, crowded, fresh_id)
         await client.close()
+        assert await gateway.is_serving()  # it has had a turn since, in which it heard of the client's end
         await crowded.make_room()
         assert outcome(await gateway.ended(fresh_id)) == CLIENT_LEFT
         await until(lambda: not crowded.is_waited_for(), what="no one connects any more")
