@@ -118,6 +118,7 @@ async def test_a_waiting_task_tells_position_and_label_and_can_be_cancelled(fill
     await page.shows("#stages", re.compile(r"Waits: [\d.]+ m?s so far \(now\)"))
     await page.shoot("queue-detail")
     await page.page.keyboard.press("Escape")
+    await expect(page["#view-task"]).to_be_hidden()
     await page.tab_to(f"Cancel the task {IDS[1]}")
     await page.page.keyboard.press("Enter")
     await page.page.keyboard.press("Enter")
