@@ -1,7 +1,8 @@
 """Owns the fixtures of the browser tests: one Chromium, its pages, and the gateways that they look at.
 
 Chromium is the machine's own (Debian's `chromium`), named by CHROMIUM or found on the PATH: skipped at home without
-one, a failure in CI. Each test has a page of its own, with nothing stored. Pictures of the states go to SCREENSHOTS.
+one, a failure in CI. Each test has a page of its own, with nothing stored. If SCREENSHOTS names a
+directory, pictures of the states go there; else none is taken, for a browser on a busy machine may fail to.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pytest
 from playwright.async_api import async_playwright, expect
 
 from tests.browser.watched import Watched
+from tests.support.waiting import GUARD_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     NewPage = Callable[..., Awaitable[Watched]]
 
 DESKTOP = {"width": 1280, "height": 900}
-expect.set_options(timeout=8000)
+expect.set_options(timeout=GUARD_SECONDS * 1000)
 
 
 @pytest.fixture(scope="session")
@@ -46,16 +48,18 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the pictures go."""
+def screenshots() -> Path | None:
+    """Where the pictures go, if they are wanted."""
     named = os.environ.get("SCREENSHOTS")
-    directory = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    if not named:
+        return None
+    directory = Path(named)
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 
 
 @pytest.fixture
-async def new_page(chromium: Browser, screenshots: Path) -> AsyncIterator[NewPage]:
+async def new_page(chromium: Browser, screenshots: Path | None) -> AsyncIterator[NewPage]:
     """Makes pages that look at a gateway; each is checked at the end."""
     pages: list[Watched] = []
 
@@ -63,7 +67,7 @@ async def new_page(chromium: Browser, screenshots: Path) -> AsyncIterator[NewPag
         context = await chromium.new_context(
             **({"viewport": DESKTOP, "locale": "en-GB", "reduced_motion": "reduce"} | options)
         )
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(GUARD_SECONDS * 1000)
         pages.append(Watched(await context.new_page(), gateway, screenshots))
         return pages[-1]
 

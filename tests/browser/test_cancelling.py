@@ -12,7 +12,7 @@ from tests.browser.listed import Lists, made
 from tests.browser.test_dashboard_page import PHONE
 from tests.support.scripted import Gated
 from tests.support.streams import BODY, CHAT
-from tests.support.waiting import within
+from tests.support.waiting import GUARD_SECONDS, within
 
 if TYPE_CHECKING:
     from playwright.async_api import Route
@@ -105,7 +105,7 @@ async def test_a_label_is_cancelled_at_all_gateways(
     await page["#cancel-label"].get_by_text("Cancel the 2 in flight with this label").click()
     await page["#cancel-label"].get_by_text("Really cancel").click()
     for exchange in exchanges:
-        await within(5, exchange.closed.wait(), "the connection to Ollama is closed")
+        await within(GUARD_SECONDS, exchange.closed.wait(), "the connection to Ollama is closed")
     await page.shows("#news", "2 tasks were asked to stop.")
     for number in range(2):
         await expect(page.row("recent", f"of-a-job-{number}")).to_contain_text("cancelled")

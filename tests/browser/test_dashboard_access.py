@@ -149,7 +149,7 @@ async def test_a_key_that_is_taken_away_ends_the_view(
     keys.write_text(f"bob:{BOB}\n")
     if not is_running:
         await page.page.keyboard.press("Escape")
-    await expect(page["#key-form"]).to_be_visible(timeout=20_000)
+    await expect(page["#key-form"]).to_be_visible()
     await page.shows("#key-problem", "does not accept this key")
     await expect(page["#view-dashboard"]).to_be_hidden()
     await expect(page["#view-task"]).to_be_hidden()

@@ -11,10 +11,10 @@ import pytest
 from playwright.async_api import expect
 
 from gateway.tasks.stages import Stage
-from tests.browser.test_dashboard_page import RECORD, SEEN
+from tests.browser.test_dashboard_page import RECORD, SEEN, turn
 from tests.support.forged import document, lost_document
 from tests.support.scripted import EVENTS
-from tests.support.waiting import until
+from tests.support.waiting import GUARD_SECONDS, until
 
 if TYPE_CHECKING:
     from playwright.async_api import Request, Route
@@ -55,7 +55,7 @@ async def air(page: Watched, number: int) -> None:
         assert await page.evaluate("air.most") <= 1
         return bool(await page.evaluate("air.now") == number)
 
-    await until(found, 20, f"{number} questions are in the air")
+    await until(found, what=f"{number} questions are in the air")
 
 
 async def test_304_keeps_the_page(page: Watched, beating: Gateway, fresh_id: str) -> None:
@@ -68,7 +68,7 @@ async def test_304_keeps_the_page(page: Watched, beating: Gateway, fresh_id: str
         answers = [await request.response() for request in page.asked("/tasks/status")[:-1]]
         return sum(answer is not None and answer.status == 304 for answer in answers) >= 3
 
-    await until(unchanged, 20, "three lists are unchanged")
+    await until(unchanged, what="three lists are unchanged")
     await expect(page.row("recent", fresh_id)).to_contain_text("SUCCESS")
     await page.shows("#problems", "All is well.")
 
@@ -119,7 +119,7 @@ async def test_an_ended_task_is_asked_for_no_more(
     await air(page, 0)
     await page.shoot("detail-ended")
     before, conditions = len(page.asked("/tasks/")), len(page.asked("/readyz"))
-    await until(lambda: len(page.asked("/readyz")) >= conditions + 3, 20, "the condition is requested")
+    await until(lambda: len(page.asked("/readyz")) >= conditions + 3, what="the condition is requested")
     assert len(page.asked("/tasks/")) == before
 
 
@@ -132,11 +132,11 @@ async def test_the_task_that_was_opened_last_is_shown(
     await page.page.route("**/tasks/status/slow", lambda route: None)  # never answered
     await page.open("/", "net::ERR_ABORTED")
     await page.go("slow")
-    await until(lambda: page.asked("/tasks/status/slow"), 20, "the slow one is requested")
+    await until(lambda: page.asked("/tasks/status/slow"), what="the slow one is requested")
     await page.go(fresh_id)
     await page.shows("#task-id", fresh_id)
     (slow,) = page.asked("/tasks/status/slow")
-    await until(lambda: slow.failure is not None, 20, "the page gave it up")
+    await until(lambda: slow.failure is not None, what="the page gave it up")
     await expect(page["#task-problem"]).to_have_text("")
 
 
@@ -161,7 +161,7 @@ async def test_answers_before_their_time_do_not_make_it_busy(
     now_ms = int(time.time() * 1000)
     found = lost_document("one", is_presumed=True) if is_presumed else document("one", Stage.STREAMING)
     found["extensions"]["created_ms"] = now_ms
-    await page.page.clock.install()
+    await page.stop_clock()
     await page.page.add_init_script(RECORD)
     await page.page.route("**/tasks/status/one*", partial(served, task=found, kind=kind))
     await page.open(turns_clock=True)
@@ -177,12 +177,12 @@ async def question_times(page: Watched, path: str, number: int) -> list[int]:
     """When the page asked, in milliseconds of its clock, which is turned on until there are so many questions."""
 
     async def enough() -> list[int]:
-        await page.page.clock.run_for(250)
+        await turn(page, 250)
         asked: list[list[Any]] = await page.evaluate("window.asked")
         times = [at for asked_path, at in asked if asked_path.startswith(path)]
         return times if len(times) >= number else []
 
-    times: list[int] = await until(enough, 40, f"the page asks for {path}")
+    times: list[int] = await until(enough, 2 * GUARD_SECONDS, f"the page asks for {path}")
     return times
 
 
@@ -210,7 +210,7 @@ async def test_gateways_that_differ_do_not_make_it_busy(page: Watched, beating: 
     async def other(route: Route) -> None:
         await route.fulfill(json=ready | {"upstream": next(conditions)})
 
-    await page.page.clock.install()
+    await page.stop_clock()
     await page.page.add_init_script(RECORD)
     await page.page.route("**/readyz", other)
     await page.open(turns_clock=True)

@@ -54,8 +54,8 @@ async def test_a_page_of_nothing_else_is_walked_past(launch: Launch, new_store: 
     page = await new_page(gateway)
     await page.open()
     await page.shows("#recent-note", "malformed records in the store")
-    await page.shows("#recent", "good", 20)
-    await page.shows("#plots-note", "Drawn from 1 task", 20)
+    await page.shows("#recent", "good")
+    await page.shows("#plots-note", "Drawn from 1 task")
 
 
 async def test_control_characters_are_shown_as_escapes(launch: Launch, new_store: NewStore, new_page: NewPage) -> None:

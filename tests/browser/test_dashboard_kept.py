@@ -10,7 +10,7 @@ from playwright.async_api import expect
 from tests.support.outcome import outcome
 from tests.support.scripted import EVENTS, JSON, answering, sending, streaming
 from tests.support.scripted import head as head_of
-from tests.support.waiting import within
+from tests.support.waiting import GUARD_SECONDS, within
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,7 +153,7 @@ async def test_deleting_a_detached_tasks_answer_cancels_it(
     await open_task(page, "in-flight", fresh_id)
     await page["#task-answer"].get_by_text("Delete", exact=True).click()
     await page["#task-answer"].get_by_text("Really delete, and cancel the task").click()
-    await within(5, exchange.closed.wait(), "the upstream connection is closed")
+    await within(GUARD_SECONDS, exchange.closed.wait(), "the upstream connection is closed")
     await page.shows("#task-fields", "FAILED, cancelled")
     assert outcome(await beating.status(fresh_id)) == ("FAILED", "cancelled", "cancelled")
 
@@ -232,6 +232,6 @@ async def test_it_looks_well(launch: Launch, upstream: Upstream, new_page: NewPa
     await open_task(page, "recent", "night-report-7")
     await page["#answer-show"].click()
     await page.shows("#answer-note", "This is the whole answer.")
-    await page.page.screenshot(path=page.screenshots / f"kept-shown-{device}-{scheme}.png")
+    await page.shoot(f"kept-shown-{device}-{scheme}", is_whole=False)
     await page["#task-answer"].get_by_text("Delete", exact=True).click()
     await page.shoot(f"kept-detail-{device}-{scheme}")

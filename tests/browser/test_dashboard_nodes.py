@@ -140,7 +140,7 @@ async def test_where_they_may_not_be_seen_there_is_nothing(page: Watched, status
     await expect(page["#nodes-panel"]).to_be_hidden()
     asked = len(page.asked("/nodes"))
     lists = len(page.asked("/tasks/status"))
-    await until(lambda: len(page.asked("/tasks/status")) > lists + 8, 30, "the page goes on")
+    await until(lambda: len(page.asked("/tasks/status")) > lists + 8, what="the page goes on")
     assert len(page.asked("/nodes")) == asked
     await page.shows("#problems", "All is well.")
 
@@ -176,7 +176,7 @@ async def turned(page: Watched, held: list[Route], number: int) -> None:
         await page.page.clock.run_for(500)
         return len(held) >= number
 
-    await until(has_asked, 20, "the page asks again")
+    await until(has_asked, what="the page asks again")
 
 
 async def test_names_are_text(page: Watched) -> None:

@@ -120,7 +120,7 @@ async def test_its_details_say_what_to_do(opened: Opened, store: Store) -> None:
     for words in ("You can wait", "You can cancel the task", "a new attempt begins"):
         await page.shows("#task-next", words)
     await put(store, other("maybe", Stage.STREAMING))
-    await page.shows("#task-fields", "RUNNING, streaming", 15)
+    await page.shows("#task-fields", "RUNNING, streaming")
     await page.shows("#task-note", "The task is running.")
 
 

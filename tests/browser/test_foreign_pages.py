@@ -10,7 +10,7 @@ from playwright.async_api import expect
 
 from tests.browser.foreign import LEAVING, MARKUP, ForeignSite, foreign_site
 from tests.support.scripted import answering
-from tests.support.waiting import until
+from tests.support.waiting import GUARD_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ async def site() -> AsyncIterator[ForeignSite]:
 async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
     """A browser that has stored nothing."""
     found = await chromium.new_context()
-    found.set_default_timeout(10_000)
+    found.set_default_timeout(GUARD_SECONDS * 1000)
     yield found
     await found.close()
 
@@ -70,7 +70,7 @@ async def open_and_see_refused(context: BrowserContext, gateway: Gateway, page: 
     opened = await context.new_page()
     await opened.goto(page, wait_until="commit")
     try:
-        await until(lambda: ended >= set(ways), 20)
+        await until(lambda: ended >= set(ways))
     except AssertionError:
         raise AssertionError(f"the browser did not ask by {set(ways) - ended}") from None
     assert await refused(gateway) - before >= len(ways)

@@ -87,12 +87,12 @@ async def test_older_tasks_are_searched_on_demand(page: Watched) -> None:
     lists = Lists(*tasks)
     await lists.serve(page)
     await page.open("/#/?path=rare")
-    await page.shows("#found-note", re.compile(r"2 of the 500 newest tasks, back to .*\d\d:\d\d:\d\d\."), 15)
+    await page.shows("#found-note", re.compile(r"2 of the 500 newest tasks, back to .*\d\d:\d\d:\d\d\."))
     await page.shoot("list-searched")
     await page["#search-older"].click()
-    await page.shows("#found-note", "3 of the 1,000 newest tasks", 15)
+    await page.shows("#found-note", "3 of the 1,000 newest tasks")
     await page["#search-older"].click()
-    await page.shows("#found-note", "4 of all 1,400 tasks.", 15)
+    await page.shows("#found-note", "4 of all 1,400 tasks.")
     await expect(page["#search-older"]).to_be_hidden()
     assert max(int(query["limit"]) for query in lists.queries) <= 1000
 
@@ -177,11 +177,11 @@ async def test_get_requests_are_hidden(page: Watched) -> None:
     lists = Lists(*gets, running, *posts)
     await lists.serve(page)
     await page.open()
-    await page.counts("#recent tbody tr", 50, 15)  # behind two pages of GETs
+    await page.counts("#recent tbody tr", 50)  # behind two pages of GETs
     await page.counts("#in-flight tbody tr", 0)
     await page.shows("#in-flight-note", "1 GET request is hidden.")
     await page.shows("#recent-note", "121 GET requests are hidden.")
-    await page.shows("#plots-note", "121 GET requests are hidden.", 15)
+    await page.shows("#plots-note", "121 GET requests are hidden.")
     await page.shows("#plot-states-text", "60 ended well")
     await page["#older"].click()
     await page.counts("#recent tbody tr", 10)
@@ -200,7 +200,7 @@ async def test_a_page_of_gets_alone_is_bounded(page: Watched) -> None:
     lists = Lists(*[made(f"get-{n}", age_seconds=1000 + n, method="GET") for n in range(900)])
     await lists.serve(page)
     await page.open()
-    await page.shows("#found-note", "0 of the 500 newest tasks, back to", 15)
+    await page.shows("#found-note", "0 of the 500 newest tasks, back to")
     await page.shows("#recent-note", "Only GET requests so far. 500 GET requests are hidden.")
     await expect(page["#search-older"]).to_be_visible()
 

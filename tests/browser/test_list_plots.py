@@ -44,7 +44,7 @@ async def test_the_range_is_chosen(page: Watched, name: str, heading: str, bars:
     await page[f"#ranges [data-range='{name}']"].click()
     await page.shows("#h-plots", heading)
     await page.counts("#numbers tbody tr", bars)
-    await expect(page["#plots-note"]).to_contain_text(LOADED, timeout=20_000)
+    await expect(page["#plots-note"]).to_contain_text(LOADED)
     counts = [
         int(text.replace(",", ""))
         for text in re.findall(r"([\d,]+) (?:ended well|failed)", await page["#plot-states-text"].inner_text())
@@ -86,6 +86,7 @@ async def test_the_numbers_are_a_table(page: Watched) -> None:
     await page["#numbers-details summary"].focus()
     await page.page.keyboard.press("Enter")
     await expect(page["#numbers"]).to_be_visible()
+    await page.shows("#plot-states-text", "ended well")
     legend, wells = await page.evaluate(NUMBERS)
     assert f"{sum(map(int, wells))} ended well" in legend
     await page.counts("#numbers tbody th[scope=row]", 15)

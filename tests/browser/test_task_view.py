@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import TYPE_CHECKING
@@ -52,7 +53,7 @@ async def test_lists_models_and_nodes_are_not_asked(page: Watched, beating: Gate
     await run(beating, fresh_id)
     await page.open(f"/#/tasks/{fresh_id}")
     await page.shows("#task-fields", "SUCCESS")
-    await until(lambda: len(page.asked("/readyz")) >= 3, 20, "the condition is asked for")
+    await until(lambda: len(page.asked("/readyz")) >= 3, what="the condition is asked for")
     asked = {urlsplit(request.url).path for request in page.requests if not request.url.startswith("data:")}
     data = {path for path in asked if not path.startswith("/dashboard/")} - {"/"}
     assert data == {"/readyz", f"/tasks/status/{fresh_id}"}
@@ -123,7 +124,7 @@ async def test_an_id_without_a_task_is_told(page: Watched, path: str) -> None:
     await expect(page["#task-problem"]).to_have_text(words)
     await expect(page["#task-found"]).to_be_hidden()
     await expect(page["#task-actions"]).to_be_hidden()
-    await until(lambda: len(page.asked("/readyz")) >= 2, 20, "the condition is asked for")
+    await until(lambda: len(page.asked("/readyz")) >= 2, what="the condition is asked for")
     assert len(page.asked("/tasks/status/")) == 1
     await page.shoot("task-unknown")
 
@@ -134,7 +135,7 @@ async def test_an_id_of_dots_is_told(page: Watched, path: str) -> None:
     await page.open(f"/#/tasks/{path}")
     await page.shows("#task-problem", "not a task id: .")
     await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-    await until(lambda: len(page.asked("/readyz")) >= 2, 20, "the condition is asked for")
+    await until(lambda: len(page.asked("/readyz")) >= 2, what="the condition is asked for")
     assert page.asked("/tasks/") == []
     await page.go("unknown")
     page.expected.add("404")
@@ -143,21 +144,25 @@ async def test_an_id_of_dots_is_told(page: Watched, path: str) -> None:
 
 async def test_an_address_that_fails_is_asked_for_again(page: Watched) -> None:
     """The view shows the error, says that it tries again, and then shows the task."""
-    failures = ["away", "cut"]
+    fates: asyncio.Queue[str] = asyncio.Queue()  # a question waits for its fate, so what the page says stays till then
 
     async def failing(route: Route) -> None:
-        if not failures:
-            await Answers(task(Stage.DONE, seconds=(1, 2, 3)))(route)
-        elif failures.pop(0) == "away":
+        fate = await fates.get()
+        if fate == "away":
             await route.abort("connectionrefused")
-        else:
+        elif fate == "refused":
             await route.fulfill(status=503, body=json.dumps({"detail": "the store is down"}))
+        else:
+            await Answers(task(Stage.DONE, seconds=(1, 2, 3)))(route)
 
     await page.page.route(f"**/tasks/status/{ID}", failing)
     await page.open(f"/#/tasks/{ID}", "503", "net::ERR_CONNECTION_REFUSED")
+    fates.put_nowait("away")
     await page.shows("#task-problem", "The gateway does not answer. This page tries again.")
+    fates.put_nowait("refused")
     await page.shows("#task-problem", "the store is down. This page tries again.")
     await page.shoot("task-away")
+    fates.put_nowait("found")
     await page.shows("#task-fields", "SUCCESS, done")
     await expect(page["#task-problem"]).to_have_text("")
 

@@ -7,6 +7,7 @@ the console holds no error that the test did not expect. The fixtures in tests/b
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -38,7 +39,7 @@ def _may_not_see(message: ConsoleMessage) -> bool:
 class Watched:
     """One page of the gateway's dashboard."""
 
-    def __init__(self, page: Page, gateway: Gateway, screenshots: Path) -> None:
+    def __init__(self, page: Page, gateway: Gateway, screenshots: Path | None) -> None:
         self.page = page
         self.origin = f"http://127.0.0.1:{gateway.port}"
         self.screenshots = screenshots
@@ -61,6 +62,12 @@ class Watched:
         ):
             self.complaints.append(message.text)
 
+    async def stop_clock(self) -> None:
+        """Before it is loaded: the page's time stands still and goes on by `clock.run_for` alone."""
+        now = time.time()
+        await self.page.clock.install(time=now)
+        await self.page.clock.pause_at(now + 60)  # it must lie ahead
+
     async def open(self, path: str = "/", *expected: str, turns_clock: bool = False) -> None:
         """Load a page; `expected` are the statuses and network errors that the test provokes."""
         self.expected.update(expected)
@@ -78,13 +85,13 @@ class Watched:
         """The row of a task in `in-flight` or `recent`."""
         return self.page.locator(f"#{table} tbody tr", has=self.page.get_by_role("link", name=task_id, exact=True))
 
-    async def shows(self, selector: str, text: str | re.Pattern[str], seconds: float = 6.0) -> None:
+    async def shows(self, selector: str, text: str | re.Pattern[str]) -> None:
         """Wait until the element holds this text."""
-        await expect(self.page.locator(selector)).to_contain_text(text, timeout=seconds * 1000)
+        await expect(self.page.locator(selector)).to_contain_text(text)
 
-    async def counts(self, selector: str, number: int, seconds: float = 6.0) -> None:
+    async def counts(self, selector: str, number: int) -> None:
         """Wait until there are so many elements."""
-        await expect(self.page.locator(selector)).to_have_count(number, timeout=seconds * 1000)
+        await expect(self.page.locator(selector)).to_have_count(number)
 
     async def focused(self) -> str:
         """The name of what has the keyboard: its label, text or id."""
@@ -106,9 +113,10 @@ class Watched:
         """The requests for paths that begin so."""
         return [request for request in self.requests if urlsplit(request.url).path.startswith(path)]
 
-    async def shoot(self, name: str) -> None:
-        """Keep a picture; nothing on it is wider than the screen."""
-        await self.page.screenshot(path=self.screenshots / f"{name}.png", full_page=True)
+    async def shoot(self, name: str, *, is_whole: bool = True) -> None:
+        """Keep a picture where pictures are wanted; nothing on it is wider than the screen."""
+        if self.screenshots is not None:
+            await self.page.screenshot(path=self.screenshots / f"{name}.png", full_page=is_whole)
         widths = await self.page.evaluate(
             "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
         )

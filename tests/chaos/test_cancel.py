@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.load import relay
 from tests.support.outcome import outcome
 from tests.support.streams import HeldStream, cancel, held
-from tests.support.waiting import within
+from tests.support.waiting import GUARD_SECONDS, within
 
 if TYPE_CHECKING:
     from tests.conftest import Launch
@@ -56,7 +56,7 @@ async def test_the_client_sees_a_broken_message(pair: Pair, upstream: Upstream) 
     runner, called = pair
     stream = await held(runner, upstream)
     await cancel(called, stream.task_id)
-    assert await within(2, stream.is_cut(), "the client's connection is closed")
+    assert await within(GUARD_SECONDS, stream.is_cut(), "the client's connection is closed")
 
 
 async def test_before_the_head_the_client_gets_an_error(pair: Pair, upstream: Upstream) -> None:
@@ -65,7 +65,7 @@ async def test_before_the_head_the_client_gets_an_error(pair: Pair, upstream: Up
     stream = HeldStream()
     await stream.ask(runner, upstream)
     await cancel(called, stream.task_id)
-    answer = await within(2, stream.client.answer("POST"), "the client has an answer")
+    answer = await within(GUARD_SECONDS, stream.client.answer("POST"), "the client has an answer")
     assert (answer.status, answer.head.task_id) == (499, stream.task_id)
     error = answer.json()["error"]
     assert (error["type"], error["code"]) == ("gateway_error", "cancelled")

@@ -9,7 +9,7 @@ from tests.chaos.load import relay
 from tests.support.faults import HalfOpen, SubscribersRefused
 from tests.support.outcome import outcome
 from tests.support.streams import cancel, held
-from tests.support.waiting import until, within
+from tests.support.waiting import GUARD_SECONDS, until, within
 
 if TYPE_CHECKING:
     from tests.conftest import Launch, NewStore
@@ -28,7 +28,7 @@ async def check(runner: Gateway, other: Gateway, store: Store, upstream: Upstrea
     calling = asyncio.ensure_future(cancel(other, stream.task_id))
     await within(HEARTBEAT_SECONDS, stream.exchange.closed.wait(), "the upstream's connection is closed")
     assert (await calling).status_code in (200, 202)
-    assert await within(2, stream.is_cut(), "the client's connection is closed")
+    assert await within(GUARD_SECONDS, stream.is_cut(), "the client's connection is closed")
     assert outcome(await runner.ended(stream.task_id)) == CANCELLED
     assert outcome(await store.document(stream.task_id)) == CANCELLED
 
@@ -50,12 +50,12 @@ async def test_a_subscription_that_died_silently(launch: Launch, new_store: NewS
     async with HalfOpen(store) as fault:
         runner = await launch(REDIS_URL=fault.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS))
         other = await launch(REDIS_URL=store.url, HEARTBEAT_SEC=str(HEARTBEAT_SECONDS))
-        await until(lambda: _says_store_is(runner, "up"), 5, "the store is there")
+        await until(lambda: _says_store_is(runner, "up"), what="the store is there")
         await fault.begin()
         await relay(runner, 2)
-        await until(lambda: _says_store_is(runner, "down"), 5, "the cut is noticed")
+        await until(lambda: _says_store_is(runner, "down"), what="the cut is noticed")
         await fault.end()
-        await until(lambda: _says_store_is(runner, "up"), 5, "new connections are made, where someone writes")
+        await until(lambda: _says_store_is(runner, "up"), what="new connections are made, where someone writes")
         await check(runner, other, store, upstream)
 
 

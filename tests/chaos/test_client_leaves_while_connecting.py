@@ -16,14 +16,10 @@ if TYPE_CHECKING:
     from tests.support.wire import Client
 
 
-# The kernel tries again to connect after one second, and after two more.
-RETRY_SECONDS = 5.0
-
-
 async def waiting(gateway: Gateway, crowded: CrowdedUpstream, task_id: str) -> Client:
     """A client whose request waits for a connection to Ollama."""
     client = await gateway.send("POST", CHAT, (b"X-Task-Id", task_id.encode()), body=BODY)
-    await until(crowded.is_waited_for, 2, "the gateway connects and has no answer")
+    await until(crowded.is_waited_for, what="the gateway connects and has no answer")
     return client
 
 
@@ -33,11 +29,12 @@ async def test_nothing_is_sent(launch: Launch, store: Store, fresh_id: str) -> N
         gateway = await launch(UPSTREAM_BASE=f"http://127.0.0.1:{crowded.port}", REDIS_URL=store.url)
         client = await waiting(gateway, crowded, fresh_id)
         await client.close()
+        assert await gateway.is_serving()  # it has had a turn since, in which it heard of the client's end
         await crowded.make_room()
-        assert outcome(await gateway.ended(fresh_id, RETRY_SECONDS)) == CLIENT_LEFT
-        await until(lambda: not crowded.is_waited_for(), RETRY_SECONDS, "no one connects any more")
+        assert outcome(await gateway.ended(fresh_id)) == CLIENT_LEFT
+        await until(lambda: not crowded.is_waited_for(), what="no one connects any more")
         await gateway.stop()  # so that no connection of the gateway's is left, whatever became of it
-        await until(lambda: len(crowded.received) == crowded.accepted > 0, 2, "all connections have ended")
+        await until(lambda: len(crowded.received) == crowded.accepted > 0, what="all connections have ended")
         asked = b"GET /api/ps "  # by the gateway itself, for the others
         assert {got for got in crowded.received if not got.startswith(asked)} == {b""}
 
@@ -52,6 +49,6 @@ async def test_who_stays_is_served(launch: Launch, store: Store, fresh_id: str) 
         async def is_forwarded() -> bool:
             return bool((await gateway.status(fresh_id))["stage"] == "forwarding")
 
-        await until(is_forwarded, RETRY_SECONDS, "the request is handed over")
+        await until(is_forwarded, what="the request is handed over")
         await client.close()
-        await until(lambda: any(got.startswith(b"POST ") for got in crowded.received), 2, "the upstream has it")
+        await until(lambda: any(got.startswith(b"POST ") for got in crowded.received), what="the upstream has it")

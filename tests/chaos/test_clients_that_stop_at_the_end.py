@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.chaos.load import AT_ONCE
+from tests.support import patient
 from tests.support.outcome import DONE, outcome
 from tests.support.scripted import JSON, answering, streaming
 from tests.support.streams import BODY, CHAT, stored_states
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
     Ended = tuple[str, tuple[str, str, str | None]]  # a task, and what the store had when its client had its end
 
+
+pytestmark = pytest.mark.timeout(600)
 
 REQUESTS = 1_000
 LAST_EVENT = b"data: [DONE]\n\n"
@@ -49,7 +54,7 @@ async def check(ended: list[Ended], store: Store) -> None:
 
 async def test_a_stream_has_ended_with_its_end_event(launch: Launch, upstream: Upstream, store: Store) -> None:
     """1,000 of 1,000 streams are SUCCESS in the store when their clients have [DONE], and stay so when these leave."""
-    gateway = await launch(REDIS_URL=store.url)
+    gateway = await launch(patient.COMMAND, REDIS_URL=store.url)
     upstream.default = streaming(b'data: {"n":1}\n\n', LAST_EVENT)
 
     async def one() -> Ended:
@@ -66,7 +71,7 @@ async def test_a_stream_has_ended_with_its_end_event(launch: Launch, upstream: U
 
 async def test_a_plain_answer_has_ended_with_its_last_byte(launch: Launch, upstream: Upstream, store: Store) -> None:
     """1,000 of 1,000 plain answers are SUCCESS in the store when their clients have the last byte."""
-    gateway = await launch(REDIS_URL=store.url)
+    gateway = await launch(patient.COMMAND, REDIS_URL=store.url)
     upstream.default = answering(200, JSON, body=b"{}")
 
     async def one() -> Ended:

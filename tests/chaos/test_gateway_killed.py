@@ -62,13 +62,14 @@ async def killing(scripted: Upstream, tmp_path_factory: pytest.TempPathFactory) 
 
 async def _killed(victim: Mortal, survivor: Mortal, upstream: Upstream, store: Store) -> Killing:
     ended = (await relay(victim, ENDED)).task_ids
+    await until(lambda: _are_all(store, ended, {"SUCCESS"}), what="all ends are in the store")
     ended_before = [await store.raw(task_id) for task_id in ended]
     own = await held(survivor, upstream)
     streams = [HeldStream() for _ in range(STREAMS + SILENT)]
     for number, stream in enumerate(streams):
         await (stream.begin if number < STREAMS else stream.ask)(victim, upstream)
     ids = [stream.task_id for stream in streams]
-    await until(lambda: _are_all(store, ids, {"RUNNING"}), 2, "all are RUNNING in the store")
+    await until(lambda: _are_all(store, ids, {"RUNNING"}), what="all are RUNNING in the store")
     before = await stored_states(store, ids)
 
     await victim.kill()

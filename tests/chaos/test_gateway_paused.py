@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tests.support.faults import elapse
 from tests.support.outcome import DONE, outcome
 from tests.support.streams import WHOLE, HeldStream, held, stored_states, until_beaten
-from tests.support.waiting import until
+from tests.support.waiting import GUARD_SECONDS, until
 
 if TYPE_CHECKING:
     from tests.chaos.conftest import LaunchMortal
@@ -60,7 +60,7 @@ async def test_a_pause_is_put_right(mortal: LaunchMortal, new_store: NewStore, u
         new = {document["event_id"] for document in again} - seen
         return {document["state"] for document in again} == {"RUNNING"} and len(new) == STREAMS
 
-    await until(are_running, LOST_SECONDS, "they run again")
+    await until(are_running, what="they run again")
     again = [await store.document(stream.task_id) for stream in streams]
     assert {document["extensions"]["is_presumed"] for document in again} == {False}
     assert {await stream.end() for stream in streams} == {WHOLE}
@@ -77,7 +77,7 @@ async def test_a_pause_that_nobody_saw_is_none(mortal: LaunchMortal, new_store: 
     gateway.pause()
     await elapse(LOST_SECONDS, time.monotonic(), "a pause in which another gateway would have called all this lost")
     gateway.resume()
-    await until_beaten(store, streams[0].task_id, 3, LOST_SECONDS)
+    await until_beaten(store, streams[0].task_id, 3, GUARD_SECONDS)
     assert set((await stored_states(store, [stream.task_id for stream in streams])).values()) == {"RUNNING"}
     assert {await stream.end() for stream in streams} == {WHOLE}
     assert await outcomes(store, streams) == {DONE}

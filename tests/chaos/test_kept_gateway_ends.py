@@ -105,7 +105,7 @@ async def test_a_drain_ends_kept_calls(
     mortal: LaunchMortal, store: Store, upstream: Upstream, has_client: bool
 ) -> None:
     """FAILED `shutdown` at `DRAIN_SEC`; the part is readable elsewhere, and readers are broken off everywhere."""
-    stopping, other = [await mortal(REDIS_URL=store.url, DRAIN_SEC="2") for _ in range(2)]
+    stopping, other = [await mortal(REDIS_URL=store.url, DRAIN_SEC="6") for _ in range(2)]
     calls = [await begun(stopping, other, upstream, has_client=has_client) for _ in range(CALLS)]
     own = [await stopping.send("GET", route(call.task_id)) for call, _ in calls]
     ending = await kept(stopping, upstream)

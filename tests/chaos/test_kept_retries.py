@@ -12,6 +12,7 @@ import openai
 import orjson
 import pytest
 
+from tests.support import patient
 from tests.support.cutting import CuttingProxy
 from tests.support.kept import EVENTS, KEEP, WHOLE, new_id
 from tests.support.scripted import CHUNKED, JSON, head
@@ -56,7 +57,7 @@ async def test_the_official_client_survives_cut_connections(
 ) -> None:
     """openai-python with `max_retries=5`: 200 of 200 plain calls are answered, with 200 calls of the upstream."""
     store = await new_store()
-    gateway = await launch(REDIS_URL=store.url)
+    gateway = await launch(patient.COMMAND, REDIS_URL=store.url)
     upstream.default = completion
     proxy = CuttingProxy(gateway.port, random.Random(16), most=4)
     await proxy.open()

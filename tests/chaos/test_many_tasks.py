@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tests.support.store import Store
     from tests.support.wire import Client
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 TASKS = 1_000_000
 AT_ONCE = 20_000  # tasks per call of the filling script

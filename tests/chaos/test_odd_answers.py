@@ -18,7 +18,7 @@ from tests.support.odd import ENDINGS, Trial
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 CLIENTS = 32
 ROUNDS = 630

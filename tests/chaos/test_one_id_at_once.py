@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from tests.support import patient
 from tests.support.outcome import DONE, outcome
 from tests.support.scripted import JSON
 from tests.support.streams import BODY, CHAT
@@ -25,7 +26,7 @@ REPETITIONS = 5
 
 async def test_one_request_is_relayed(launch: Launch, upstream: Upstream, store: Store) -> None:
     """Of 50 requests with one id, one reaches the upstream and is answered by it, 49 get 409 while it runs."""
-    gateways = [await launch(REDIS_URL=store.url) for _ in range(2)]
+    gateways = [await launch(patient.COMMAND, REDIS_URL=store.url) for _ in range(2)]
     for number in range(REPETITIONS):
         await one_of_fifty_is_relayed(gateways, upstream, store, f"wanted-by-all-{number}")
 
@@ -36,7 +37,7 @@ async def one_of_fifty_is_relayed(gateways: list[Gateway], upstream: Upstream, s
     calls = len(upstream.exchanges)
     name = (b"X-Task-Id", task_id.encode())
     asked = [asyncio.ensure_future(gateways[n % 2].ask("POST", CHAT, name, body=BODY)) for n in range(REQUESTS)]
-    await until(lambda: sum(one.done() for one in asked) == REQUESTS - 1, 10, "49 requests are refused")
+    await until(lambda: sum(one.done() for one in asked) == REQUESTS - 1, what="49 requests are refused")
     stream.head()
     stream.piece(b"{}")
     stream.end()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -62,27 +62,28 @@ async def _watched(store: Store) -> Silence:
     async def has_begun() -> bool:
         return bool(json.loads(await store.raw(TASK_ID) or "{}").get("stage") == "forwarding")
 
-    await until(has_begun, 2, "the upstream has the request")
-    end = time.monotonic() + BEATS * HEARTBEAT_SECONDS
+    await until(has_begun, what="the upstream has the request")
 
     async def is_over() -> bool:
         document = await store.document(TASK_ID)
         if document not in seen.versions:
             seen.versions.append(document)
         seen.least_ttl = min(seen.least_ttl, await store.ttl(TASK_ID))
-        return time.monotonic() >= end
+        return len(seen.versions) > BEATS
 
-    await until(is_over, 2 * BEATS * HEARTBEAT_SECONDS)
+    await until(is_over, what=f"{BEATS} heartbeats")
     return seen
 
 
 def test_the_document_is_renewed(silence: Silence) -> None:
-    """In five heartbeats the document is written anew four times at least, its times later each time."""
-    assert len(silence.versions) >= 1 + 4
+    """With each of five heartbeats the document is written anew, its times later each time."""
+    assert len(silence.versions) == 1 + BEATS
     timestamps = [version["timestamp"] for version in silence.versions]
     assert timestamps == sorted(timestamps)
     moments = [version["extensions"]["lost_after_ms"] for version in silence.versions]
     assert moments == sorted(set(moments))
+    quickest_ms = min(later - earlier for earlier, later in pairwise(moments))  # the machine may hold some up
+    assert quickest_ms < 2 * HEARTBEAT_SECONDS * 1000
 
 
 def test_nothing_else_of_it_changes(silence: Silence) -> None:

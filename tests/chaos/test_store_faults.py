@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.chaos.rules import StoreFaultRules
 from tests.support import faults
+
+pytestmark = pytest.mark.timeout(600)  # up to three trials
 
 
 class TestCannotSave(StoreFaultRules):

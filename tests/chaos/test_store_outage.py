@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.support.scripted import Upstream
     from tests.support.store import Store
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(600)
 
 OUTAGE_SECONDS = 30.0
 RETURN_SECONDS = 5.0

@@ -27,8 +27,9 @@ GATEWAY_PORT = 11535
 OLLAMA_PORT = 11434
 STORE_PORT = 6379
 CLOCK = Path(__file__).parent / "clock"
-# Heartbeats and drains are as short as they may be, so that the tests are. `Cluster` takes other settings, too.
-SETTINGS = {"HEARTBEAT_SEC": "1", "DRAIN_SEC": "10", "DRAIN_NOTICE_SEC": "2"}
+# Heartbeats and notices are as short as they may be, so that the tests are; a drain ends with its last request.
+# `Cluster` takes other settings, too.
+SETTINGS = {"HEARTBEAT_SEC": "1", "DRAIN_SEC": "30", "DRAIN_NOTICE_SEC": "2"}
 
 
 class ClusterGateway(Gateway):

@@ -18,7 +18,7 @@ from tests.cluster.load import END, PIECE, ask_at_once, begun, generating, let_a
 from tests.support.outcome import CLIENT_LEFT, outcome
 from tests.support.scripted import JSON, answering, head
 from tests.support.streams import BODY, CHAT
-from tests.support.waiting import until, within
+from tests.support.waiting import GUARD_SECONDS, until, within
 from tests.support.wire import request
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ async def test_streams_are_spread_and_pass_at_once(front: Balancer, nodes: list[
     assert {node.machine.name for _, node in streams} == {"node-1", "node-2", "node-3"}
     for stream, _ in streams:
         stream.script.piece(PIECE)
-        assert PIECE in await within(1, stream.client.up_to(PIECE), "the piece")
+        assert PIECE in await within(GUARD_SECONDS, stream.client.up_to(PIECE), "the piece")
         assert END in await stream.end()
     for stream, _ in streams:
         told = [(await node.gateway.status(stream.task_id))["state"] for node in nodes]
@@ -109,7 +109,7 @@ async def test_statuses_wait_behind_no_model(front: Balancer, nodes: list[Node])
     clients = {name: await front.send("POST", CHAT, (b"X-Task-Id", name.encode()), body=BODY) for name in names}
 
     async def waiting() -> list[str]:
-        listed = await within(1, front.http.get("/tasks/status?state=PENDING"), "a list")
+        listed = await within(GUARD_SECONDS, front.http.get("/tasks/status?state=PENDING"), "a list")
         return [item["task_id"] for item in listed.json()["items"]]
 
     async def are_all_placed() -> bool:
@@ -117,8 +117,8 @@ async def test_statuses_wait_behind_no_model(front: Balancer, nodes: list[Node])
 
     await until(are_all_placed, what="every place is taken")
     name = (await waiting())[0]
-    assert (await within(1, front.status(name), "a status"))["stage"] == "queued"
-    cancelled = await within(1, front.http.post(f"/tasks/{name}/cancel"), "a cancel")
+    assert (await within(GUARD_SECONDS, front.status(name), "a status"))["stage"] == "queued"
+    cancelled = await within(GUARD_SECONDS, front.http.post(f"/tasks/{name}/cancel"), "a cancel")
     assert cancelled.json()["stage"] == "cancelled"
     may_end.set()
     statuses = {task: (await client.answer()).status for task, client in clients.items()}
@@ -135,13 +135,13 @@ async def test_the_queue_can_be_in_haproxy(balanced: Balanced) -> None:
     front = await in_front("haproxy", balanced.cluster, requests + mark + statuses)
     streams = [await begun(front, nodes) for _ in range(3)]
     waiting = await front.send("POST", CHAT, (b"X-Task-Id", b"too-much"), body=BODY)
-    listed = await within(1, front.http.get("/tasks/status?state=RUNNING"), "a list")
+    listed = await within(GUARD_SECONDS, front.http.get("/tasks/status?state=RUNNING"), "a list")
     assert {item["task_id"] for item in listed.json()["items"]} == {stream.task_id for stream, _ in streams}
     assert (await front.http.get("/tasks/status/too-much")).status_code == 404
     let_all(nodes, answering(200, JSON, body=b"{}"))
     for stream, _ in streams:
         await stream.end()
-    assert (await within(2, waiting.answer(), "its turn")).status == 200
+    assert (await within(GUARD_SECONDS, waiting.answer(), "its turn")).status == 200
 
 
 async def refuses(node: Node) -> None:

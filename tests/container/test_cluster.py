@@ -44,18 +44,25 @@ def role(cluster: Stack, service: str) -> str:
 async def test_it_serves_and_survives_the_loss_of_redis(cluster: Stack, model: str) -> None:
     """All three gateways serve. If Redis is killed, its replica takes over, and every task is found still."""
     async with cluster.client() as client:
-        task_ids = [await chat(client, model) for _ in range(6)]
-        assert await instances(client, task_ids) == {"gateway-1", "gateway-2", "gateway-3"}
-        assert (role(cluster, "redis-1"), role(cluster, "redis-2")) == ("master", "slave")
-        cluster.compose("kill", "redis-1")
+        task_ids: list[str] = []
+
+        async def do_all_serve() -> bool:
+            task_ids.append(await chat(client, model))
+            return await instances(client, task_ids) == {"gateway-1", "gateway-2", "gateway-3"}
+
+        await until(do_all_serve, 120, "HAProxy has found all three gateways")
+        # On a busy machine the Sentinels may have changed the roles once already.
+        primary, replica = sorted(("redis-1", "redis-2"), key=lambda service: role(cluster, service))
+        assert (role(cluster, primary), role(cluster, replica)) == ("master", "slave")
+        cluster.compose("kill", primary)
         task_ids.append(await chat(client, model))
-        await until(every(1, lambda: role(cluster, "redis-2") == "master"), 60, "the replica takes over")
+        await until(every(1, lambda: role(cluster, replica) == "master"), 120, "the replica takes over")
 
         async def are_stored() -> bool:
-            stored = cluster.sh(f"redis-cli exists {' '.join('ts:ollama:' + i for i in task_ids)}", "redis-2")
+            stored = cluster.sh(f"redis-cli exists {' '.join('ts:ollama:' + i for i in task_ids)}", replica)
             return int(stored) == len(task_ids)
 
-        await until(every(1, are_stored), 30, "every status is in the new primary")
+        await until(every(1, are_stored), 120, "every status is in the new primary")
         await instances(client, task_ids)
-        cluster.up("redis-1")
-        await until(every(1, lambda: role(cluster, "redis-1") == "slave"), 90, "the old primary follows the new one")
+        cluster.up(primary)
+        await until(every(1, lambda: role(cluster, primary) == "slave"), 120, "the old primary follows the new one")

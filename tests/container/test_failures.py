@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(600)]
 QUESTION = [{"role": "user", "content": "Write a long story about a lighthouse."}]
+START_SECONDS = 120  # a guard: a busy machine takes less for what a container has to start
 END_SECONDS = 60  # a program that cannot stay up ends the container within this
 
 
@@ -43,8 +44,8 @@ async def test_a_killed_program_comes_back_in_the_same_container(
     """SIGKILL to one program: a younger process takes its place, and the container is not started again."""
     before = stack.container()
     killed = stack.signal(program, "KILL")
-    await until(every(0.5, lambda: stack.program(program, killed.started)), 30, f"a younger {program}")
-    await until(lambda: is_ready(client), 30, "ready again")
+    await until(every(0.5, lambda: stack.program(program, killed.started)), START_SECONDS, f"a younger {program}")
+    await until(lambda: is_ready(client), START_SECONDS, "ready again")
     after = stack.container()
     assert (after["Id"], after["State"]["StartedAt"]) == (before["Id"], before["State"]["StartedAt"])
     assert after["RestartCount"] == 0
@@ -71,11 +72,11 @@ async def test_a_frozen_ollama_makes_the_container_unhealthy_until_it_goes_on(st
     def is_now(health: str) -> bool:
         return run("docker", "inspect", "--format", "{{.State.Health.Status}}", container).strip() == health
 
-    await until(every(0.5, lambda: is_now("healthy")), 60, "healthy")
+    await until(every(0.5, lambda: is_now("healthy")), START_SECONDS, "healthy")
     signal_ollama(container, "STOP")
-    await until(every(0.5, lambda: is_now("unhealthy")), 60, "unhealthy")
+    await until(every(0.5, lambda: is_now("unhealthy")), START_SECONDS, "unhealthy")
     signal_ollama(container, "CONT")
-    await until(every(0.5, lambda: is_now("healthy")), 40, "healthy again")
+    await until(every(0.5, lambda: is_now("healthy")), START_SECONDS, "healthy again")
 
 
 def signal_ollama(container: str, name: str) -> None:
@@ -104,7 +105,7 @@ def test_wrong_settings_end_the_container_at_once(start: Start) -> None:
 async def test_a_volume_that_cannot_be_written_is_one_line(start: Start) -> None:
     """Where the models' place belongs to another user, the first line of all names it and the owner it needs."""
     container = start("--tmpfs", "/var/lib/ollama:mode=0755,uid=0")
-    await until(every(0.3, lambda: run("docker", "logs", container)), 30, "the first line")
+    await until(every(0.3, lambda: run("docker", "logs", container)), START_SECONDS, "the first line")
     first, *_ = run("docker", "logs", container).splitlines()
     assert first.startswith("launcher | /var/lib/ollama cannot be written: it must belong to uid 10001")
 
@@ -112,7 +113,9 @@ async def test_a_volume_that_cannot_be_written_is_one_line(start: Start) -> None
 async def test_an_upstream_elsewhere_does_not_replace_ollama(start: Start) -> None:
     """In the image Ollama is started also where UPSTREAM_BASE is set: it decides only whom the gateway asks."""
     container = start("--env", "UPSTREAM_BASE=http://127.0.0.1:9")
-    await until(every(0.3, lambda: "spawned: 'ollama'" in run("docker", "logs", container)), 30, "Ollama starts")
+    await until(
+        every(0.3, lambda: "spawned: 'ollama'" in run("docker", "logs", container)), START_SECONDS, "Ollama starts"
+    )
 
 
 def test_an_ollama_that_cannot_start_ends_the_container(start: Start, tmp_path: Path) -> None:

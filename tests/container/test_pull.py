@@ -15,6 +15,7 @@ from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.container.stack import Stack
 
@@ -33,11 +34,26 @@ except OSError:
 
 
 @pytest.fixture
-def container(running: Stack) -> Iterator[str]:
+def hold(tmp_path: Path) -> Path:
+    """A file: while it exists, the pull stands still in its middle, however long it takes to look at it."""
+    directory = tmp_path / "hold"
+    directory.mkdir(mode=0o755)
+    (directory / "pull").touch()
+    return directory / "pull"
+
+
+def let_go(hold: Path) -> None:
+    """Lets the pull go on."""
+    hold.unlink()
+
+
+@pytest.fixture
+def container(running: Stack, hold: Path) -> Iterator[str]:
     """The image in a container of its own, with an Ollama that has no model and fails two pulls."""
     name = f"gateway-pull-{uuid.uuid4().hex[:8]}"
     settings = ("-e", "OLLAMA_PULL_MODELS=small:1b", "-e", "READY_REQUIRES_MODELS=true")
-    run("docker", "run", "-d", "--name", name, *LOCKS, "-v", f"{OLLAMA}:/usr/bin/ollama:ro", *settings, GATEWAY_IMAGE)
+    mounts = ("-v", f"{OLLAMA}:/usr/bin/ollama:ro", "-v", f"{hold.parent}:/hold:ro")
+    run("docker", "run", "-d", "--name", name, *LOCKS, *mounts, *settings, GATEWAY_IMAGE)
     yield name
     print(run("docker", "logs", name, check=False))
     run("docker", "rm", "-f", "-v", name)
@@ -49,7 +65,7 @@ def readiness(container: str) -> dict[str, Any] | None:
     return found
 
 
-async def test_a_model_is_pulled_and_the_container_becomes_healthy(container: str) -> None:
+async def test_a_model_is_pulled_and_the_container_becomes_healthy(container: str, hold: Path) -> None:
     """Two pulls fail, the third one's progress is seen in /readyz and the log; then it is ready, and stops with 0."""
 
     def progress() -> dict[str, Any] | None:
@@ -60,11 +76,12 @@ async def test_a_model_is_pulled_and_the_container_becomes_healthy(container: st
         found = readiness(container)
         return found if found and found["status"] == "ready" else None
 
-    seen = await until(every(0.2, progress), 60, "progress in /readyz")
+    seen = await until(every(0.2, progress), 120, "progress in /readyz")
+    let_go(hold)
     assert (seen["status"], seen["models"]["missing"]) == ("not_ready", ["small:1b"])
     assert seen["models"]["pulling"] == "small:1b"
     assert 0 <= seen["models"]["percent"] <= 100
-    after = await until(every(0.5, ready), 60, "ready")
+    after = await until(every(0.5, ready), 120, "ready")
     assert after["models"] == {"wanted": ["small:1b"], "missing": [], "pulling": None, "percent": None}
     run("docker", "exec", container, "python", "/opt/gateway/healthcheck/check.py")
 

@@ -16,6 +16,7 @@ FAILURES = 2
 STEPS = 10
 STEP_SECONDS = 0.4
 LAYER_BYTES = 1_000_000_000
+HOLD = Path("/hold/pull")  # while a test has this file there, a pull stands still in its middle
 
 names = Path(os.environ["OLLAMA_MODELS"]) / "names" if "OLLAMA_MODELS" in os.environ else None
 models: list[str] = names.read_text().splitlines() if names and names.exists() else []
@@ -41,13 +42,18 @@ class Ollama(BaseHTTPRequestHandler):
             return
         self.begin()
         for step in range(STEPS + 1):
-            self.tell(status="pulling", digest="sha256:0", total=LAYER_BYTES, completed=LAYER_BYTES * step // STEPS)
-            time.sleep(STEP_SECONDS)
+            self.tell_progress(LAYER_BYTES * step // STEPS)
+            while step == STEPS // 2 and HOLD.exists():
+                self.tell_progress(LAYER_BYTES * step // STEPS)
         models.append(name)
         if names:
             names.parent.mkdir(exist_ok=True)
             names.write_text("\n".join(models))
         self.tell(status="success")
+
+    def tell_progress(self, completed: int) -> None:
+        self.tell(status="pulling", digest="sha256:0", total=LAYER_BYTES, completed=completed)
+        time.sleep(STEP_SECONDS)
 
     def begin(self, *fields: tuple[str, str]) -> None:
         self.send_response(200)
