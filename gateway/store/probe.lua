@@ -18,6 +18,9 @@ end
 call('SET', KEYS[1], '', 'EX', ARGV[1])
 call('SET', KEYS[2], '', 'XX', 'EX', ARGV[1])
 call('GET', KEYS[2])
+-- These are called below only where a member is new. After a probe that failed half-way it is not.
+call('ZCARD', LISTS)
+call('EXPIRE', KEYS[1], ARGV[1])
 enlist('-', '0000000000000', 'FAILED', '', '', 0, 0, ARGV[2])
 delist('-', '0000000000000', 'FAILED', '')
 call('ZREM', BEATS, '-')
