@@ -162,3 +162,23 @@ def test_what_belongs_to_a_launcher_is_found_by_its_directory(tmp_path: Path) ->
         assert one.stdout.read() == "", "the pipe ends only when the last process that holds it is dead"
         assert other.poll() is None
         other.kill()
+
+
+def test_one_look_that_finds_nothing_is_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process in the middle of its exec is not found by the first look, and is killed after the next."""
+    look, looks = family.members, 0
+
+    def first_one_finds_nothing(directory: str) -> list[int]:
+        nonlocal looks
+        looks += 1
+        return [] if looks == 1 else look(directory)
+
+    monkeypatch.setattr(family, "members", first_one_finds_nothing)
+    command = ["sh", "-c", "echo; kill -STOP $$"]
+    mark = os.environ | {family.DIRECTORY: str(tmp_path)}
+    with subprocess.Popen(command, env=mark, stdout=subprocess.PIPE, text=True) as one:
+        assert one.stdout is not None
+        one.stdout.readline()
+        killed = family.kill_all(str(tmp_path))
+        one.kill()
+    assert killed == 1
