@@ -20,8 +20,9 @@ from tests.support.installing import needed, openai_for_node
 from tests.support.outcome import failed, outcome
 from tests.support.pages import MODEL, blocks, here, output, page, running, table, the_block
 from tests.support.process import ROOT
-from tests.support.scripted import JSON, Gated, answering, streaming
+from tests.support.scripted import CHUNKED, JSON, Gated, answering, head, streaming
 from tests.support.waiting import GUARD_SECONDS, until, within
+from tests.support.wire import LAST_CHUNK, chunk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Launch, NewStore
     from tests.support.gateway import Gateway
-    from tests.support.scripted import Upstream
+    from tests.support.scripted import Exchange, Upstream
     from tests.support.store import Store
     from tests.support.wire import Field, Response
 
@@ -236,6 +237,46 @@ async def test_the_curl_examples_read_on(launch: Launch, upstream: Upstream, tmp
     assert file.read_bytes() == whole
 
 
+@pytest.mark.parametrize("has_length", [True, False], ids=["length", "chunks"])
+@pytest.mark.parametrize("end", ["whole", "broken"])
+async def test_the_python_example_appends_the_rest(
+    launch: Launch, upstream: Upstream, tmp_path: Path, end: str, *, has_length: bool
+) -> None:
+    """Its connection breaks: it goes on at the byte where it stopped. An answer that never ends whole is an error."""
+    gateway, goes_on = await launch(), asyncio.Event()
+    whole, file = b"".join(EVENTS), tmp_path / "sky.txt"
+    half = len(whole) // 2
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.read()
+        framing = (b"Content-Length", b"%d" % len(whole)) if has_length else CHUNKED
+        await exchange.send(head(200, JSON, framing) + (whole[:half] if has_length else chunk(whole[:half])))
+        await goes_on.wait()
+        await exchange.send(whole[half:] if has_length else chunk(whole[half:]) + LAST_CHUNK)
+
+    upstream.then(script)
+    client = await gateway.send("POST", CHAT, named("sky-3"), KEEP, body=b"{}")
+    await client.head()
+    await client.close()
+    await goes_on_alone(gateway, "sky-3")
+    file.write_bytes(whole[:7])
+    async with gate_to(gateway) as gate:
+        example = here(the_block(PAGE, "python", "has_come"), gate.port)
+        running = asyncio.ensure_future(output(sys.executable, "-c", example, "sky-3", "sky.txt", cwd=tmp_path))
+        await until(lambda: running.done() or len(file.read_bytes()) == half, what="it reads")
+        gate.reset()
+        await gate.heal()
+        if end == "whole":
+            goes_on.set()
+            assert await running == ""
+            assert file.read_bytes() == whole
+        else:
+            assert (await gateway.http.post("/tasks/sky-3/cancel")).status_code == 200
+            with pytest.raises(AssertionError, match="the answer is incomplete"):
+                await running
+            assert file.read_bytes() == whole[:half]
+
+
 # -- submit and fetch later --
 
 
@@ -268,7 +309,7 @@ async def test_the_python_example_submits_and_fetches(
 ) -> None:
     """It asks again while there is no answer, and prints it when it is there."""
     number = len(upstream.exchanges)
-    example = here(the_block(PAGE, "python", "urllib").replace(MODEL, "m"), tracked.port)
+    example = here(the_block(PAGE, "python", "respond-async").replace(MODEL, "m"), tracked.port)
     assert "?wait=30" in example
     impatient = example.replace("?wait=30", "?wait=0.1")
     running = asyncio.ensure_future(output(sys.executable, "-c", impatient, fresh_id, cwd=tmp_path))
@@ -608,4 +649,4 @@ async def test_the_page_names_what_there_is() -> None:
         for name in ("MAX_RESPONSE_BYTES", "MAX_KEPT_BYTES", "MAX_STORED_RESPONSE_BYTES", "TTL_RESPONSE")
     }
     counted = {language: len(blocks(PAGE, language)) for language in ("python", "js", "sh")}
-    assert (counted, PAGE.count("\n```")) == ({"python": 3, "js": 2, "sh": 7}, 24)
+    assert (counted, PAGE.count("\n```")) == ({"python": 4, "js": 2, "sh": 7}, 26)
