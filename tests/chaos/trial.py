@@ -61,6 +61,7 @@ class Trial:
     return_seconds: float = 0.0  # from the fault's end until all was written
     end_state: str | None = None  # of the stream, in the store, when its client had its end
     boots: set[str] = field(default_factory=set)  # of the documents of this gateway, before and after
+    was_well: bool = True  # the store was never away before the fault
     log: str = ""  # from the fault's beginning until it was over
     whole_log: str = ""
     is_alive: bool = False  # the process is there when all is over
@@ -94,6 +95,7 @@ class Trial:
             await self.stream.begin(self.gateway, self.upstream)
             await until(lambda: self._says_store_is("up"), GIVE_UP_SECONDS, "the store is up when the fault begins")
             log_before = len(self.gateway.log)
+            self.was_well = "the store is away" not in self.gateway.log
             await self._begin()
         await self._while_it_lasts()
         await self.fault.end()
