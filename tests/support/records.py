@@ -10,10 +10,11 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from gateway.store.interface import Record, StoreError, Written
+from gateway.store.interface import Incomplete, Record, StoreError, Written
 from gateway.tasks.document import document_head
 from gateway.tasks.stages import FINAL_RANK, Stage
 from gateway.tasks.task import Task
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,6 +117,19 @@ async def stage_and_attempt(store: Store, task_id: str) -> tuple[str, int]:
 def ids(page: Page) -> list[str]:
     """The ids of a page's tasks, in its order."""
     return [json.loads(document)["task_id"] for document in page.documents]
+
+
+async def begin_lists(store: Store) -> None:
+    """Has the lists begun on an empty server. A busy machine may take longer than a page waits for that."""
+
+    async def are_begun() -> bool:
+        try:
+            await store.page(1, None, None)
+        except Incomplete:
+            return False
+        return True
+
+    await until(are_begun, what="the lists are begun")
 
 
 async def walk(

@@ -28,7 +28,7 @@ from tests.support.forged import (
     forge_key,
     with_shape,
 )
-from tests.support.records import BOOT, ids, put, record, stage_and_attempt, text_of, walk
+from tests.support.records import BOOT, begin_lists, ids, put, record, stage_and_attempt, text_of, walk
 from tests.support.store import DOCUMENTS
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ async def store(server: Server, patience: None) -> AsyncIterator[RedisStore]:
     """The store of one gateway process, on the empty server."""
     await server.client.flushall()
     store = RedisStore(server.url, boot=BOOT, longest_ttl_seconds=3600)
-    await walk(store)  # the lists are begun
+    await begin_lists(store)
     yield store
     await store.close()
 

@@ -11,7 +11,7 @@ from gateway.store.interface import StoreError, Written
 from gateway.store.layout import LIST_PREFIX, label_list_name
 from gateway.store.redis import RedisStore
 from gateway.tasks.stages import Stage
-from tests.support.records import BOOT, ids, put, record, walk
+from tests.support.records import BOOT, begin_lists, ids, put, record, walk
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ async def store(server: Server, patience: None, caplog: pytest.LogCaptureFixture
     """The store of one gateway process that has looked once, on the empty server."""
     await server.client.flushall()
     store = RedisStore(server.url, boot=BOOT, longest_ttl_seconds=3600)
-    await walk(store)
+    await begin_lists(store)
     yield store
     await store.close()
     assert [record for record in caplog.get_records("call") if record.exc_info] == [], "a rebuild that broke"

@@ -14,7 +14,7 @@ from gateway.store.layout import LIST_PREFIX, list_names
 from gateway.store.redis import RedisStore
 from gateway.tasks.stages import Stage, State
 from tests.support.forged import all_documents
-from tests.support.records import BOOT, ids, put, record, walk
+from tests.support.records import BOOT, begin_lists, ids, put, record, walk
 from tests.support.waiting import next_millisecond, until
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ async def store(server: Server, patience: None, caplog: pytest.LogCaptureFixture
     """The store of one gateway process that has looked once, on the empty server."""
     await server.client.flushall()
     store = RedisStore(server.url, boot=BOOT, longest_ttl_seconds=3600)
-    await walk(store)
+    await begin_lists(store)
     await server.client.config_resetstat()
     yield store
     await store.close()
