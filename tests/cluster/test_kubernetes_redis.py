@@ -5,6 +5,7 @@ Each server has an address of its own below 127.0.0.0/8 in place of a pod's name
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from tests.cluster.manifests import environment, of_kind, pods
 from tests.support.ports import free_port
-from tests.support.process import ROOT, kill, spawn, terminate
+from tests.support.process import ROOT, kill, spawn
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -66,9 +67,21 @@ class Pod:
         await kill(self.process)
 
     async def stop(self) -> None:
-        """SIGTERM, as the kubelet does."""
-        if self.process is not None and self.process.poll() is None:
-            assert await terminate(self.process, 30) == 0, self.log.read_text()
+        """SIGTERM, as the kubelet does; again while Redis refuses it, as it does until its first file is written."""
+        process = self.process
+        if process is None or process.poll() is not None:
+            return
+
+        async def has_ended() -> bool:
+            process.terminate()
+            try:
+                await asyncio.to_thread(process.wait, 2)
+            except subprocess.TimeoutExpired:
+                return False
+            return True
+
+        await until(has_ended, what=f"{self.host} ends")
+        assert process.returncode == 0, self.log.read_text()
 
     async def ask(self, port: int, *words: str, password: str = PASSWORD) -> Any:
         """An answer of the server; None if there is none yet."""
