@@ -31,17 +31,15 @@ def die_with(parent: int) -> None:
 def kill_all(directory: str) -> int:
     """Kill all processes of the launcher with this directory, except the caller. Returns their number.
 
-    Looks again until two looks have found none: a process may have started another one meanwhile, and one that is just
-    being replaced by exec has no environment for a moment.
+    Looks again until two looks in a row have found none. A process may have started another one meanwhile, and during
+    an exec a process has no environment for a moment.
     """
     end = time.monotonic() + LIMIT_SECONDS
     killed: set[int] = set()
     empty_looks = 0
-    while time.monotonic() < end:
+    while empty_looks < 2 and time.monotonic() < end:
         found = members(directory)
         empty_looks = 0 if found else empty_looks + 1
-        if empty_looks == 2:
-            break
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -51,7 +49,10 @@ def kill_all(directory: str) -> int:
 
 
 def members(directory: str) -> list[int]:
-    """The processes that inherited the directory, without the caller. One that is dead, or in its exec, has none."""
+    """The processes that inherited the directory, without the caller.
+
+    A process that is dead, or in the middle of an exec, has no environment and is not found.
+    """
     mark = f"{DIRECTORY}={directory}".encode()
     found = []
     for place in Path("/proc").glob("[0-9]*"):

@@ -18,7 +18,8 @@ end
 call('SET', KEYS[1], '', 'EX', ARGV[1])
 call('SET', KEYS[2], '', 'XX', 'EX', ARGV[1])
 call('GET', KEYS[2])
--- These are called below only where a member is new. After a probe that failed half-way it is not.
+-- The functions below call these two for a new member only. A probe that failed half-way has left its members behind, so
+-- they are not new in the next one.
 call('ZCARD', LISTS)
 call('EXPIRE', KEYS[1], ARGV[1])
 enlist('-', '0000000000000', 'FAILED', '', '', 0, 0, ARGV[2])
