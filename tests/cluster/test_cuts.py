@@ -209,7 +209,7 @@ async def test_the_nodes_are_told_truly(trial: Trial, cut: Cut) -> None:
         items = (await trial.watching.gateway.http.get("/nodes")).json()["items"]
         return [item["state"] for item in items] == ["up"] * len(trial.cluster.nodes)
 
-    await until(are_up, what="all nodes are up")
+    await until(are_up, HEARTBEAT_SECONDS + 1, "all nodes are up")
 
 
 async def test_clocks_that_differ_make_one_list(new_cluster: NewCluster) -> None:

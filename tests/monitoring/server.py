@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MONITORING = ROOT / "deploy" / "monitoring"
+INTERVAL_SECONDS = 2
 
 
 class Prometheus:
-    """One server that scrapes `gateway_port` every two seconds, started from deploy/monitoring's own files."""
+    """One server that scrapes `gateway_port` every INTERVAL_SECONDS, started from deploy/monitoring's own files."""
 
     def __init__(self, program: str, directory: Path, gateway_port: int) -> None:
         self.directory = directory
@@ -40,7 +41,7 @@ class Prometheus:
     async def start(self) -> None:
         """Start it and wait until it answers."""
         config = yaml.safe_load((MONITORING / "prometheus.yaml").read_text())
-        config["global"] = {"scrape_interval": "2s", "evaluation_interval": "1s"}
+        config["global"] = {"scrape_interval": f"{INTERVAL_SECONDS}s", "evaluation_interval": "1s"}
         config["rule_files"] = [str(MONITORING / name) for name in config["rule_files"]]
         config["scrape_configs"][0]["static_configs"] = [{"targets": [self.target]}]
         self.config.write_text(yaml.safe_dump(config))
