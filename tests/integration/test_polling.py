@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.alone
 
-AT_ONCE_SECONDS = 10.0  # far from the time that a poller would wait here
+AT_ONCE_SECONDS = 3.0  # far from the time that a poller would wait here
 LOOK_SECONDS = 0.25
 WAITERS = 100
 
