@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
+from tests.support.outcome import has_ended
 from tests.support.ports import free_port
 from tests.support.process import ROOT, environment, spawn, terminate
 from tests.support.waiting import GUARD_SECONDS, until
@@ -157,8 +158,7 @@ class Gateway:
 
         async def final() -> dict[str, Any] | None:
             document: dict[str, Any] = (await self.http.get(f"/tasks/status/{task_id}")).json()
-            is_final = document.get("state") in ("SUCCESS", "FAILED") and document["extensions"]["attempt"] >= attempt
-            return document if is_final else None
+            return document if has_ended(document, attempt) else None
 
         found: dict[str, Any] = await until(final, seconds, f"task {task_id} ends")
         return found

